@@ -1,0 +1,250 @@
+//! What can go wrong, named by what the caller can do about it.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::manager::LoadReport;
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Where in a checkpoint something was found: file, record, tensor, byte range.
+///
+/// Each layer adds what it knows: the codec the record and the bytes, the state tree the
+/// tensor, the manager the path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as the caller named it.
+    pub path: Option<String>,
+    /// The record inside the file, such as `data/17`.
+    pub record: Option<String>,
+    /// The tensor's path in the state tree, such as `model_state_dict.conv1.weight`.
+    pub tensor: Option<String>,
+    /// The bytes of the file that are concerned.
+    pub bytes: Option<Range<u64>>,
+}
+
+impl Place {
+    /// A place inside the record called `name`.
+    pub fn record(name: impl Into<String>) -> Self {
+        Self { record: Some(name.into()), ..Self::default() }
+    }
+
+    /// The same place, narrowed to a byte range of the file.
+    #[must_use]
+    pub fn bytes(mut self, bytes: Range<u64>) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut part = |text: fmt::Arguments<'_>| write!(f, "{text}: ");
+        if let Some(path) = &self.path {
+            part(format_args!("checkpoint `{path}`"))?;
+        }
+        match (&self.tensor, &self.record) {
+            (Some(tensor), Some(record)) => {
+                part(format_args!("tensor `{tensor}` (record `{record}`)"))?;
+            }
+            (Some(tensor), None) => part(format_args!("tensor `{tensor}`"))?,
+            (None, Some(record)) => part(format_args!("record `{record}`"))?,
+            (None, None) => {}
+        }
+        if let Some(bytes) = &self.bytes {
+            part(format_args!("bytes {}..{}", bytes.start, bytes.end))?;
+        }
+        Ok(())
+    }
+}
+
+/// An error of the checkpoint engine.
+///
+/// The variants are named by what the caller can do: look elsewhere ([`Error::NotFound`]), make
+/// room ([`Error::DiskFull`]), fall back to an older checkpoint ([`Error::Damaged`]), change the
+/// call ([`Error::Invalid`], [`Error::Mismatch`]), wait ([`Error::Locked`]).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such checkpoint.
+    #[error("checkpoint `{path}` does not exist")]
+    NotFound {
+        /// The path that was asked for.
+        path: String,
+    },
+    /// The file system refused an operation.
+    #[error("{place}cannot {action}: {source}")]
+    Io {
+        /// Where.
+        place: Box<Place>,
+        /// What was being done, as an infinitive ("write", "rename to its final name").
+        action: &'static str,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no room for the file. Nothing that existed before was touched.
+    #[error(
+        "checkpoint `{path}`: no space: {needed} bytes are needed{}; the checkpoints saved before \
+         are untouched; make room, or keep fewer ({source})",
+        free.map(|free| format!(", {free} are free")).unwrap_or_default()
+    )]
+    DiskFull {
+        /// The checkpoint that was being written.
+        path: String,
+        /// Bytes the whole file takes.
+        needed: u64,
+        /// Bytes that were free, where the file system tells.
+        free: Option<u64>,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The bytes are not the bytes that were saved, or are no valid file: use another checkpoint.
+    #[error("{place}{detail}")]
+    Damaged {
+        /// Where.
+        place: Box<Place>,
+        /// What is wrong there.
+        detail: String,
+    },
+    /// The file carries no checksum at all, so damage could not be noticed.
+    #[error(
+        "{place}the file carries no checksums, so damage could not be noticed; to read it all the \
+         same, allow unprotected files (`--allow-unprotected`), and save it again with scai"
+    )]
+    Unprotected {
+        /// Where.
+        place: Box<Place>,
+    },
+    /// The file is sound but holds something this crate does not read or write.
+    #[error("{place}{what}; {hint}")]
+    Unsupported {
+        /// Where.
+        place: Box<Place>,
+        /// The thing, by name.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A checkpoint lacks a field that the call needs.
+    #[error("{place}the field `{field}` is missing; the fields are: {present}")]
+    MissingField {
+        /// Where.
+        place: Box<Place>,
+        /// The field that is missing.
+        field: String,
+        /// The fields that are there, separated by commas.
+        present: String,
+    },
+    /// A strict load found names, shapes or dtypes that do not match. Nothing was changed.
+    #[error("the checkpoint does not match, and nothing was loaded\n{0}")]
+    Mismatch(Box<LoadReport>),
+    /// Another process is writing to the same directory.
+    #[error(
+        "`{path}` is in use by another writer{}; wait for it to end, or save to another directory",
+        holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default()
+    )]
+    Locked {
+        /// The directory.
+        path: String,
+        /// Who holds it, where that is known.
+        holder: Option<String>,
+    },
+    /// Every checkpoint of a directory was tried and none verifies.
+    #[error("no checkpoint in `{path}` can be resumed from{}", list_skipped(skipped))]
+    NothingToResume {
+        /// The directory.
+        path: String,
+        /// What was tried, newest first, and why it was skipped.
+        skipped: Vec<(String, String)>,
+    },
+    /// An argument or a value cannot be used.
+    #[error("{0}")]
+    Invalid(String),
+    /// A value does not fit the Rust type it is converted to or from.
+    #[error("at `{at}`: {detail}")]
+    Conversion {
+        /// The path in the state tree.
+        at: String,
+        /// What does not fit.
+        detail: String,
+    },
+    /// A save in the background failed; this call was not carried out.
+    #[error("an earlier save in the background failed: {0}")]
+    Background(#[source] Arc<Error>),
+}
+
+fn list_skipped(skipped: &[(String, String)]) -> String {
+    skipped.iter().map(|(name, why)| format!("\n  {name}: {why}")).collect()
+}
+
+impl Error {
+    pub(crate) fn damaged(place: Place, detail: impl Into<String>) -> Self {
+        Self::Damaged { place: Box::new(place), detail: detail.into() }
+    }
+
+    pub(crate) fn unsupported(
+        place: Place,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported { place: Box::new(place), what: what.into(), hint: hint.into() }
+    }
+
+    pub(crate) fn io(action: &'static str, source: std::io::Error) -> Self {
+        Self::Io { place: Box::default(), action, source }
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Self::Invalid(what.into())
+    }
+
+    fn place_mut(&mut self) -> Option<&mut Place> {
+        match self {
+            Self::Io { place, .. }
+            | Self::Damaged { place, .. }
+            | Self::Unprotected { place }
+            | Self::Unsupported { place, .. }
+            | Self::MissingField { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
+    /// The place the error names, where it has one.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Io { place, .. }
+            | Self::Damaged { place, .. }
+            | Self::Unprotected { place }
+            | Self::Unsupported { place, .. }
+            | Self::MissingField { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
+    /// Adds the path of the file, unless a layer below already named one.
+    #[must_use]
+    pub fn at_path(mut self, path: impl Into<String>) -> Self {
+        if let Some(place) = self.place_mut() {
+            place.path.get_or_insert_with(|| path.into());
+        }
+        self
+    }
+
+    /// Adds the name of the tensor, unless a layer below already named one.
+    #[must_use]
+    pub fn at_tensor(mut self, tensor: impl Into<String>) -> Self {
+        if let Some(place) = self.place_mut() {
+            place.tensor.get_or_insert_with(|| tensor.into());
+        }
+        self
+    }
+
+    /// Whether the file itself is bad, so that an older checkpoint should be tried.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Unprotected { .. } | Self::MissingField { .. })
+    }
+}

@@ -1,0 +1,5 @@
+//! A directory of checkpoints.
+
+mod report;
+
+pub use report::{LoadReport, ShapeMismatch};

@@ -1,0 +1,56 @@
+//! What a load found: loaded, missing, unexpected and mismatched tensors, with hints.
+
+use std::fmt;
+
+use crate::tensor::DType;
+
+/// What a load did, or would do, with each tensor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Tensors taken from the checkpoint.
+    pub loaded: Vec<String>,
+    /// Tensors the model has and the checkpoint lacks; they keep their values.
+    pub missing: Vec<String>,
+    /// Tensors the checkpoint has and the model lacks; they are left out.
+    pub unexpected: Vec<String>,
+    /// Tensors both have, with another shape or element type; they keep their values.
+    pub mismatched: Vec<ShapeMismatch>,
+    /// What may explain the differences.
+    pub hints: Vec<String>,
+}
+
+/// A tensor whose shape or element type differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeMismatch {
+    /// Its name.
+    pub name: String,
+    /// Element type and shape in the checkpoint.
+    pub checkpoint: (DType, Vec<usize>),
+    /// Element type and shape in the model.
+    pub model: (DType, Vec<usize>),
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = vec![format!("  loaded: {}", self.loaded.len())];
+        let mut list = |what: &str, names: Vec<String>| {
+            if !names.is_empty() {
+                lines.push(format!("  {what}: {}", names.len()));
+                lines.extend(names.into_iter().map(|name| format!("    {name}")));
+            }
+        };
+        list("missing in the checkpoint", self.missing.clone());
+        list("unexpected in the checkpoint", self.unexpected.clone());
+        list("mismatched", self.mismatched.iter().map(ToString::to_string).collect());
+        lines.extend(self.hints.iter().map(|hint| format!("  hint: {hint}")));
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl fmt::Display for ShapeMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, checkpoint: (theirs, their_shape), model: (ours, our_shape) } = self;
+        write!(f, "{name}: {theirs} {their_shape:?} in the checkpoint, ")?;
+        write!(f, "{ours} {our_shape:?} in the model")
+    }
+}

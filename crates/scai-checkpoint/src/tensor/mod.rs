@@ -1,0 +1,312 @@
+//! Tensors: an element type and a strided view of a storage that others may share.
+
+mod dtype;
+mod storage;
+
+use bytemuck::{NoUninit, Pod};
+
+pub use dtype::DType;
+pub use storage::{Source, Storage};
+
+use crate::error::{Error, Result};
+
+/// A strided view of a [`Storage`].
+///
+/// Shape and strides are in elements, as in PyTorch; the offset is the element of the storage that
+/// index zero refers to. Nothing is read or copied until bytes are asked for.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset: usize,
+    storage: Storage,
+    attributes: Attributes,
+}
+
+/// Dimensions a tensor can have; PyTorch's own limit.
+pub const MAX_RANK: usize = 64;
+
+/// A view that repeats elements (stride zero) may be written out up to this many bytes, or as many
+/// as its storage has. Without a limit a file of 1 KiB could ask for petabytes.
+const MAX_EXPANDED: u64 = 1 << 30;
+
+/// What PyTorch keeps with a tensor besides its elements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Gradients are recorded for it.
+    pub requires_grad: bool,
+    /// It is a `torch.nn.Parameter`.
+    pub parameter: bool,
+    /// The elements are the complex conjugates of the stored ones.
+    pub conjugate: bool,
+    /// The elements are the negatives of the stored ones.
+    pub negative: bool,
+}
+
+/// Rust types that are elements of tensors.
+pub trait Element: Pod + Send + Sync {
+    /// The element type.
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($rust:ty => $dtype:ident),* $(,)?) => {
+        $(impl Element for $rust { const DTYPE: DType = DType::$dtype; })*
+    };
+}
+
+elements! {
+    f32 => Float32, f64 => Float64, i64 => Int64, i32 => Int32, i16 => Int16, i8 => Int8,
+    u8 => UInt8, u16 => UInt16, u32 => UInt32, u64 => UInt64,
+}
+
+impl Tensor {
+    /// A view of `storage`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where shape and strides differ in length or an element would lie outside
+    /// the storage.
+    pub fn new(
+        dtype: DType,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        offset: usize,
+        storage: Storage,
+    ) -> Result<Self> {
+        if shape.len() > MAX_RANK {
+            return Err(Error::invalid(format!(
+                "a tensor of {} dimensions; at most {MAX_RANK} are possible",
+                shape.len()
+            )));
+        }
+        let needed = span(&shape, &strides, offset)
+            .and_then(|elements| elements.checked_mul(dtype.size()))
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "a tensor of shape {shape:?} with strides {strides:?} at offset {offset} \
+                     cannot exist"
+                ))
+            })?;
+        if needed as u64 > storage.len() {
+            return Err(Error::invalid(format!(
+                "a {dtype} tensor of shape {shape:?} with strides {strides:?} at offset {offset} \
+                 needs {needed} bytes, its storage has {}",
+                storage.len()
+            )));
+        }
+        Ok(Self { dtype, shape, strides, offset, storage, attributes: Attributes::default() })
+    }
+
+    /// A tensor over the whole of `storage`, in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the storage is too short for the shape.
+    pub fn contiguous(dtype: DType, shape: Vec<usize>, storage: Storage) -> Result<Self> {
+        let strides = contiguous_strides(&shape);
+        Self::new(dtype, shape, strides, 0, storage)
+    }
+
+    /// A tensor of the elements of `values`, in row-major order, without copying them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the number of values is not that of the shape.
+    ///
+    /// ```
+    /// use scai_checkpoint::{DType, Tensor};
+    ///
+    /// let weight = Tensor::from_vec(vec![2, 3], vec![0.0_f32; 6])?;
+    /// assert_eq!(weight.dtype(), DType::Float32);
+    /// assert_eq!(weight.strides(), [3, 1]);
+    /// # Ok::<(), scai_checkpoint::Error>(())
+    /// ```
+    pub fn from_vec<T: Element + NoUninit>(shape: Vec<usize>, values: Vec<T>) -> Result<Self> {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Error::invalid(format!(
+                "{} values do not make a tensor of shape {shape:?}",
+                values.len()
+            )));
+        }
+        Self::contiguous(T::DTYPE, shape, Storage::from_vec(values))
+    }
+
+    /// The same tensor with other attributes.
+    #[must_use]
+    pub fn with_attributes(self, attributes: Attributes) -> Self {
+        Self { attributes, ..self }
+    }
+
+    /// The same view of other memory that holds the same bytes.
+    pub(crate) fn with_storage(&self, storage: Storage) -> Self {
+        Self { storage, ..self.clone() }
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The length of each dimension; empty for a single number.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Elements of the storage between neighbours, for each dimension.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+
+    /// The element of the storage that index zero refers to.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The memory this is a view of.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// What PyTorch keeps with the tensor besides its elements.
+    pub fn attributes(&self) -> Attributes {
+        self.attributes
+    }
+
+    /// The number of elements.
+    pub fn numel(&self) -> usize {
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
+    }
+
+    /// Bytes the elements take, without what the storage holds besides.
+    pub fn nbytes(&self) -> u64 {
+        (self.numel() as u64).saturating_mul(self.dtype.size() as u64)
+    }
+
+    /// Whether the elements lie in row-major order without gaps.
+    pub fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        self.numel() == 0
+            || self.shape.iter().zip(&self.strides).rev().all(|(&len, &stride)| {
+                let fits = len == 1 || stride == expected;
+                expected *= len;
+                fits
+            })
+    }
+
+    /// The elements in row-major order, as little-endian bytes.
+    ///
+    /// Only what is needed is read. Conjugate and negative views give the stored elements.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where bytes on disk are not those that were saved.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let size = self.dtype.size();
+        let Some(span) = span(&self.shape, &self.strides, 0).filter(|_| self.numel() > 0) else {
+            return Ok(Vec::new());
+        };
+        let start = (self.offset * size) as u64;
+        let window = self.storage.read(start..start + (span * size) as u64)?;
+        if self.is_contiguous() {
+            return Ok(window);
+        }
+        if self.nbytes() > self.storage.len().max(MAX_EXPANDED) {
+            return Err(Error::invalid(format!(
+                "a view of shape {:?} repeats the elements of a storage of {} bytes too often to \
+                 be written out",
+                self.shape,
+                self.storage.len()
+            )));
+        }
+        let mut out = Vec::with_capacity(self.numel() * size);
+        gather(&window, &self.shape, &self.strides, 0, size, &mut out);
+        Ok(out)
+    }
+
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the tensor's elements are of another type; [`Error::Damaged`] as
+    /// for [`Tensor::to_bytes`].
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        if T::DTYPE != self.dtype {
+            return Err(Error::invalid(format!(
+                "the tensor holds {}, not {}",
+                self.dtype,
+                T::DTYPE
+            )));
+        }
+        Ok(bytemuck::allocation::pod_collect_to_vec(&self.to_bytes()?))
+    }
+}
+
+/// Row-major strides. A dimension of length zero counts as one, as in PyTorch.
+pub(crate) fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    let mut next = 1_usize;
+    for (stride, &len) in strides.iter_mut().zip(shape).rev() {
+        *stride = next;
+        next = next.saturating_mul(len.max(1));
+    }
+    strides
+}
+
+/// One more than the largest element index a view touches; zero for an empty one; `None` where
+/// the numbers do not fit or the lengths differ.
+fn span(shape: &[usize], strides: &[usize], offset: usize) -> Option<usize> {
+    if shape.len() != strides.len() {
+        return None;
+    }
+    shape.iter().filter(|&&len| len > 1).try_fold(1_usize, |n, &len| n.checked_mul(len))?;
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    let last = shape
+        .iter()
+        .zip(strides)
+        .try_fold(offset, |last, (&len, &stride)| last.checked_add((len - 1).checked_mul(stride)?));
+    last?.checked_add(1).filter(|&end| end <= isize::MAX as usize)
+}
+
+/// Appends the elements of a strided view to `out`, in row-major order.
+fn gather(
+    bytes: &[u8],
+    shape: &[usize],
+    strides: &[usize],
+    at: usize,
+    size: usize,
+    out: &mut Vec<u8>,
+) {
+    match (shape, strides) {
+        ([len, shape @ ..], [stride, strides @ ..]) => {
+            for index in 0..*len {
+                gather(bytes, shape, strides, at + index * stride, size, out);
+            }
+        }
+        _ => out.extend_from_slice(&bytes[at * size..(at + 1) * size]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transposed_view_gathers_in_row_major_order() {
+        let storage = Storage::from_vec(vec![0_u8, 1, 2, 3, 4, 5]);
+        let view = Tensor::new(DType::UInt8, vec![3, 2], vec![1, 3], 0, storage).unwrap();
+        assert_eq!(view.to_bytes().unwrap(), [0, 3, 1, 4, 2, 5]);
+    }
+
+    #[test]
+    fn a_view_outside_its_storage_is_refused() {
+        let storage = Storage::from_vec(vec![0_u8; 6]);
+        let view = |shape: &[usize], strides: &[usize], offset| {
+            Tensor::new(DType::UInt8, shape.into(), strides.into(), offset, storage.clone())
+        };
+        assert!(view(&[2, 3], &[3, 1], 0).is_ok());
+        assert!(view(&[2, 3], &[3, 1], 1).is_err());
+        assert!(view(&[2, usize::MAX], &[3, 1], 0).is_err());
+        assert!(view(&[usize::MAX, usize::MAX], &[0, 0], 0).is_err());
+        assert!(view(&[0, 5], &[usize::MAX, 1], 6).is_ok());
+        assert!(view(&[2], &[1, 1], 0).is_err());
+    }
+}

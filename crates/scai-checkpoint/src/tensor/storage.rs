@@ -1,0 +1,231 @@
+//! The memory behind tensors: a run of bytes that several tensors may share.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytemuck::{NoUninit, cast_slice};
+
+use crate::error::{Error, Place, Result};
+
+/// Where the bytes of a [`Storage`] come from.
+///
+/// Memory, a file, or a function that makes them: the writer asks for ranges and does not care.
+pub trait Source: Send + Sync {
+    /// The length in bytes, known before any byte is.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` with the bytes from `offset` on, checked against whatever digests exist.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where the bytes are not those that were saved, [`Error::Io`] where they
+    /// cannot be read. `buf` then holds nothing of use.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// All bytes, where they are in memory.
+    fn as_slice(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// The digests saved with the bytes, where there are any.
+    fn digests(&self) -> Option<&[u128]> {
+        None
+    }
+
+    /// Whether there are no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A run of bytes that tensors are views of. Cloning shares it.
+///
+/// Two tensors with clones of one storage stay tied through a save and a load.
+#[derive(Clone)]
+pub struct Storage {
+    source: Arc<dyn Source>,
+    location: Arc<str>,
+}
+
+/// Bytes that something else owns: a `Vec`, a memory map, a framework's tensor.
+struct Borrowed<T>(T);
+
+impl<T: AsRef<[u8]> + Send + Sync> Source for Borrowed<T> {
+    fn len(&self) -> u64 {
+        self.0.as_ref().len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        copy_from(self.0.as_ref(), offset, buf)
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        Some(self.0.as_ref())
+    }
+}
+
+/// Typed elements, seen as bytes.
+struct Elements<T>(Vec<T>);
+
+impl<T: NoUninit> AsRef<[u8]> for Elements<T> {
+    fn as_ref(&self) -> &[u8] {
+        cast_slice(&self.0)
+    }
+}
+
+/// Bytes that a function makes when they are first asked for.
+struct Late<F> {
+    len: u64,
+    make: F,
+    made: OnceLock<Vec<u8>>,
+}
+
+impl<F: Fn() -> Result<Vec<u8>> + Send + Sync> Source for Late<F> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let made = match self.made.get() {
+            Some(made) => made,
+            None => {
+                let made = (self.make)()?;
+                if made.len() as u64 != self.len {
+                    return Err(Error::invalid(format!(
+                        "a storage announced as {} bytes was produced with {}",
+                        self.len,
+                        made.len()
+                    )));
+                }
+                self.made.get_or_init(|| made)
+            }
+        };
+        copy_from(made, offset, buf)
+    }
+}
+
+fn copy_from(bytes: &[u8], offset: u64, buf: &mut [u8]) -> Result<()> {
+    let part = usize::try_from(offset)
+        .ok()
+        .and_then(|start| bytes.get(start..start.checked_add(buf.len())?))
+        .ok_or_else(|| out_of_range(offset, buf.len(), bytes.len() as u64))?;
+    buf.copy_from_slice(part);
+    Ok(())
+}
+
+fn out_of_range(offset: u64, len: usize, of: u64) -> Error {
+    Error::invalid(format!("{len} bytes at {offset} are not inside a storage of {of} bytes"))
+}
+
+impl Storage {
+    /// A storage over any source.
+    pub fn new(source: Arc<dyn Source>) -> Self {
+        Self { source, location: "cpu".into() }
+    }
+
+    /// A storage over bytes owned by `owner`, which is kept and not copied.
+    pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self::new(Arc::new(Borrowed(owner)))
+    }
+
+    /// A storage over the elements of `values`, which are not copied.
+    pub fn from_vec<T: NoUninit + Send + Sync>(values: Vec<T>) -> Self {
+        Self::from_owner(Elements(values))
+    }
+
+    /// A storage of `len` bytes that `make` produces when they are first needed.
+    pub fn produced(len: u64, make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::new(Arc::new(Late { len, make, made: OnceLock::new() }))
+    }
+
+    /// The same bytes, said to have lived on the device `location` (`cpu`, `cuda:0`).
+    #[must_use]
+    pub fn with_location(self, location: &str) -> Self {
+        Self { location: location.into(), ..self }
+    }
+
+    /// The device the bytes lived on when they were saved: `cpu`, `cuda:0`, …
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> u64 {
+        self.source.len()
+    }
+
+    /// Whether there are no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where bytes on disk are not those that were saved.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len()) {
+            return Err(out_of_range(offset, buf.len(), self.len()));
+        }
+        self.source.read_at(offset, buf)
+    }
+
+    /// A copy of a range of the bytes.
+    ///
+    /// # Errors
+    /// As [`Storage::read_at`].
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        if range.start > range.end || range.end > self.len() {
+            return Err(out_of_range(range.start, 0, self.len()));
+        }
+        let len = usize::try_from(range.end - range.start)
+            .map_err(|_| Error::invalid("a storage larger than the address space"))?;
+        let mut buf = Vec::new();
+        buf.try_reserve_exact(len).map_err(|_| {
+            Error::damaged(Place::default(), format!("there is no memory for {len} bytes"))
+        })?;
+        buf.resize(len, 0);
+        self.read_at(range.start, &mut buf)?;
+        Ok(buf)
+    }
+
+    /// All bytes, where they are in memory.
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        self.source.as_slice()
+    }
+
+    /// The digests saved with the bytes: one for each chunk of [`crate::CHUNK_SIZE`] bytes.
+    ///
+    /// Equal digests mean equal bytes, so that two files can be compared without reading them.
+    pub fn digests(&self) -> Option<&[u128]> {
+        self.source.digests()
+    }
+
+    /// The same storage with its bytes in memory.
+    ///
+    /// # Errors
+    /// As [`Storage::read_at`].
+    pub fn resident(&self) -> Result<Self> {
+        if self.as_slice().is_some() {
+            return Ok(self.clone());
+        }
+        let bytes = self.read(0..self.len())?;
+        Ok(Self { location: Arc::clone(&self.location), ..Self::from_owner(bytes) })
+    }
+
+    /// Whether both are the same memory, not merely equal bytes.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(&self.source).cast::<()>().addr()
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Storage({} bytes on {})", self.len(), self.location)
+    }
+}

@@ -1,0 +1,194 @@
+//! Finding and visiting parts of a state tree by path.
+//!
+//! A path joins keys and indices with dots: `optimizer_state_dict.state.0.exp_avg`. Keys may hold
+//! dots themselves (`backbone.conv1.weight`); a lookup takes whichever key fits.
+
+use super::{Dict, Value};
+use crate::error::Result;
+use crate::tensor::{Storage, Tensor};
+
+/// Joins a parent's path and a key.
+pub(crate) fn join(parent: &str, key: &str) -> String {
+    if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
+}
+
+/// How a key reads in a path.
+fn key_text(key: &Value) -> String {
+    match key {
+        Value::Str(text) => text.clone(),
+        Value::Int(int) => int.to_string(),
+        Value::BigInt(int) => int.to_string(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::None => "None".to_owned(),
+        Value::Float(float) => float.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Value {
+    /// The children with the part of the path that leads to them, in order.
+    pub fn children(&self) -> Vec<(String, &Value)> {
+        match self {
+            Value::Dict(dict) => dict.children(),
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
+                items.iter().enumerate().map(|(i, item)| (i.to_string(), item)).collect()
+            }
+            Value::Call(call) => {
+                let args = call.args.iter().enumerate().map(|(i, arg)| (i.to_string(), arg));
+                let state = call.state.iter().map(|state| ("state".to_owned(), state));
+                args.chain(state).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The value at `path`; the empty path is the value itself.
+    pub fn lookup(&self, path: &str) -> Option<&Value> {
+        if path.is_empty() {
+            return Some(self);
+        }
+        // A key that holds dots may fit in more than one way, so every child is tried.
+        self.children().into_iter().find_map(|(key, child)| {
+            let rest = path.strip_prefix(&key)?;
+            if rest.is_empty() { Some(child) } else { child.lookup(rest.strip_prefix('.')?) }
+        })
+    }
+
+    /// Calls `visit` with every value of the tree and its path, parents first.
+    pub fn visit<'a>(&'a self, visit: &mut dyn FnMut(&str, &'a Value)) {
+        fn go<'a>(value: &'a Value, path: &str, visit: &mut dyn FnMut(&str, &'a Value)) {
+            visit(path, value);
+            for (key, child) in value.children() {
+                go(child, &join(path, &key), visit);
+            }
+        }
+        go(self, "", visit);
+    }
+
+    /// All tensors with their paths, in order.
+    pub fn tensors(&self) -> Vec<(String, &Tensor)> {
+        let mut found = Vec::new();
+        self.visit(&mut |path, value| {
+            if let Value::Tensor(tensor) = value {
+                found.push((path.to_owned(), tensor));
+            }
+        });
+        found
+    }
+
+    /// All storages with the path of the value that holds them, each storage once.
+    pub fn storages(&self) -> Vec<(String, &Storage)> {
+        let mut seen = std::collections::HashSet::new();
+        let mut found = Vec::new();
+        self.visit(&mut |path, value| {
+            let storage = match value {
+                Value::Tensor(tensor) => tensor.storage(),
+                Value::Storage(storage, _) => storage,
+                _ => return,
+            };
+            if seen.insert(storage.id()) {
+                found.push((path.to_owned(), storage));
+            }
+        });
+        found
+    }
+
+    /// The same tree with every storage replaced by what `map` makes of it, called once for each
+    /// storage with the path of the first value that holds it. Ties between tensors are kept.
+    ///
+    /// # Errors
+    /// Whatever `map` returns.
+    pub fn map_storages(
+        &self,
+        map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
+    ) -> Result<Value> {
+        let mut done = std::collections::HashMap::new();
+        self.map_with("", &mut |path, storage| {
+            if let Some(mapped) = done.get(&storage.id()) {
+                return Ok(Storage::clone(mapped));
+            }
+            let mapped = map(path, storage)?;
+            done.insert(storage.id(), mapped.clone());
+            Ok(mapped)
+        })
+    }
+
+    fn map_with(
+        &self,
+        path: &str,
+        map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
+    ) -> Result<Value> {
+        fn each(
+            items: &[Value],
+            path: &str,
+            map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
+        ) -> Result<Vec<Value>> {
+            let items = items.iter().enumerate();
+            items.map(|(i, item)| item.map_with(&join(path, &i.to_string()), map)).collect()
+        }
+        Ok(match self {
+            Value::Tensor(tensor) => {
+                Value::Tensor(tensor.with_storage(map(path, tensor.storage())?))
+            }
+            Value::Storage(storage, dtype) => Value::Storage(map(path, storage)?, *dtype),
+            Value::List(items) => Value::List(each(items, path, map)?),
+            Value::Tuple(items) => Value::Tuple(each(items, path, map)?),
+            Value::Set(items) => Value::Set(each(items, path, map)?),
+            Value::Dict(dict) => {
+                let entries = dict.entries.iter().map(|(key, value)| {
+                    let value = value.map_with(&join(path, &key_text(key)), map)?;
+                    Ok((key.clone(), value))
+                });
+                Value::Dict(Dict {
+                    kind: dict.kind,
+                    entries: entries.collect::<Result<_>>()?,
+                    attributes: dict.attributes.clone(),
+                })
+            }
+            Value::Call(call) => Value::Call(Box::new(super::Call {
+                global: call.global,
+                args: each(&call.args, path, map)?,
+                state: match &call.state {
+                    Some(state) => Some(state.map_with(&join(path, "state"), map)?),
+                    None => None,
+                },
+            })),
+            other => other.clone(),
+        })
+    }
+
+    /// The same tree with all bytes in memory and checked.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`] naming the first tensor whose bytes are not those that were saved.
+    pub fn resident(&self) -> Result<Value> {
+        self.map_storages(&mut |path, storage| {
+            storage.resident().map_err(|error| error.at_tensor(path))
+        })
+    }
+}
+
+impl Dict {
+    /// The values with their keys as text, in order.
+    pub fn children(&self) -> Vec<(String, &Value)> {
+        self.entries.iter().map(|(key, value)| (key_text(key), value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lookup_finds_keys_that_hold_dots() {
+        let inner: Dict = [("a.b", 1), ("a", 2)].into_iter().collect();
+        let list = Value::List(vec![Value::Dict(inner), Value::None]);
+        let tree = Value::Dict([("x", list)].into_iter().collect());
+        assert_eq!(tree.lookup("x.0.a.b"), Some(&Value::Int(1)));
+        assert_eq!(tree.lookup("x.0.a"), Some(&Value::Int(2)));
+        assert_eq!(tree.lookup("x.1"), Some(&Value::None));
+        assert_eq!(tree.lookup("x.2"), None);
+        assert_eq!(tree.lookup(""), Some(&tree));
+    }
+}

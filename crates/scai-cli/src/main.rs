@@ -1,0 +1,2 @@
+//! The `scai` command.
+fn main() {}
