@@ -6,6 +6,7 @@ compile_error!(
     "scai-checkpoint writes tensors as they lie in memory and needs a little-endian machine"
 );
 
+pub mod codec;
 mod error;
 mod manager;
 pub mod store;

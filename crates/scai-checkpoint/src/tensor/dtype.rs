@@ -57,6 +57,7 @@ dtypes! {
     QUInt4x2 = "quint4x2", 1, Some("QUInt4x2Storage");
     QUInt2x4 = "quint2x4", 1, Some("QUInt2x4Storage");
     Complex32 = "complex32", 4, None;
+    BComplex32 = "bcomplex32", 4, None;
     UInt16 = "uint16", 2, None;
     UInt32 = "uint32", 4, None;
     UInt64 = "uint64", 8, None;

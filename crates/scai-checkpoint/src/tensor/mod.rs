@@ -17,11 +17,11 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Tensor {
     dtype: DType,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
+    attributes: Attributes,
+    /// The shape, then as many strides: one allocation, since trees hold many small tensors.
+    dims: Box<[usize]>,
     offset: usize,
     storage: Storage,
-    attributes: Attributes,
 }
 
 /// Dimensions a tensor can have; PyTorch's own limit.
@@ -95,7 +95,8 @@ impl Tensor {
                 storage.len()
             )));
         }
-        Ok(Self { dtype, shape, strides, offset, storage, attributes: Attributes::default() })
+        let dims = [shape, strides].concat().into();
+        Ok(Self { dtype, attributes: Attributes::default(), dims, offset, storage })
     }
 
     /// A tensor over the whole of `storage`, in row-major order.
@@ -148,12 +149,12 @@ impl Tensor {
 
     /// The length of each dimension; empty for a single number.
     pub fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.dims[..self.dims.len() / 2]
     }
 
     /// Elements of the storage between neighbours, for each dimension.
     pub fn strides(&self) -> &[usize] {
-        &self.strides
+        &self.dims[self.dims.len() / 2..]
     }
 
     /// The element of the storage that index zero refers to.
@@ -173,7 +174,7 @@ impl Tensor {
 
     /// The number of elements.
     pub fn numel(&self) -> usize {
-        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
+        if self.shape().contains(&0) { 0 } else { self.shape().iter().product() }
     }
 
     /// Bytes the elements take, without what the storage holds besides.
@@ -185,7 +186,7 @@ impl Tensor {
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         self.numel() == 0
-            || self.shape.iter().zip(&self.strides).rev().all(|(&len, &stride)| {
+            || self.shape().iter().zip(self.strides()).rev().all(|(&len, &stride)| {
                 let fits = len == 1 || stride == expected;
                 expected *= len;
                 fits
@@ -200,7 +201,7 @@ impl Tensor {
     /// [`Error::Damaged`] where bytes on disk are not those that were saved.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let size = self.dtype.size();
-        let Some(span) = span(&self.shape, &self.strides, 0).filter(|_| self.numel() > 0) else {
+        let Some(span) = span(self.shape(), self.strides(), 0).filter(|_| self.numel() > 0) else {
             return Ok(Vec::new());
         };
         let start = (self.offset * size) as u64;
@@ -212,12 +213,12 @@ impl Tensor {
             return Err(Error::invalid(format!(
                 "a view of shape {:?} repeats the elements of a storage of {} bytes too often to \
                  be written out",
-                self.shape,
+                self.shape(),
                 self.storage.len()
             )));
         }
         let mut out = Vec::with_capacity(self.numel() * size);
-        gather(&window, &self.shape, &self.strides, 0, size, &mut out);
+        gather(&window, self.shape(), self.strides(), 0, size, &mut out);
         Ok(out)
     }
 

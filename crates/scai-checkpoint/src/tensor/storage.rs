@@ -42,7 +42,9 @@ pub trait Source: Send + Sync {
 ///
 /// Two tensors with clones of one storage stay tied through a save and a load.
 #[derive(Clone)]
-pub struct Storage {
+pub struct Storage(Arc<Inner>);
+
+struct Inner {
     source: Arc<dyn Source>,
     location: Arc<str>,
 }
@@ -120,7 +122,7 @@ fn out_of_range(offset: u64, len: usize, of: u64) -> Error {
 impl Storage {
     /// A storage over any source.
     pub fn new(source: Arc<dyn Source>) -> Self {
-        Self { source, location: "cpu".into() }
+        Self(Arc::new(Inner { source, location: "cpu".into() }))
     }
 
     /// A storage over bytes owned by `owner`, which is kept and not copied.
@@ -138,20 +140,22 @@ impl Storage {
         Self::new(Arc::new(Late { len, make, made: OnceLock::new() }))
     }
 
-    /// The same bytes, said to have lived on the device `location` (`cpu`, `cuda:0`).
+    /// A new storage of the same bytes, said to have lived on the device `location` (`cpu`,
+    /// `cuda:0`).
     #[must_use]
-    pub fn with_location(self, location: &str) -> Self {
-        Self { location: location.into(), ..self }
+    pub fn with_location(&self, location: &str) -> Self {
+        let source = Arc::clone(&self.0.source);
+        Self(Arc::new(Inner { source, location: location.into() }))
     }
 
     /// The device the bytes lived on when they were saved: `cpu`, `cuda:0`, …
     pub fn location(&self) -> &str {
-        &self.location
+        &self.0.location
     }
 
     /// The length in bytes.
     pub fn len(&self) -> u64 {
-        self.source.len()
+        self.0.source.len()
     }
 
     /// Whether there are no bytes at all.
@@ -168,7 +172,7 @@ impl Storage {
         if end.is_none_or(|end| end > self.len()) {
             return Err(out_of_range(offset, buf.len(), self.len()));
         }
-        self.source.read_at(offset, buf)
+        self.0.source.read_at(offset, buf)
     }
 
     /// A copy of a range of the bytes.
@@ -192,14 +196,14 @@ impl Storage {
 
     /// All bytes, where they are in memory.
     pub fn as_slice(&self) -> Option<&[u8]> {
-        self.source.as_slice()
+        self.0.source.as_slice()
     }
 
     /// The digests saved with the bytes: one for each chunk of [`crate::CHUNK_SIZE`] bytes.
     ///
     /// Equal digests mean equal bytes, so that two files can be compared without reading them.
     pub fn digests(&self) -> Option<&[u128]> {
-        self.source.digests()
+        self.0.source.digests()
     }
 
     /// The same storage with its bytes in memory.
@@ -211,7 +215,8 @@ impl Storage {
             return Ok(self.clone());
         }
         let bytes = self.read(0..self.len())?;
-        Ok(Self { location: Arc::clone(&self.location), ..Self::from_owner(bytes) })
+        let location = Arc::clone(&self.0.location);
+        Ok(Self(Arc::new(Inner { source: Arc::new(Borrowed(bytes)), location })))
     }
 
     /// Whether both are the same memory, not merely equal bytes.
@@ -219,13 +224,14 @@ impl Storage {
         self.id() == other.id()
     }
 
-    pub(crate) fn id(&self) -> usize {
-        Arc::as_ptr(&self.source).cast::<()>().addr()
+    /// A number that is the same for clones of this storage and no other that exists meanwhile.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 }
 
 impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Storage({} bytes on {})", self.len(), self.location)
+        write!(f, "Storage({} bytes on {})", self.len(), self.location())
     }
 }

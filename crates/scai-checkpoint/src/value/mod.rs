@@ -75,7 +75,7 @@ pub enum Value {
 pub struct Call {
     /// The constructor, such as `torch._utils._rebuild_sparse_tensor`.
     pub global: &'static str,
-    /// Its arguments.
+    /// Its arguments; empty where it is not called but itself an argument of another.
     pub args: Vec<Value>,
     /// State set on the result, where there is any.
     pub state: Option<Value>,

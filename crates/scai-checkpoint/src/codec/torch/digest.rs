@@ -1,0 +1,24 @@
+//! Checksums: a digest for each chunk, and the zip's own CRC-32, computed in one pass.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::CHUNK_SIZE;
+
+/// The number of chunks that `size` bytes have.
+pub(super) fn chunks(size: u64) -> u64 {
+    size.div_ceil(CHUNK_SIZE as u64)
+}
+
+/// The digests of all chunks of `bytes`, which begin at a chunk.
+pub(super) fn digests(bytes: &[u8]) -> Vec<u128> {
+    bytes.chunks(CHUNK_SIZE).map(xxh3_128).collect()
+}
+
+/// The CRC-32 of parts that were computed apart, given with their lengths in order.
+pub(super) fn combine_crc(parts: impl IntoIterator<Item = (u32, u64)>) -> u32 {
+    let mut whole = crc32fast::Hasher::new();
+    for (crc, len) in parts {
+        whole.combine(&crc32fast::Hasher::new_with_initial_len(crc, len));
+    }
+    whole.finalize()
+}

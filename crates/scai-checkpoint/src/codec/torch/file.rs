@@ -1,0 +1,344 @@
+//! Opening a `.pt` file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::legacy;
+use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
+use super::pickle::build::{StorageRef, build};
+use super::pickle::machine::{Stop, run};
+use super::record::{Check, RecordSource};
+use super::zip::Record;
+use super::zip::read::directory;
+use crate::error::{Error, Place, Result};
+use crate::store::ReadAt;
+use crate::tensor::{Source, Storage};
+use crate::value::Value;
+
+/// What protects a file against damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protection {
+    /// Nothing: no checksums were written.
+    None,
+    /// A CRC-32 for each record, as torch writes.
+    Crc32,
+    /// A digest for each chunk and one for the structure of the file, as this crate writes.
+    Digests,
+}
+
+/// Whether files without any checksums are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unprotected {
+    /// They are an error: damage could not be noticed.
+    #[default]
+    Refuse,
+    /// They are read as they are.
+    Accept,
+}
+
+/// An open `.pt` file. Its structure has been checked; its tensors are checked when they are read.
+#[derive(Debug)]
+pub struct TorchFile {
+    file: Arc<dyn ReadAt>,
+    records: HashMap<String, Arc<RecordSource>>,
+    /// The names in the order of the file.
+    order: Vec<String>,
+    manifest: Option<Manifest>,
+    protection: Protection,
+    unprotected: Unprotected,
+}
+
+impl TorchFile {
+    /// Opens a file: checks its structure, its directory and its manifest.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where that is not sound or it is no `.pt` file; [`Error::Unsupported`]
+    /// for compression, encryption and a newer format; [`Error::Unprotected`] for a file without
+    /// checksums, unless `unprotected` accepts it.
+    pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        let opened = if legacy::is_legacy(&*file)? {
+            Self {
+                records: HashMap::new(),
+                order: Vec::new(),
+                manifest: None,
+                protection: Protection::None,
+                unprotected,
+                file,
+            }
+        } else {
+            Self::open_zip(file, unprotected)?
+        };
+        Ok(opened)
+    }
+
+    fn open_zip(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        let directory = directory(&*file)?;
+        let records = directory.records;
+        let find = |name: &str| records.iter().position(|record| record.name == name);
+        let is_ours = directory.comment.starts_with(ROOT_PREFIX);
+        let (table, protection) = match (find(MANIFEST), find(DIGESTS), is_ours) {
+            (Some(_), Some(digests), true) => {
+                let raw = raw(&file, &records[digests])?;
+                let tail = &directory.tail[..directory.tail.len().saturating_sub(ROOT_LEN)];
+                let root = manifest::root(file.len(), directory.headers, &raw, tail);
+                if directory.comment != manifest::comment(root) {
+                    return Err(Error::damaged(
+                        Place::default(),
+                        "the structure of the file (headers, directory or digest table) is not \
+                         what was saved",
+                    ));
+                }
+                if digests + 1 != records.len() {
+                    return Err(Error::damaged(
+                        Place::record(DIGESTS),
+                        "it is not the last record",
+                    ));
+                }
+                (manifest::decode_table(&raw, &records[..digests])?, Protection::Digests)
+            }
+            (None, None, false) => {
+                let without = records.iter().all(|record| record.crc == 0 || record.size == 0);
+                (Vec::new(), if without { Protection::None } else { Protection::Crc32 })
+            }
+            _ => {
+                return Err(Error::damaged(
+                    Place::default(),
+                    "a part of the manifest is missing: manifest, digest table and root belong \
+                     together",
+                ));
+            }
+        };
+        let table: Arc<[u128]> = table.into();
+        let mut at = 0;
+        let mut order = Vec::with_capacity(records.len());
+        let mut sources = HashMap::with_capacity(records.len());
+        for record in records {
+            let check = match protection {
+                Protection::Digests if record.name != DIGESTS => {
+                    let start = at;
+                    at += super::digest::chunks(record.size) as usize;
+                    Check::Chunks(Arc::clone(&table), start..at)
+                }
+                Protection::None => Check::Nothing,
+                _ => Check::Crc(AtomicBool::new(false)),
+            };
+            order.push(record.name.clone());
+            let name = record.name.clone();
+            sources.insert(name, Arc::new(RecordSource { file: Arc::clone(&file), record, check }));
+        }
+        let mut opened =
+            Self { file, records: sources, order, manifest: None, protection, unprotected };
+        if protection == Protection::Digests {
+            let manifest = Manifest::decode(&opened.content(MANIFEST, manifest::MAX_MANIFEST)?)?;
+            if manifest.file_size() != Some(opened.file.len()) {
+                return Err(Error::damaged(
+                    Place::record(MANIFEST),
+                    "the file is not as long as when it was saved",
+                ));
+            }
+            opened.manifest = Some(manifest);
+        }
+        Ok(opened)
+    }
+
+    /// What protects the file against damage.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    /// What the file says of itself, where this crate wrote it.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// The length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    /// Whether the file is empty, which no valid file is.
+    pub fn is_empty(&self) -> bool {
+        self.file.is_empty()
+    }
+
+    /// The state tree. Its tensors stay on disk; they are read and checked when they are used.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where the pickle is damaged or not valid, or refers to storages that are
+    /// not there; [`Error::Unsupported`] where it refers to a global that is not in the table;
+    /// [`Error::Unprotected`] for a file without checksums, unless that was accepted.
+    pub fn tree(&self) -> Result<Value> {
+        if self.protection == Protection::None && self.unprotected == Unprotected::Refuse {
+            return Err(Error::Unprotected { place: Box::default() });
+        }
+        if self.records.is_empty() {
+            return legacy::tree(&self.file);
+        }
+        if !self.records.contains_key("data.pkl") {
+            let torch_script = self.records.contains_key("constants.pkl");
+            let what =
+                if torch_script { "a TorchScript model" } else { "a zip file without `data.pkl`" };
+            return Err(Error::unsupported(Place::default(), what, "it is no checkpoint"));
+        }
+        if let Some(order) = self.records.get("byteorder") {
+            let order = self.content("byteorder", order.len().min(16))?;
+            if order != b"little" {
+                return Err(Error::unsupported(
+                    Place::record("byteorder"),
+                    "the file was written on a big-endian machine",
+                    "load and save it with torch on a little-endian one",
+                ));
+            }
+        }
+        let pickle = self.content("data.pkl", self.file.len())?;
+        let program = run(&pickle).map_err(|stop| match stop {
+            Stop::Bad(error) => error,
+            Stop::Short => Error::damaged(Place::record("data.pkl"), "the pickle is cut off"),
+        })?;
+        if program.consumed != pickle.len() {
+            return Err(Error::damaged(Place::record("data.pkl"), "bytes follow the pickle"));
+        }
+        drop(pickle);
+        let mut storages = HashMap::new();
+        build(&program, &mut |reference| self.storage(reference, &mut storages))
+    }
+
+    fn storage(
+        &self,
+        reference: &StorageRef<'_>,
+        storages: &mut HashMap<String, Storage>,
+    ) -> Result<Storage> {
+        let name = format!("data/{}", reference.key);
+        let Some(source) = self.records.get(&name) else {
+            return Err(Error::damaged(Place::record(name), "the record is missing"));
+        };
+        let unit = reference.dtype.map_or(1, |dtype| dtype.size() as u64);
+        // A storage viewed as a wider type may have some bytes over; torch leaves them out of the
+        // count, and so many at most.
+        let over = reference.nbytes().and_then(|len| source.len().checked_sub(len));
+        if over.is_none_or(|over| over >= unit) {
+            return Err(Error::damaged(
+                Place::record(name),
+                format!(
+                    "{} elements of {unit} bytes are referred to, {} bytes are there",
+                    reference.numel,
+                    source.len()
+                ),
+            ));
+        }
+        let storage = storages.entry(name).or_insert_with(|| {
+            let source = Arc::clone(source) as Arc<dyn Source>;
+            let storage = Storage::new(match over {
+                None | Some(0) => source,
+                Some(over) => Arc::new(Cut { len: source.len() - over, source }),
+            });
+            if reference.location == "cpu" {
+                storage
+            } else {
+                storage.with_location(reference.location)
+            }
+        });
+        Ok(storage.clone())
+    }
+
+    /// Reads and checks every byte of every record, on `threads` threads, and returns all damage.
+    ///
+    /// `progress` is told how many further bytes have been checked.
+    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+        let next = AtomicUsize::new(0);
+        let found = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(1, self.order.len().max(1)) {
+                scope.spawn(|| {
+                    while let Some(name) = self.order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let Some(source) = self.records.get(name) else { continue };
+                        let damage = source.verify(progress);
+                        if !damage.is_empty()
+                            && let Ok(mut found) = found.lock()
+                        {
+                            found.extend(damage);
+                        }
+                    }
+                });
+            }
+        });
+        let mut found = found.into_inner().unwrap_or_default();
+        found.sort_by_key(|error| {
+            error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
+        });
+        found
+    }
+
+    /// The checked content of a small record.
+    fn content(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let Some(source) = self.records.get(name) else {
+            return Err(Error::damaged(Place::record(name), "the record is missing"));
+        };
+        if source.len() > limit {
+            return Err(Error::damaged(Place::record(name), "the record is too long"));
+        }
+        let mut bytes = vec![0; source.len() as usize];
+        source.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// The first bytes of a source.
+struct Cut {
+    source: Arc<dyn Source>,
+    len: u64,
+}
+
+impl Source for Cut {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.source.read_at(offset, buf)
+    }
+}
+
+/// The bytes of a record that the root covers.
+fn raw(file: &Arc<dyn ReadAt>, record: &Record) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; record.size as usize];
+    file.read_at(record.data, &mut bytes).map_err(|error| Error::io("read", error))?;
+    Ok(bytes)
+}
+
+/// The manifest at the start of a file, by one short read; `None` where there is none.
+///
+/// The manifest's own checksum and the length of the file are checked, nothing else.
+///
+/// # Errors
+/// [`Error::Damaged`] where the file begins with a manifest that is not what was saved.
+pub fn peek(file: &dyn ReadAt) -> Result<Option<Manifest>> {
+    const FIRST: usize = 4 << 10;
+    let read = |len: usize| -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len.min(file.len() as usize)];
+        file.read_at(0, &mut bytes).map_err(|error| Error::io("read", error))?;
+        Ok(bytes)
+    };
+    let start = read(FIRST)?;
+    let Some((data, size, crc)) = super::zip::read::first_record(&start, MANIFEST) else {
+        return Ok(None);
+    };
+    if size > manifest::MAX_MANIFEST {
+        return Err(Error::damaged(Place::record(MANIFEST), "the record is too long"));
+    }
+    let end = data + size as usize;
+    let bytes = if end <= start.len() { start } else { read(end)? };
+    let content = bytes.get(data..end).unwrap_or_default();
+    if crc32fast::hash(content) != crc {
+        return Err(Error::damaged(Place::record(MANIFEST), "checksum mismatch (CRC-32)"));
+    }
+    let manifest = Manifest::decode(content)?;
+    if manifest.file_size() != Some(file.len()) {
+        return Err(Error::damaged(
+            Place::default(),
+            format!("the file has {} bytes, {} were saved", file.len(), manifest.file_size),
+        ));
+    }
+    Ok(Some(manifest))
+}

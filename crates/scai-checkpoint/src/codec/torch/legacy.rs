@@ -1,0 +1,139 @@
+//! The format before PyTorch 1.6: pickles and raw storages one after the other, no checksums.
+//!
+//! ```text
+//! pickle: magic number | pickle: version 1001 | pickle: sys_info | pickle: the object
+//! pickle: list of storage keys | for each key: i64 element count, elements
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::pickle::build::{StorageRef, build};
+use super::pickle::machine::{Program, Stop, run};
+use super::record::{Check, RecordSource};
+use super::zip::Record;
+use crate::error::{Error, Place, Result};
+use crate::store::ReadAt;
+use crate::tensor::Storage;
+use crate::value::Value;
+
+/// The integer that every file of the format begins with, pickled.
+const MAGIC: u128 = 0x1950_a86a_20f9_469c_fc6c;
+/// No protocol needs more bytes for it.
+const MAGIC_LEN: u64 = 32;
+const VERSION: i64 = 1001;
+
+/// Bytes tried at first for a pickle, whose length nothing says.
+const FIRST_TRY: u64 = 64 << 10;
+
+/// Whether a file is of this format.
+pub(super) fn is_legacy(file: &dyn ReadAt) -> Result<bool> {
+    let mut start = vec![0; file.len().min(MAGIC_LEN) as usize];
+    read(file, 0, &mut start)?;
+    let Ok(program) = run(&start) else { return Ok(false) };
+    let magic = build(&program, &mut no_storages);
+    Ok(matches!(magic, Ok(Value::BigInt(magic)) if magic == MAGIC.into()))
+}
+
+/// Reads the state tree; its tensors stay on disk.
+pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
+    let mut at = 0;
+    let mut next = || -> Result<Program> {
+        let program = pickle(&**file, at)?;
+        at += program.consumed as u64;
+        Ok(program)
+    };
+    next()?;
+    let version = build(&next()?, &mut no_storages)?;
+    if version.as_int() != Some(VERSION) {
+        return bad("the version of the legacy format is not 1001");
+    }
+    let system = build(&next()?, &mut no_storages)?;
+    if system.lookup("little_endian") != Some(&Value::Bool(true)) {
+        return bad("the file is not little-endian");
+    }
+    let object = next()?;
+    let keys = build(&next()?, &mut no_storages)?;
+    let Value::List(keys) = keys else { return bad("the list of storages is not valid") };
+
+    // The element sizes, needed to find where each storage ends, are known from the references.
+    let mut lengths = HashMap::new();
+    build(&object, &mut |reference: &StorageRef<'_>| {
+        let len = reference.nbytes().filter(|&len| len <= file.len());
+        let Some(len) = len else { return bad("a storage is longer than the file") };
+        // The first reference says in which elements the storage is counted.
+        if lengths.entry(reference.key.to_owned()).or_insert((reference.numel, len)).1 != len {
+            return bad("two references to a storage disagree about its length");
+        }
+        Ok(Storage::produced(len, || Err(Error::invalid("a storage of a first pass"))))
+    })?;
+
+    let mut storages = HashMap::new();
+    for key in &keys {
+        let Some((key, &(numel, len))) = key.as_str().and_then(|key| lengths.get_key_value(key))
+        else {
+            return bad("a storage that nothing refers to");
+        };
+        let mut count = [0; 8];
+        read(&**file, at, &mut count)?;
+        if u64::from_le_bytes(count) != numel {
+            return bad(format!("storage `{key}` has another length than is referred to"));
+        }
+        let record = Record { name: key.clone(), header: at, data: at + 8, size: len, crc: 0 };
+        at = match record.data.checked_add(len).filter(|&end| end <= file.len()) {
+            Some(end) => end,
+            None => return bad(format!("the file was cut off in storage `{key}`")),
+        };
+        let source = RecordSource { file: Arc::clone(file), record, check: Check::Nothing };
+        if storages.insert(key.clone(), Storage::new(Arc::new(source))).is_some() {
+            return bad(format!("storage `{key}` is there twice"));
+        }
+    }
+    if at != file.len() {
+        return bad("bytes follow the last storage");
+    }
+    let mut placed = HashMap::new();
+    build(&object, &mut |reference: &StorageRef<'_>| {
+        let storage = match storages.get(reference.key) {
+            Some(storage) => storage,
+            None => return bad(format!("storage `{}` is missing", reference.key)),
+        };
+        let located = placed
+            .entry(reference.key.to_owned())
+            .or_insert_with(|| storage.with_location(reference.location));
+        Ok(located.clone())
+    })
+}
+
+/// Runs the pickle at `at`, reading more of the file until it ends.
+fn pickle(file: &dyn ReadAt, at: u64) -> Result<Program> {
+    let rest = file.len().saturating_sub(at);
+    let mut len = FIRST_TRY;
+    loop {
+        let mut bytes = vec![0; len.min(rest) as usize];
+        read(file, at, &mut bytes)?;
+        match run(&bytes) {
+            Ok(program) => return Ok(program),
+            Err(Stop::Bad(error)) => return Err(error),
+            Err(Stop::Short) if len >= rest => return bad("the file was cut off in a pickle"),
+            Err(Stop::Short) => len = len.saturating_mul(4),
+        }
+    }
+}
+
+fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
+    file.read_at(at, buf).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::damaged(Place::default(), "the file was cut off")
+        }
+        _ => Error::io("read", error),
+    })
+}
+
+fn no_storages(_: &StorageRef<'_>) -> Result<Storage> {
+    bad("a storage where none belongs")
+}
+
+fn bad<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::damaged(Place::default(), what))
+}

@@ -1,0 +1,41 @@
+//! PyTorch's `.pt` files: what `torch.save` writes and `torch.load` reads.
+//!
+//! # The file
+//!
+//! A zip archive of stored records, all inside one folder:
+//!
+//! ```text
+//! archive/.scai/manifest.json   what the file is (torch ignores it)
+//! archive/data.pkl              the state tree, as a pickle of protocol 2
+//! archive/byteorder             "little"
+//! archive/data/0 …              one storage each, raw bytes, at a multiple of 64 or 4096
+//! archive/version               "3\n"
+//! archive/.scai/digests         XXH3-128 of every 64 KiB of every record above
+//! central directory             names, offsets, sizes, CRC-32
+//! end record                    with the comment "scai-root:" and 32 hexadecimal digits
+//! ```
+//!
+//! The digest table covers the content of all records. The root in the comment covers the table,
+//! every local header, the central directory, the end record and the length of the file. So every
+//! byte is covered, and a block that was swapped with another or is left from an older file does
+//! not match the digest of its place.
+//!
+//! All sizes are known before the first byte is written, so every offset is planned first
+//! ([`Plan`]), and the bytes are then written in any order by several threads.
+//!
+//! A file without a manifest, as torch writes it, is checked against the CRC-32 of each record.
+//! Files in torch's format before 1.6, and files written with `set_crc32_options(False)`, carry no
+//! checksums ([`Protection::None`]) and are read only when that is accepted.
+
+mod digest;
+mod file;
+mod legacy;
+mod manifest;
+mod pickle;
+mod plan;
+mod record;
+mod zip;
+
+pub use file::{Protection, TorchFile, Unprotected, peek};
+pub use manifest::Manifest;
+pub use plan::Plan;

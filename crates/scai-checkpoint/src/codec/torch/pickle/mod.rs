@@ -1,0 +1,17 @@
+//! The part of Python's pickle format that holds training state.
+//!
+//! Pickle is a small stack machine. Most of its danger is in two opcodes that look up a function
+//! by name and call it. Here a name is looked up in a closed table ([`globals`]); each entry
+//! builds one kind of value and runs nothing. Everything else is an error that names the global.
+//!
+//! Reading has two steps: [`machine`] runs the opcodes over an arena of nodes, so that objects
+//! referred to before they are complete come out complete; [`build`] turns the arena into a
+//! [`crate::Value`], with limits on depth and size, so that neither cycles nor exponentially
+//! shared containers do harm. [`write`] emits protocol 2 with the opcodes that
+//! `torch.load(weights_only=True)` accepts.
+
+pub(super) mod build;
+mod globals;
+pub(super) mod machine;
+mod op;
+pub(super) mod write;

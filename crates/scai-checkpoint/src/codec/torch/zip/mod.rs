@@ -1,0 +1,63 @@
+//! The part of the zip format that PyTorch's container uses: stored records, ZIP64.
+//!
+//! ```text
+//! local header, name, extra fields | data | [data descriptor]   one for each record, no gaps
+//! central directory                                              one entry for each record
+//! [ZIP64 end record, ZIP64 locator]                              where numbers do not fit
+//! end record, comment                                            the last bytes of the file
+//! ```
+//!
+//! Zip says many things twice, and readers differ in what they believe. Here a file in which two
+//! places disagree is refused, as is one with a byte that belongs to nothing.
+
+pub(super) mod read;
+pub(super) mod write;
+
+/// `PK\x03\x04`: a record follows.
+const LOCAL: [u8; 4] = *b"PK\x03\x04";
+/// `PK\x01\x02`: an entry of the central directory.
+const CENTRAL: [u8; 4] = *b"PK\x01\x02";
+/// `PK\x05\x06`: the end record.
+const END: [u8; 4] = *b"PK\x05\x06";
+/// `PK\x06\x06`: the ZIP64 end record.
+const END64: [u8; 4] = *b"PK\x06\x06";
+/// `PK\x06\x07`: where the ZIP64 end record is.
+const LOCATOR64: [u8; 4] = *b"PK\x06\x07";
+/// `PK\x07\x08`: sizes and checksum after the data.
+const DESCRIPTOR: [u8; 4] = *b"PK\x07\x08";
+
+const LOCAL_LEN: usize = 30;
+const CENTRAL_LEN: usize = 46;
+const END_LEN: usize = 22;
+const END64_LEN: usize = 56;
+const LOCATOR64_LEN: usize = 20;
+
+/// The extra field with 64-bit sizes and offset.
+const EXTRA_ZIP64: u16 = 1;
+/// The extra field PyTorch pads with, `FB`.
+const EXTRA_PADDING: u16 = 0x4246;
+
+/// Names are UTF-8.
+const FLAG_UTF8: u16 = 1 << 11;
+/// Sizes and checksum follow the data.
+const FLAG_DESCRIPTOR: u16 = 1 << 3;
+
+/// In a 32-bit field: look into the ZIP64 extra field.
+const IN_ZIP64: u32 = u32::MAX;
+/// In a 16-bit field: look into the ZIP64 end record.
+const IN_ZIP64_COUNT: u16 = u16::MAX;
+
+/// A record: a named run of bytes in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Its name without the archive's folder: `data.pkl`, `data/0`.
+    pub(super) name: String,
+    /// Where its local header begins.
+    pub(super) header: u64,
+    /// Where its data begin.
+    pub(super) data: u64,
+    /// The length of its data.
+    pub(super) size: u64,
+    /// The CRC-32 of its data; zero where it was not computed.
+    pub(super) crc: u32,
+}

@@ -1,0 +1,439 @@
+//! The directory of a zip file, believed only where everything agrees.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    CENTRAL, CENTRAL_LEN, DESCRIPTOR, END, END_LEN, END64, END64_LEN, EXTRA_ZIP64, FLAG_DESCRIPTOR,
+    FLAG_UTF8, IN_ZIP64, IN_ZIP64_COUNT, LOCAL, LOCAL_LEN, LOCATOR64, LOCATOR64_LEN, Record,
+};
+use crate::error::{Error, Place, Result};
+use crate::store::ReadAt;
+
+/// The longest comment the end record can have.
+const MAX_COMMENT: u64 = u16::MAX as u64;
+
+/// All records of a zip file, and what else it consists of.
+#[derive(Debug)]
+pub(in super::super) struct Directory {
+    /// The records in the order in which they lie in the file.
+    pub(in super::super) records: Vec<Record>,
+    /// Everything from the central directory to the end of the file.
+    pub(in super::super) tail: Vec<u8>,
+    /// The comment at the end of the file.
+    pub(in super::super) comment: Vec<u8>,
+    /// XXH3-128 of all local headers and data descriptors, in the order of the records.
+    pub(in super::super) headers: u128,
+}
+
+/// Reads the directory and compares it with every local header.
+///
+/// # Errors
+/// [`Error::Damaged`] where two places disagree, records overlap, names repeat or are no plain
+/// relative names, a byte belongs to nothing; [`Error::Unsupported`] for compression and
+/// encryption.
+pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
+    let len = file.len();
+    let end = find_end(file)?;
+    let (count, start) = (end.count, end.directory.start);
+    let tail_len = usize::try_from(len - start).map_err(|_| too_long())?;
+    let mut tail = vec![0; tail_len];
+    read(file, start, &mut tail)?;
+    let directory_len = (end.directory.end - start) as usize;
+    let mut entries = entries(&tail[..directory_len], count, start)?;
+    entries.sort_by_key(|entry| entry.record.header);
+    let folder = folder(&entries)?;
+    let mut names = HashSet::new();
+    for Entry { record, .. } in &entries {
+        if !names.insert(record.name.as_str()) {
+            return bad(record.header..len, format_args!("`{}` is there twice", shown(record)));
+        }
+    }
+    let mut headers = Xxh3::new();
+    let mut window = Window { file, start: 0, bytes: Vec::new() };
+    let mut at = 0;
+    let ends: Vec<u64> =
+        entries.iter().skip(1).map(|next| next.record.header).chain([start]).collect();
+    for (entry, &end) in entries.iter_mut().zip(&ends) {
+        if entry.record.header != at {
+            return bad(at..entry.record.header.max(at), "bytes that belong to no record");
+        }
+        local_header(entry, &mut window, &mut headers)?;
+        descriptor(entry, end, &mut window, &mut headers)?;
+        at = end;
+    }
+    if at != start {
+        return bad(at..start, "bytes that belong to no record");
+    }
+    let records = entries.into_iter().map(|mut entry| {
+        entry.record.name.drain(..folder);
+        entry.record
+    });
+    Ok(Directory {
+        records: records.collect(),
+        tail,
+        comment: end.comment,
+        headers: headers.digest128(),
+    })
+}
+
+/// An entry of the central directory. `record.name` still has the folder in front.
+struct Entry {
+    record: Record,
+    flags: u16,
+}
+
+/// What the end record says.
+struct End {
+    count: u64,
+    directory: Range<u64>,
+    comment: Vec<u8>,
+}
+
+fn bad<T>(bytes: Range<u64>, what: impl std::fmt::Display) -> Result<T> {
+    Err(Error::damaged(Place::default().bytes(bytes), what.to_string()))
+}
+
+fn too_long() -> Error {
+    Error::damaged(Place::default(), "the directory is longer than the memory")
+}
+
+fn shown(record: &Record) -> String {
+    record.name.chars().take(200).collect::<String>().escape_debug().to_string()
+}
+
+fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
+    file.read_at(at, buf).map_err(|error| Error::io("read", error))
+}
+
+/// The end record: the last bytes of the file, comment included, and nothing after it.
+fn find_end(file: &dyn ReadAt) -> Result<End> {
+    let len = file.len();
+    let window = len.min(END_LEN as u64 + MAX_COMMENT + (END64_LEN + LOCATOR64_LEN) as u64);
+    let base = len - window;
+    let mut bytes = vec![0; window as usize];
+    read(file, base, &mut bytes)?;
+    // All readers search backwards for the signature, so the last one is what they believe.
+    let at = bytes.windows(END.len()).rposition(|four| four == END);
+    let Some(at) = at.filter(|at| bytes.len() - at >= END_LEN) else {
+        return bad(base..len, "there is no end record: the file was cut off, or is no checkpoint");
+    };
+    let position = base + at as u64;
+    let fields = Fields(&bytes[at..]);
+    if bytes.len() - at - END_LEN != usize::from(fields.u16(20)) {
+        return bad(position..len, "the file does not end where its end record says");
+    }
+    let comment = bytes[at + END_LEN..].to_vec();
+    let narrow = [fields.u16(8), fields.u16(10)]
+        .map(|count| if count == IN_ZIP64_COUNT { u64::MAX } else { count.into() });
+    let narrow = [
+        narrow[0],
+        narrow[1],
+        if fields.u32(12) == IN_ZIP64 { u64::MAX } else { fields.u32(12).into() },
+        if fields.u32(16) == IN_ZIP64 { u64::MAX } else { fields.u32(16).into() },
+    ];
+    if fields.u16(4) != 0 || fields.u16(6) != 0 {
+        return bad(position..len, "the archive has several parts");
+    }
+    let locator = at.checked_sub(LOCATOR64_LEN).filter(|&at| bytes[at..].starts_with(&LOCATOR64));
+    let (numbers, directory_end) = match locator {
+        Some(locator) => end64(&bytes, base, locator, narrow)?,
+        None if narrow.contains(&u64::MAX) => {
+            return bad(position..len, "the ZIP64 end record is missing");
+        }
+        None => (narrow, position),
+    };
+    let [count, total, size, start] = numbers;
+    if count != total || start.checked_add(size) != Some(directory_end) {
+        return bad(position..len, "the directory is not where the end record says");
+    }
+    if size / (CENTRAL_LEN as u64) < count {
+        return bad(position..len, "the directory is too short for its entries");
+    }
+    Ok(End { count, directory: start..directory_end, comment })
+}
+
+/// The ZIP64 end record; its numbers must be those of the end record where that has them.
+fn end64(bytes: &[u8], base: u64, locator: usize, narrow: [u64; 4]) -> Result<([u64; 4], u64)> {
+    let whole = base..base + bytes.len() as u64;
+    let Some(at) = locator.checked_sub(END64_LEN).filter(|&at| bytes[at..].starts_with(&END64))
+    else {
+        return bad(whole, "the ZIP64 end record is not in front of its locator");
+    };
+    let position = base + at as u64;
+    let (pointer, fields) = (Fields(&bytes[locator..]), Fields(&bytes[at..]));
+    if pointer.u32(4) != 0 || pointer.u64(8) != position || pointer.u32(16) > 1 {
+        return bad(whole, "the ZIP64 locator points elsewhere");
+    }
+    if fields.u64(4) != END64_LEN as u64 - 12 || fields.u32(16) != 0 || fields.u32(20) != 0 {
+        return bad(whole, "the ZIP64 end record is not valid");
+    }
+    let wide = [fields.u64(24), fields.u64(32), fields.u64(40), fields.u64(48)];
+    if narrow.iter().zip(&wide).any(|(&narrow, &wide)| narrow != u64::MAX && narrow != wide) {
+        return bad(whole, "the two end records disagree");
+    }
+    Ok((wide, position))
+}
+
+fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
+    let mut entries = Vec::with_capacity(count as usize);
+    let mut at = 0;
+    for _ in 0..count {
+        let rest = &bytes[at..];
+        let whole = base + at as u64..base + bytes.len() as u64;
+        if rest.len() < CENTRAL_LEN || !rest.starts_with(&CENTRAL) {
+            return bad(whole, "an entry of the directory is not valid");
+        }
+        let fields = Fields(rest);
+        let (name_len, extra_len) = (usize::from(fields.u16(28)), usize::from(fields.u16(30)));
+        let len = CENTRAL_LEN + name_len + extra_len + usize::from(fields.u16(32));
+        if rest.len() < len {
+            return bad(whole, "an entry of the directory is cut off");
+        }
+        let name = &rest[CENTRAL_LEN..CENTRAL_LEN + name_len];
+        let extra = &rest[CENTRAL_LEN + name_len..][..extra_len];
+        let name = match std::str::from_utf8(name) {
+            Ok(name) if is_plain(name) => name.to_owned(),
+            _ => return bad(whole, "a record's name is no plain relative path"),
+        };
+        let flags = fields.u16(8);
+        check_method(&name, flags, fields.u16(10))?;
+        let mut wide = zip64(extra, whole.clone())?.into_iter();
+        let mut number = |narrow: u32| match narrow {
+            IN_ZIP64 => wide.next(),
+            narrow => Some(narrow.into()),
+        };
+        let (size, stored, header) =
+            (number(fields.u32(24)), number(fields.u32(20)), number(fields.u32(42)));
+        let (Some(size), Some(stored), Some(header)) = (size, stored, header) else {
+            return bad(whole, "an entry of the directory lacks its ZIP64 numbers");
+        };
+        if wide.next().is_some() {
+            return bad(whole, "an entry of the directory has needless ZIP64 numbers");
+        }
+        if size != stored || fields.u16(34) != 0 {
+            return bad(whole, format_args!("the sizes of `{name}` disagree"));
+        }
+        if header.checked_add(size).is_none_or(|end| end > base) {
+            return bad(whole, format_args!("`{name}` lies outside the file"));
+        }
+        let record = Record { name, header, data: 0, size, crc: fields.u32(16) };
+        entries.push(Entry { record, flags });
+        at += len;
+    }
+    if at != bytes.len() {
+        let rest = base + at as u64..base + bytes.len() as u64;
+        return bad(rest, "the directory has more than its entries");
+    }
+    Ok(entries)
+}
+
+fn check_method(name: &str, flags: u16, method: u16) -> Result<()> {
+    let place = || Place::record(name);
+    if flags & 1 != 0 {
+        return Err(Error::unsupported(place(), "the record is encrypted", "decrypt it first"));
+    }
+    if flags & !(FLAG_DESCRIPTOR | FLAG_UTF8) != 0 {
+        return Err(Error::damaged(place(), format!("its flags {flags:#06x} are not valid")));
+    }
+    if method != 0 {
+        return Err(Error::unsupported(
+            place(),
+            format!("the record is compressed (method {method})"),
+            "torch stores records as they are; unpack the archive and pack it with `zip -0`",
+        ));
+    }
+    Ok(())
+}
+
+/// A relative path of plain components: `archive/data/0`.
+fn is_plain(name: &str) -> bool {
+    !name.contains(['\\', ':', '\0'])
+        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+/// The length of the folder that all names begin with, slash included.
+fn folder(entries: &[Entry]) -> Result<usize> {
+    let Some(first) = entries.first() else { return bad(0..0, "the archive is empty") };
+    let Some(len) = first.record.name.find('/').map(|slash| slash + 1) else {
+        return bad(0..0, "the records are in no folder: it is a zip file, but no checkpoint");
+    };
+    let folder = &first.record.name[..len];
+    match entries.iter().find(|entry| !entry.record.name.starts_with(folder)) {
+        Some(other) => bad(0..0, format_args!("`{}` is in another folder", shown(&other.record))),
+        None => Ok(len),
+    }
+}
+
+/// The numbers of the ZIP64 extra field. The fields must fill `extra` to its end.
+fn zip64(mut extra: &[u8], place: Range<u64>) -> Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    let mut seen = false;
+    while !extra.is_empty() {
+        let Some((header, rest)) = extra.split_first_chunk::<4>() else {
+            return bad(place, "an extra field is cut off");
+        };
+        let (id, len) = (Fields(header).u16(0), usize::from(Fields(header).u16(2)));
+        let Some((field, rest)) = rest.split_at_checked(len) else {
+            return bad(place, "an extra field is cut off");
+        };
+        if id == EXTRA_ZIP64 {
+            let (chunks, odd) = field.as_chunks::<8>();
+            if seen || !odd.is_empty() {
+                return bad(place, "a ZIP64 extra field is not valid");
+            }
+            seen = true;
+            numbers = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+        }
+        extra = rest;
+    }
+    Ok(numbers)
+}
+
+/// Compares a local header with the directory, and learns where the data begin.
+fn local_header(entry: &mut Entry, window: &mut Window<'_>, digest: &mut Xxh3) -> Result<()> {
+    let Entry { record, flags } = entry;
+    let at = record.header;
+    let fixed: [u8; LOCAL_LEN] = window.array(at)?;
+    let fields = Fields(&fixed);
+    let whole = at..at + LOCAL_LEN as u64;
+    if !fixed.starts_with(&LOCAL) {
+        return bad(whole, format_args!("`{}` has no header", shown(record)));
+    }
+    let (name_len, extra_len) = (usize::from(fields.u16(26)), usize::from(fields.u16(28)));
+    let len = LOCAL_LEN + name_len + extra_len;
+    let bytes = window.get(at, len)?;
+    let name = &bytes[LOCAL_LEN..LOCAL_LEN + name_len];
+    if name != record.name.as_bytes() {
+        let name = String::from_utf8_lossy(name).chars().take(200).collect::<String>();
+        return bad(
+            whole,
+            format_args!("`{}` is called `{}` there", shown(record), name.escape_debug()),
+        );
+    }
+    let wide = zip64(&bytes[LOCAL_LEN + name_len..], whole.clone())?;
+    // With a descriptor the fields may be left zero; PyTorch leaves them so, and then uses the
+    // ZIP64 field for what was known when the header was written.
+    let late = *flags & FLAG_DESCRIPTOR != 0;
+    let agrees = |field: u32, value: u64, wide: Option<&u64>| match field {
+        0 if late => true,
+        IN_ZIP64 => wide == Some(&value),
+        field => u64::from(field) == value,
+    };
+    if fields.u16(6) != *flags
+        || fields.u16(8) != 0
+        || !(fields.u32(14) == record.crc || late && fields.u32(14) == 0)
+        || !agrees(fields.u32(22), record.size, wide.first())
+        || !agrees(fields.u32(18), record.size, wide.get(1))
+    {
+        return bad(whole, format_args!("header and directory disagree about `{}`", shown(record)));
+    }
+    digest.update(bytes);
+    record.data = at + len as u64;
+    Ok(())
+}
+
+/// Checks what lies between a record's data and `end`: nothing, or a data descriptor.
+fn descriptor(entry: &Entry, end: u64, window: &mut Window<'_>, digest: &mut Xxh3) -> Result<()> {
+    let Entry { record, flags } = entry;
+    let start = record.data.checked_add(record.size).filter(|&start| start <= end);
+    let Some(start) = start else {
+        return bad(record.header..end, format_args!("`{}` runs into what follows", shown(record)));
+    };
+    let late = *flags & FLAG_DESCRIPTOR != 0;
+    let valid = match end - start {
+        0 => !late || record.size == 0,
+        16 if late => {
+            let bytes: [u8; 16] = window.array(start)?;
+            digest.update(&bytes);
+            let fields = Fields(&bytes);
+            bytes.starts_with(&DESCRIPTOR)
+                && fields.u32(4) == record.crc
+                && u64::from(fields.u32(8)) == record.size
+                && u64::from(fields.u32(12)) == record.size
+        }
+        24 if late => {
+            let bytes: [u8; 24] = window.array(start)?;
+            digest.update(&bytes);
+            let fields = Fields(&bytes);
+            bytes.starts_with(&DESCRIPTOR)
+                && fields.u32(4) == record.crc
+                && fields.u64(8) == record.size
+                && fields.u64(16) == record.size
+        }
+        _ => false,
+    };
+    if valid {
+        Ok(())
+    } else {
+        bad(start..end, format_args!("bytes after `{}` that belong to nothing", shown(record)))
+    }
+}
+
+/// Little-endian numbers at fixed places; the caller has checked the length.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0.get(at..at + N).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
+    }
+    fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.array(at))
+    }
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.array(at))
+    }
+    fn u64(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.array(at))
+    }
+}
+
+/// Reads forward through a file in steps, so that many small headers cost few reads.
+struct Window<'a> {
+    file: &'a dyn ReadAt,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    const STEP: usize = 16 << 10;
+
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8]> {
+        let held = self.start..self.start + self.bytes.len() as u64;
+        let end = at.checked_add(len as u64).filter(|&end| end <= self.file.len());
+        let Some(end) = end else {
+            return bad(at..self.file.len(), "a record is cut off");
+        };
+        if at < held.start || end > held.end {
+            let step = (len.max(Self::STEP) as u64).min(self.file.len() - at);
+            self.bytes.resize(step as usize, 0);
+            read(self.file, at, &mut self.bytes)?;
+            self.start = at;
+        }
+        let offset = (at - self.start) as usize;
+        Ok(&self.bytes[offset..offset + len])
+    }
+
+    fn array<const N: usize>(&mut self, at: u64) -> Result<[u8; N]> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.get(at, N)?);
+        Ok(out)
+    }
+}
+
+/// Where the content of the first record is, if it is called `name`: offset, size, CRC-32.
+///
+/// For a glance at the start of a file; nothing is compared with the directory.
+pub(in super::super) fn first_record(start: &[u8], name: &str) -> Option<(usize, u64, u32)> {
+    if start.len() < LOCAL_LEN || !start.starts_with(&LOCAL) {
+        return None;
+    }
+    let fields = Fields(start);
+    let (name_len, extra_len) = (usize::from(fields.u16(26)), usize::from(fields.u16(28)));
+    let full = start.get(LOCAL_LEN..LOCAL_LEN + name_len)?;
+    let found = full.splitn(2, |&byte| byte == b'/').nth(1)?;
+    (found == name.as_bytes())
+        .then(|| (LOCAL_LEN + name_len + extra_len, fields.u32(22).into(), fields.u32(14)))
+}

@@ -1,0 +1,99 @@
+//! Files that real versions of torch wrote: read bit for bit, written again, read again.
+
+use std::path::Path;
+
+use scai_checkpoint::codec::torch::Unprotected;
+use serde_json::Value as Json;
+
+use crate::describe::describe;
+use crate::support::{golden, open, pt_files, read_file, write};
+
+/// What this crate does not read, and the words its message must hold.
+const REFUSED: [(&str, &str); 2] = [("byteorder_big", "big-endian"), ("protocol1", "protocol 0")];
+
+fn expected(path: &Path) -> Json {
+    serde_json::from_slice(&read_file(&path.with_extension("json"))).unwrap()
+}
+
+fn is_refused_folder(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|name| name == "refused")
+}
+
+#[test]
+fn every_golden_file_is_read_and_written_again_bit_for_bit() {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for path in pt_files(&golden().join("files")) {
+        if is_refused_folder(&path) {
+            continue;
+        }
+        count += 1;
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let check = || -> Result<(), String> {
+            let opened = open(read_file(&path), Unprotected::Accept).map_err(|e| e.to_string())?;
+            let tree = opened.tree();
+            if let Some((_, words)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+                let message = tree.err().map(|error| error.to_string()).unwrap_or_default();
+                return if message.contains(words) {
+                    Ok(())
+                } else {
+                    Err(format!("not refused: {message}"))
+                };
+            }
+            let tree = tree.map_err(|e| e.to_string())?;
+            let expected = expected(&path);
+            let found = describe(&tree);
+            if found["root"] != expected["root"] || found["storages"] != expected["storages"] {
+                return Err(format!("read differently:\n{found}\n{expected}"));
+            }
+            if !opened.verify(1, &|_| {}).is_empty() {
+                return Err("does not verify".to_owned());
+            }
+            if name == "py_int_long4" {
+                return Ok(());
+            }
+            let written = write(&tree).map_err(|e| e.to_string())?;
+            let again = open(written, Unprotected::Refuse).map_err(|e| e.to_string())?;
+            if let Some(error) = again.verify(2, &|_| {}).first() {
+                return Err(error.to_string());
+            }
+            let again = again.tree().map_err(|e| e.to_string())?;
+            if describe(&again) != found {
+                return Err(format!("written differently:\n{}\n{found}", describe(&again)));
+            }
+            Ok(())
+        };
+        if let Err(why) = check() {
+            failures.push(format!("{}: {why}", path.display()));
+        }
+    }
+    println!("{count} golden files");
+    assert!(count > 800);
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What torch refuses although it is harmless, and this crate reads.
+const HARMLESS: [&str; 1] = ["bytes_empty"];
+
+#[test]
+fn whatever_could_run_code_is_refused_by_name() {
+    let mut count = 0;
+    for path in pt_files(&golden().join("files")).into_iter().filter(|path| is_refused_folder(path))
+    {
+        count += 1;
+        let opened = open(read_file(&path), Unprotected::Accept);
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap();
+        let message = match opened.and_then(|file| file.tree()) {
+            Ok(_) if HARMLESS.contains(&name) => continue,
+            Ok(_) => panic!("{} was read", path.display()),
+            Err(error) => error.to_string(),
+        };
+        let globals = &expected(&path)["globals"];
+        let named = globals.as_array().unwrap().iter().any(|global| {
+            message.contains(&global.as_str().unwrap().replace("__builtin__", "builtins"))
+        });
+        assert!(named || globals == &serde_json::json!([]), "{}: {message}", path.display());
+    }
+    println!("{count} refused files");
+    assert!(count > 100);
+}

@@ -1,0 +1,73 @@
+//! Things several tests need.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use scai_checkpoint::Value;
+use scai_checkpoint::codec::torch::{Plan, TorchFile, Unprotected};
+use scai_checkpoint::store::ReadAt;
+
+/// A file in memory.
+#[derive(Debug)]
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl ReadAt for Bytes {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let part = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.0.get(start..start.checked_add(buf.len())?));
+        buf.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// The folder `tests/golden` of the repository.
+pub(crate) fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
+}
+
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn read_file(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The files below `folder` that end in `.pt`, sorted.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn pt_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(pt_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "pt") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Opens bytes as a `.pt` file.
+pub(crate) fn open(bytes: Vec<u8>, unprotected: Unprotected) -> scai_checkpoint::Result<TorchFile> {
+    TorchFile::open(Arc::new(Bytes(bytes)), unprotected)
+}
+
+/// The bytes of the `.pt` file for a tree.
+pub(crate) fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
+    let plan = Plan::new(tree)?;
+    let file = Mutex::new(vec![None; plan.len() as usize]);
+    plan.write(2, &|offset, bytes: &[u8]| {
+        let mut file = file.lock().unwrap();
+        for (place, &byte) in file[offset as usize..].iter_mut().zip(bytes) {
+            assert!(place.replace(byte).is_none(), "a byte is written twice");
+        }
+        Ok(())
+    })?;
+    let file = file.into_inner().unwrap();
+    Ok(file.into_iter().map(|byte| byte.expect("a byte is not written")).collect())
+}
