@@ -6,6 +6,7 @@ compile_error!(
     "scai-checkpoint writes tensors as they lie in memory and needs a little-endian machine"
 );
 
+mod commit;
 mod error;
 mod manager;
 pub mod store;
@@ -16,6 +17,15 @@ pub use error::{Error, Place, Result};
 pub use manager::{LoadReport, ShapeMismatch};
 pub use tensor::{Attributes, DType, Element, MAX_RANK, Source, Storage, Tensor};
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
+
+/// What tests need to break things on purpose, and to see that nothing broke.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::commit::{lock, point, publish, remove_durably, set_aside};
+    pub use crate::store::contract::check as check_store;
+    pub use crate::store::disk::{CrashReport, CrashState, Ledger, SimulatedDisk};
+    pub use crate::store::fault::{Effect, Failure, Fault, FaultStore, Op, Times};
+}
 
 /// Bytes that one digest covers. Damage is located to this size.
 pub const CHUNK_SIZE: usize = 64 * 1024;
