@@ -1,5 +1,6 @@
 //! The contract of all stores, and what is particular to a real directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +9,9 @@ use std::{env, fs, thread};
 
 use scai_checkpoint::Error;
 use scai_checkpoint::store::{Entry, LocalStore, MemoryStore, Store};
-use scai_checkpoint::testing::{FaultStore, SimulatedDisk, check_store, lock, publish};
+use scai_checkpoint::testing::{
+    FaultStore, SimulatedDisk, check_store, lock, point, publish, remove_durably, set_aside,
+};
 
 use crate::payload::{id_under, payload, save};
 
@@ -110,6 +113,26 @@ fn a_new_file_has_the_permissions_of_any_other() {
     save(&store, "a.pt", 1).unwrap();
     let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
     assert_eq!(mode("a.pt"), mode("other"));
+}
+
+#[test]
+fn latest_is_a_second_name_that_outlives_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FaultStore::new(LocalStore::open(dir.path()).unwrap());
+    for id in 1..=2 {
+        save(&store, "a.pt", id).unwrap();
+        for _ in 0..2 {
+            point(&store, "latest.pt", "a.pt").unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        let inode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().ino();
+        assert_eq!(inode("a.pt"), inode("latest.pt"));
+    }
+    remove_durably(&store, &["a.pt"]).unwrap();
+    assert_eq!(id_under(&store, "latest.pt"), Ok(2));
+    let aside = set_aside(&store, "latest.pt", "no longer wanted").unwrap();
+    let reason = fs::read_to_string(dir.path().join(format!("{aside}.txt"))).unwrap();
+    assert_eq!(reason, "no longer wanted");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Every operation of the protocol fails, once and from then on, in every way.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
 
-use scai_checkpoint::store::{Store, is_draft};
+use scai_checkpoint::store::{Entry, Store, is_draft};
 use scai_checkpoint::testing::{
     Effect, Failure, Fault, FaultStore, Op, SimulatedDisk, Times, point, publish, remove_durably,
     set_aside,
@@ -32,6 +33,8 @@ struct Action {
     done: fn(&SimulatedDisk),
     /// Operations whose failure the action may outlive.
     may_fail: fn(&Op) -> bool,
+    /// Whether the action is done in one step, so that an error means that nothing was done.
+    atomic: bool,
 }
 
 fn save(store: &dyn Store, name: &str, id: u64) -> Result<()> {
@@ -81,7 +84,7 @@ fn fail_once(action: &Action, fault: Fault, number: i32) -> Option<usize> {
     let what = format!("{} with {fault:?}", action.name);
     let disk = SimulatedDisk::new();
     prepare(&disk);
-    let before = disk.steps();
+    let (before, files) = (disk.steps(), content(&disk));
     let links = FaultStore::new(disk.clone());
     if !action.links {
         let effect = Effect::Fail(Failure::Kind(io::ErrorKind::Unsupported));
@@ -119,9 +122,15 @@ fn fail_once(action: &Action, fault: Fault, number: i32) -> Option<usize> {
         assert_eq!(syncs, 1, "{what}: a draft was synced again");
     }
 
-    // Everything that was promised is there for a running process, ...
     store.disarm();
     store.sweep().unwrap();
+    // A rename that was done and reported as failed is the one error that may leave the new file.
+    let renamed = matches!((fault.effect, cause), (Effect::FailAfter(_), Some(Op::Rename { .. })));
+    let undone = !matches!(result, Ok(()) | Err(Error::NotDurable { .. })) && !renamed;
+    if action.atomic && undone {
+        assert_eq!(content(&disk), files, "{what}: {result:?}, and something has changed");
+    }
+    // What was promised is there, even if the power fails now, ...
     let report = disk.crash_from(before, |state| state.ledger.check(&state.store, id_of));
     assert_eq!(report.bad, 0, "{what}: {report}");
     let entries = disk.list().unwrap();
@@ -130,6 +139,11 @@ fn fail_once(action: &Action, fault: Fault, number: i32) -> Option<usize> {
     save(&store, "model.pt", 9).unwrap();
     assert_eq!(id_under(&disk, "model.pt"), Ok(9));
     Some(report.states)
+}
+
+fn content(store: &dyn Store) -> BTreeMap<String, Result<u64, String>> {
+    let entries = store.list().unwrap().into_iter();
+    entries.map(|Entry { name, .. }| (name.clone(), id_under(store, &name))).collect()
 }
 
 fn assert_typed(error: &Error, hit: Option<&Op>, number: i32, what: &str) {
@@ -161,6 +175,7 @@ fn never(_: &Op) -> bool {
 fn a_failing_operation_of_a_save_under_a_new_name_loses_nothing() {
     fail_everything(&Action {
         name: "save under a new name",
+        atomic: true,
         links: true,
         act: |store| save(store, "new.pt", 3),
         begin: |disk| disk.begin("new.pt", 3),
@@ -173,6 +188,7 @@ fn a_failing_operation_of_a_save_under_a_new_name_loses_nothing() {
 fn a_failing_operation_of_a_save_over_an_old_one_leaves_the_old_or_the_new() {
     fail_everything(&Action {
         name: "save over an old one",
+        atomic: true,
         links: true,
         act: |store| save(store, "model.pt", 3),
         begin: |disk| disk.begin("model.pt", 3),
@@ -185,6 +201,7 @@ fn a_failing_operation_of_a_save_over_an_old_one_leaves_the_old_or_the_new() {
 fn a_failing_operation_of_moving_latest_leaves_the_old_or_the_new() {
     fail_everything(&Action {
         name: "point latest, by a link",
+        atomic: true,
         links: true,
         act: |store| point(store, "latest.pt", "model.pt"),
         begin: |disk| disk.begin("latest.pt", 2),
@@ -198,6 +215,7 @@ fn a_failing_operation_of_moving_latest_leaves_the_old_or_the_new() {
 fn a_failing_operation_of_moving_latest_without_links_leaves_the_old_or_the_new() {
     fail_everything(&Action {
         name: "point latest, by a copy",
+        atomic: true,
         links: false,
         act: |store| point(store, "latest.pt", "model.pt"),
         begin: |disk| disk.begin("latest.pt", 2),
@@ -211,6 +229,7 @@ fn a_failing_operation_of_moving_latest_without_links_leaves_the_old_or_the_new(
 fn a_failing_operation_of_pruning_removes_nothing_else() {
     fail_everything(&Action {
         name: "remove",
+        atomic: false,
         links: true,
         act: |store| remove_durably(store, &["old.pt", "latest.pt", "none.pt"]),
         begin: |disk| ["old.pt", "latest.pt"].into_iter().for_each(|name| disk.retire(name)),
@@ -224,6 +243,7 @@ fn a_failing_operation_of_pruning_removes_nothing_else() {
 fn a_failing_operation_of_setting_aside_loses_nothing() {
     fail_everything(&Action {
         name: "set aside",
+        atomic: false,
         links: true,
         act: |store| set_aside(store, "old.pt", "checksum mismatch").map(drop),
         begin: |disk| {

@@ -31,8 +31,9 @@ use super::{Draft, Entry, Lock, ReadAt, Store, check_name, is_draft};
 ///
 /// Durability is what the file system makes of `fsync` for a file and for its directory. Drafts
 /// and the directory's lock are guarded by `flock`, which ends with the process that holds it;
-/// a child forked without `exec` shares it and keeps it for as long as the child lives.
-#[derive(Debug)]
+/// a child forked without `exec` shares it and keeps it for as long as the child lives. Cloning
+/// gives the same store.
+#[derive(Debug, Clone)]
 pub struct LocalStore {
     path: PathBuf,
     dir: Arc<OwnedFd>,
