@@ -7,6 +7,7 @@ compile_error!(
 );
 
 pub mod codec;
+mod commit;
 mod error;
 mod manager;
 pub mod store;
@@ -17,6 +18,15 @@ pub use error::{Error, Place, Result};
 pub use manager::{LoadReport, ShapeMismatch};
 pub use tensor::{Attributes, DType, Element, MAX_RANK, Source, Storage, Tensor};
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
+
+/// What tests need to break things on purpose, and to see that nothing broke.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::commit::{lock, point, publish, remove_durably, set_aside};
+    pub use crate::store::contract::check as check_store;
+    pub use crate::store::disk::{CrashReport, CrashState, Ledger, SimulatedDisk};
+    pub use crate::store::fault::{Effect, Failure, Fault, FaultStore, Op, Times};
+}
 
 /// Bytes that one digest covers. Damage is located to this size.
 pub const CHUNK_SIZE: usize = 64 * 1024;
