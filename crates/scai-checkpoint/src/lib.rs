@@ -13,11 +13,18 @@ mod manager;
 pub mod store;
 mod tensor;
 mod value;
+mod writer;
 
 pub use error::{Error, Place, Result};
-pub use manager::{LoadReport, ShapeMismatch};
+pub use manager::{
+    Answers, Candidate, Checkpoint, CheckpointManager, Goal, Listed, LoadReport, MatchOptions,
+    Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved, ShapeMismatch,
+    Skipped, Strictness, TensorSpec, Verdict, Verification, match_state, transfer_optimizer,
+    verify,
+};
 pub use tensor::{Attributes, DType, Element, MAX_RANK, Source, Storage, Tensor};
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
+pub use writer::SaveHandle;
 
 /// What tests need to break things on purpose, and to see that nothing broke.
 #[cfg(feature = "testing")]
