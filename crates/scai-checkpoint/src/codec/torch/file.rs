@@ -8,34 +8,15 @@ use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Stop, run};
-use super::record::{Check, RecordSource};
 use super::zip::Record;
 use super::zip::read::directory;
+use crate::codec::digest::chunks;
+use crate::codec::record::{Check, RecordSource};
+use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::{Source, Storage};
 use crate::value::Value;
-
-/// What protects a file against damage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protection {
-    /// Nothing: no checksums were written.
-    None,
-    /// A CRC-32 for each record, as torch writes.
-    Crc32,
-    /// A digest for each chunk and one for the structure of the file, as this crate writes.
-    Digests,
-}
-
-/// Whether files without any checksums are read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Unprotected {
-    /// They are an error: damage could not be noticed.
-    #[default]
-    Refuse,
-    /// They are read as they are.
-    Accept,
-}
 
 /// An open `.pt` file. Its structure has been checked; its tensors are checked when they are read.
 #[derive(Debug)]
@@ -117,15 +98,22 @@ impl TorchFile {
             let check = match protection {
                 Protection::Digests if record.name != DIGESTS => {
                     let start = at;
-                    at += super::digest::chunks(record.size) as usize;
+                    at += chunks(record.size) as usize;
                     Check::Chunks(Arc::clone(&table), start..at)
                 }
                 Protection::None => Check::Nothing,
                 _ => Check::Crc(AtomicBool::new(false)),
             };
             order.push(record.name.clone());
-            let name = record.name.clone();
-            sources.insert(name, Arc::new(RecordSource { file: Arc::clone(&file), record, check }));
+            let source = RecordSource {
+                file: Arc::clone(&file),
+                name: record.name.clone(),
+                data: record.data,
+                size: record.size,
+                crc: (protection != Protection::None).then_some(record.crc),
+                check,
+            };
+            sources.insert(record.name, Arc::new(source));
         }
         let mut opened =
             Self { file, records: sources, order, manifest: None, protection, unprotected };

@@ -1,16 +1,16 @@
 //! Writing a `.pt` file: first every offset, then the bytes, by several threads.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::digest::{chunks, combine_crc, digests};
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
+use crate::codec::WriteAt;
+use crate::codec::digest::{chunks, combine_crc, digests};
 use crate::error::{Error, Result};
 use crate::tensor::Storage;
 use crate::value::Value;
@@ -24,9 +24,6 @@ const LARGE: u64 = 512 << 10;
 
 /// Bytes a thread takes at a time; a multiple of the chunk size.
 const PIECE: u64 = 1 << 20;
-
-/// Writes bytes at an offset of the file; called by several threads at once.
-pub type WriteAt<'a> = dyn Fn(u64, &[u8]) -> io::Result<()> + Sync + 'a;
 
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
