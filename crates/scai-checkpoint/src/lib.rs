@@ -26,5 +26,14 @@ pub use tensor::{Attributes, DType, Element, MAX_RANK, Source, Storage, Tensor};
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
 pub use writer::SaveHandle;
 
+/// What tests need to break things on purpose, and to see that nothing broke.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::commit::{lock, point, publish, remove_durably, set_aside};
+    pub use crate::store::contract::check as check_store;
+    pub use crate::store::disk::{CrashReport, CrashState, Ledger, SimulatedDisk};
+    pub use crate::store::fault::{Effect, Failure, Fault, FaultStore, Op, Times};
+}
+
 /// Bytes that one digest covers. Damage is located to this size.
 pub const CHUNK_SIZE: usize = 64 * 1024;
