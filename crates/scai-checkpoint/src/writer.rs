@@ -126,11 +126,8 @@ impl Writer {
         for handle in pending {
             let mut state = held(&handle.0.state);
             while matches!(*state, State::Pending) {
-                state = handle
-                    .0
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                state =
+                    handle.0.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
             }
         }
         self.check(SaveHandle::is_done)

@@ -52,10 +52,13 @@ impl Checkpoint {
         tree.insert("optimizer_state_dict", self.optimizer_state_dict.clone());
         tree.insert("training_stats", self.training_stats.clone());
         tree.insert("metadata", self.metadata.clone());
-        tree.insert("timestamp", match &self.timestamp {
-            Some(timestamp) => Value::Str(timestamp.clone()),
-            None => Value::None,
-        });
+        tree.insert(
+            "timestamp",
+            match &self.timestamp {
+                Some(timestamp) => Value::Str(timestamp.clone()),
+                None => Value::None,
+            },
+        );
         for (key, value) in &self.parts.entries {
             let Some(name) = key.as_str() else {
                 return Err(Error::invalid("the name of a part is not a string"));

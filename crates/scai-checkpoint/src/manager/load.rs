@@ -103,11 +103,7 @@ pub struct Matched {
 /// assert_eq!(matched.report.loaded, ["fc.weight"]);
 /// # Ok::<(), scai_checkpoint::Error>(())
 /// ```
-pub fn match_state(
-    saved: &Value,
-    model: &[TensorSpec],
-    options: &MatchOptions,
-) -> Result<Matched> {
+pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) -> Result<Matched> {
     let Value::Dict(saved) = saved else {
         return Err(Error::invalid(format!(
             "the saved state is a {}, not a state dict",
@@ -148,9 +144,8 @@ pub fn match_state(
         .filter(|name| !expected.contains(name.as_str()))
         .collect();
     report.hints = hints(report);
-    let complete = report.missing.is_empty()
-        && report.unexpected.is_empty()
-        && report.mismatched.is_empty();
+    let complete =
+        report.missing.is_empty() && report.unexpected.is_empty() && report.mismatched.is_empty();
     if options.strictness == Strictness::Strict && !complete {
         return Err(Error::Mismatch(Box::new(matched.report)));
     }

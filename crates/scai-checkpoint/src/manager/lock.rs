@@ -1,6 +1,7 @@
 //! The right to write to a directory: one process has it, and its managers share it.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
@@ -21,16 +22,19 @@ pub(super) struct Writing {
 struct Turn {
     /// The right to write, once it was taken, and the process that took it: a forked process has
     /// a copy of this, but not the right.
-    taken: Mutex<Option<(Box<dyn Lock>, u32)>>,
+    taken: Mutex<Option<Taken>>,
     /// The directory, by which the turn is found again.
     directory: Option<PathBuf>,
 }
+
+/// The lock, where the store has locks at all, and the process that took it.
+type Taken = (Option<Box<dyn Lock>>, u32);
 
 static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<Turn>>>> = LazyLock::new(Mutex::default);
 
 /// One writing operation; others of this process wait until it is dropped.
 pub(super) struct Operation<'a> {
-    _turn: MutexGuard<'a, Option<(Box<dyn Lock>, u32)>>,
+    _turn: MutexGuard<'a, Option<Taken>>,
 }
 
 impl Writing {
@@ -39,7 +43,7 @@ impl Writing {
         let Ok(directory) = directory.canonicalize() else { return Self::default() };
         let mut turns = held(&TURNS);
         let turn = turns.get(&directory).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let turn = Turn { directory: Some(directory.clone()), ..Turn::default() };
+            let turn = Turn { taken: Mutex::default(), directory: Some(directory.clone()) };
             let turn = Arc::new(turn);
             turns.insert(directory, Arc::downgrade(&turn));
             turn
@@ -61,7 +65,15 @@ impl Writing {
                 });
             }
             None => {
-                *taken = Some((commit::lock(store)?, std::process::id()));
+                let lock = match commit::lock(store) {
+                    Ok(lock) => Some(lock),
+                    // Some network file systems have no locks. Every save is still one rename.
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::Unsupported => {
+                        None
+                    }
+                    Err(error) => return Err(error),
+                };
+                *taken = Some((lock, std::process::id()));
                 store.sweep().map_err(|error| {
                     Error::io("sweep the directory", error).at_path(store.describe())
                 })?;

@@ -23,9 +23,7 @@ use crate::writer::{SaveHandle, Writer};
 
 pub use checkpoint::Checkpoint;
 pub use list::Listed;
-pub use load::{
-    MatchOptions, Matched, Strictness, TensorSpec, match_state, transfer_optimizer,
-};
+pub use load::{MatchOptions, Matched, Strictness, TensorSpec, match_state, transfer_optimizer};
 pub use prune::{Prune, Verdict};
 pub use report::{LoadReport, ShapeMismatch};
 pub use resume::{Resumed, Skipped};
@@ -302,10 +300,8 @@ impl Shared {
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         held(&self.verified).remove(&name);
-        commit::publish(&*self.store, &name, size, |draft| {
-            plan.write(threads, &|offset, bytes| draft.write_at(offset, bytes))
-        })
-        .map_err(|error| error.at_path(self.path(&name)))?;
+        commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
+            .map_err(|error| error.at_path(self.path(&name)))?;
         let mut saved =
             Saved { path: self.path(&name), name, size, removed: Vec::new(), warnings: Vec::new() };
         // The checkpoint is durable: what fails from here on is no failure of the save.
@@ -366,9 +362,7 @@ impl Shared {
     }
 
     fn entries(&self) -> Result<Vec<crate::store::Entry>> {
-        self.store
-            .list()
-            .map_err(|error| Error::io("list", error).at_path(self.store.describe()))
+        self.store.list().map_err(|error| Error::io("list", error).at_path(self.store.describe()))
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {

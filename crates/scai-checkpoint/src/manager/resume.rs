@@ -46,11 +46,8 @@ impl CheckpointManager {
     pub fn resume(&self) -> Result<Option<Resumed>> {
         self.flush()?;
         let shared = &self.shared;
-        let mut iterations: Vec<u64> = shared
-            .entries()?
-            .iter()
-            .filter_map(|entry| name::iteration(&entry.name))
-            .collect();
+        let mut iterations: Vec<u64> =
+            shared.entries()?.iter().filter_map(|entry| name::iteration(&entry.name)).collect();
         iterations.sort_unstable();
         let Some(&newest) = iterations.last() else { return Ok(None) };
         let mut skipped = Vec::new();

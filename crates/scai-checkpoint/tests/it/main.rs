@@ -1,12 +1,12 @@
-//! What the engine promises, as seen from outside.
+//! What the engine promises, as seen from outside; one binary.
 
 #![allow(
+    missing_docs,
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    missing_docs,
     reason = "tests look at real files, panic when something does not hold and print what they saw"
 )]
 
