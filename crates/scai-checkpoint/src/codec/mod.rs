@@ -1,15 +1,13 @@
 //! File formats. A codec turns a state tree into bytes at offsets and back; it sees no path and
 //! opens no file.
 
+mod any;
 mod digest;
 mod record;
 pub mod safetensors;
 pub mod torch;
 
-use std::io;
-
-/// Writes bytes at an offset of the file; called by several threads at once.
-pub type WriteAt<'a> = dyn Fn(u64, &[u8]) -> io::Result<()> + Sync + 'a;
+pub use any::{CheckpointFile, Format, Plan};
 
 /// What protects a file against damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

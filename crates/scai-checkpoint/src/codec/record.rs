@@ -1,7 +1,7 @@
 //! A run of bytes in a file, never handed out unchecked.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -235,4 +235,34 @@ impl Source for RecordSource {
             Check::Crc(_) | Check::Nothing => None,
         }
     }
+}
+
+/// Checks every byte of the records, on `threads` threads, and returns all that is wrong in the
+/// order of the file.
+pub(super) fn verify_all(
+    records: &[&RecordSource],
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Vec<Error> {
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, records.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(record) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let damage = record.verify(progress);
+                    if !damage.is_empty()
+                        && let Ok(mut found) = found.lock()
+                    {
+                        found.extend(damage);
+                    }
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_default();
+    found.sort_by_key(|error: &Error| {
+        error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
+    });
+    found
 }

@@ -14,6 +14,7 @@ mod describe;
 mod golden;
 mod payload;
 mod power_loss;
+mod safetensors;
 mod store;
 mod store_faults;
 mod support;

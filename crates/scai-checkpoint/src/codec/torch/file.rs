@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
@@ -11,7 +11,7 @@ use super::pickle::machine::{Stop, run};
 use super::zip::Record;
 use super::zip::read::directory;
 use crate::codec::digest::chunks;
-use crate::codec::record::{Check, RecordSource};
+use crate::codec::record::{Check, RecordSource, verify_all};
 use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
@@ -130,6 +130,11 @@ impl TorchFile {
         Ok(opened)
     }
 
+    /// Whether it is of the format before PyTorch 1.6.
+    pub fn is_legacy(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// What protects the file against damage.
     pub fn protection(&self) -> Protection {
         self.protection
@@ -234,28 +239,9 @@ impl TorchFile {
     ///
     /// `progress` is told how many further bytes have been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
-        let next = AtomicUsize::new(0);
-        let found = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, self.order.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(name) = self.order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let Some(source) = self.records.get(name) else { continue };
-                        let damage = source.verify(progress);
-                        if !damage.is_empty()
-                            && let Ok(mut found) = found.lock()
-                        {
-                            found.extend(damage);
-                        }
-                    }
-                });
-            }
-        });
-        let mut found = found.into_inner().unwrap_or_default();
-        found.sort_by_key(|error| {
-            error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
-        });
-        found
+        let sources: Vec<&RecordSource> =
+            self.order.iter().filter_map(|name| Some(&**self.records.get(name)?)).collect();
+        verify_all(&sources, threads, progress)
     }
 
     /// The checked content of a small record.

@@ -37,4 +37,5 @@ mod zip;
 pub use super::{Protection, Unprotected};
 pub use file::{TorchFile, peek};
 pub use manifest::Manifest;
+pub(super) use pickle::kept as kept_global;
 pub use plan::Plan;

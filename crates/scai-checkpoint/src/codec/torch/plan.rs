@@ -9,7 +9,6 @@ use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
-use crate::codec::WriteAt;
 use crate::codec::digest::{chunks, combine_crc, digests};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
