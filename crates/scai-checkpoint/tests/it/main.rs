@@ -12,6 +12,7 @@
 
 mod describe;
 mod golden;
+mod huge;
 mod manager;
 mod payload;
 mod power_loss;
