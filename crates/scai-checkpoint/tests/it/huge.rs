@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, DType, Dict, Options, Residency, Result, Source, Storage,
-    Tensor,
+    Checkpoint, CheckpointManager, DType, Dict, Options, Residency, Result, Source, Storage, Tensor,
 };
 
 /// Bytes that follow from their place and are nowhere in memory.

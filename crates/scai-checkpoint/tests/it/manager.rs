@@ -149,6 +149,33 @@ fn retention_keeps_the_last_the_best_and_the_pinned() {
 }
 
 #[test]
+fn retention_never_deletes_what_was_just_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::default().retention(Retention::keep_last(2));
+    let manager = CheckpointManager::create(directory.path(), options).unwrap();
+    for iteration in [100, 200, 10] {
+        manager.save(&state(iteration)).unwrap();
+    }
+    assert!(same(manager.load("checkpoint_iter_10.pt", Residency::Memory).unwrap(), 10));
+    manager.save(&state(20)).unwrap();
+    assert_eq!(names(&manager).len(), 3, "the next save lets it go");
+}
+
+#[test]
+fn a_save_that_panics_in_the_background_is_told_and_publishes_nothing() {
+    let manager =
+        CheckpointManager::with_store(Arc::new(MemoryStore::default()), Options::default());
+    let mut checkpoint = state(1);
+    let storage = Storage::produced(4, || panic!("no bytes"));
+    let tensor = Tensor::contiguous(DType::UInt8, vec![4], storage).unwrap();
+    checkpoint.parts.insert("extra", tensor);
+    let handle = manager.save_in_background(checkpoint).unwrap();
+    assert!(handle.wait().unwrap_err().to_string().contains("panicked"));
+    assert!(manager.list().unwrap().is_empty());
+    manager.save(&state(2)).unwrap();
+}
+
+#[test]
 fn nothing_is_deleted_in_favour_of_a_damaged_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
