@@ -1,5 +1,6 @@
 //! Saves in the background: one thread, a short queue, and errors that do not get lost.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -100,7 +101,10 @@ impl Writer {
         let (jobs, queue): (_, Receiver<(Checkpoint, SaveHandle)>) = sync_channel(QUEUE);
         let work = move || {
             for (checkpoint, handle) in queue {
-                handle.end(shared.save(&checkpoint));
+                // A caller's source of bytes may panic; whoever waits must be told all the same.
+                let save = AssertUnwindSafe(|| shared.save(&checkpoint));
+                let panicked = |_| Err(Error::invalid("a save panicked; nothing was published"));
+                handle.end(catch_unwind(save).unwrap_or_else(panicked));
             }
         };
         let thread = std::thread::Builder::new()

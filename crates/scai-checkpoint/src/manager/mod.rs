@@ -313,7 +313,8 @@ impl Shared {
             Err(error) => saved.warnings.push(error),
         }
         if !self.options.retention.rules.is_empty() {
-            match self.prune_locked(&self.options.retention, Prune::Remove, &writing, &|_| {}) {
+            let just = Some(saved.name.as_str());
+            match self.remove_redundant(&self.options.retention, just, &writing, &|_| {}) {
                 Ok(verdicts) => {
                     let removed = verdicts.into_iter().filter(|verdict| verdict.removed);
                     saved.removed = removed.map(|verdict| verdict.checkpoint.name).collect();

@@ -57,30 +57,28 @@ impl CheckpointManager {
     ) -> Result<Vec<Verdict>> {
         self.flush()?;
         match prune {
-            Prune::DryRun => self.shared.verdicts(retention, progress),
+            Prune::DryRun => self.shared.verdicts(retention, None, progress),
             Prune::Remove => {
                 let operation = self.shared.writing.begin(&*self.shared.store)?;
-                self.shared.prune_locked(retention, prune, &operation, progress)
+                self.shared.remove_redundant(retention, None, &operation, progress)
             }
         }
     }
 }
 
 impl Shared {
-    /// Prunes within a writing operation.
-    pub(super) fn prune_locked(
+    /// Deletes within a writing operation; `saved` was saved by it and stays.
+    pub(super) fn remove_redundant(
         &self,
         retention: &Retention,
-        prune: Prune,
+        saved: Option<&str>,
         _operation: &Operation<'_>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
-        let mut verdicts = self.verdicts(retention, progress)?;
-        if prune == Prune::Remove {
-            for verdict in verdicts.iter_mut().filter(|verdict| !verdict.stays()) {
-                commit::remove_durably(&*self.store, &[&verdict.checkpoint.name])?;
-                verdict.removed = true;
-            }
+        let mut verdicts = self.verdicts(retention, saved, progress)?;
+        for verdict in verdicts.iter_mut().filter(|verdict| !verdict.stays()) {
+            commit::remove_durably(&*self.store, &[&verdict.checkpoint.name])?;
+            verdict.removed = true;
         }
         Ok(verdicts)
     }
@@ -88,13 +86,19 @@ impl Shared {
     fn verdicts(
         &self,
         retention: &Retention,
+        saved: Option<&str>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
         let listed = self.list()?;
         let mut candidates: Vec<Candidate> = listed.iter().map(candidate).collect();
         let now = jiff::Timestamp::now().as_second();
         let reasons = loop {
-            let reasons = retention.decide(&candidates, now);
+            let mut reasons = retention.decide(&candidates, now);
+            for (listed, reasons) in listed.iter().zip(&mut reasons) {
+                if saved == Some(&listed.name) {
+                    reasons.push(Reason::JustSaved);
+                }
+            }
             // Nothing is made redundant by a checkpoint that was not verified; where one turns out
             // to be damaged, the next one takes its place.
             if reasons.iter().all(|reasons| !reasons.is_empty()) {

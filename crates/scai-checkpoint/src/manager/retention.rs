@@ -82,6 +82,8 @@ pub enum Reason {
     Newest,
     /// It is pinned.
     Pinned,
+    /// This very call saved it, although newer iterations are there.
+    JustSaved,
     /// It cannot be loaded, and nothing damaged is deleted.
     Damaged,
     /// A rule keeps it; for [`Rule::Last`] and [`Rule::Best`] with its rank from 1 on.
@@ -93,6 +95,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::NoRule => f.write_str("no rule is set"),
             Reason::Newest => f.write_str("newest"),
+            Reason::JustSaved => f.write_str("just saved"),
             Reason::Pinned => f.write_str("pinned"),
             Reason::Damaged => f.write_str("damaged, never deleted"),
             Reason::Rule(Rule::Last(count), rank) => write!(f, "last {count} (no. {rank})"),

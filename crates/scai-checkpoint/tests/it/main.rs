@@ -12,6 +12,8 @@
 
 mod describe;
 mod golden;
+mod huge;
+mod manager;
 mod payload;
 mod power_loss;
 mod safetensors;
