@@ -107,7 +107,15 @@ fn closest<'a>(path: &str, paths: &'a [String]) -> Option<&'a str> {
             Some(near) => {
                 paths().find(|other| other.strip_prefix(parent).is_some_and(|rest| rest == near))
             }
-            None => nearest(path, paths()),
+            // The end of a path, misspelled.
+            None => {
+                let end = |other: &'a str| {
+                    let dots = path.matches('.').count();
+                    other.rmatch_indices('.').nth(dots).map_or(other, |(at, _)| &other[at + 1..])
+                };
+                let near = nearest(path, paths().map(end))?;
+                paths().find(|other| end(other) == near)
+            }
         }
     })
 }
@@ -131,6 +139,7 @@ mod tests {
         assert_eq!(closest("conv.weight", &names), Some("model.conv.weight"));
         assert_eq!(closest("trainig_stats", &names), Some("training_stats"));
         assert_eq!(closest("model.fc.wieght", &names), Some("model.fc.weight"));
+        assert_eq!(closest("conv.wieght", &names), Some("model.conv.weight"));
         assert_eq!(closest("zzz", &names), None);
     }
 }

@@ -37,8 +37,11 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         Some(dtype) => rounded(&tree, dtype, &mut notes)?,
         None => tree,
     };
-    if let Some(metadata) = input.file.foreign_metadata().filter(|metadata| !metadata.is_empty()) {
-        let keys: Vec<&str> = metadata.keys().map(String::as_str).collect();
+    let metadata = input.file.foreign_metadata().into_iter().flatten();
+    // What every file has that was written for PyTorch.
+    let keys: Vec<&str> =
+        metadata.map(|(key, _)| key.as_str()).filter(|key| *key != "format").collect();
+    if !keys.is_empty() {
         warn(&format!("left out: metadata of the file ({})", few(&keys)));
     }
     let plan = Plan::new(&tree, format)?;
@@ -83,6 +86,12 @@ fn format(args: &ConvertArgs) -> Result<Format, Failure> {
 fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failure> {
     let cast = cast(tree, dtype)?;
     notes.push(format!("rounded to {dtype}: {}", counted(cast.tensors as u64, "tensor")));
+    if tree.as_dict().is_some_and(|dict| dict.get("optimizer_state_dict").is_some()) {
+        warn(
+            "the state of the optimizer was rounded as well, and training does not go on from it \
+             exactly; `--part model_state_dict` converts the model alone",
+        );
+    }
     if !cast.left.is_empty() {
         let left: Vec<&str> = cast.left.iter().map(String::as_str).collect();
         warn(&format!(

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::input::{self, Input};
 use crate::render::tree::shortened;
 use crate::render::{
-    count, counted, flat_list, number, one_line, paint, scalar, size, style, table, to_json,
+    count, counted, flat_list, one_line, paint, scalar, short, size, style, table, to_json,
     write_json, write_table,
 };
 
@@ -61,14 +61,12 @@ pub(crate) fn run(args: &DiffArgs, out: &mut impl Write) -> Result<Exit, Failure
         write_json(out, &report(args, &comparison))?;
         return Ok(exit);
     }
-    let rows: Vec<Vec<String>> = comparison.changes.iter().map(cells).collect();
-    if !rows.is_empty() {
+    if !comparison.identical() {
         let path = |path: &std::path::Path| one_line(&path.display().to_string());
         writeln!(out, "{} {}", paint(style::BAD, "-"), path(&args.a))?;
         writeln!(out, "{} {}", paint(style::GOOD, "+"), path(&args.b))?;
         writeln!(out)?;
-        write_table(out, &table(&["", "", "", ""].map(str::to_owned), rows))?;
-        writeln!(out)?;
+        print(&comparison, out)?;
     }
     summary(&comparison, out)?;
     Ok(exit)
@@ -109,8 +107,28 @@ fn summary(comparison: &Comparison<'_>, out: &mut impl Write) -> Result<(), Fail
     Ok(())
 }
 
+/// Values first, then the tensors whose elements differ.
+fn print(comparison: &Comparison<'_>, out: &mut impl Write) -> std::io::Result<()> {
+    let is_elements = |change: &&Change<'_>| matches!(change.what, What::Elements(..));
+    let (tensors, values): (Vec<_>, Vec<_>) = comparison.changes.iter().partition(is_elements);
+    let headings =
+        |headings: &[&str]| headings.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    if !values.is_empty() {
+        let rows = values.into_iter().map(value_cells).collect();
+        write_table(out, &table(&headings(&["", "", "", ""]), rows))?;
+        writeln!(out)?;
+    }
+    if !tensors.is_empty() {
+        let rows = tensors.into_iter().filter_map(tensor_cells).collect();
+        let names = ["", "TENSOR", "DTYPE", "SHAPE", ">DIFFERING", "", ">MAX ABS", ">MAX REL", ""];
+        write_table(out, &table(&headings(&names), rows))?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
 /// Mark, path, what it is, and how it differs.
-fn cells(change: &Change<'_>) -> Vec<String> {
+fn value_cells(change: &Change<'_>) -> Vec<String> {
     let (mark, style) = match change.what {
         What::Removed(_) => ("-", style::BAD),
         What::Added(_) => ("+", style::GOOD),
@@ -126,9 +144,31 @@ fn cells(change: &Change<'_>) -> Vec<String> {
         What::Items { a, b, differing } => [kind(a), items(a, b, *differing)],
         What::Form(a, b) => [form(a), format!("→ {}", form(b))],
         What::Attributes(a, b) => [form(a), attributes(a, b)],
-        What::Elements(tensor, difference) => [form(tensor), elements(difference.as_ref())],
+        What::Elements(tensor, _) => [form(tensor), "differs".to_owned()],
     };
     vec![paint(style, mark), one_line(&change.path), paint(style::DIM, kind), how]
+}
+
+/// Mark, path, dtype, shape, and how the elements differ.
+fn tensor_cells(change: &Change<'_>) -> Option<Vec<String>> {
+    let What::Elements(tensor, difference) = &change.what else { return None };
+    let mut cells = vec![
+        paint(style::WARN, "~"),
+        one_line(&change.path),
+        paint(style::DIM, tensor.dtype()),
+        paint(style::DIM, format!("{:?}", tensor.shape())),
+    ];
+    let Some(Difference { differing, elements, max_abs, max_rel, not_finite }) = difference else {
+        return Some(cells);
+    };
+    let shown = |part: &Json| part.as_f64().map_or_else(String::new, short);
+    cells.extend([count(*differing), paint(style::DIM, format!("of {}", count(*elements)))]);
+    cells.extend([shown(max_abs), shown(max_rel)]);
+    cells.push(match not_finite {
+        0 => String::new(),
+        n => paint(style::BAD, format!("{} with NaN or infinity", count(*n))),
+    });
+    Some(cells)
 }
 
 fn kind(value: &Value) -> String {
@@ -185,37 +225,6 @@ fn attributes(a: &Tensor, b: &Tensor) -> String {
     let changed = pairs.into_iter().filter(|(_, a, b)| a != b);
     let changed: Vec<String> = changed.map(|(name, a, b)| format!("{name} {a} → {b}")).collect();
     changed.join(", ")
-}
-
-fn elements(difference: Option<&Difference>) -> String {
-    let Some(Difference { differing, elements, max_abs, max_rel, not_finite }) = difference else {
-        return "differs".to_owned();
-    };
-    let mut text = if differing == elements {
-        match elements {
-            1 => "differs".to_owned(),
-            n => format!("all {} differ", count(*n)),
-        }
-    } else {
-        format!("{} of {} differ", count(*differing), count(*elements))
-    };
-    if let (Some(max_abs), Some(max_rel)) = (max_abs.as_f64(), max_rel.as_f64()) {
-        text += &format!(", by at most {} ({})", number(max_abs), percent(max_rel));
-    }
-    if *not_finite > 0 {
-        text += &paint(style::BAD, format!(", {} with NaN or infinity", count(*not_finite)));
-    }
-    text
-}
-
-/// A relative difference as a person reads it.
-fn percent(part: f64) -> String {
-    let percent = part * 100.0;
-    if percent == 0.0 || percent >= 0.01 {
-        format!("{} %", number((percent * 100.0).round() / 100.0))
-    } else {
-        format!("{percent:.0e} %")
-    }
 }
 
 fn report(args: &DiffArgs, comparison: &Comparison<'_>) -> Report {

@@ -61,6 +61,7 @@ struct TensorEntry {
     strides: Vec<usize>,
     bytes: u64,
     tied_to: Option<String>,
+    shares_memory_with: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<Option<Stats>>,
 }
@@ -158,19 +159,21 @@ fn contents(
         writeln!(out, "{text}")?;
         return Ok(());
     }
-    let lines = lines(part, path, depth);
-    let mut headings: Vec<String> = ["", "", "", ">", ""].map(str::to_owned).into();
-    let mut rows: Vec<Vec<String>> = lines.iter().map(Line::cells).collect();
+    let mut lines = lines(part, path, depth);
+    let mut headings = vec!["", "", ">", ""];
     if args.stats {
-        headings = ["NAME", "TYPE", "SHAPE OR VALUE", ">SIZE"].map(str::to_owned).into();
-        let columns = [">MIN", ">MAX", ">MEAN", ">STD", ">NORM", ">NAN", ">INF", "NOTE"];
-        headings.extend(columns.map(str::to_owned));
+        // Statistics take the room of values.
+        lines.retain(|line| totals(line.value).tensors > 0);
+        headings = vec!["NAME", "TYPE", ">SIZE", "SHAPE"];
+        headings.extend([">MIN", ">MAX", ">MEAN", ">STD", ">NORM", ">NAN", ">INF"]);
+    }
+    let mut rows: Vec<Vec<String>> = lines.iter().map(|line| line.cells().into()).collect();
+    if args.stats {
         for (row, stats) in rows.iter_mut().zip(measured(&lines)?) {
-            let note = row.pop().unwrap_or_default();
             row.extend(stats.as_ref().map_or_else(Default::default, stats_cells));
-            row.push(note);
         }
     }
+    let headings: Vec<String> = headings.into_iter().map(str::to_owned).collect();
     write_table(out, &table(&headings, rows))?;
     Ok(())
 }
@@ -293,7 +296,7 @@ fn report(
         entries.push(entry(args, path, part, None)?);
     }
     for line in lines(part, path, depth) {
-        entries.push(entry(args, &line.path, line.value, line.tied_to.clone())?);
+        entries.push(entry(args, &line.path, line.value, Some(&line))?);
     }
     Ok(Report {
         path: args.file.display().to_string(),
@@ -313,7 +316,7 @@ fn entry(
     args: &ShowArgs,
     path: &str,
     value: &Value,
-    tied_to: Option<String>,
+    line: Option<&Line<'_>>,
 ) -> Result<Entry, Failure> {
     let tensor = match value {
         Value::Tensor(tensor) => {
@@ -326,7 +329,8 @@ fn entry(
                 shape: tensor.shape().to_vec(),
                 strides: tensor.strides().to_vec(),
                 bytes: tensor.nbytes(),
-                tied_to,
+                tied_to: line.and_then(|line| line.tied_to.clone()),
+                shares_memory_with: line.and_then(|line| line.shares_with.clone()),
                 stats: measured,
             })
         }

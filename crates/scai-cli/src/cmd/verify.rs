@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use scai_checkpoint::codec::torch::Protection;
+use scai_checkpoint::codec::Protection;
+use scai_checkpoint::store::{LocalStore, Store, is_draft};
 use scai_checkpoint::{Answers, CheckpointManager, Error, Options, Verification};
 use serde::Serialize;
 
@@ -58,6 +59,8 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
         targets.extend(find(path, manager)?);
     }
     let bar = progress::bytes(targets.iter().map(|target| target.size).sum(), "verifying");
+    let width = targets.iter().map(|target| shown(&target.path).chars().count()).max();
+    let width = width.unwrap_or(0);
     let mut reports = Vec::new();
     let mut exit = Exit::Success;
     for target in &targets {
@@ -66,7 +69,7 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
         if args.json {
             reports.push(report(target, &verification));
         } else {
-            bar.suspend(|| print(out, target, &verification, targets.len() == 1))?;
+            bar.suspend(|| print(out, target, &verification, width, targets.len() == 1))?;
         }
     }
     bar.finish_and_clear();
@@ -82,18 +85,37 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
 fn find<'a>(path: &Path, manager: &'a CheckpointManager) -> Result<Vec<Target<'a>>, Failure> {
     if path.is_dir() {
         let listed = manager.list()?.into_iter();
-        return Ok(listed
-            .map(|listed| Target {
-                manager,
-                path: path.join(&listed.name),
-                name: listed.name,
-                size: listed.size,
-            })
+        let listed = listed.map(|listed| (listed.name, listed.size));
+        let found = listed.chain(others(path)?);
+        return Ok(found
+            .map(|(name, size)| Target { manager, path: path.join(&name), name, size })
             .collect());
     }
     let name = split(path)?.1.to_owned();
     let size = path.metadata().map_or(0, |metadata| metadata.len());
     Ok(vec![Target { manager, name, path: path.to_owned(), size }])
+}
+
+/// The other files of a directory that look like checkpoints by their names, sorted.
+fn others(directory: &Path) -> Result<Vec<(String, u64)>, Failure> {
+    let at = |error| Error::Io { place: Box::default(), action: "list", source: error };
+    let entries = LocalStore::open(directory).and_then(|store| store.list());
+    let entries = entries.map_err(|error| at(error).at_path(directory.to_string_lossy()))?;
+    let is_one = |name: &str| {
+        let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+        // `latest.pt` is another name of a checkpoint that has its own.
+        matches!(extension, Some("pt" | "pth" | "ckpt" | "safetensors"))
+            && name != "latest.pt"
+            && !name.starts_with("checkpoint_iter_")
+            && !is_draft(name)
+    };
+    let mut found: Vec<(String, u64)> = entries
+        .into_iter()
+        .filter(|entry| is_one(&entry.name))
+        .map(|entry| (entry.name, entry.len))
+        .collect();
+    found.sort();
+    Ok(found)
 }
 
 fn is_unprotected(verification: &Verification) -> bool {
@@ -110,11 +132,7 @@ fn worse(exit: Exit, verification: &Verification) -> Exit {
 }
 
 fn protection(verification: &Verification) -> Option<&'static str> {
-    verification.protection.map(|protection| match protection {
-        Protection::None => "none",
-        Protection::Crc32 => "crc32",
-        Protection::Digests => "digests",
-    })
+    verification.protection.map(crate::input::protection)
 }
 
 fn report(target: &Target<'_>, verification: &Verification) -> Report {
@@ -138,10 +156,15 @@ fn report(target: &Target<'_>, verification: &Verification) -> Report {
     }
 }
 
+fn shown(path: &Path) -> String {
+    one_line(&path.display().to_string())
+}
+
 fn print(
     out: &mut impl Write,
     target: &Target<'_>,
     verification: &Verification,
+    width: usize,
     with_answers: bool,
 ) -> std::io::Result<()> {
     let verdict = if verification.is_sound() {
@@ -157,8 +180,9 @@ fn print(
         Some(Protection::None) | None => "",
     };
     let how = if verification.is_sound() { how } else { "" };
-    let path = one_line(&target.path.display().to_string());
-    let line = format!("{verdict}  {path}  {}  {how}", size(verification.len));
+    let path = shown(&target.path);
+    let size = size(verification.len);
+    let line = format!("{verdict}  {path:width$}  {size:>10}  {how}");
     writeln!(out, "{}", line.trim_end())?;
     for damage in &verification.damage {
         writeln!(out, "  {}", printable(&damage.to_string()))?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use scai_checkpoint::{Tensor, Value};
 use serde::Serialize;
 
-/// Sums over tensors; those that are the same memory count once.
+/// Sums over tensors; those that see the same memory count once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Totals {
     pub(crate) tensors: usize,
@@ -19,7 +19,7 @@ pub(crate) fn totals(value: &Value) -> Totals {
     let mut totals = Totals::default();
     value.visit(&mut |_, value| {
         if let Value::Tensor(tensor) = value
-            && seen.insert(view(tensor))
+            && seen.insert((tensor.storage().id(), tensor.offset(), tensor.nbytes()))
         {
             totals.tensors += 1;
             totals.elements = totals.elements.saturating_add(tensor.numel() as u64);

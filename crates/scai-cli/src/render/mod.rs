@@ -87,6 +87,19 @@ pub(crate) fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A measure as a person reads it: three digits.
+pub(crate) fn short(value: f64) -> String {
+    let magnitude = value.abs();
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}");
+    }
+    if !(1e-3..1e6).contains(&magnitude) {
+        return format!("{value:.2e}");
+    }
+    let digits = (2 - magnitude.log10().floor() as i32).max(0) as usize;
+    format!("{value:.digits$}")
+}
+
 /// A table without lines, columns apart by two spaces; columns without anything in them are left
 /// out.
 ///

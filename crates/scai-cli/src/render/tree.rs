@@ -16,8 +16,10 @@ pub(crate) struct Line<'a> {
     /// The path in the whole tree.
     pub(crate) path: String,
     pub(crate) value: &'a Value,
-    /// The first tensor that is the same memory.
+    /// The first tensor that is the same memory, seen in the same way.
     pub(crate) tied_to: Option<String>,
+    /// The first tensor that sees the same memory in another way.
+    pub(crate) shares_with: Option<String>,
     /// The lines that lead to it.
     guide: String,
     name: String,
@@ -25,7 +27,12 @@ pub(crate) struct Line<'a> {
 
 /// The lines below `value`, which is at `path`, down to `depth` levels.
 pub(crate) fn lines<'a>(value: &'a Value, path: &str, depth: usize) -> Vec<Line<'a>> {
-    let mut lister = Lister { lines: Vec::new(), seen: HashMap::new(), deepest: depth };
+    let mut lister = Lister {
+        lines: Vec::new(),
+        seen: HashMap::new(),
+        storages: HashMap::new(),
+        deepest: depth,
+    };
     lister.children(value, path, "", 0);
     lister.lines
 }
@@ -33,6 +40,8 @@ pub(crate) fn lines<'a>(value: &'a Value, path: &str, depth: usize) -> Vec<Line<
 struct Lister<'a> {
     lines: Vec<Line<'a>>,
     seen: HashMap<View<'a>, String>,
+    /// The first tensor of each storage.
+    storages: HashMap<usize, String>,
     deepest: usize,
 }
 
@@ -47,14 +56,15 @@ impl<'a> Lister<'a> {
                 (_, true) => ("└─ ", "   "),
             };
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            let tied_to = match child {
+            let (tied_to, shares_with) = match child {
                 Value::Tensor(tensor) if tensor.numel() > 0 => self.tie(tensor, &path),
-                _ => None,
+                _ => (None, None),
             };
             self.lines.push(Line {
                 path: path.clone(),
                 value: child,
                 tied_to,
+                shares_with,
                 guide: format!("{guide}{branch}"),
                 name,
             });
@@ -64,62 +74,72 @@ impl<'a> Lister<'a> {
         }
     }
 
-    fn tie(&mut self, tensor: &'a Tensor, path: &str) -> Option<String> {
-        let known = self.seen.get(&view(tensor)).cloned();
-        if known.is_none() {
-            self.seen.insert(view(tensor), path.to_owned());
+    /// What was seen of the memory of a tensor before: the same tensor, another view.
+    fn tie(&mut self, tensor: &'a Tensor, path: &str) -> (Option<String>, Option<String>) {
+        if let Some(known) = self.seen.get(&view(tensor)) {
+            return (Some(known.clone()), None);
         }
-        known
+        self.seen.insert(view(tensor), path.to_owned());
+        let id = tensor.storage().id();
+        let known = self.storages.get(&id).cloned();
+        self.storages.entry(id).or_insert_with(|| path.to_owned());
+        (None, known)
     }
 }
 
 impl Line<'_> {
-    /// Name, type, shape or value, size, note.
-    pub(crate) fn cells(&self) -> Vec<String> {
-        let guide = paint(style::DIM, &self.guide);
-        let name = one_line(&self.name);
+    /// Name, type, size, shape or value.
+    pub(crate) fn cells(&self) -> [String; 4] {
         let name = match self.value {
-            Value::Dict(_) => paint(style::BOLD, name),
-            _ => name,
+            Value::Dict(_) => paint(style::BOLD, one_line(&self.name)),
+            _ => one_line(&self.name),
         };
-        let name = if self.guide.is_empty() { name } else { format!("{guide}{name}") };
-        let mut cells = vec![name];
-        cells.extend(form(self.value));
-        cells.push(match (&self.tied_to, self.value) {
-            (Some(other), _) => paint(style::DIM, format!("tied to {}", one_line(other))),
-            (None, Value::Tensor(tensor)) if !tensor.is_contiguous() => {
-                paint(style::DIM, format!("strides {:?}", tensor.strides()))
-            }
-            _ => String::new(),
-        });
-        cells
+        let name = match self.guide.as_str() {
+            "" => name,
+            guide => format!("{}{name}", paint(style::DIM, guide)),
+        };
+        let [kind, size, mut what] = form(self.value);
+        let notes: Vec<String> = self.notes().collect();
+        if !notes.is_empty() {
+            what += &paint(style::DIM, format!("  {}", notes.join(", ")));
+        }
+        [name, kind, size, what]
+    }
+
+    /// How a tensor lies in memory, where that is worth a word.
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let tied = self.tied_to.iter().map(|other| format!("tied to {}", one_line(other)));
+        let shares = self.shares_with.iter();
+        let shares = shares.map(|other| format!("shares memory with {}", one_line(other)));
+        let tensor = self.value.as_tensor().filter(|tensor| !tensor.is_contiguous());
+        let strides = tensor.map(|tensor| format!("strides {:?}", tensor.strides()));
+        tied.chain(shares).chain(strides)
     }
 }
 
-/// Type, shape or value, and size of a value.
+/// Type, size, and shape or value.
 fn form(value: &Value) -> [String; 3] {
-    let kind = match value {
-        Value::Tensor(tensor) => tensor.dtype().to_string(),
-        other => paint(style::DIM, other.type_name()),
-    };
-    let (what, bytes) = match value {
-        Value::Tensor(tensor) => (format!("{:?}", tensor.shape()), tensor.nbytes()),
-        Value::Storage(storage, _) => (String::new(), storage.len()),
+    let faint = |text: String| paint(style::DIM, text);
+    let kind = value.type_name().to_owned();
+    match value {
+        Value::Tensor(tensor) => {
+            let shape = format!("{:?}", tensor.shape());
+            [tensor.dtype().to_string(), size(tensor.nbytes()), shape]
+        }
+        Value::Storage(storage, _) => [faint(kind), size(storage.len()), String::new()],
         other => match scalar(other).or_else(|| flat_list(other, VALUE_WIDTH)) {
-            Some(text) => return [kind, shortened(&text), String::new()],
+            Some(text) => [faint(kind), String::new(), shortened(&text)],
             None => {
                 let noun = if other.as_dict().is_some() { "entry" } else { "item" };
                 let text = counted(other.children().len() as u64, noun);
-                (paint(style::DIM, text), totals(other).bytes)
+                let size = match totals(other).bytes {
+                    0 => String::new(),
+                    bytes => faint(size(bytes)),
+                };
+                [faint(kind), size, faint(text)]
             }
         },
-    };
-    let size = match value {
-        Value::Tensor(_) | Value::Storage(..) => size(bytes),
-        _ if bytes > 0 => paint(style::DIM, size(bytes)),
-        _ => String::new(),
-    };
-    [kind, what, size]
+    }
 }
 
 /// The text, cut where it is long.

@@ -1,6 +1,6 @@
 //! Opening a safetensors file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use safetensors::tensor::TensorInfo;
@@ -21,6 +21,8 @@ use crate::value::{Dict, Value};
 pub struct SafetensorsFile {
     tensors: Vec<Stored>,
     metadata: BTreeMap<String, String>,
+    /// Further names of tensors in a file of another program: alias and name.
+    aliases: Vec<(String, String)>,
     len: u64,
     protection: Protection,
     unprotected: Unprotected,
@@ -68,7 +70,7 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Damaged`] where it is not valid, or not what this crate wrote.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
-        let header = Header::read(&*file)?;
+        let mut header = Header::read(&*file)?;
         let parts = [ROOT, DIGESTS, TREE].map(|key| header.metadata.contains_key(key));
         let digests = match parts {
             [false, false, false] => None,
@@ -83,6 +85,7 @@ impl SafetensorsFile {
                 ));
             }
         };
+        let aliases = if digests.is_none() { take_aliases(&mut header) } else { Vec::new() };
         let tensors = header.tensors.into_iter().enumerate().map(|(i, (name, info))| {
             let (start, end) = info.data_offsets;
             let check = match &digests {
@@ -102,6 +105,7 @@ impl SafetensorsFile {
         Ok(Self {
             tensors: tensors.collect(),
             metadata: header.metadata,
+            aliases,
             len: file.len(),
             protection: if digests.is_some() { Protection::Digests } else { Protection::None },
             unprotected,
@@ -123,13 +127,15 @@ impl SafetensorsFile {
         self.len == 0
     }
 
-    /// The metadata of a file of another program; of this crate's own files, what it keeps there.
+    /// The metadata of a file of another program, without what is understood here; of this crate's
+    /// own files, what it keeps there.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// The state tree: as it was written by this crate, else a dict of all tensors. They stay on
-    /// disk; they are read and checked when they are used.
+    /// The state tree: as it was written by this crate, else a dict of all tensors, those tied that
+    /// `save_model` of the safetensors package tied. They stay on disk; they are read and checked
+    /// when they are used.
     ///
     /// # Errors
     /// [`Error::Damaged`] where the tree is not valid; [`Error::Unsupported`] for an element type
@@ -146,7 +152,13 @@ impl SafetensorsFile {
             let tensor = Tensor::contiguous(stored.dtype()?, stored.shape(), stored.storage());
             Ok((stored.name(), tensor.map_err(|error| damaged_tensor(stored.name(), &error))?))
         });
-        Ok(Value::Dict(tensors.collect::<Result<Dict>>()?))
+        let mut dict = tensors.collect::<Result<Dict>>()?;
+        for (alias, name) in &self.aliases {
+            if let Some(tensor) = dict.get(name).cloned() {
+                dict.insert(alias.as_str(), tensor);
+            }
+        }
+        Ok(Value::Dict(dict))
     }
 
     /// Reads and checks every byte, on `threads` threads, and returns all damage.
@@ -168,6 +180,18 @@ impl SafetensorsFile {
 pub(super) fn damaged_tensor(name: &str, error: &Error) -> Error {
     let place = Place { tensor: Some(name.to_owned()), ..Place::default() };
     Error::damaged(place, error.to_string())
+}
+
+/// Takes the tied tensors out of the metadata, where `save_model` puts them.
+fn take_aliases(header: &mut Header) -> Vec<(String, String)> {
+    let names: HashSet<&str> = header.tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let is_alias =
+        |key: &str, value: &str| key != "format" && !names.contains(key) && names.contains(value);
+    let (aliases, rest) = std::mem::take(&mut header.metadata)
+        .into_iter()
+        .partition(|(key, value)| is_alias(key, value));
+    header.metadata = rest;
+    BTreeMap::into_iter(aliases).collect()
 }
 
 /// The digest of each tensor, in the order of the file.
