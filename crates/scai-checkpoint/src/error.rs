@@ -46,10 +46,10 @@ impl fmt::Display for Place {
             part(format_args!("checkpoint `{path}`"))?;
         }
         match (&self.tensor, &self.record) {
-            (Some(tensor), Some(record)) => {
+            (Some(tensor), Some(record)) if tensor != record => {
                 part(format_args!("tensor `{tensor}` (record `{record}`)"))?;
             }
-            (Some(tensor), None) => part(format_args!("tensor `{tensor}`"))?,
+            (Some(tensor), _) => part(format_args!("tensor `{tensor}`"))?,
             (None, Some(record)) => part(format_args!("record `{record}`"))?,
             (None, None) => {}
         }

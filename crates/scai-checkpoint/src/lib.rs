@@ -9,6 +9,7 @@ compile_error!(
 pub mod codec;
 mod commit;
 mod error;
+mod file;
 mod manager;
 pub mod store;
 mod tensor;
@@ -16,6 +17,7 @@ mod value;
 mod writer;
 
 pub use error::{Error, Place, Result};
+pub use file::{open_file, verify_file, write_file};
 pub use manager::{
     Answers, Candidate, Checkpoint, CheckpointManager, Goal, Listed, LoadReport, MatchOptions,
     Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved, ShapeMismatch,

@@ -16,6 +16,7 @@ mod huge;
 mod manager;
 mod payload;
 mod power_loss;
+mod safetensors;
 mod store;
 mod store_faults;
 mod support;

@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::digest::{chunks, combine_crc, digests};
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
+use crate::codec::digest::{chunks, combine_crc, digests};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
 use crate::tensor::Storage;

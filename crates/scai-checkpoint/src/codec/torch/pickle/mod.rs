@@ -15,3 +15,5 @@ mod globals;
 pub(super) mod machine;
 mod op;
 pub(super) mod write;
+
+pub(in crate::codec) use globals::kept;
