@@ -85,11 +85,13 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// There is no room for the file. Nothing that existed before was touched.
+    /// There is no room for the file: the disk is full, a quota is used up, or files may not be
+    /// that large. Nothing that existed before was touched.
     #[error(
         "checkpoint `{path}`: no space: {needed} bytes are needed{}; the checkpoints saved before \
-         are untouched; make room, or keep fewer ({source})",
-        free.map(|free| format!(", {free} are free")).unwrap_or_default()
+         are untouched; {} ({source})",
+        free.map(|free| format!(", {free} are free")).unwrap_or_default(),
+        make_room(source)
     )]
     DiskFull {
         /// The checkpoint that was being written.
@@ -98,6 +100,21 @@ pub enum Error {
         needed: u64,
         /// Bytes that were free, where the file system tells.
         free: Option<u64>,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file was written and has its name, but the name could not be made durable.
+    ///
+    /// After a power loss there may be the new file or the one it replaced, complete in either
+    /// case. The save is not acknowledged.
+    #[error(
+        "checkpoint `{path}`: written, but it may be gone after a power loss, because its \
+         directory could not be synced; check the disk and save again ({source})"
+    )]
+    NotDurable {
+        /// The file.
+        path: String,
         /// What the operating system said.
         #[source]
         source: std::io::Error,
@@ -175,6 +192,16 @@ pub enum Error {
     /// A save in the background failed; this call was not carried out.
     #[error("an earlier save in the background failed: {0}")]
     Background(#[source] Arc<Error>),
+}
+
+fn make_room(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::QuotaExceeded => "raise the quota, or keep fewer",
+        std::io::ErrorKind::FileTooLarge => {
+            "raise the limit on the size of files (`ulimit -f`), or save to another file system"
+        }
+        _ => "make room, or keep fewer",
+    }
 }
 
 fn list_skipped(skipped: &[(String, String)]) -> String {

@@ -7,16 +7,33 @@ compile_error!(
 );
 
 pub mod codec;
+mod commit;
 mod error;
 mod manager;
 pub mod store;
 mod tensor;
 mod value;
+mod writer;
 
 pub use error::{Error, Place, Result};
-pub use manager::{LoadReport, ShapeMismatch};
+pub use manager::{
+    Answers, Candidate, Checkpoint, CheckpointManager, Goal, Listed, LoadReport, MatchOptions,
+    Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved, ShapeMismatch,
+    Skipped, Strictness, TensorSpec, Verdict, Verification, match_state, transfer_optimizer,
+    verify,
+};
 pub use tensor::{Attributes, DType, Element, MAX_RANK, Source, Storage, Tensor};
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
+pub use writer::SaveHandle;
+
+/// What tests need to break things on purpose, and to see that nothing broke.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::commit::{lock, point, publish, remove_durably, set_aside};
+    pub use crate::store::contract::check as check_store;
+    pub use crate::store::disk::{CrashReport, CrashState, Ledger, SimulatedDisk};
+    pub use crate::store::fault::{Effect, Failure, Fault, FaultStore, Op, Times};
+}
 
 /// Bytes that one digest covers. Damage is located to this size.
 pub const CHUNK_SIZE: usize = 64 * 1024;

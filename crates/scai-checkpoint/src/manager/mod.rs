@@ -1,5 +1,389 @@
-//! A directory of checkpoints.
+//! A directory of checkpoints: save, load, list, verify, prune, resume.
 
+mod checkpoint;
+mod list;
+mod load;
+mod lock;
+mod name;
+mod prune;
 mod report;
+mod resume;
+mod retention;
+mod verify;
 
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::codec::torch::{Plan, TorchFile, Unprotected};
+use crate::commit;
+use crate::error::{Error, Result};
+use crate::store::{LocalStore, ReadAt, Store};
+use crate::writer::{SaveHandle, Writer};
+
+pub use checkpoint::Checkpoint;
+pub use list::Listed;
+pub use load::{MatchOptions, Matched, Strictness, TensorSpec, match_state, transfer_optimizer};
+pub use prune::{Prune, Verdict};
 pub use report::{LoadReport, ShapeMismatch};
+pub use resume::{Resumed, Skipped};
+pub use retention::{Candidate, Goal, Reason, Retention, Rule};
+pub use verify::{Answers, Verification, verify};
+
+/// How a [`CheckpointManager`] works.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Which checkpoints stay after a save.
+    pub retention: Retention,
+    /// Whether files without any checksums are loaded.
+    pub unprotected: Unprotected,
+    /// Threads that read, write and verify.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // More threads than this do not make one disk faster.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            retention: Retention::keep_all(),
+            unprotected: Unprotected::Refuse,
+            threads: cores.min(8),
+        }
+    }
+}
+
+impl Options {
+    /// Keeps what `retention` says after each save.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Whether files without any checksums are loaded.
+    #[must_use]
+    pub fn unprotected(mut self, unprotected: Unprotected) -> Self {
+        self.unprotected = unprotected;
+        self
+    }
+}
+
+/// Where the tensors of a loaded checkpoint are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// In memory; every byte was checked.
+    #[default]
+    Memory,
+    /// On disk; each is read and checked when it is used.
+    Disk,
+}
+
+/// A save that is durable.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The file's name in its directory.
+    pub name: String,
+    /// The directory and the name.
+    pub path: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Checkpoints that retention removed.
+    pub removed: Vec<String>,
+    /// What went wrong after the save was durable: `latest.pt` could not be moved, or retention
+    /// could not be applied. The checkpoint itself is safe.
+    pub warnings: Vec<Error>,
+}
+
+/// A directory of checkpoints, `checkpoint_iter_{N}.pt` each.
+///
+/// A save that returned is there, whatever happens next; until it returns, the one before it is.
+/// Nothing that is damaged is loaded: a load checks every byte against its digest.
+///
+/// One process writes to a directory at a time; within it, managers of one directory share the
+/// right to write, and their saves follow one another. Reading needs no right.
+///
+/// ```
+/// use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Retention, Tensor};
+///
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let directory = directory.path().join("checkpoints");
+/// let manager = CheckpointManager::create(
+///     &directory,
+///     Options::default().retention(Retention::keep_last(3)),
+/// )?;
+/// let model: Dict =
+///     [("fc.weight", Tensor::from_vec(vec![2, 2], vec![1.0_f32; 4])?)].into_iter().collect();
+/// let saved = manager.save(&Checkpoint::new(100, model, Dict::new()))?;
+/// assert_eq!(saved.name, "checkpoint_iter_100.pt");
+///
+/// let resumed = manager.resume()?.expect("there is a checkpoint");
+/// assert_eq!(resumed.checkpoint.iteration, 100);
+/// # Ok::<(), scai_checkpoint::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CheckpointManager {
+    shared: Arc<Shared>,
+    background: Mutex<Option<Writer>>,
+}
+
+/// What a manager and its background thread share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    store: Arc<dyn Store>,
+    options: Options,
+    writing: lock::Writing,
+    /// Checkpoints that were verified on the device since this manager began.
+    verified: Mutex<HashSet<String>>,
+}
+
+impl CheckpointManager {
+    /// Opens a directory that exists.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it does not exist.
+    pub fn open(directory: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let directory = directory.as_ref();
+        let store = LocalStore::open(directory).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::NotFound { path: directory.display().to_string() }
+            }
+            _ => Error::io("open the directory", error).at_path(directory.to_string_lossy()),
+        })?;
+        Ok(Self::new(Arc::new(store), lock::Writing::of_directory(directory), options))
+    }
+
+    /// Opens a directory, which is created where it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be created.
+    pub fn create(directory: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let directory = directory.as_ref();
+        let store = LocalStore::create(directory).map_err(|error| {
+            Error::io("create the directory", error).at_path(directory.to_string_lossy())
+        })?;
+        Ok(Self::new(Arc::new(store), lock::Writing::of_directory(directory), options))
+    }
+
+    /// Manages the checkpoints in any store.
+    pub fn with_store(store: Arc<dyn Store>, options: Options) -> Self {
+        Self::new(store, lock::Writing::default(), options)
+    }
+
+    fn new(store: Arc<dyn Store>, writing: lock::Writing, options: Options) -> Self {
+        let verified = Mutex::default();
+        let shared = Shared { store, options, writing, verified };
+        Self { shared: Arc::new(shared), background: Mutex::new(None) }
+    }
+
+    /// Saves a checkpoint and returns when it is durable.
+    ///
+    /// The file is written beside its place, synced, renamed to `checkpoint_iter_{N}.pt` and the
+    /// directory synced; then `latest.pt` is moved and retention applied. A checkpoint of the same
+    /// iteration is replaced in one step.
+    ///
+    /// # Errors
+    /// The directory is then as it was: [`Error::DiskFull`], [`Error::Locked`] where another
+    /// process writes to it, [`Error::Conversion`] for a value that has no place in a checkpoint,
+    /// [`Error::Background`] where an earlier save in the background failed, and
+    /// [`Error::NotDurable`] where the file is there but may not survive a power loss.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
+        self.flush()?;
+        self.shared.save(checkpoint)
+    }
+
+    /// Saves a checkpoint in the background; the handle says when it is durable.
+    ///
+    /// The state is snapshotted when this returns: tensors share their memory with the snapshot
+    /// and must not be changed in place. One save may be under way and one waiting; a further call
+    /// waits.
+    ///
+    /// # Errors
+    /// [`Error::Background`] where an earlier save in the background failed and nobody asked its
+    /// handle; this checkpoint is then not saved.
+    pub fn save_in_background(&self, checkpoint: Checkpoint) -> Result<SaveHandle> {
+        let mut background = held(&self.background);
+        let writer = match &mut *background {
+            Some(writer) => writer,
+            none => none.insert(Writer::start(Arc::clone(&self.shared))?),
+        };
+        writer.save(checkpoint)
+    }
+
+    /// Waits until all saves in the background are durable.
+    ///
+    /// # Errors
+    /// [`Error::Background`] where one failed and nobody asked its handle.
+    pub fn flush(&self) -> Result<()> {
+        match &*held(&self.background) {
+            Some(writer) => writer.flush(),
+            None => Ok(()),
+        }
+    }
+
+    /// Loads the checkpoint called `name`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Damaged`] where a byte is not what was saved, with the tensor
+    /// and the place; [`Error::Unprotected`] for a file without checksums, unless the options
+    /// accept it; [`Error::MissingField`].
+    pub fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
+        self.flush()?;
+        self.shared.load(name, residency)
+    }
+
+    /// All checkpoints, by iteration. Reads the beginning of each file, not its tensors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the directory cannot be read. A file that cannot be read is listed with
+    /// its problem.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        self.flush()?;
+        self.shared.list()
+    }
+
+    /// The checkpoint with the largest iteration; `None` in a directory without any.
+    ///
+    /// It is not verified; see [`CheckpointManager::resume`].
+    ///
+    /// # Errors
+    /// As [`CheckpointManager::list`].
+    pub fn latest(&self) -> Result<Option<Listed>> {
+        Ok(self.list()?.pop())
+    }
+
+    /// Reads every byte of a checkpoint and reports all that is wrong.
+    ///
+    /// `progress` is told how many further bytes have been checked.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be opened. One that does not exist is an answer.
+    pub fn verify(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<Verification> {
+        self.flush()?;
+        self.shared.verify(name, progress)
+    }
+
+    /// Keeps a checkpoint from being pruned.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such checkpoint.
+    pub fn pin(&self, name: &str) -> Result<()> {
+        self.flush()?;
+        drop(self.shared.open(name)?);
+        commit::publish(&*self.shared.store, &name::pin(name), 0, |_| Ok(()))
+    }
+
+    /// Lets a checkpoint be pruned again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such checkpoint.
+    pub fn unpin(&self, name: &str) -> Result<()> {
+        self.flush()?;
+        drop(self.shared.open(name)?);
+        commit::remove_durably(&*self.shared.store, &[name::pin(name)])
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> String {
+        self.shared.store.describe()
+    }
+}
+
+impl Shared {
+    pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
+        let writing = self.writing.begin(&*self.store)?;
+        let mut checkpoint = checkpoint.clone();
+        checkpoint.timestamp.get_or_insert_with(now_iso);
+        let plan = Plan::new(&checkpoint.to_tree()?)?;
+        let name = name::checkpoint(checkpoint.iteration);
+        let (size, threads) = (plan.len(), self.options.threads);
+        held(&self.verified).remove(&name);
+        commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
+            .map_err(|error| error.at_path(self.path(&name)))?;
+        let mut saved =
+            Saved { path: self.path(&name), name, size, removed: Vec::new(), warnings: Vec::new() };
+        // The checkpoint is durable: what fails from here on is no failure of the save.
+        match self.newest() {
+            Ok(Some(newest)) => {
+                saved.warnings.extend(commit::point(&*self.store, name::LATEST, &newest).err());
+            }
+            Ok(None) => {}
+            Err(error) => saved.warnings.push(error),
+        }
+        if !self.options.retention.rules.is_empty() {
+            let just = Some(saved.name.as_str());
+            match self.remove_redundant(&self.options.retention, just, &writing, &|_| {}) {
+                Ok(verdicts) => {
+                    let removed = verdicts.into_iter().filter(|verdict| verdict.removed);
+                    saved.removed = removed.map(|verdict| verdict.checkpoint.name).collect();
+                }
+                Err(error) => saved.warnings.push(error),
+            }
+        }
+        Ok(saved)
+    }
+
+    fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
+        let load = || {
+            let file = TorchFile::open(self.open(name)?, self.options.unprotected)?;
+            let tree = match residency {
+                Residency::Memory => file.tree()?.resident(self.options.threads)?,
+                Residency::Disk => file.tree()?,
+            };
+            Checkpoint::from_tree(tree)
+        };
+        load().map_err(|error| error.at_path(self.path(name)))
+    }
+
+    fn list(&self) -> Result<Vec<Listed>> {
+        Ok(list::list(&*self.store, &self.entries()?))
+    }
+
+    fn verify(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<Verification> {
+        match self.open(name) {
+            Ok(file) => Ok(verify(&self.path(name), file, self.options.threads, progress)),
+            Err(error @ Error::NotFound { .. }) => Ok(Verification {
+                answers: Answers::default(),
+                protection: None,
+                iteration: None,
+                len: 0,
+                damage: vec![error],
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The name with the largest iteration.
+    fn newest(&self) -> Result<Option<String>> {
+        let entries = self.entries()?;
+        let iterations = entries.iter().filter_map(|entry| name::iteration(&entry.name));
+        Ok(iterations.max().map(name::checkpoint))
+    }
+
+    fn entries(&self) -> Result<Vec<crate::store::Entry>> {
+        self.store.list().map_err(|error| Error::io("list", error).at_path(self.store.describe()))
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
+        self.store.open(name).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound { path: self.path(name) },
+            _ => Error::io("open", error).at_path(self.path(name)),
+        })
+    }
+
+    fn path(&self, name: &str) -> String {
+        Path::new(&self.store.describe()).join(name).display().to_string()
+    }
+}
+
+/// The local time as ISO 8601 with offset, to the microsecond as Python writes it.
+fn now_iso() -> String {
+    jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
+}
+
+/// Locks a mutex whose content is sound even if a thread died while holding it.
+pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

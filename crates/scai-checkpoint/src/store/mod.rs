@@ -5,9 +5,24 @@
 //! protocol run on a real directory, in memory, on a store that fails on purpose, and on a
 //! simulated disk that enumerates what may remain after a power loss.
 
+#[cfg(feature = "testing")]
+pub(crate) mod contract;
+#[cfg(feature = "testing")]
+pub(crate) mod disk;
+#[cfg(feature = "testing")]
+pub(crate) mod fault;
+mod local;
+mod memory;
+mod name;
+
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+
+pub use local::LocalStore;
+pub use memory::MemoryStore;
+pub use name::{check_name, draft_name, is_draft};
 
 /// Bytes that can be read at any offset, by several threads at once.
 ///
@@ -31,27 +46,60 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     fn forget_cached(&self) {}
 }
 
-/// A file being written under a temporary name, which nobody takes for a checkpoint.
+/// A place to put bytes at any offset, by several threads at once.
 ///
-/// Dropping a draft without [`Draft::sync`] leaves its file to be swept or removes it.
-pub trait Draft: Send + Sync + fmt::Debug {
-    /// The temporary name, unique in its store.
-    fn name(&self) -> &str;
-
-    /// Writes all of `bytes` at `offset`. May be called by several threads at once.
+/// All that a codec sees of a file it writes: no name, no way to make it durable.
+pub trait WriteAt: Send + Sync + fmt::Debug {
+    /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// Whatever the operating system says; the draft is then of no further use.
+    /// Whatever the operating system says; the file is then of no further use.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+}
 
-    /// Makes the content durable and closes the file.
+/// A file being written under a temporary name, which nobody takes for a checkpoint.
+///
+/// A draft that is dropped without [`Draft::sync`], or whose sync fails, is removed. A draft whose
+/// process dies is left for [`Store::sweep`].
+pub trait Draft: WriteAt {
+    /// The temporary name, unique in its store; [`is_draft`] knows it.
+    fn name(&self) -> &str;
+
+    /// Makes the content durable and closes the file. The name is not durable yet.
     ///
     /// Takes the draft by value, so that a failed sync cannot be tried again: after a failure the
     /// operating system may report success for data it has dropped.
     ///
     /// # Errors
     /// The file is dead: its content is unknown, whatever a later read returns.
-    fn sync(self: Box<Self>) -> io::Result<()>;
+    fn sync(self: Box<Self>) -> io::Result<Synced>;
+}
+
+/// A draft whose content is durable and which waits for its final name.
+///
+/// While this lives, so does the draft's writer in the eyes of [`Store::sweep`]: otherwise a
+/// sweep could take the file between its sync and its renaming.
+pub struct Synced {
+    name: String,
+    _alive: Box<dyn Any + Send + Sync>,
+}
+
+impl Synced {
+    /// The draft called `name`; dropping `alive` leaves it to the next sweep.
+    pub fn new(name: impl Into<String>, alive: impl Any + Send + Sync) -> Self {
+        Self { name: name.into(), _alive: Box::new(alive) }
+    }
+
+    /// The temporary name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for Synced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Synced").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// One file of a store.
@@ -68,13 +116,15 @@ pub trait Lock: Send + Sync + fmt::Debug {}
 
 /// A flat set of named files.
 ///
-/// Names are single path components. An implementation must pass the contract tests.
+/// Names are single path components; [`check_name`] refuses others with
+/// [`io::ErrorKind::InvalidInput`]. An implementation must pass the contract tests
+/// (`testing::check_store` with the feature `testing`).
 pub trait Store: Send + Sync + fmt::Debug {
     /// Creates a draft and reserves `len` bytes for it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`] where the space cannot
-    /// be reserved; nothing is left behind then.
+    /// [`io::ErrorKind::StorageFull`], [`io::ErrorKind::QuotaExceeded`] or
+    /// [`io::ErrorKind::FileTooLarge`] where the space cannot be had; nothing is left behind then.
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>>;
 
     /// Opens the file called `name` for reading.
@@ -83,13 +133,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::NotFound`] where there is none.
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>>;
 
-    /// All files, in no particular order, drafts included.
+    /// All files, in no particular order, drafts included; what a store keeps for itself, such
+    /// as the file behind [`Store::lock`], is not among them.
     ///
     /// # Errors
     /// Whatever the operating system says.
     fn list(&self) -> io::Result<Vec<Entry>>;
 
     /// Gives the file `from` the name `to` in one step, replacing what had it.
+    ///
+    /// Where both names belong to one file already, nothing happens and **both stay**, as POSIX
+    /// has it.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] where `from` does not exist; nothing has changed then.
@@ -110,7 +164,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Gives the file `from` the further name `to`, which must be free.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] where a file has one name only, and by default.
+    /// [`io::ErrorKind::AlreadyExists`] where `to` is taken, [`io::ErrorKind::NotFound`] where
+    /// there is no `from`, [`io::ErrorKind::Unsupported`] where a file has one name only, and by
+    /// default.
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
         let _ = (from, to);
         Err(io::ErrorKind::Unsupported.into())
@@ -119,7 +175,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Keeps other writers out until the lock is dropped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where another writer is in; the message says who.
+    /// [`io::ErrorKind::WouldBlock`] where another writer is in, carrying the name of that writer
+    /// as its message where it is known; [`io::ErrorKind::Unsupported`] where the store has no
+    /// locks.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
 
     /// Removes drafts whose writer is gone, never one whose writer lives; returns their names.

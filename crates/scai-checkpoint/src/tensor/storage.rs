@@ -32,6 +32,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The record of the file that holds the bytes, where they are on disk.
+    fn record(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -204,6 +209,11 @@ impl Storage {
     /// Equal digests mean equal bytes, so that two files can be compared without reading them.
     pub fn digests(&self) -> Option<&[u128]> {
         self.0.source.digests()
+    }
+
+    /// The record of the file that holds the bytes, where they are on disk: `data/17`.
+    pub fn record(&self) -> Option<&str> {
+        self.0.source.record()
     }
 
     /// The same storage with its bytes in memory.

@@ -3,6 +3,9 @@
 //! A path joins keys and indices with dots: `optimizer_state_dict.state.0.exp_avg`. Keys may hold
 //! dots themselves (`backbone.conv1.weight`); a lookup takes whichever key fits.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{Dict, Value};
 use crate::error::Result;
 use crate::tensor::{Storage, Tensor};
@@ -79,7 +82,7 @@ impl Value {
 
     /// All storages with the path of the value that holds them, each storage once.
     pub fn storages(&self) -> Vec<(String, &Storage)> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut found = Vec::new();
         self.visit(&mut |path, value| {
             let storage = match value {
@@ -103,7 +106,7 @@ impl Value {
         &self,
         map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
     ) -> Result<Value> {
-        let mut done = std::collections::HashMap::new();
+        let mut done = HashMap::new();
         self.map_with("", &mut |path, storage| {
             if let Some(mapped) = done.get(&storage.id()) {
                 return Ok(Storage::clone(mapped));
@@ -158,13 +161,36 @@ impl Value {
         })
     }
 
-    /// The same tree with all bytes in memory and checked.
+    /// The same tree with all bytes in memory and checked, read by `threads` threads.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`] naming the first tensor whose bytes are not those that were saved.
-    pub fn resident(&self) -> Result<Value> {
-        self.map_storages(&mut |path, storage| {
-            storage.resident().map_err(|error| error.at_tensor(path))
+    pub fn resident(&self, threads: usize) -> Result<Value> {
+        let storages = self.storages();
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Storage)>> {
+            let mut read = Vec::new();
+            while let Some((path, storage)) = storages.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let resident = storage.resident().map_err(|error| error.at_tensor(path))?;
+                read.push((storage.id(), resident));
+            }
+            Ok(read)
+        };
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (1..threads.min(storages.len())).map(|_| scope.spawn(work)).collect();
+            let here = work();
+            // A thread that panicked leaves its storages out, which are then read below.
+            let others = threads.into_iter().filter_map(|thread| thread.join().ok());
+            others.chain([here]).collect()
+        });
+        let mut resident = HashMap::new();
+        for outcome in outcomes {
+            resident.extend(outcome?);
+        }
+        self.map_storages(&mut |path, storage| match resident.remove(&storage.id()) {
+            Some(resident) => Ok(resident),
+            None => storage.resident().map_err(|error| error.at_tensor(path)),
         })
     }
 }

@@ -53,6 +53,7 @@ fn every_golden_file_is_read_and_written_again_bit_for_bit() {
                 return Ok(());
             }
             let written = write(&tree).map_err(|e| e.to_string())?;
+            keep_for_torch(&path, &written);
             let again = open(written, Unprotected::Refuse).map_err(|e| e.to_string())?;
             if let Some(error) = again.verify(2, &|_| {}).first() {
                 return Err(error.to_string());
@@ -70,6 +71,15 @@ fn every_golden_file_is_read_and_written_again_bit_for_bit() {
     println!("{count} golden files");
     assert!(count > 800);
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Where `SCAI_REWRITTEN` names a folder, leaves the file there for `check_roundtrip.py`, which
+/// lets real torch load it.
+fn keep_for_torch(original: &Path, written: &[u8]) {
+    let Some(folder) = std::env::var_os("SCAI_REWRITTEN") else { return };
+    let path = Path::new(&folder).join(original.strip_prefix(golden().join("files")).unwrap());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, written).unwrap();
 }
 
 /// What torch refuses although it is harmless, and this crate reads.

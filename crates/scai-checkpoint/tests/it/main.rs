@@ -1,9 +1,24 @@
-//! What the engine promises, as seen from outside.
-#![allow(missing_docs)]
+//! What the engine promises, as seen from outside; one binary.
+
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests look at real files, panic when something does not hold and print what they saw"
+)]
 
 mod damage;
 mod describe;
 mod forge;
 mod fuzz_checks;
 mod golden;
+mod huge;
+mod manager;
+mod payload;
+mod power_loss;
+mod store;
+mod store_faults;
 mod support;

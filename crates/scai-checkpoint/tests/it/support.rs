@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use scai_checkpoint::Value;
 use scai_checkpoint::codec::torch::{Plan, TorchFile, Unprotected};
-use scai_checkpoint::store::ReadAt;
+use scai_checkpoint::store::{ReadAt, WriteAt};
 
 /// A file in memory.
 #[derive(Debug)]
@@ -31,13 +31,11 @@ pub(crate) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn read_file(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The files below `folder` that end in `.pt`, sorted.
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn pt_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -57,17 +55,25 @@ pub(crate) fn open(bytes: Vec<u8>, unprotected: Unprotected) -> scai_checkpoint:
     TorchFile::open(Arc::new(Bytes(bytes)), unprotected)
 }
 
-/// The bytes of the `.pt` file for a tree.
-pub(crate) fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
-    let plan = Plan::new(tree)?;
-    let file = Mutex::new(vec![None; plan.len() as usize]);
-    plan.write(2, &|offset, bytes: &[u8]| {
-        let mut file = file.lock().unwrap();
+/// A file being written in memory, each byte of which is written once.
+#[derive(Debug)]
+struct Once(Mutex<Vec<Option<u8>>>);
+
+impl WriteAt for Once {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.0.lock().unwrap();
         for (place, &byte) in file[offset as usize..].iter_mut().zip(bytes) {
             assert!(place.replace(byte).is_none(), "a byte is written twice");
         }
         Ok(())
-    })?;
-    let file = file.into_inner().unwrap();
+    }
+}
+
+/// The bytes of the `.pt` file for a tree.
+pub(crate) fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
+    let plan = Plan::new(tree)?;
+    let file = Once(Mutex::new(vec![None; plan.len() as usize]));
+    plan.write(2, &file)?;
+    let file = file.0.into_inner().unwrap();
     Ok(file.into_iter().map(|byte| byte.expect("a byte is not written")).collect())
 }

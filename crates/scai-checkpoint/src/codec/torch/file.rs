@@ -308,6 +308,10 @@ impl Source for Cut {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.source.read_at(offset, buf)
     }
+
+    fn record(&self) -> Option<&str> {
+        self.source.record()
+    }
 }
 
 /// The bytes of a record that the root covers.

@@ -63,7 +63,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// The manifest of a state tree.
-    pub(super) fn new(tree: &Value) -> Self {
+    pub(crate) fn new(tree: &Value) -> Self {
         let empty = Dict::new();
         let top = tree.as_dict().unwrap_or(&empty);
         let mut room = MAX_SUMMARIES;

@@ -1,6 +1,5 @@
 //! Writing a `.pt` file: first every offset, then the bytes, by several threads.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +11,7 @@ use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Result};
+use crate::store::WriteAt;
 use crate::tensor::Storage;
 use crate::value::Value;
 
@@ -24,9 +24,6 @@ const LARGE: u64 = 512 << 10;
 
 /// Bytes a thread takes at a time; a multiple of the chunk size.
 const PIECE: u64 = 1 << 20;
-
-/// Writes bytes at an offset of the file; called by several threads at once.
-pub type WriteAt<'a> = dyn Fn(u64, &[u8]) -> io::Result<()> + Sync + 'a;
 
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
@@ -108,13 +105,13 @@ impl Plan {
 
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
-    /// Every digest and checksum is computed from the bytes as they are handed to `write`.
+    /// Every digest and checksum is computed from the bytes as they are handed to `file`.
     ///
     /// # Errors
-    /// The first error of `write` or of a storage; the others stop soon.
-    pub fn write(mut self, threads: usize, write: &WriteAt<'_>) -> Result<()> {
+    /// The first error of `file` or of a storage; the others stop soon.
+    pub fn write(mut self, threads: usize, file: &dyn WriteAt) -> Result<()> {
         let last = self.records.len() - 1;
-        let mut done = self.write_tasks(&self.tasks(last), threads, write)?;
+        let mut done = self.write_tasks(&self.tasks(last), threads, file)?;
         done.sort_unstable_by_key(|done| (done.record, done.start));
         for of_record in done.chunk_by(|a, b| a.record == b.record) {
             if let [first, ..] = of_record {
@@ -124,7 +121,7 @@ impl Plan {
         }
         for record in &self.records[..last] {
             if record.size >= PIECE {
-                write_at(write, record.header, &local_header(record))?;
+                write_at(file, record.header, &local_header(record))?;
             }
         }
         let table: Vec<u128> = done.into_iter().flat_map(|done| done.digests).collect();
@@ -140,7 +137,7 @@ impl Plan {
         let mut end = local_header(&self.records[last]);
         end.extend(table);
         end.extend(tail);
-        write_at(write, self.records[last].header, &end)
+        write_at(file, self.records[last].header, &end)
     }
 
     /// XXH3-128 of all local headers, in the order of the file.
@@ -177,12 +174,7 @@ impl Plan {
         tasks
     }
 
-    fn write_tasks(
-        &self,
-        tasks: &[Task],
-        threads: usize,
-        write: &WriteAt<'_>,
-    ) -> Result<Vec<Done>> {
+    fn write_tasks(&self, tasks: &[Task], threads: usize, file: &dyn WriteAt) -> Result<Vec<Done>> {
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let outcome = Mutex::new((Vec::new(), None));
@@ -191,9 +183,9 @@ impl Plan {
             while !stop.load(Ordering::Relaxed) {
                 let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let result = match task {
-                    Task::Whole(run) => self.write_whole(run.clone(), &mut buffer, write),
+                    Task::Whole(run) => self.write_whole(run.clone(), &mut buffer, file),
                     Task::Part { record, range } => {
-                        self.write_part(*record, range.clone(), &mut buffer, write)
+                        self.write_part(*record, range.clone(), &mut buffer, file)
                     }
                 };
                 let mut outcome = outcome.lock().unwrap_or_else(|poison| poison.into_inner());
@@ -223,7 +215,7 @@ impl Plan {
         &self,
         run: Range<usize>,
         buffer: &mut Vec<u8>,
-        write: &WriteAt<'_>,
+        file: &dyn WriteAt,
     ) -> Result<Vec<Done>> {
         let Some(first) = self.records[run.clone()].first() else { return Ok(Vec::new()) };
         buffer.clear();
@@ -244,7 +236,7 @@ impl Plan {
             });
             buffer[header..data].copy_from_slice(&local_header(&record));
         }
-        write_at(write, first.header, buffer)?;
+        write_at(file, first.header, buffer)?;
         Ok(all)
     }
 
@@ -253,7 +245,7 @@ impl Plan {
         index: usize,
         range: Range<u64>,
         buffer: &mut Vec<u8>,
-        write: &WriteAt<'_>,
+        file: &dyn WriteAt,
     ) -> Result<Vec<Done>> {
         let bytes = match self.contents[index].slice(&range) {
             Some(bytes) => bytes,
@@ -271,15 +263,15 @@ impl Plan {
             crc.update(chunk);
             digests.extend(self::digests(chunk));
         }
-        write_at(write, self.records[index].data + range.start, bytes)?;
+        write_at(file, self.records[index].data + range.start, bytes)?;
         let len = bytes.len() as u64;
         let crc = crc.finalize();
         Ok(vec![Done { record: index, start: range.start, len, crc, digests }])
     }
 }
 
-fn write_at(write: &WriteAt<'_>, offset: u64, bytes: &[u8]) -> Result<()> {
-    write(offset, bytes).map_err(|error| Error::io("write", error))
+fn write_at(file: &dyn WriteAt, offset: u64, bytes: &[u8]) -> Result<()> {
+    file.write_at(offset, bytes).map_err(|error| Error::io("write", error))
 }
 
 impl Content {

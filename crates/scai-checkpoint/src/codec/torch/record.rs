@@ -174,6 +174,10 @@ impl Source for RecordSource {
         }
     }
 
+    fn record(&self) -> Option<&str> {
+        Some(&self.record.name)
+    }
+
     fn digests(&self) -> Option<&[u128]> {
         match &self.check {
             Check::Chunks(table, range) => table.get(range.clone()),

@@ -1,0 +1,51 @@
+# What people and CI run. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= 2.15.0
+# Seconds each fuzz target runs with `make fuzz`.
+FUZZ_SECONDS ?= 600
+
+GOLDEN := tests/golden
+REWRITTEN := target/rewritten
+# nextest runs tests in parallel across binaries; plain cargo does as well where it is missing.
+RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
+
+.PHONY: help test test-rust test-torch lint proofs fuzz golden tools
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+test: test-rust test-torch ## Every test; installs what it needs
+
+test-rust: tools ## The Rust tests and the examples in the docs
+	SCAI_REWRITTEN=$(CURDIR)/$(REWRITTEN) cargo $(RUNNER) --workspace --all-features
+	cargo test --workspace --all-features --doc
+
+test-torch: $(VENV)/torch-$(TORCH) ## Real torch loads what the Rust tests wrote
+	test -d $(REWRITTEN) || $(MAKE) test-rust
+	$(VENV)/bin/python $(GOLDEN)/check_roundtrip.py $(GOLDEN)/files $(REWRITTEN)
+
+lint: ## Formatter, clippy and rustdoc, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --document-private-items
+
+proofs: tools ## The slow proofs: every system call, thousands of kills
+	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
+
+fuzz: ## Fuzz each target for FUZZ_SECONDS (needs cargo-fuzz)
+	for target in $$(ls fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) \
+	    -max_len=8192 -rss_limit_mb=2048 -timeout=5 -print_final_stats=1 || exit 1; \
+	done
+
+# strace is what the crash tests kill and fail system calls with; they say so where it is missing.
+tools:
+	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq strace; } || true
+
+$(VENV)/torch-$(TORCH):
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH) numpy safetensors
+	touch $@

@@ -1,0 +1,118 @@
+//! A training state, and its form as a state tree.
+
+use crate::error::{Error, Place, Result};
+use crate::value::{Dict, Value};
+
+/// The fields a checkpoint must have to be loaded.
+pub(crate) const REQUIRED: [&str; 3] = ["iteration", "model_state_dict", "optimizer_state_dict"];
+
+/// A whole training state.
+///
+/// In the file each field is a key at the top of the state tree, by the same name; the further
+/// parts stand beside them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// The iteration the state belongs to.
+    pub iteration: u64,
+    /// Parameters and buffers of the model by name, as `Module.state_dict()` gives them.
+    pub model_state_dict: Value,
+    /// The state of the optimizer, as `Optimizer.state_dict()` gives it.
+    pub optimizer_state_dict: Value,
+    /// Statistics of the training: totals, losses, rates.
+    pub training_stats: Value,
+    /// Whatever describes the run: configuration, versions, notes.
+    pub metadata: Value,
+    /// When it was saved, ISO 8601 with offset. Filled in by a save where it is `None`.
+    pub timestamp: Option<String>,
+    /// Further parts: `rng_state`, `scheduler_state_dict`, `replay_buffer`, …
+    pub parts: Dict,
+}
+
+impl Checkpoint {
+    /// A checkpoint of a model and an optimizer, with nothing else yet.
+    pub fn new(iteration: u64, model: impl Into<Value>, optimizer: impl Into<Value>) -> Self {
+        Self {
+            iteration,
+            model_state_dict: model.into(),
+            optimizer_state_dict: optimizer.into(),
+            training_stats: Value::Dict(Dict::new()),
+            metadata: Value::Dict(Dict::new()),
+            timestamp: None,
+            parts: Dict::new(),
+        }
+    }
+
+    /// The state tree of the file.
+    pub fn to_tree(&self) -> Result<Value> {
+        let iteration = i64::try_from(self.iteration)
+            .map_err(|_| Error::invalid(format!("iteration {} is too large", self.iteration)))?;
+        let mut tree = Dict::new();
+        tree.insert("iteration", iteration);
+        tree.insert("model_state_dict", self.model_state_dict.clone());
+        tree.insert("optimizer_state_dict", self.optimizer_state_dict.clone());
+        tree.insert("training_stats", self.training_stats.clone());
+        tree.insert("metadata", self.metadata.clone());
+        tree.insert(
+            "timestamp",
+            match &self.timestamp {
+                Some(timestamp) => Value::Str(timestamp.clone()),
+                None => Value::None,
+            },
+        );
+        for (key, value) in &self.parts.entries {
+            let Some(name) = key.as_str() else {
+                return Err(Error::invalid("the name of a part is not a string"));
+            };
+            if tree.insert(name, value.clone()).is_some() {
+                return Err(Error::invalid(format!("a part is called `{name}`, as a field is")));
+            }
+        }
+        Ok(Value::Dict(tree))
+    }
+
+    /// The checkpoint in a state tree.
+    ///
+    /// # Errors
+    /// [`Error::MissingField`] where it lacks `iteration`, `model_state_dict` or
+    /// `optimizer_state_dict`.
+    pub fn from_tree(tree: Value) -> Result<Self> {
+        let Value::Dict(mut tree) = tree else {
+            return Err(Error::MissingField {
+                place: Box::default(),
+                field: "iteration".to_owned(),
+                present: format!("none, it is a {}", tree.type_name()),
+            });
+        };
+        if let Some(field) = REQUIRED.into_iter().find(|field| tree.get(field).is_none()) {
+            let present: Vec<&str> = tree.keys().take(20).collect();
+            return Err(Error::MissingField {
+                place: Box::default(),
+                field: field.to_owned(),
+                present: present.join(", "),
+            });
+        }
+        let mut take = |field: &str| tree.remove(field).unwrap_or(Value::None);
+        let iteration = match take("iteration") {
+            Value::Int(iteration) if iteration >= 0 => iteration as u64,
+            other => {
+                return Err(Error::damaged(
+                    Place::default(),
+                    format!("`iteration` is {other:?}, not a number from 0 on"),
+                ));
+            }
+        };
+        let or_empty = |value| match value {
+            Value::None => Value::Dict(Dict::new()),
+            value => value,
+        };
+        Ok(Self {
+            iteration,
+            model_state_dict: take("model_state_dict"),
+            optimizer_state_dict: take("optimizer_state_dict"),
+            training_stats: or_empty(take("training_stats")),
+            metadata: or_empty(take("metadata")),
+            timestamp: take("timestamp").as_str().map(str::to_owned),
+            parts: tree,
+        })
+    }
+}

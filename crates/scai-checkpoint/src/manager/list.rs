@@ -1,0 +1,102 @@
+//! What a directory of checkpoints holds.
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use super::name;
+use crate::codec::torch::{Manifest, TorchFile, Unprotected, peek};
+use crate::error::{Error, Result};
+use crate::store::{Entry, Store};
+
+/// A checkpoint in a directory, as a glance shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Listed {
+    /// The file's name.
+    pub name: String,
+    /// The iteration in its name.
+    pub iteration: u64,
+    /// Bytes of the file.
+    pub size: u64,
+    /// When it was saved, ISO 8601 with offset, where the file says so.
+    pub timestamp: Option<String>,
+    /// The statistics that are short.
+    pub training_stats: Map<String, Json>,
+    /// The metadata that are short.
+    pub metadata: Map<String, Json>,
+    /// It is not pruned.
+    pub pinned: bool,
+    /// It is the newest.
+    pub latest: bool,
+    /// What is wrong with it at first sight. A glance reads the beginning only: `None` does not
+    /// mean that the file is sound.
+    pub problem: Option<String>,
+}
+
+impl Listed {
+    /// When it was saved, in seconds since 1970.
+    pub fn saved_at(&self) -> Option<i64> {
+        let text = self.timestamp.as_deref()?;
+        let time = text.parse::<jiff::Timestamp>().ok();
+        // Python's `datetime.now().isoformat()` has no offset: it is the local time.
+        let local = || {
+            let time = text.parse::<jiff::civil::DateTime>().ok()?;
+            Some(time.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
+        };
+        time.or_else(local).map(jiff::Timestamp::as_second)
+    }
+}
+
+/// Lists the checkpoints among `entries`, by iteration.
+pub(super) fn list(store: &dyn Store, entries: &[Entry]) -> Vec<Listed> {
+    let mut found: Vec<Listed> = entries
+        .iter()
+        .filter_map(|entry| {
+            let iteration = name::iteration(&entry.name)?;
+            let pin = name::pin(&entry.name);
+            let pinned = entries.iter().any(|entry| entry.name == pin);
+            Some(look(store, entry, iteration, pinned))
+        })
+        .collect();
+    found.sort_by_key(|listed| listed.iteration);
+    if let Some(newest) = found.last_mut() {
+        newest.latest = true;
+    }
+    found
+}
+
+fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Listed {
+    let mut listed = Listed {
+        name: entry.name.clone(),
+        iteration,
+        size: entry.len,
+        timestamp: None,
+        training_stats: Map::new(),
+        metadata: Map::new(),
+        pinned,
+        latest: false,
+        problem: None,
+    };
+    match manifest(store, &entry.name) {
+        Ok(manifest) => {
+            if manifest.iteration.is_some_and(|inside| u64::try_from(inside) != Ok(iteration)) {
+                listed.problem = manifest
+                    .iteration
+                    .map(|inside| format!("it is of iteration {inside}, says the file"));
+            }
+            listed.timestamp = manifest.timestamp;
+            listed.training_stats = manifest.training_stats;
+            listed.metadata = manifest.metadata;
+        }
+        Err(error) => listed.problem = Some(error.to_string()),
+    }
+    listed
+}
+
+/// The manifest at the start of the file, or one made of the state tree where torch wrote it.
+fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
+    let file = store.open(name).map_err(|error| Error::io("open", error))?;
+    match peek(&*file)? {
+        Some(manifest) => Ok(manifest),
+        None => Ok(Manifest::new(&TorchFile::open(file, Unprotected::Accept)?.tree()?)),
+    }
+}

@@ -1,0 +1,289 @@
+//! Matching a saved state with the model it is loaded into.
+//!
+//! Everything here is a pure function from names, shapes and types to what would be loaded, so a
+//! dry run is a call whose result is only looked at, and a strict load that fails has touched
+//! nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use regex::Regex;
+
+use super::report::{LoadReport, ShapeMismatch};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+use crate::value::{Dict, Value};
+
+/// A tensor a model has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name in the state dict.
+    pub name: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// What counts as a match.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Strictness {
+    /// Every name, shape and element type must match, in both directions.
+    #[default]
+    Strict,
+    /// What matches by name, shape and element type is loaded, the rest is reported.
+    Partial,
+}
+
+/// How names and tensors are matched.
+#[derive(Debug, Clone, Default)]
+pub struct MatchOptions {
+    /// What counts as a match.
+    pub strictness: Strictness,
+    /// Changes made to the saved names, in order: pattern and replacement, where `$1` is the first
+    /// group.
+    pub remap: Vec<(Regex, String)>,
+}
+
+impl MatchOptions {
+    /// A remap table from patterns as text.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a pattern that is not a regular expression, and where two saved
+    /// names would become one later.
+    pub fn with_remap<'a>(
+        mut self,
+        table: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self> {
+        for (pattern, replacement) in table {
+            let regex = Regex::new(pattern)
+                .map_err(|error| Error::invalid(format!("in the remap table: {error}")))?;
+            self.remap.push((regex, replacement.to_owned()));
+        }
+        Ok(self)
+    }
+
+    fn rename(&self, name: &str) -> String {
+        self.remap.iter().fold(name.to_owned(), |name, (pattern, replacement)| {
+            pattern.replace_all(&name, replacement).into_owned()
+        })
+    }
+}
+
+/// What a load takes from a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Matched {
+    /// The tensors to load, by the model's names.
+    pub tensors: Vec<(String, Tensor)>,
+    /// What is loaded and what is not.
+    pub report: LoadReport,
+}
+
+/// Matches a saved state dict with the tensors of a model.
+///
+/// # Errors
+/// [`Error::Mismatch`] with the whole report where [`Strictness::Strict`] does not hold;
+/// [`Error::Invalid`] where the saved state is no mapping of tensors, or the remap table makes one
+/// name of two.
+///
+/// ```
+/// use scai_checkpoint::{DType, Dict, MatchOptions, Strictness, Tensor, TensorSpec, Value};
+/// use scai_checkpoint::match_state;
+///
+/// let saved: Dict = [("module.fc.weight", Tensor::from_vec(vec![2], vec![1.0_f32, 2.0])?)]
+///     .into_iter()
+///     .collect();
+/// let model =
+///     [TensorSpec { name: "fc.weight".into(), dtype: DType::Float32, shape: vec![2] }];
+///
+/// let error = match_state(&Value::Dict(saved.clone()), &model, &MatchOptions::default());
+/// assert!(error.unwrap_err().to_string().contains("every saved name begins with `module.`"));
+///
+/// let options = MatchOptions::default().with_remap([(r"^module\.", "")])?;
+/// let matched = match_state(&Value::Dict(saved), &model, &options)?;
+/// assert_eq!(matched.report.loaded, ["fc.weight"]);
+/// # Ok::<(), scai_checkpoint::Error>(())
+/// ```
+pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) -> Result<Matched> {
+    let Value::Dict(saved) = saved else {
+        return Err(Error::invalid(format!(
+            "the saved state is a {}, not a state dict",
+            saved.type_name()
+        )));
+    };
+    let mut by_name: HashMap<String, &Value> = HashMap::new();
+    for (name, value) in saved.children() {
+        let renamed = options.rename(&name);
+        if by_name.insert(renamed.clone(), value).is_some() {
+            return Err(Error::invalid(format!(
+                "the remap table gives two saved tensors the name `{renamed}`"
+            )));
+        }
+    }
+    let mut matched = Matched::default();
+    let report = &mut matched.report;
+    for TensorSpec { name, dtype, shape } in model {
+        match by_name.get(name) {
+            None => report.missing.push(name.clone()),
+            Some(Value::Tensor(tensor)) if tensor.dtype() == *dtype && tensor.shape() == shape => {
+                report.loaded.push(name.clone());
+                matched.tensors.push((name.clone(), tensor.clone()));
+            }
+            Some(Value::Tensor(tensor)) => report.mismatched.push(ShapeMismatch {
+                name: name.clone(),
+                checkpoint: (tensor.dtype(), tensor.shape().to_vec()),
+                model: (*dtype, shape.clone()),
+            }),
+            Some(_) => report.missing.push(name.clone()),
+        }
+    }
+    let expected: HashSet<&str> = model.iter().map(|spec| spec.name.as_str()).collect();
+    report.unexpected = saved
+        .children()
+        .into_iter()
+        .map(|(name, _)| options.rename(&name))
+        .filter(|name| !expected.contains(name.as_str()))
+        .collect();
+    report.hints = hints(report);
+    let complete =
+        report.missing.is_empty() && report.unexpected.is_empty() && report.mismatched.is_empty();
+    if options.strictness == Strictness::Strict && !complete {
+        return Err(Error::Mismatch(Box::new(matched.report)));
+    }
+    Ok(matched)
+}
+
+/// Prefixes that wrappers put in front of all names.
+const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "model.", "_fsdp_wrapped_module."];
+
+/// How alike two names must be for one to be suggested for the other.
+const NEAR: f64 = 0.9;
+/// Names that are compared with each other at most, since that takes time in their product.
+const COMPARED: usize = 200;
+
+fn hints(report: &LoadReport) -> Vec<String> {
+    let (missing, unexpected) = (&report.missing, &report.unexpected);
+    let mut hints = Vec::new();
+    if missing.is_empty() || unexpected.is_empty() {
+        return hints;
+    }
+    for prefix in WRAPPERS {
+        if unexpected.iter().all(|name| name.starts_with(prefix)) {
+            hints.push(format!(
+                "every saved name begins with `{prefix}`, which a wrapper adds; remap `^{}` to \
+                 nothing",
+                prefix.replace('.', "\\.")
+            ));
+            return hints;
+        }
+        if missing.iter().all(|name| name.starts_with(prefix)) {
+            hints.push(format!(
+                "every name of the model begins with `{prefix}`, which a wrapper adds; remap `^` \
+                 to `{prefix}`"
+            ));
+            return hints;
+        }
+    }
+    let mut taken = HashSet::new();
+    for name in missing.iter().take(COMPARED) {
+        let near = unexpected
+            .iter()
+            .take(COMPARED)
+            .filter(|other| !taken.contains(other))
+            .map(|other| (strsim::jaro_winkler(name, other), other))
+            .filter(|(likeness, _)| *likeness >= NEAR)
+            .max_by(|(a, _), (b, _)| a.total_cmp(b));
+        if let Some((_, other)) = near {
+            taken.insert(other);
+            hints.push(format!("`{name}` of the model may be `{other}` of the checkpoint"));
+        }
+        if hints.len() == 5 {
+            break;
+        }
+    }
+    hints
+}
+
+/// Moves the state of an optimizer to another model, parameter by parameter, by name.
+///
+/// `saved` and `current` are state dicts as `torch.optim.Optimizer.state_dict()` gives them: a
+/// `state` keyed by the parameter's index and `param_groups`. The names are those of the
+/// parameters in the order of these indices. The result is `current` with the saved state of every
+/// parameter that has the same name, and whose state fits the parameter's shape. The parameters
+/// whose state was moved are reported as loaded, the others as missing.
+///
+/// # Errors
+/// [`Error::Invalid`] where either state dict does not have that form.
+pub fn transfer_optimizer(
+    saved: &Value,
+    saved_names: &[String],
+    current: &Value,
+    model: &[TensorSpec],
+    options: &MatchOptions,
+) -> Result<(Value, LoadReport)> {
+    let saved_state = state_of(saved)?;
+    let mut current = match current {
+        Value::Dict(current) => current.clone(),
+        other => return Err(not_an_optimizer(other)),
+    };
+    let mut moved = match current.get("state") {
+        Some(Value::Dict(state)) => state.clone(),
+        _ => Dict::new(),
+    };
+    let by_name: HashMap<String, &Value> = saved_names
+        .iter()
+        .enumerate()
+        .filter_map(|(i, name)| Some((options.rename(name), entry(saved_state, i)?)))
+        .collect();
+    let mut report = LoadReport::default();
+    for (i, TensorSpec { name, dtype, shape }) in model.iter().enumerate() {
+        match by_name.get(name) {
+            None => report.missing.push(name.clone()),
+            Some(state) => match misfit(state, shape) {
+                Some(tensor) => report.mismatched.push(ShapeMismatch {
+                    name: name.clone(),
+                    checkpoint: (tensor.dtype(), tensor.shape().to_vec()),
+                    model: (*dtype, shape.clone()),
+                }),
+                None => {
+                    moved.entries.retain(|(key, _)| key.as_int() != Some(i as i64));
+                    moved.entries.push((Value::Int(i as i64), (*state).clone()));
+                    report.loaded.push(name.clone());
+                }
+            },
+        }
+    }
+    let expected: HashSet<&str> = model.iter().map(|spec| spec.name.as_str()).collect();
+    report.unexpected = saved_names
+        .iter()
+        .map(|name| options.rename(name))
+        .filter(|name| !expected.contains(name.as_str()))
+        .collect();
+    moved.entries.sort_by_key(|(key, _)| key.as_int());
+    current.insert("state", moved);
+    Ok((Value::Dict(current), report))
+}
+
+fn state_of(optimizer: &Value) -> Result<&Dict> {
+    optimizer
+        .as_dict()
+        .and_then(|dict| dict.get("state"))
+        .and_then(Value::as_dict)
+        .ok_or_else(|| not_an_optimizer(optimizer))
+}
+
+fn not_an_optimizer(value: &Value) -> Error {
+    Error::invalid(format!(
+        "the state of an optimizer is a dict with `state` and `param_groups`, this is a {}",
+        value.type_name()
+    ))
+}
+
+fn entry(state: &Dict, index: usize) -> Option<&Value> {
+    state.entries.iter().find(|(key, _)| key.as_int() == Some(index as i64)).map(|(_, v)| v)
+}
+
+/// The first tensor of a parameter's state that is neither a single number nor of its shape.
+fn misfit<'a>(state: &'a Value, shape: &[usize]) -> Option<&'a Tensor> {
+    let tensors = state.as_dict()?.entries.iter().filter_map(|(_, value)| value.as_tensor());
+    tensors.into_iter().find(|tensor| tensor.numel() != 1 && tensor.shape() != shape)
+}

@@ -1,0 +1,96 @@
+//! The right to write to a directory: one process has it, and its managers share it.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
+
+use super::held;
+use crate::commit;
+use crate::error::{Error, Result};
+use crate::store::{Lock, Store};
+
+/// A manager's claim to write. The right is taken by the first write and kept from then on, so
+/// that two training runs cannot take turns in one directory.
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    turn: Arc<Turn>,
+}
+
+/// What managers of one directory share within a process.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The right to write, once it was taken, and the process that took it: a forked process has
+    /// a copy of this, but not the right.
+    taken: Mutex<Option<Taken>>,
+    /// The directory, by which the turn is found again.
+    directory: Option<PathBuf>,
+}
+
+/// The lock, where the store has locks at all, and the process that took it.
+type Taken = (Option<Box<dyn Lock>>, u32);
+
+static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<Turn>>>> = LazyLock::new(Mutex::default);
+
+/// One writing operation; others of this process wait until it is dropped.
+pub(super) struct Operation<'a> {
+    _turn: MutexGuard<'a, Option<Taken>>,
+}
+
+impl Writing {
+    /// The claim for a directory, shared with the other managers of it.
+    pub(super) fn of_directory(directory: &Path) -> Self {
+        let Ok(directory) = directory.canonicalize() else { return Self::default() };
+        let mut turns = held(&TURNS);
+        let turn = turns.get(&directory).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let turn = Turn { taken: Mutex::default(), directory: Some(directory.clone()) };
+            let turn = Arc::new(turn);
+            turns.insert(directory, Arc::downgrade(&turn));
+            turn
+        });
+        Self { turn }
+    }
+
+    /// Begins an operation: waits for those of this process, keeps other processes out.
+    ///
+    /// Drafts that a dead writer left are swept when the right is first taken.
+    pub(super) fn begin(&self, store: &dyn Store) -> Result<Operation<'_>> {
+        let mut taken = held(&self.turn.taken);
+        match &*taken {
+            Some((_, process)) if *process == std::process::id() => {}
+            Some((_, process)) => {
+                return Err(Error::Locked {
+                    path: store.describe(),
+                    holder: Some(format!("process {process}, of which this one is a fork")),
+                });
+            }
+            None => {
+                let lock = match commit::lock(store) {
+                    Ok(lock) => Some(lock),
+                    // Some network file systems have no locks. Every save is still one rename.
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::Unsupported => {
+                        None
+                    }
+                    Err(error) => return Err(error),
+                };
+                *taken = Some((lock, std::process::id()));
+                store.sweep().map_err(|error| {
+                    Error::io("sweep the directory", error).at_path(store.describe())
+                })?;
+            }
+        }
+        Ok(Operation { _turn: taken })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.directory {
+            let mut turns = held(&TURNS);
+            // Another turn may stand there by now.
+            if turns.get(directory).is_some_and(|turn| turn.strong_count() == 0) {
+                turns.remove(directory);
+            }
+        }
+    }
+}

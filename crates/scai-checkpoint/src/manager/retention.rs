@@ -1,0 +1,266 @@
+//! Which checkpoints stay: pure functions from a list to a decision.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// Which checkpoints to keep. Each rule keeps some; what no rule keeps goes.
+///
+/// The newest sound checkpoint and the pinned ones are always kept, and so is whatever is damaged:
+/// it is set aside by a resume, never deleted. Without any rule everything stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Retention {
+    /// The rules; empty keeps everything.
+    pub rules: Vec<Rule>,
+}
+
+/// A rule that keeps some checkpoints.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The newest so many.
+    Last(usize),
+    /// Those whose iteration is a multiple of this.
+    Every(u64),
+    /// The best so many by a statistic; those without it do not count.
+    Best {
+        /// The key in `training_stats`.
+        statistic: String,
+        /// Which end is good.
+        goal: Goal,
+        /// How many.
+        count: usize,
+    },
+    /// Those saved within so many seconds before now; those without a time stay.
+    Within(u64),
+}
+
+/// Which end of a statistic is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// The smaller the better, as for a loss.
+    Min,
+    /// The larger the better, as for an accuracy.
+    Max,
+}
+
+impl FromStr for Goal {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "min" => Ok(Self::Min),
+            "max" => Ok(Self::Max),
+            other => Err(Error::invalid(format!("`{other}` is neither `min` nor `max`"))),
+        }
+    }
+}
+
+/// What retention knows of a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The iteration.
+    pub iteration: u64,
+    /// When it was saved, in seconds since 1970.
+    pub saved_at: Option<i64>,
+    /// It is not to be deleted.
+    pub pinned: bool,
+    /// It cannot be loaded, as far as is known.
+    pub damaged: bool,
+    /// The statistics that are numbers.
+    pub statistics: Vec<(String, f64)>,
+}
+
+/// Why a checkpoint stays.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// There is no rule.
+    NoRule,
+    /// It is the newest sound one.
+    Newest,
+    /// It is pinned.
+    Pinned,
+    /// This very call saved it, although newer iterations are there.
+    JustSaved,
+    /// It cannot be loaded, and nothing damaged is deleted.
+    Damaged,
+    /// A rule keeps it; for [`Rule::Last`] and [`Rule::Best`] with its rank from 1 on.
+    Rule(Rule, usize),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NoRule => f.write_str("no rule is set"),
+            Reason::Newest => f.write_str("newest"),
+            Reason::JustSaved => f.write_str("just saved"),
+            Reason::Pinned => f.write_str("pinned"),
+            Reason::Damaged => f.write_str("damaged, never deleted"),
+            Reason::Rule(Rule::Last(count), rank) => write!(f, "last {count} (no. {rank})"),
+            Reason::Rule(Rule::Every(step), _) => write!(f, "multiple of {step}"),
+            Reason::Rule(Rule::Best { statistic, goal, .. }, rank) => {
+                let end = if *goal == Goal::Min { "lowest" } else { "highest" };
+                write!(f, "{end} {statistic} (no. {rank})")
+            }
+            Reason::Rule(Rule::Within(seconds), _) => {
+                write!(f, "within {}", span_text(*seconds))
+            }
+        }
+    }
+}
+
+/// A time span in its largest whole unit.
+fn span_text(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(7 * 86_400, "w"), (86_400, "d"), (3600, "h"), (60, "min")];
+    let unit = UNITS.iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
+}
+
+impl Retention {
+    /// Keeps everything.
+    pub fn keep_all() -> Self {
+        Self::default()
+    }
+
+    /// Keeps the newest `count`.
+    pub fn keep_last(count: usize) -> Self {
+        Self { rules: vec![Rule::Last(count)] }
+    }
+
+    /// Keeps also what `rule` keeps.
+    #[must_use]
+    pub fn and(mut self, rule: Rule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    /// The reasons for which each candidate stays, in the order given; one without any goes.
+    ///
+    /// `now` is in seconds since 1970.
+    pub fn decide(&self, candidates: &[Candidate], now: i64) -> Vec<Vec<Reason>> {
+        let mut reasons = vec![Vec::new(); candidates.len()];
+        let mut sound: Vec<usize> =
+            (0..candidates.len()).filter(|&i| !candidates[i].damaged).collect();
+        sound.sort_by_key(|&i| std::cmp::Reverse(candidates[i].iteration));
+        let newest = sound.first().copied();
+        for (i, candidate) in candidates.iter().enumerate() {
+            if Some(i) == newest {
+                reasons[i].push(Reason::Newest);
+            }
+            if candidate.pinned {
+                reasons[i].push(Reason::Pinned);
+            }
+            if candidate.damaged {
+                reasons[i].push(Reason::Damaged);
+            } else if self.rules.is_empty() {
+                reasons[i].push(Reason::NoRule);
+            }
+        }
+        for rule in &self.rules {
+            for (rank, i) in rule.keeps(candidates, &sound, now).into_iter().enumerate() {
+                reasons[i].push(Reason::Rule(rule.clone(), rank + 1));
+            }
+        }
+        reasons
+    }
+}
+
+impl Rule {
+    /// The candidates the rule keeps, best first. `sound` has the sound ones, newest first.
+    fn keeps(&self, candidates: &[Candidate], sound: &[usize], now: i64) -> Vec<usize> {
+        let sound = sound.iter().copied();
+        match self {
+            Rule::Last(count) => sound.take(*count).collect(),
+            Rule::Every(step) => sound
+                .filter(|&i| *step > 0 && candidates[i].iteration.is_multiple_of(*step))
+                .collect(),
+            Rule::Best { statistic, goal, count } => {
+                let value = |i: usize| {
+                    let found = candidates[i].statistics.iter().find(|(name, _)| name == statistic);
+                    found.map(|&(_, value)| value).filter(|value| !value.is_nan())
+                };
+                // Newest first among equals, since the sort is stable.
+                let mut ranked: Vec<(usize, f64)> =
+                    sound.filter_map(|i| Some((i, value(i)?))).collect();
+                ranked.sort_by(|(_, a), (_, b)| match goal {
+                    Goal::Min => a.total_cmp(b),
+                    Goal::Max => b.total_cmp(a),
+                });
+                ranked.into_iter().take(*count).map(|(i, _)| i).collect()
+            }
+            Rule::Within(seconds) => {
+                let since = now.saturating_sub(i64::try_from(*seconds).unwrap_or(i64::MAX));
+                sound.filter(|&i| candidates[i].saved_at.is_none_or(|at| at >= since)).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(iteration: u64) -> Candidate {
+        Candidate {
+            iteration,
+            saved_at: Some(iteration as i64),
+            pinned: false,
+            damaged: false,
+            statistics: vec![("loss".into(), 100.0 - iteration as f64)],
+        }
+    }
+
+    fn kept(retention: &Retention, candidates: &[Candidate], now: i64) -> Vec<u64> {
+        let reasons = retention.decide(candidates, now);
+        let kept = candidates.iter().zip(&reasons).filter(|(_, reasons)| !reasons.is_empty());
+        kept.map(|(candidate, _)| candidate.iteration).collect()
+    }
+
+    #[test]
+    fn rules_combine_by_union() {
+        let all: Vec<Candidate> = (1..=10).map(candidate).collect();
+        assert_eq!(kept(&Retention::keep_last(2), &all, 10), [9, 10]);
+        let retention = Retention::keep_last(1).and(Rule::Every(4));
+        assert_eq!(kept(&retention, &all, 10), [4, 8, 10]);
+        let best = |goal| Rule::Best { statistic: "loss".into(), goal, count: 2 };
+        assert_eq!(kept(&Retention::keep_last(1).and(best(Goal::Max)), &all, 10), [1, 2, 10]);
+        assert_eq!(kept(&Retention::keep_last(1).and(best(Goal::Min)), &all, 10), [9, 10]);
+        assert_eq!(kept(&Retention { rules: vec![Rule::Within(3)] }, &all, 10), [7, 8, 9, 10]);
+        assert_eq!(kept(&Retention::keep_all(), &all, 10).len(), 10);
+    }
+
+    #[test]
+    fn nan_is_never_best_and_damaged_ones_do_not_count() {
+        let mut all: Vec<Candidate> = (1..=4).map(candidate).collect();
+        all[3].damaged = true;
+        all[0].statistics[0].1 = f64::NAN;
+        all[1].pinned = true;
+        let rule = Rule::Best { statistic: "loss".into(), goal: Goal::Max, count: 1 };
+        // 4 is damaged and stays, 3 is the newest sound one, 2 is pinned and the best.
+        assert_eq!(kept(&Retention { rules: vec![rule] }, &all, 0), [2, 3, 4]);
+        assert_eq!(kept(&Retention::keep_last(1), &all, 0), [2, 3, 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_sound_ones_always_stay(
+            flags in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..20),
+            count in 0_usize..5,
+        ) {
+            let all: Vec<Candidate> = flags
+                .iter()
+                .enumerate()
+                .map(|(i, &(damaged, pinned))| Candidate { damaged, pinned, ..candidate(i as u64) })
+                .collect();
+            let kept = kept(&Retention::keep_last(count), &all, 0);
+            let sound = all.iter().rev().filter(|c| !c.damaged).take(count.max(1));
+            for must in sound.chain(all.iter().filter(|c| c.damaged || c.pinned)) {
+                prop_assert!(kept.contains(&must.iteration));
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A disk in memory that knows what may be left of it when the power fails.
+//!
+//! It records every operation and can then enumerate, for every moment between two operations, the
+//! states in which a real file system might come back. The model is weak on purpose, weaker than
+//! any one file system, after ALICE (Pillai et al., OSDI 2014):
+//!
+//! * What was written to a file after its last sync may be there or not, each piece of 4 KiB on
+//!   its own: kept, lost, zero-filled, cut at any byte, or replaced by garbage. The length may be
+//!   kept without the data.
+//! * Changes of names since the last sync of the directory may each be kept or lost, except that
+//!   changes of one name keep their order. A rename is atomic in itself. Syncing a file does not
+//!   make its name durable.
+//! * A file whose last name was removed may have its blocks reused before the removal is durable:
+//!   its name may come back with garbage. (Seen on ext4 with `data=writeback`.)
+//!
+//! Small sets of states are enumerated in full, large ones are sampled with a fixed seed; the
+//! sample always holds the extremes.
+
+mod content;
+mod crash;
+mod ledger;
+mod names;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use crash::{CrashReport, CrashState};
+pub use ledger::Ledger;
+
+use self::content::FileChange;
+use self::ledger::Note;
+use self::names::NameChange;
+use super::{Draft, Entry, Lock, MemoryStore, ReadAt, Store, Synced, WriteAt};
+
+/// Tells files apart, whatever they are called.
+type FileId = usize;
+
+/// A store in memory that records what is done to it. Cloning it gives the same disk.
+#[derive(Clone, Default)]
+pub struct SimulatedDisk {
+    live: MemoryStore,
+    journal: Arc<Mutex<Journal>>,
+}
+
+#[derive(Default)]
+struct Journal {
+    steps: Vec<Step>,
+    /// The names as a running process sees them.
+    names: BTreeMap<String, FileId>,
+    files: FileId,
+}
+
+/// One recorded step. A crash can happen between any two.
+#[derive(Debug)]
+enum Step {
+    Names(NameChange),
+    File(FileId, FileChange),
+    SyncFile(FileId),
+    SyncNames,
+    Note(Note),
+}
+
+impl SimulatedDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes that a save of `id` under `name` begins: from now on, `name` may hold it.
+    pub fn begin(&self, name: &str, id: u64) {
+        self.note(Note::Begin(name.into(), id));
+    }
+
+    /// Notes that the save of `id` under `name` was acknowledged: `name` must hold it.
+    pub fn acknowledge(&self, name: &str, id: u64) {
+        self.note(Note::Acknowledge(name.into(), id));
+    }
+
+    /// Notes that `name` is no longer needed: it may be gone, and what it holds means nothing.
+    pub fn retire(&self, name: &str) {
+        self.note(Note::Retire(name.into()));
+    }
+
+    fn note(&self, note: Note) {
+        self.journal().steps.push(Step::Note(note));
+    }
+
+    /// Opens `name` for writing in place, truncating what it held: what no store offers, and what
+    /// careless writers do. Tests use it to see that they are caught.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn overwrite(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
+        let mut journal = self.journal();
+        let inner = self.live.create(len)?;
+        self.live.rename(inner.name(), name)?;
+        let file = match journal.names.get(name).copied() {
+            Some(file) => file,
+            None => journal.create(name),
+        };
+        journal.steps.push(Step::File(file, FileChange::Length(0)));
+        journal.steps.push(Step::File(file, FileChange::Length(len)));
+        drop(journal);
+        Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+    }
+
+    /// The number of steps recorded so far.
+    pub fn steps(&self) -> usize {
+        self.journal().steps.len()
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Journal {
+    fn create(&mut self, name: &str) -> FileId {
+        let file = self.files;
+        self.files += 1;
+        self.set(vec![(name.into(), Some(file))], None);
+        file
+    }
+
+    /// Records one atomic change of names.
+    fn set(&mut self, changes: Vec<(String, Option<FileId>)>, frees: Option<FileId>) {
+        for (name, file) in &changes {
+            match file {
+                Some(file) => self.names.insert(name.clone(), *file),
+                None => self.names.remove(name),
+            };
+        }
+        self.steps.push(Step::Names(NameChange { changes, frees }));
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(file) = self.names.get(name).copied() else { return };
+        let links = self.names.values().filter(|other| **other == file).count();
+        self.set(vec![(name.into(), None)], (links == 1).then_some(file));
+    }
+}
+
+impl fmt::Debug for SimulatedDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatedDisk").field("files", &self.live).finish_non_exhaustive()
+    }
+}
+
+impl Store for SimulatedDisk {
+    fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
+        let mut journal = self.journal();
+        let inner = self.live.create(len)?;
+        let file = journal.create(inner.name());
+        if len > 0 {
+            journal.steps.push(Step::File(file, FileChange::Length(len)));
+        }
+        drop(journal);
+        Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
+        self.live.open(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.live.list()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.rename(from, to)?;
+        let (file, replaced) = (journal.names.get(from).copied(), journal.names.get(to));
+        if replaced != file.as_ref() {
+            journal.set(vec![(from.into(), None), (to.into(), file)], None);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.remove(name)?;
+        journal.remove(name);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.journal().steps.push(Step::SyncNames);
+        Ok(())
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.link(from, to)?;
+        let file = journal.names.get(from).copied();
+        journal.set(vec![(to.into(), file)], None);
+        Ok(())
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        self.live.lock()
+    }
+
+    fn sweep(&self) -> io::Result<Vec<String>> {
+        let mut journal = self.journal();
+        let swept = self.live.sweep()?;
+        for name in &swept {
+            journal.remove(name);
+        }
+        Ok(swept)
+    }
+
+    fn describe(&self) -> String {
+        "simulated disk".into()
+    }
+}
+
+#[derive(Debug)]
+struct DiskDraft {
+    disk: SimulatedDisk,
+    file: FileId,
+    /// Taken by a sync; a draft dropped with it is removed.
+    inner: Option<Box<dyn Draft>>,
+}
+
+impl WriteAt for DiskDraft {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        let mut journal = self.disk.journal();
+        inner.write_at(offset, bytes)?;
+        let change = FileChange::Data { offset, bytes: bytes.into() };
+        journal.steps.push(Step::File(self.file, change));
+        Ok(())
+    }
+}
+
+impl Draft for DiskDraft {
+    fn name(&self) -> &str {
+        self.inner.as_ref().map_or("", |inner| inner.name())
+    }
+
+    fn sync(mut self: Box<Self>) -> io::Result<Synced> {
+        let inner = self.inner.take().ok_or(io::ErrorKind::Other)?;
+        let mut journal = self.disk.journal();
+        let synced = inner.sync()?;
+        journal.steps.push(Step::SyncFile(self.file));
+        drop(journal);
+        Ok(synced)
+    }
+}
+
+impl Drop for DiskDraft {
+    fn drop(&mut self) {
+        let Some(inner) = &self.inner else { return };
+        let mut journal = self.disk.journal();
+        if journal.names.get(inner.name()) == Some(&self.file) {
+            journal.remove(inner.name());
+        }
+    }
+}

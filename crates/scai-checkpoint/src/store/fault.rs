@@ -1,0 +1,328 @@
+//! A store that fails, tears, forgets and dawdles on purpose, and remembers what was asked of it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::{Draft, Entry, Lock, ReadAt, Store, Synced, WriteAt};
+
+/// One thing that was asked of a [`FaultStore`], in the words of [`Store`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the arguments of the calls")]
+pub enum Op {
+    /// [`Store::create`]. The draft has no name yet.
+    Create { len: u64 },
+    /// [`WriteAt::write_at`] on the draft `name`.
+    Write { name: String, offset: u64, len: u64 },
+    /// [`Draft::sync`] of the draft `name`.
+    SyncDraft { name: String },
+    /// [`Store::rename`].
+    Rename { from: String, to: String },
+    /// [`Store::link`].
+    Link { from: String, to: String },
+    /// [`Store::remove`].
+    Remove { name: String },
+    /// [`Store::sync`].
+    SyncNames,
+    /// [`Store::sweep`].
+    Sweep,
+    /// [`Store::lock`].
+    Lock,
+    /// [`Store::list`].
+    List,
+    /// [`Store::open`].
+    Open { name: String },
+    /// [`ReadAt::read_at`] on the file that was opened as `name`.
+    Read { name: String, offset: u64, len: u64 },
+}
+
+impl Op {
+    /// Whether the operation changes the store or makes a change durable.
+    pub fn is_mutation(&self) -> bool {
+        !matches!(self, Self::Lock | Self::List | Self::Open { .. } | Self::Read { .. })
+    }
+}
+
+/// What the operating system is made to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// An error of this kind and nothing more.
+    Kind(io::ErrorKind),
+    /// This error number.
+    Os(i32),
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Kind(kind) => kind.into(),
+            Failure::Os(number) => Self::from_raw_os_error(number),
+        }
+    }
+}
+
+/// What happens instead of the operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It is not done, and an error is returned.
+    Fail(Failure),
+    /// It is done, and an error is returned all the same.
+    FailAfter(Failure),
+    /// The first half of a write is done, then an error is returned. Like `Fail` elsewhere.
+    Tear(Failure),
+    /// It is not done, and success is returned. What must return something is done.
+    Forget,
+    /// It is done after a while.
+    Delay(Duration),
+}
+
+/// When a fault fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// At one operation.
+    Once,
+    /// At one operation and all that follow.
+    FromThenOn,
+}
+
+/// A fault to come.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// Which operations it concerns: [`Op::is_mutation`], say.
+    pub concerns: fn(&Op) -> bool,
+    /// How many of those still succeed before it fires.
+    pub after: usize,
+    /// How often it fires.
+    pub times: Times,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// A store that hands everything to another one until a fault fires.
+///
+/// A test that wants to fail every operation loops over [`Fault::after`] from 0 until
+/// [`FaultStore::fired`] says 0. Two faults at once are a `FaultStore` over a `FaultStore`.
+#[derive(Debug, Clone)]
+pub struct FaultStore<S> {
+    inner: S,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fault: Option<Fault>,
+    concerned: usize,
+    fired: usize,
+    log: Vec<Op>,
+}
+
+/// The part of a fault that is left to the call it hits.
+enum Now {
+    Do,
+    DoThenFail(Failure),
+    Tear(Failure),
+    Forget,
+}
+
+impl<S: Store> FaultStore<S> {
+    /// A store without faults over `inner`.
+    pub fn new(inner: S) -> Self {
+        Self { inner, state: Arc::default() }
+    }
+
+    /// Arms a fault, in place of any other, and starts counting and logging anew.
+    pub fn arm(&self, fault: Fault) {
+        *self.state() = State { fault: Some(fault), ..State::default() };
+    }
+
+    /// Takes the fault away; what was logged stays.
+    pub fn disarm(&self) {
+        self.state().fault = None;
+    }
+
+    /// How often the fault has fired.
+    pub fn fired(&self) -> usize {
+        self.state().fired
+    }
+
+    /// Everything that was asked since the fault was armed, in order, whether it failed or not.
+    pub fn log(&self) -> Vec<Op> {
+        self.state().log.clone()
+    }
+
+    /// The store below.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs `op` and says what is to become of it.
+    fn meet(&self, op: Op) -> io::Result<Now> {
+        let effect = self.state().next(op);
+        match effect {
+            None => Ok(Now::Do),
+            Some(Effect::Fail(failure)) => Err(failure.into()),
+            Some(Effect::FailAfter(failure)) => Ok(Now::DoThenFail(failure)),
+            Some(Effect::Tear(failure)) => Ok(Now::Tear(failure)),
+            Some(Effect::Forget) => Ok(Now::Forget),
+            Some(Effect::Delay(time)) => {
+                thread::sleep(time);
+                Ok(Now::Do)
+            }
+        }
+    }
+
+    /// An operation with nothing to return.
+    fn change(&self, op: Op, act: impl FnOnce(&S) -> io::Result<()>) -> io::Result<()> {
+        match self.meet(op)? {
+            Now::Do => act(&self.inner),
+            Now::DoThenFail(failure) => act(&self.inner).and(Err(failure.into())),
+            Now::Tear(failure) => Err(failure.into()),
+            Now::Forget => Ok(()),
+        }
+    }
+
+    /// An operation whose result is needed.
+    fn ask<T>(&self, op: Op, act: impl FnOnce(&S) -> io::Result<T>) -> io::Result<T> {
+        match self.meet(op)? {
+            Now::Do | Now::Forget => act(&self.inner),
+            Now::DoThenFail(failure) => act(&self.inner).and(Err(failure.into())),
+            Now::Tear(failure) => Err(failure.into()),
+        }
+    }
+}
+
+impl State {
+    fn next(&mut self, op: Op) -> Option<Effect> {
+        let concerned = self.fault.filter(|fault| (fault.concerns)(&op));
+        self.log.push(op);
+        let fault = concerned?;
+        let position = self.concerned;
+        self.concerned += 1;
+        let fires = match fault.times {
+            Times::Once => position == fault.after,
+            Times::FromThenOn => position >= fault.after,
+        };
+        self.fired += usize::from(fires);
+        fires.then_some(fault.effect)
+    }
+}
+
+impl<S: Store + Clone + 'static> Store for FaultStore<S> {
+    fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
+        let inner = self.ask(Op::Create { len }, |store| store.create(len))?;
+        Ok(Box::new(FaultDraft { store: self.clone(), inner }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
+        let inner = self.ask(Op::Open { name: name.into() }, |store| store.open(name))?;
+        Ok(Arc::new(FaultFile { store: self.clone(), name: name.into(), inner }))
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.ask(Op::List, S::list)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let op = Op::Rename { from: from.into(), to: to.into() };
+        self.change(op, |store| store.rename(from, to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.change(Op::Remove { name: name.into() }, |store| store.remove(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.change(Op::SyncNames, S::sync)
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let op = Op::Link { from: from.into(), to: to.into() };
+        self.change(op, |store| store.link(from, to))
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        self.ask(Op::Lock, S::lock)
+    }
+
+    fn sweep(&self) -> io::Result<Vec<String>> {
+        self.ask(Op::Sweep, S::sweep)
+    }
+
+    fn free_space(&self) -> Option<u64> {
+        self.inner.free_space()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+#[derive(Debug)]
+struct FaultDraft<S> {
+    store: FaultStore<S>,
+    inner: Box<dyn Draft>,
+}
+
+impl<S: Store> WriteAt for FaultDraft<S> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let name = self.inner.name().to_owned();
+        match self.store.meet(Op::Write { name, offset, len: bytes.len() as u64 })? {
+            Now::Do => self.inner.write_at(offset, bytes),
+            Now::DoThenFail(failure) => self.inner.write_at(offset, bytes).and(Err(failure.into())),
+            Now::Tear(failure) => {
+                let half = bytes.len() / 2;
+                self.inner.write_at(offset, &bytes[..half]).and(Err(failure.into()))
+            }
+            Now::Forget => Ok(()),
+        }
+    }
+}
+
+impl<S: Store> Draft for FaultDraft<S> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn sync(self: Box<Self>) -> io::Result<Synced> {
+        let Self { store, inner } = *self;
+        let name = inner.name().to_owned();
+        match store.meet(Op::SyncDraft { name: name.clone() })? {
+            Now::Do => inner.sync(),
+            Now::DoThenFail(failure) => {
+                inner.sync()?;
+                let _ = store.inner.remove(&name);
+                Err(failure.into())
+            }
+            Now::Tear(failure) => Err(failure.into()),
+            // The draft lives on unsynced; when it is dropped, its temporary name is gone.
+            Now::Forget => Ok(Synced::new(name, inner)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FaultFile<S> {
+    store: FaultStore<S>,
+    name: String,
+    inner: Arc<dyn ReadAt>,
+}
+
+impl<S: Store> ReadAt for FaultFile<S> {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let op = Op::Read { name: self.name.clone(), offset, len: buf.len() as u64 };
+        self.store.ask(op, |_| self.inner.read_at(offset, buf))
+    }
+
+    fn forget_cached(&self) {
+        self.inner.forget_cached();
+    }
+}

@@ -1,0 +1,57 @@
+//! Opening, making and syncing directories.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Makes the names in a directory durable.
+///
+/// `EINVAL` is how a file system says that its directories cannot be synced at all. Refusing to
+/// save there would help nobody: names are then as durable as that file system ever makes them.
+pub(super) fn sync(dir: &OwnedFd) -> io::Result<()> {
+    match super::file::full_sync(dir) {
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes the directory `path` and its missing parents, and makes their names durable.
+pub(super) fn create_durably(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
+    for dir in missing.iter().rev() {
+        match std::fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            result => result?,
+        }
+    }
+    sync_names_leading_to(&std::fs::canonicalize(&path)?, missing.len())
+}
+
+/// Makes the names durable that lead to the directory `path`, up to the root of its file system.
+///
+/// Not only the `made` innermost ones: a directory that somebody else made a moment ago
+/// (`mkdir -p run`) may not be durable either. Further out, a directory that may not be opened was
+/// not made by this user, and is left.
+fn sync_names_leading_to(path: &Path, made: usize) -> io::Result<()> {
+    let device = rustix::fs::stat(path)?.st_dev;
+    for (depth, parent) in path.ancestors().skip(1).enumerate() {
+        let dir = match open(parent) {
+            Err(_) if depth >= made => return Ok(()),
+            dir => dir?,
+        };
+        if rustix::fs::fstat(&dir)?.st_dev != device {
+            return Ok(());
+        }
+        sync(&dir)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! An open file, and the calls that say whether its bytes reached the device.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, IntoRawFd};
+use std::os::unix::fs::FileExt;
+
+use super::super::ReadAt;
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub(super) struct LocalFile {
+    file: File,
+    len: u64,
+}
+
+impl LocalFile {
+    pub(super) fn new(file: File, name: &str) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            let message = format!("{name:?} is not a regular file");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(Self { len: metadata.len(), file })
+    }
+}
+
+impl ReadAt for LocalFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn forget_cached(&self) {
+        // Advice: where it is refused, reads come from memory as they would have anyway.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
+/// Exactly one `fsync`.
+///
+/// Not `File::sync_all`, which calls again when it is interrupted: what a second call says about
+/// the bytes of the first is not to be relied on.
+pub(super) fn full_sync(fd: impl AsFd) -> io::Result<()> {
+    // On Apple systems, `fsync` leaves the bytes in the drive's own cache.
+    #[cfg(target_vendor = "apple")]
+    return Ok(rustix::fs::fcntl_fullfsync(fd)?);
+    #[cfg(not(target_vendor = "apple"))]
+    Ok(rustix::fs::fsync(fd)?)
+}
+
+/// Closes a file and reports what dropping it would swallow.
+///
+/// Network and FUSE file systems may report a failed write here and nowhere else.
+#[expect(unsafe_code, reason = "the standard library closes without a result")]
+pub(super) fn close(file: File) -> io::Result<()> {
+    let fd = file.into_raw_fd();
+    // SAFETY: `into_raw_fd` made this function the only owner of `fd`, and it is not used again.
+    Ok(unsafe { rustix::io::try_close(fd) }?)
+}

@@ -1,0 +1,282 @@
+//! Files in memory, for tests and for callers that want no disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use super::{Draft, Entry, Lock, ReadAt, Store, Synced, WriteAt, check_name, draft_name, is_draft};
+
+/// A store in memory. Cloning it is cheap and gives the same store.
+///
+/// Durable for as long as the process lives. Everything else keeps the contract of [`Store`]:
+/// open files outlive their names, drafts outlive their writers until they are swept.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    files: Arc<Mutex<Files>>,
+}
+
+#[derive(Default)]
+struct Files {
+    named: BTreeMap<String, Arc<Inode>>,
+    /// Drafts by name; an entry that cannot be upgraded has lost its writer.
+    writers: HashMap<String, Weak<Alive>>,
+    lock: Weak<Alive>,
+}
+
+/// What exists while a writer or the holder of a lock does.
+#[derive(Debug)]
+struct Alive;
+
+/// The bytes behind one or more names. Only a draft changes them.
+#[derive(Default)]
+pub(crate) struct Inode(RwLock<Vec<u8>>);
+
+impl Inode {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self(RwLock::new(bytes))
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<u8>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<u8>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Inode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.read().len())
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A store of these files; none of its drafts has a living writer.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(named: BTreeMap<String, Arc<Inode>>) -> Self {
+        Self { files: Arc::new(Mutex::new(Files { named, ..Files::default() })) }
+    }
+
+    /// Puts a file there without ceremony, replacing what had the name.
+    #[cfg(feature = "testing")]
+    pub fn put(&self, name: &str, bytes: impl Into<Vec<u8>>) {
+        self.files().named.insert(name.into(), Arc::new(Inode::new(bytes.into())));
+    }
+
+    /// The content of a file, where there is one.
+    #[cfg(feature = "testing")]
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.files().named.get(name).map(|inode| inode.read().clone())
+    }
+
+    // Nothing here panics while it holds the lock, so a poisoned one is still consistent.
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(&self.files().named).finish()
+    }
+}
+
+impl Files {
+    fn get(&self, name: &str) -> io::Result<Arc<Inode>> {
+        self.named.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Store for MemoryStore {
+    fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
+        let bytes = zeros(len)?;
+        let name = draft_name();
+        let (inode, alive) = (Arc::new(Inode::new(bytes)), Arc::new(Alive));
+        let mut files = self.files();
+        files.named.insert(name.clone(), Arc::clone(&inode));
+        files.writers.insert(name.clone(), Arc::downgrade(&alive));
+        drop(files);
+        let unsynced = Unsynced { store: self.clone(), name };
+        Ok(Box::new(MemoryDraft { inode, alive, unsynced }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
+        check_name(name)?;
+        let inode = self.files().get(name)?;
+        let len = inode.read().len() as u64;
+        Ok(Arc::new(MemoryFile { inode, len }))
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        let entry = |(name, inode): (&String, &Arc<Inode>)| Entry {
+            name: name.clone(),
+            len: inode.read().len() as u64,
+        };
+        Ok(self.files().named.iter().map(entry).collect())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        let mut files = self.files();
+        let inode = files.get(from)?;
+        if files.named.get(to).is_some_and(|there| Arc::ptr_eq(there, &inode)) {
+            return Ok(());
+        }
+        files.named.remove(from);
+        files.writers.remove(from);
+        files.named.insert(to.into(), inode);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let mut files = self.files();
+        files.writers.remove(name);
+        files.named.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        let mut files = self.files();
+        let inode = files.get(from)?;
+        if files.named.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        files.named.insert(to.into(), inode);
+        Ok(())
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        let mut files = self.files();
+        if files.lock.strong_count() > 0 {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "this process"));
+        }
+        let alive = Arc::new(Alive);
+        files.lock = Arc::downgrade(&alive);
+        Ok(Box::new(MemoryLock { _alive: alive }))
+    }
+
+    fn sweep(&self) -> io::Result<Vec<String>> {
+        let mut files = self.files();
+        files.writers.retain(|_, writer| writer.strong_count() > 0);
+        let Files { named, writers, .. } = &mut *files;
+        let dead: Vec<String> = named
+            .keys()
+            .filter(|name| is_draft(name) && !writers.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in &dead {
+            named.remove(name);
+        }
+        Ok(dead)
+    }
+
+    fn describe(&self) -> String {
+        "memory".into()
+    }
+}
+
+/// `len` zeros, or an error where that much memory cannot be had.
+fn zeros(len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reserved = usize::try_from(len).ok().map(|len| bytes.try_reserve_exact(len).map(|()| len));
+    let Some(Ok(len)) = reserved else {
+        return Err(io::ErrorKind::StorageFull.into());
+    };
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+#[derive(Debug)]
+struct MemoryDraft {
+    inode: Arc<Inode>,
+    alive: Arc<Alive>,
+    unsynced: Unsynced,
+}
+
+/// Removes the draft when it is dropped.
+#[derive(Debug)]
+struct Unsynced {
+    store: MemoryStore,
+    name: String,
+}
+
+impl Unsynced {
+    fn keep(mut self) -> String {
+        std::mem::take(&mut self.name)
+    }
+}
+
+impl Drop for Unsynced {
+    fn drop(&mut self) {
+        self.store.files().named.remove(&self.name);
+    }
+}
+
+impl WriteAt for MemoryDraft {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let range = usize::try_from(offset)
+            .ok()
+            .and_then(|start| Some(start..start.checked_add(bytes.len())?))
+            .ok_or(io::ErrorKind::FileTooLarge)?;
+        let mut content = self.inode.write();
+        if let Some(more) = range.end.checked_sub(content.len()) {
+            content.try_reserve(more).map_err(|_| io::ErrorKind::StorageFull)?;
+            content.resize(range.end, 0);
+        }
+        content[range].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Draft for MemoryDraft {
+    fn name(&self) -> &str {
+        &self.unsynced.name
+    }
+
+    fn sync(self: Box<Self>) -> io::Result<Synced> {
+        Ok(Synced::new(self.unsynced.keep(), self.alive))
+    }
+}
+
+#[derive(Debug)]
+struct MemoryFile {
+    inode: Arc<Inode>,
+    len: u64,
+}
+
+impl ReadAt for MemoryFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let content = self.inode.read();
+        let part = usize::try_from(offset)
+            .ok()
+            .and_then(|start| content.get(start..start.checked_add(buf.len())?))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(part);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct MemoryLock {
+    _alive: Arc<Alive>,
+}
+
+impl Lock for MemoryLock {}

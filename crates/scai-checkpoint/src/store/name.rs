@@ -1,0 +1,67 @@
+//! What files may be called.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::process;
+use std::time::SystemTime;
+
+/// The file that carries the lock of a directory.
+pub(crate) const LOCK_NAME: &str = ".scai.lock";
+
+const DRAFT_PREFIX: &str = ".scai-";
+const DRAFT_SUFFIX: &str = ".tmp";
+
+/// A temporary name that no other file has: `.scai-<32 hex digits>.tmp`.
+pub fn draft_name() -> String {
+    format!("{DRAFT_PREFIX}{:016x}{:016x}{DRAFT_SUFFIX}", random(), random())
+}
+
+/// Whether `name` is a temporary name, so that the file is no checkpoint.
+pub fn is_draft(name: &str) -> bool {
+    name.starts_with(DRAFT_PREFIX) && name.ends_with(DRAFT_SUFFIX)
+}
+
+/// Accepts what can name a file in a store: one path component, not the store's own lock file.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`], quoting the name.
+pub fn check_name(name: &str) -> io::Result<()> {
+    let component = !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0']);
+    if component && name != LOCK_NAME {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} cannot name a file here")))
+}
+
+/// Seeded by the operating system through the standard library's hash keys. The process and the
+/// time are mixed in because a forked child inherits the keys of its parent.
+fn random() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(process::id());
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    hasher.write_u128(since.map_or(0, |since| since.as_nanos()));
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_name_is_a_valid_name_and_never_comes_twice() {
+        let names: std::collections::HashSet<String> = (0..10_000).map(|_| draft_name()).collect();
+        assert_eq!(names.len(), 10_000);
+        for name in names {
+            assert!(is_draft(&name));
+            check_name(&name).unwrap();
+        }
+    }
+
+    #[test]
+    fn checkpoints_and_aliases_are_no_drafts() {
+        for name in ["checkpoint_iter_3.pt", "latest.pt", ".scai.lock", "scai-3.tmp", ".scai-3"] {
+            assert!(!is_draft(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Saves in the background: one thread, a short queue, and errors that do not get lost.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, Result};
+use crate::manager::{Checkpoint, Saved, Shared, held};
+
+/// Saves that may wait besides the one that is under way. More would hold more states in memory.
+const QUEUE: usize = 1;
+
+/// A save in the background.
+#[derive(Debug, Clone)]
+pub struct SaveHandle(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Pending,
+    Done(Arc<Saved>),
+    /// Failed; whether somebody was told.
+    Failed(Arc<Error>, Told),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    No,
+    Yes,
+}
+
+impl SaveHandle {
+    /// Whether the save has ended, well or not.
+    pub fn is_done(&self) -> bool {
+        !matches!(*held(&self.0.state), State::Pending)
+    }
+
+    /// Waits until the checkpoint is durable.
+    ///
+    /// # Errors
+    /// [`Error::Background`] with what went wrong. It then counts as told, and does not come out of
+    /// the manager's next call.
+    pub fn wait(&self) -> Result<Arc<Saved>> {
+        let mut state = held(&self.0.state);
+        loop {
+            match &mut *state {
+                State::Done(saved) => return Ok(Arc::clone(saved)),
+                State::Failed(error, told) => {
+                    *told = Told::Yes;
+                    return Err(Error::Background(Arc::clone(error)));
+                }
+                State::Pending => {
+                    state = self
+                        .0
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    fn end(&self, outcome: Result<Saved>) {
+        *held(&self.0.state) = match outcome {
+            Ok(saved) => State::Done(Arc::new(saved)),
+            Err(error) => State::Failed(Arc::new(error), Told::No),
+        };
+        self.0.changed.notify_all();
+    }
+
+    /// The error that nobody was told yet; counts as told from now on.
+    fn untold(&self) -> Option<Error> {
+        match &mut *held(&self.0.state) {
+            State::Failed(error, told @ Told::No) => {
+                *told = Told::Yes;
+                Some(Error::Background(Arc::clone(error)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The thread that saves in the background.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: Option<SyncSender<(Checkpoint, SaveHandle)>>,
+    thread: Option<JoinHandle<()>>,
+    /// Saves whose outcome was not looked at yet.
+    handles: Mutex<Vec<SaveHandle>>,
+}
+
+impl Writer {
+    pub(crate) fn start(shared: Arc<Shared>) -> Result<Self> {
+        let (jobs, queue): (_, Receiver<(Checkpoint, SaveHandle)>) = sync_channel(QUEUE);
+        let work = move || {
+            for (checkpoint, handle) in queue {
+                // A caller's source of bytes may panic; whoever waits must be told all the same.
+                let save = AssertUnwindSafe(|| shared.save(&checkpoint));
+                let panicked = |_| Err(Error::invalid("a save panicked; nothing was published"));
+                handle.end(catch_unwind(save).unwrap_or_else(panicked));
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("scai-save".to_owned())
+            .spawn(work)
+            .map_err(|error| Error::io("start the thread that saves", error))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), handles: Mutex::default() })
+    }
+
+    pub(crate) fn save(&self, checkpoint: Checkpoint) -> Result<SaveHandle> {
+        self.check(|handle| handle.is_done())?;
+        let handle = SaveHandle(Arc::default());
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send((checkpoint, handle.clone())));
+        if !matches!(sent, Some(Ok(()))) {
+            return Err(Error::invalid("the thread that saves has ended"));
+        }
+        held(&self.handles).push(handle.clone());
+        Ok(handle)
+    }
+
+    pub(crate) fn flush(&self) -> Result<()> {
+        let pending = held(&self.handles).clone();
+        for handle in pending {
+            let mut state = held(&handle.0.state);
+            while matches!(*state, State::Pending) {
+                state =
+                    handle.0.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            }
+        }
+        self.check(SaveHandle::is_done)
+    }
+
+    /// Forgets the saves that ended; returns the first error that nobody was told.
+    fn check(&self, ended: impl Fn(&SaveHandle) -> bool) -> Result<()> {
+        let mut handles = held(&self.handles);
+        while let Some(handle) = handles.first().filter(|handle| ended(handle)).cloned() {
+            handles.remove(0);
+            if let Some(error) = handle.untold() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the saves that are under way, so that none is lost at the end of a program.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

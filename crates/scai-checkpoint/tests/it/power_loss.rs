@@ -1,0 +1,241 @@
+//! What is left after a power failure, in every state that a simulated disk can come back in.
+
+use scai_checkpoint::store::{Draft, Store, is_draft};
+use scai_checkpoint::testing::{
+    CrashReport, CrashState, Effect, Failure, Fault, FaultStore, Op, SimulatedDisk, Times, point,
+    publish, remove_durably, set_aside,
+};
+
+use crate::payload::{LEN, id_of, id_under, save, write};
+
+/// What holds after any crash: the promises of the ledger, and no draft after a sweep.
+fn check(state: &CrashState<'_>) -> Result<(), String> {
+    state.ledger.check(&state.store, id_of)?;
+    state.store.sweep().map_err(|error| error.to_string())?;
+    let left = state.store.list().map_err(|error| error.to_string())?;
+    match left.iter().find(|entry| is_draft(&entry.name)) {
+        Some(draft) => Err(format!("the draft `{}` is left", draft.name)),
+        None => Ok(()),
+    }
+}
+
+#[track_caller]
+fn assert_safe(what: &str, disk: &SimulatedDisk) -> CrashReport {
+    let report = disk.crash_everywhere(check);
+    println!("{what}: {report}");
+    assert_eq!(report.bad, 0, "{what}: {report}");
+    report
+}
+
+/// A writer that is known to be wrong must be seen to be wrong.
+#[track_caller]
+fn assert_caught(what: &str, disk: &SimulatedDisk) {
+    let report = disk.crash_everywhere(check);
+    let text = report.to_string();
+    println!("{what}: {}", text.lines().take(2).collect::<Vec<_>>().join("\n"));
+    assert!(report.bad > 0, "{what} was not noticed: {report}");
+}
+
+fn name(id: u64) -> String {
+    format!("checkpoint_iter_{id}.pt")
+}
+
+/// A save with the notes of what it promises.
+fn noted(disk: &SimulatedDisk, name: &str, id: u64, save: impl FnOnce(&str)) {
+    disk.begin(name, id);
+    save(name);
+    disk.acknowledge(name, id);
+}
+
+#[test]
+fn acknowledged_saves_survive_under_new_names() {
+    let disk = SimulatedDisk::new();
+    for id in 1..=4 {
+        noted(&disk, &name(id), id, |name| save(&disk, name, id).unwrap());
+    }
+    let report = assert_safe("saves under new names", &disk);
+    assert!(report.states > 1000, "too few states to mean anything: {report}");
+}
+
+#[test]
+fn overwriting_leaves_the_old_save_or_the_new_one() {
+    let disk = SimulatedDisk::new();
+    for id in 1..=3 {
+        noted(&disk, "model.pt", id, |name| save(&disk, name, id).unwrap());
+    }
+    assert_safe("saves over one name", &disk);
+}
+
+#[test]
+fn a_run_with_latest_and_pruning_always_has_its_newest_acknowledged_save() {
+    let disk = SimulatedDisk::new();
+    run(&disk, &disk);
+    let report = assert_safe("run with latest and pruning", &disk);
+    assert!(report.states > 1000, "too few states to mean anything: {report}");
+}
+
+#[test]
+fn a_run_without_links_is_as_safe() {
+    let disk = SimulatedDisk::new();
+    let store = FaultStore::new(disk.clone());
+    store.arm(no_links());
+    run(&disk, &store);
+    assert!(store.fired() > 0);
+    assert_safe("run with latest as a copy", &disk);
+}
+
+fn no_links() -> Fault {
+    Fault {
+        concerns: |op| matches!(op, Op::Link { .. }),
+        after: 0,
+        times: Times::FromThenOn,
+        effect: Effect::Fail(Failure::Kind(std::io::ErrorKind::Unsupported)),
+    }
+}
+
+/// Save, point `latest.pt` at it, remove all but the two newest.
+fn run(disk: &SimulatedDisk, store: &dyn Store) {
+    for id in 1..=5 {
+        noted(disk, &name(id), id, |name| save(store, name, id).unwrap());
+        noted(disk, "latest.pt", id, |alias| point(store, alias, &name(id)).unwrap());
+        if id > 2 {
+            disk.retire(&name(id - 2));
+            remove_durably(store, &[name(id - 2)]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_damaged_file_is_never_lost_while_it_is_set_aside() {
+    let disk = SimulatedDisk::new();
+    save(&disk, "a.pt", 1).unwrap();
+    let before = disk.steps();
+    let aside = set_aside(&disk, "a.pt", "checksum mismatch").unwrap();
+    assert_eq!(aside, "a.pt.damaged");
+    let report = disk.crash_from(before, |state| {
+        let held = [id_under(&state.store, "a.pt"), id_under(&state.store, &aside)];
+        let reason = state.store.get("a.pt.damaged.txt");
+        match (held.iter().flatten().count(), reason.as_deref()) {
+            (1, None | Some(b"checksum mismatch")) => Ok(()),
+            wrong => Err(format!("{wrong:?}")),
+        }
+    });
+    println!("set aside: {report}");
+    assert_eq!(report.bad, 0, "{report}");
+}
+
+// Writers that are wrong in one way each. The check above must see every one of them.
+
+fn draft(disk: &SimulatedDisk, id: u64) -> Box<dyn Draft> {
+    let draft = disk.create(LEN as u64).unwrap();
+    write(&*draft, id, LEN).unwrap();
+    draft
+}
+
+/// Renamed, and not synced before.
+fn rename_without_sync(disk: &SimulatedDisk, name: &str, id: u64) {
+    let draft = draft(disk, id);
+    disk.rename(draft.name(), name).unwrap();
+    disk.sync().unwrap();
+}
+
+#[test]
+fn a_writer_that_does_not_sync_the_file_is_caught() {
+    let disk = SimulatedDisk::new();
+    for id in 1..=2 {
+        noted(&disk, &name(id), id, |name| rename_without_sync(&disk, name, id));
+    }
+    assert_caught("no sync of the file", &disk);
+
+    let disk = SimulatedDisk::new();
+    for id in 1..=2 {
+        noted(&disk, "model.pt", id, |name| rename_without_sync(&disk, name, id));
+    }
+    assert_caught("no sync of the file, over one name", &disk);
+}
+
+#[test]
+fn a_writer_that_does_not_sync_the_directory_is_caught() {
+    for names in [[name(1), name(2)], ["model.pt".into(), "model.pt".into()]] {
+        let disk = SimulatedDisk::new();
+        for (id, name) in (1..).zip(&names) {
+            noted(&disk, name, id, |name| {
+                let synced = draft(&disk, id).sync().unwrap();
+                disk.rename(synced.name(), name).unwrap();
+            });
+        }
+        assert_caught("no sync of the directory", &disk);
+    }
+}
+
+#[test]
+fn a_writer_in_place_is_caught() {
+    let disk = SimulatedDisk::new();
+    for id in 1..=2 {
+        noted(&disk, "model.pt", id, |name| {
+            let file = disk.overwrite(name, LEN as u64).unwrap();
+            write(&*file, id, LEN).unwrap();
+            file.sync().unwrap();
+            disk.sync().unwrap();
+        });
+    }
+    assert_caught("in place", &disk);
+}
+
+#[test]
+fn a_writer_that_renames_before_it_syncs_is_caught() {
+    let disk = SimulatedDisk::new();
+    for id in 1..=2 {
+        noted(&disk, "model.pt", id, |name| {
+            let draft = draft(&disk, id);
+            disk.rename(draft.name(), name).unwrap();
+            draft.sync().unwrap();
+            disk.sync().unwrap();
+        });
+    }
+    assert_caught("rename before sync", &disk);
+}
+
+#[test]
+fn a_writer_that_deletes_before_the_new_save_is_durable_is_caught() {
+    let disk = SimulatedDisk::new();
+    noted(&disk, &name(1), 1, |name| save(&disk, name, 1).unwrap());
+    noted(&disk, &name(2), 2, |name| {
+        let synced = draft(&disk, 2).sync().unwrap();
+        disk.rename(synced.name(), name).unwrap();
+        disk.retire("checkpoint_iter_1.pt");
+        disk.remove("checkpoint_iter_1.pt").unwrap();
+        disk.sync().unwrap();
+    });
+    assert_caught("delete before durable", &disk);
+}
+
+#[test]
+fn a_disk_that_lies_about_a_sync_is_caught() {
+    for concerns in [(|op| matches!(op, Op::SyncDraft { .. })) as fn(&Op) -> bool, |op| {
+        matches!(op, Op::SyncNames)
+    }] {
+        let disk = SimulatedDisk::new();
+        let store = FaultStore::new(disk.clone());
+        store.arm(Fault { concerns, after: 0, times: Times::FromThenOn, effect: Effect::Forget });
+        noted(&disk, "model.pt", 1, |name| save(&store, name, 1).unwrap());
+        assert_caught("a sync that is forgotten", &disk);
+    }
+}
+
+#[test]
+fn a_plan_that_is_not_carried_out_is_not_published() {
+    let disk = SimulatedDisk::new();
+    let short = publish(&disk, "a.pt", 100, |draft| {
+        draft.write_at(0, &[1; 99]).unwrap();
+        Ok(())
+    });
+    assert!(short.unwrap_err().to_string().contains("99 bytes were written where 100"));
+    let long = publish(&disk, "a.pt", 100, |draft| {
+        assert!(draft.write_at(1, &[1; 100]).is_err());
+        assert!(draft.write_at(u64::MAX, &[1]).is_err());
+        Ok(())
+    });
+    assert!(long.is_err());
+    assert_eq!(disk.list().unwrap(), []);
+}

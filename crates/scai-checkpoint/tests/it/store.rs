@@ -1,0 +1,300 @@
+//! The contract of all stores, and what is particular to a real directory.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use scai_checkpoint::Error;
+use scai_checkpoint::store::{Entry, LocalStore, MemoryStore, Store};
+use scai_checkpoint::testing::{
+    FaultStore, SimulatedDisk, check_store, lock, point, publish, remove_durably, set_aside,
+};
+
+use crate::payload::{id_under, payload, save};
+
+#[test]
+fn memory_keeps_the_contract() {
+    println!("{} tests", check_store(MemoryStore::new));
+}
+
+#[test]
+fn a_store_without_faults_keeps_the_contract() {
+    check_store(|| FaultStore::new(MemoryStore::new()));
+}
+
+#[test]
+fn the_simulated_disk_keeps_the_contract() {
+    check_store(SimulatedDisk::new);
+}
+
+#[test]
+fn a_directory_keeps_the_contract() {
+    check_local(&env::temp_dir());
+}
+
+#[test]
+fn a_directory_in_memory_keeps_the_contract() {
+    let shm = Path::new("/dev/shm");
+    if !shm.is_dir() {
+        println!("SKIPPED: there is no /dev/shm");
+        return;
+    }
+    check_local(shm);
+}
+
+fn check_local(parent: &Path) {
+    let dir = tempfile::tempdir_in(parent).unwrap();
+    let count = AtomicUsize::new(0);
+    check_store(|| {
+        let nth = count.fetch_add(1, Ordering::Relaxed);
+        LocalStore::create(dir.path().join(nth.to_string())).unwrap()
+    });
+}
+
+#[test]
+fn a_directory_is_created_with_its_parents_or_must_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("a/b/c");
+    let error = LocalStore::open(&deep).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    let store = LocalStore::create(&deep).unwrap();
+    save(&store, "a.pt", 1).unwrap();
+    assert_eq!(id_under(&LocalStore::create(&deep).unwrap(), "a.pt"), Ok(1));
+    assert_eq!(id_under(&LocalStore::open(&deep).unwrap(), "a.pt"), Ok(1));
+    assert!(LocalStore::create(deep.join("a.pt")).is_err());
+    assert!(LocalStore::create(deep.join("a.pt/b")).is_err());
+}
+
+#[test]
+fn a_relative_directory_stays_the_same_one() {
+    let store = LocalStore::open(".").unwrap();
+    assert_eq!(store.path(), Path::new("."));
+    assert!(store.list().unwrap().iter().any(|entry| entry.name == "Cargo.toml"));
+    assert!(store.free_space().is_some_and(|free| free > 0));
+}
+
+#[test]
+fn only_regular_files_are_listed() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("directory")).unwrap();
+    symlink(path("nowhere"), path("dangling")).unwrap();
+    symlink(path("loop"), path("loop")).unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(b"\xff\xfe.pt")), b"x").unwrap();
+    fs::write(path("a.pt"), b"four").unwrap();
+    symlink(path("a.pt"), path("elsewhere.pt")).unwrap();
+    let pipe = Command::new("mkfifo").arg(path("pipe")).status();
+    let store = LocalStore::open(dir.path()).unwrap();
+    let mut entries = store.list().unwrap();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let entry = |name: &str| Entry { name: name.into(), len: 4 };
+    assert_eq!(entries, [entry("a.pt"), entry("elsewhere.pt")]);
+    // Opened, a pipe would wait for a writer for ever.
+    if pipe.is_ok_and(|status| status.success()) {
+        assert!(store.open("pipe").is_err());
+    }
+    assert!(store.open("directory").is_err());
+}
+
+#[test]
+fn a_new_file_has_the_permissions_of_any_other() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("other"), b"x").unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
+    save(&store, "a.pt", 1).unwrap();
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+    assert_eq!(mode("a.pt"), mode("other"));
+}
+
+#[test]
+fn latest_is_a_second_name_that_outlives_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FaultStore::new(LocalStore::open(dir.path()).unwrap());
+    for id in 1..=2 {
+        save(&store, "a.pt", id).unwrap();
+        for _ in 0..2 {
+            point(&store, "latest.pt", "a.pt").unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        let inode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().ino();
+        assert_eq!(inode("a.pt"), inode("latest.pt"));
+    }
+    remove_durably(&store, &["a.pt"]).unwrap();
+    assert_eq!(id_under(&store, "latest.pt"), Ok(2));
+    let aside = set_aside(&store, "latest.pt", "no longer wanted").unwrap();
+    let reason = fs::read_to_string(dir.path().join(format!("{aside}.txt"))).unwrap();
+    assert_eq!(reason, "no longer wanted");
+}
+
+#[test]
+fn the_lock_names_its_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (LocalStore::open(dir.path()).unwrap(), LocalStore::open(dir.path()).unwrap());
+    let held = lock(&one).unwrap();
+    let error = lock(&two).unwrap_err();
+    let Error::Locked { holder: Some(holder), .. } = &error else { panic!("{error:?}") };
+    assert!(holder.starts_with(&format!("process {} on ", std::process::id())), "{holder}");
+    assert!(error.to_string().contains(holder), "{error}");
+    drop(held);
+    lock(&two).unwrap();
+}
+
+#[test]
+fn a_sweep_while_others_write_never_harms_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for writer in 0..2 {
+            let (done, path) = (&done, dir.path());
+            scope.spawn(move || {
+                let store = LocalStore::open(path).unwrap();
+                for id in 0..100 {
+                    publish(&store, &format!("{writer}.pt"), 100, |draft| {
+                        draft.write_at(0, &payload(id, 100)).unwrap();
+                        Ok(())
+                    })
+                    .unwrap();
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let store = LocalStore::open(dir.path()).unwrap();
+        let mut sweeps = 0;
+        while done.load(Ordering::Relaxed) < 2 {
+            store.sweep().unwrap();
+            sweeps += 1;
+        }
+        println!("200 saves beside {sweeps} sweeps");
+    });
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_full_disk_is_noticed_before_anything_is_written() {
+    let Some(disk) = Tmpfs::mount("size=1m") else { return };
+    let store = LocalStore::open(&disk.path).unwrap();
+    publish(&store, "a.pt", 600_000, |draft| {
+        draft.write_at(0, &payload(1, 600_000)).unwrap();
+        Ok(())
+    })
+    .unwrap();
+    let error = publish(&store, "a.pt", 600_000, |_| panic!("no room to write to")).unwrap_err();
+    let Error::DiskFull { needed: 600_000, free: Some(free), .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!((1..600_000).contains(&free), "{free} bytes free");
+    assert_eq!(id_under(&store, "a.pt"), Ok(1));
+    assert_eq!(store.list().unwrap().len(), 1);
+    // The lock must work on a full disk: room is made under it.
+    fs::write(disk.path.join("rest"), vec![0; free as usize]).unwrap_or_default();
+    drop(lock(&store).unwrap());
+}
+
+/// A small file system of its own, where this process may mount one.
+struct Tmpfs {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    fn mount(options: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mounted");
+        fs::create_dir(&path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: a tmpfs cannot be mounted here (needs root)");
+            return None;
+        }
+        Some(Self { path, _dir: dir })
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).status();
+    }
+}
+
+#[test]
+fn what_a_killed_writer_leaves_is_swept_and_its_lock_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
+    save(&store, "a.pt", 1).unwrap();
+    let mut child = spawn("write for ever", dir.path(), "true");
+    wait_until("the child writes", || store.list().unwrap().len() == 2);
+    let error = lock(&store).unwrap_err().to_string();
+    assert!(error.contains(&format!("process {}", child.id())), "{error}");
+    assert_eq!(store.sweep().unwrap(), Vec::<String>::new());
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _lock = lock(&store).unwrap();
+    assert_eq!(store.sweep().unwrap().len(), 1);
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert_eq!(id_under(&store, "a.pt"), Ok(1));
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_a_full_disk_with_other_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
+    save(&store, "a.pt", 1).unwrap();
+    let mut child = spawn("meet a limit", dir.path(), "trap '' XFSZ && ulimit -f 8");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert_eq!(id_under(&store, "a.pt"), Ok(1));
+}
+
+/// Runs [`child`] in a process of its own.
+fn spawn(role: &str, dir: &Path, before: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", &format!("{before} && exec \"$0\" \"$@\"")])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "store::child", "--ignored", "--nocapture"])
+        .env("SCAI_TEST_ROLE", role)
+        .env("SCAI_TEST_DIR", dir)
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "run by other tests in a process of its own"]
+fn child() {
+    let Ok(role) = env::var("SCAI_TEST_ROLE") else { return };
+    let store = LocalStore::open(env::var_os("SCAI_TEST_DIR").unwrap()).unwrap();
+    match role.as_str() {
+        "write for ever" => {
+            let _lock = lock(&store).unwrap();
+            let draft = store.create(1 << 20).unwrap();
+            for at in (0..1 << 16).cycle() {
+                draft.write_at(at, b"unfinished").unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        "meet a limit" => {
+            let error = save(&store, "a.pt", 2).unwrap_err();
+            assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+            assert!(error.to_string().contains("ulimit -f"), "{error}");
+        }
+        role => panic!("{role}"),
+    }
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
