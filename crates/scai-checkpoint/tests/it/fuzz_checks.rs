@@ -2,9 +2,11 @@
 //! makes up, the tests with the corpus it left.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Mutex, OnceLock};
 
 use scai_checkpoint::codec::torch::{Plan, Protection, Unprotected, peek};
+use scai_checkpoint::store::WriteAt;
 use scai_checkpoint::{Dict, Storage, Value};
 
 use crate::forge::{self, Archive, Header, Member};
@@ -80,15 +82,23 @@ pub(crate) fn any_file(bytes: Vec<u8>) -> Option<Value> {
     Some(tree)
 }
 
+/// A file being written in memory.
+#[derive(Debug)]
+struct Written(Mutex<Vec<u8>>);
+
+impl WriteAt for Written {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// The bytes of the `.pt` file for a tree, written on this thread.
 fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
     let plan = Plan::new(tree)?;
-    let file = Mutex::new(vec![0; plan.len() as usize]);
-    plan.write(1, &|offset, bytes: &[u8]| {
-        file.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-        Ok(())
-    })?;
-    Ok(file.into_inner().unwrap())
+    let file = Written(Mutex::new(vec![0; plan.len() as usize]));
+    plan.write(1, &file)?;
+    Ok(file.0.into_inner().unwrap())
 }
 
 /// Everything a tree holds, as bytes: two trees are the same if theirs are. Cheaper than
