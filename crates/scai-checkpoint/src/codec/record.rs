@@ -55,8 +55,7 @@ impl RecordSource {
     }
 
     fn place(&self, range: std::ops::Range<u64>) -> Place {
-        Place::record(&self.name)
-            .bytes(self.data + range.start..self.data + range.end)
+        Place::record(&self.name).bytes(self.data + range.start..self.data + range.end)
     }
 
     fn damaged(&self, range: std::ops::Range<u64>, detail: &str) -> Error {

@@ -10,7 +10,10 @@
     reason = "tests look at real files, panic when something does not hold and print what they saw"
 )]
 
+mod damage;
 mod describe;
+mod forge;
+mod fuzz_checks;
 mod golden;
 mod huge;
 mod manager;
