@@ -10,6 +10,10 @@
     reason = "tests look at real files, panic when something does not hold and print what they saw"
 )]
 
+mod aftermath;
+mod careless;
+mod child;
+mod crash;
 mod describe;
 mod golden;
 mod huge;
@@ -18,4 +22,6 @@ mod payload;
 mod power_loss;
 mod store;
 mod store_faults;
+mod strace;
 mod support;
+mod training;
