@@ -24,4 +24,5 @@ mod store;
 mod store_faults;
 mod strace;
 mod support;
+mod syscall_faults;
 mod training;
