@@ -20,6 +20,7 @@ mod huge;
 mod manager;
 mod payload;
 mod power_loss;
+mod races;
 mod store;
 mod store_faults;
 mod strace;
