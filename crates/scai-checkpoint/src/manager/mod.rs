@@ -11,7 +11,6 @@ mod resume;
 mod retention;
 mod verify;
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -135,8 +134,6 @@ pub(crate) struct Shared {
     store: Arc<dyn Store>,
     options: Options,
     writing: lock::Writing,
-    /// Checkpoints that were verified on the device since this manager began.
-    verified: Mutex<HashSet<String>>,
 }
 
 impl CheckpointManager {
@@ -173,8 +170,7 @@ impl CheckpointManager {
     }
 
     fn new(store: Arc<dyn Store>, writing: lock::Writing, options: Options) -> Self {
-        let verified = Mutex::default();
-        let shared = Shared { store, options, writing, verified };
+        let shared = Shared { store, options, writing };
         Self { shared: Arc::new(shared), background: Mutex::new(None) }
     }
 
@@ -272,7 +268,13 @@ impl CheckpointManager {
     pub fn pin(&self, name: &str) -> Result<()> {
         self.flush()?;
         drop(self.shared.open(name)?);
-        commit::publish(&*self.shared.store, &name::pin(name), 0, |_| Ok(()))
+        commit::publish(&*self.shared.store, &name::pin(name), 0, |_| Ok(()))?;
+        // A prune may have been faster than the mark.
+        if !self.shared.exists(name)? {
+            commit::remove_durably(&*self.shared.store, &[name::pin(name)])?;
+            return Err(Error::NotFound { path: self.shared.path(name) });
+        }
+        Ok(())
     }
 
     /// Lets a checkpoint be pruned again.
@@ -299,7 +301,7 @@ impl Shared {
         let plan = Plan::new(&checkpoint.to_tree()?)?;
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
-        held(&self.verified).remove(&name);
+        self.writing.verified().remove(&name);
         commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
             .map_err(|error| error.at_path(self.path(&name)))?;
         let mut saved =
@@ -371,6 +373,14 @@ impl Shared {
             std::io::ErrorKind::NotFound => Error::NotFound { path: self.path(name) },
             _ => Error::io("open", error).at_path(self.path(name)),
         })
+    }
+
+    fn exists(&self, name: &str) -> Result<bool> {
+        match self.open(name) {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn path(&self, name: &str) -> String {
