@@ -177,8 +177,9 @@ impl Value {
             Ok(read)
         };
         let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (1..threads.min(storages.len())).map(|_| scope.spawn(work)).collect();
+            // Where the system has no more threads to give, fewer do it.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let threads: Vec<_> = (1..threads.min(storages.len())).map_while(spawn).collect();
             let here = work();
             // A thread that panicked leaves its storages out, which are then read below.
             let others = threads.into_iter().filter_map(|thread| thread.join().ok());

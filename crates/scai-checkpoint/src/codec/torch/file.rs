@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
+use super::on_threads;
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Stop, run};
 use super::record::{Check, RecordSource};
@@ -248,19 +249,15 @@ impl TorchFile {
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         let next = AtomicUsize::new(0);
         let found = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, self.order.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(name) = self.order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let Some(source) = self.records.get(name) else { continue };
-                        let damage = source.verify(progress);
-                        if !damage.is_empty()
-                            && let Ok(mut found) = found.lock()
-                        {
-                            found.extend(damage);
-                        }
-                    }
-                });
+        on_threads(threads.min(self.order.len()), || {
+            while let Some(name) = self.order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let Some(source) = self.records.get(name) else { continue };
+                let damage = source.verify(progress);
+                if !damage.is_empty()
+                    && let Ok(mut found) = found.lock()
+                {
+                    found.extend(damage);
+                }
             }
         });
         let mut found = found.into_inner().unwrap_or_default();

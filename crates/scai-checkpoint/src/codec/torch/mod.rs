@@ -39,3 +39,16 @@ mod zip;
 pub use file::{Protection, TorchFile, Unprotected, peek};
 pub use manifest::Manifest;
 pub use plan::Plan;
+
+/// Does `work` on up to `threads` threads, this one among them. Where the system has no more
+/// threads to give, fewer do it.
+fn on_threads(threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+}
