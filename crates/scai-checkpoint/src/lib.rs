@@ -13,6 +13,7 @@ mod file;
 mod manager;
 pub mod store;
 mod tensor;
+mod threads;
 mod value;
 mod writer;
 

@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
-use super::held;
 use crate::commit;
 use crate::error::{Error, Result};
 use crate::store::{Lock, Store};
+use crate::threads::held;
 
 /// A manager's claim to write. The right is taken by the first write and kept from then on, so
 /// that two training runs cannot take turns in one directory.

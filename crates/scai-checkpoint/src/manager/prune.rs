@@ -128,7 +128,7 @@ impl Shared {
                 None => drop(right.insert(listed[i].name.clone())),
                 Some(damage) => {
                     candidates[i].damaged = true;
-                    listed[i].problem = Some(damage.to_string());
+                    listed[i].problem = Some(damage.without_path().to_string());
                 }
             }
         };

@@ -1,6 +1,7 @@
 //! Going on from the newest checkpoint that is sound.
 
 use super::checkpoint::Checkpoint;
+use super::lock::Operation;
 use super::{CheckpointManager, Residency, Shared, name};
 use crate::commit;
 use crate::error::{Error, Result};
@@ -123,16 +124,22 @@ impl Search<'_> {
 impl Shared {
     /// Sets a checkpoint aside where it is damaged and this process may write.
     fn skip(&self, name: &str, reason: Error) -> Skipped {
+        if matches!(reason, Error::Damaged { .. })
+            && let Ok(operation) = self.writing.begin(&*self.store)
+        {
+            // It was read without the right to write, and may have been replaced since.
+            return self.set_aside(name, &operation);
+        }
+        Skipped { name: name.to_owned(), reason, set_aside: None }
+    }
+
+    /// Renames a checkpoint where it is damaged. One that is not counts as gone.
+    pub(super) fn set_aside(&self, name: &str, _operation: &Operation<'_>) -> Skipped {
+        let reason = match self.load(name, Residency::Memory) {
+            Ok(_) => Error::NotFound { path: self.path(name) },
+            Err(reason) => reason,
+        };
         let mut skipped = Skipped { name: name.to_owned(), reason, set_aside: None };
-        if !matches!(skipped.reason, Error::Damaged { .. }) {
-            return skipped;
-        }
-        let Ok(_operation) = self.writing.begin(&*self.store) else { return skipped };
-        // It was read without the right to write, and may have been replaced since.
-        match self.load(name, Residency::Memory) {
-            Ok(_) => skipped.reason = Error::NotFound { path: self.path(name) },
-            Err(reason) => skipped.reason = reason,
-        }
         if matches!(skipped.reason, Error::Damaged { .. }) {
             self.writing.verified().remove(name);
             let reason = format!("{}\n", skipped.reason);
