@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use scai_checkpoint::{Goal, Retention, Rule};
+use scai_checkpoint::{DType, Goal, Retention, Rule};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -49,8 +49,14 @@ impl Color {
 pub(crate) enum Command {
     /// List the checkpoints of a directory, by iteration
     List(ListArgs),
+    /// Show what is in a file
+    Show(ShowArgs),
     /// Read every byte and check it against its digest
     Verify(VerifyArgs),
+    /// Compare two files
+    Diff(DiffArgs),
+    /// Convert a file to another format, a part of it, or to another dtype
+    Convert(ConvertArgs),
     /// Delete what newer checkpoints have made redundant
     Prune(PruneArgs),
     /// Keep a checkpoint from being pruned
@@ -78,6 +84,77 @@ pub(crate) struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// A part of it: `model_state_dict`, `training_stats.loss`
+    pub(crate) path: Option<String>,
+    /// Read the tensors: minimum, maximum, mean, deviation, norm, NaN, infinities
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Levels of the tree to show; all otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) depth: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiffArgs {
+    /// A file
+    pub(crate) a: PathBuf,
+    /// Another
+    pub(crate) b: PathBuf,
+    /// Leave out a part of the tree: `timestamp`; may be given again
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ignore: Vec<String>,
+    /// Only say which tensors differ, not by how much: with digests in both files, none is read
+    #[arg(long)]
+    pub(crate) no_values: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConvertArgs {
+    /// The file to read
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// The format to write, where the name of the file does not say it
+    #[arg(long)]
+    pub(crate) format: Option<OutputFormat>,
+    /// Write a part of the tree only: `model_state_dict`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) part: Option<String>,
+    /// Round floating-point tensors: float32, float64, float16 or bfloat16
+    #[arg(long, value_parser = float_dtype)]
+    pub(crate) dtype: Option<DType>,
+    /// Replace OUT where it exists
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    Pt,
+    Safetensors,
+}
+
+fn float_dtype(text: &str) -> Result<DType, String> {
+    match text.parse() {
+        Ok(dtype @ (DType::Float32 | DType::Float64 | DType::Float16 | DType::BFloat16)) => {
+            Ok(dtype)
+        }
+        _ => Err("it is one of float32, float64, float16 and bfloat16".to_owned()),
+    }
 }
 
 #[derive(Debug, ClapArgs)]

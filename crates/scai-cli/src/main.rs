@@ -5,7 +5,9 @@
 
 mod args;
 mod cmd;
+mod compute;
 mod exit;
+mod input;
 mod locate;
 mod progress;
 mod render;
@@ -40,6 +42,9 @@ fn run(command: &Command) -> Result<Exit, Failure> {
     let exit = match command {
         Command::List(args) => cmd::list::run(args, &mut out),
         Command::Verify(args) => cmd::verify::run(args, &mut out),
+        Command::Show(args) => cmd::show::run(args, &mut out),
+        Command::Diff(args) => cmd::diff::run(args, &mut out),
+        Command::Convert(args) => cmd::convert::run(args, &mut out),
         Command::Prune(args) => cmd::prune::run(args, &mut out),
         Command::Pin(args) => cmd::pin::run(args, cmd::pin::Pin::Set, &mut out),
         Command::Unpin(args) => cmd::pin::run(args, cmd::pin::Pin::Clear, &mut out),

@@ -11,7 +11,7 @@ use crate::args::ListArgs;
 use crate::exit::{Exit, Failure};
 use crate::locate::{manager, nearest};
 use crate::progress;
-use crate::render::{number, paint, printable, size, style, table, write_json, write_table};
+use crate::render::{number, one_line, paint, size, style, table, write_json, write_table};
 
 /// Statistics shown when none are named.
 const FEW: usize = 4;
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ListArgs, out: &mut impl Write) -> Result<Exit, Failure
     }
     let fixed = [">ITERATION", "SAVED", ">SIZE"].map(str::to_owned);
     let mut headings: Vec<String> = fixed.into();
-    headings.extend(stats.iter().map(|name| format!(">{}", printable(name).to_uppercase())));
+    headings.extend(stats.iter().map(|name| format!(">{}", one_line(name).to_uppercase())));
     headings.push("VERIFIED".to_owned());
     headings.push("NOTES".to_owned());
     let cells = rows.iter().map(|row| cells(row, &stats)).collect();
@@ -116,8 +116,8 @@ fn cells(row: &Row, stats: &[String]) -> Vec<String> {
     cells.extend(stats.iter().map(|name| match checkpoint.training_stats.get(name) {
         None | Some(Json::Null) => "-".to_owned(),
         Some(Json::Number(value)) => value.as_f64().map_or_else(|| value.to_string(), number),
-        Some(Json::String(text)) => printable(text),
-        Some(other) => printable(&other.to_string()),
+        Some(Json::String(text)) => one_line(text),
+        Some(other) => one_line(&other.to_string()),
     }));
     cells.push(match verified {
         None => paint(style::DIM, "-"),
@@ -132,7 +132,7 @@ fn cells(row: &Row, stats: &[String]) -> Vec<String> {
         notes.push("pinned".to_owned());
     }
     if let Some(problem) = &checkpoint.problem {
-        notes.push(paint(style::BAD, printable(problem)));
+        notes.push(paint(style::BAD, one_line(problem)));
     }
     cells.push(notes.join(", "));
     cells
@@ -140,6 +140,6 @@ fn cells(row: &Row, stats: &[String]) -> Vec<String> {
 
 /// `2026-11-23T08:00:00.000000+00:00` to the second.
 fn time(timestamp: &str) -> String {
-    let text = printable(timestamp).replacen('T', " ", 1);
+    let text = one_line(timestamp).replacen('T', " ", 1);
     text.get(..19).map_or_else(|| text.clone(), str::to_owned)
 }

@@ -7,7 +7,7 @@ use scai_checkpoint::Options;
 use crate::args::PinArgs;
 use crate::exit::{Exit, Failure};
 use crate::locate::{manager, no_such_file, split};
-use crate::render::printable;
+use crate::render::one_line;
 
 /// Which way.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,6 @@ pub(crate) fn run(args: &PinArgs, pin: Pin, out: &mut impl Write) -> Result<Exit
             "can be pruned again"
         }
     };
-    writeln!(out, "`{}` {text}", printable(name))?;
+    writeln!(out, "`{}` {text}", one_line(name))?;
     Ok(Exit::Success)
 }

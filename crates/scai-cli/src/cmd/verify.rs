@@ -11,7 +11,7 @@ use crate::args::VerifyArgs;
 use crate::exit::{Exit, Failure};
 use crate::locate::{manager, no_such_file, split};
 use crate::progress;
-use crate::render::{paint, printable, size, style, write_json};
+use crate::render::{one_line, paint, printable, size, style, write_json};
 
 /// What a script gets for each file.
 #[derive(Serialize)]
@@ -157,7 +157,7 @@ fn print(
         Some(Protection::None) | None => "",
     };
     let how = if verification.is_sound() { how } else { "" };
-    let path = printable(&target.path.display().to_string());
+    let path = one_line(&target.path.display().to_string());
     let line = format!("{verdict}  {path}  {}  {how}", size(verification.len));
     writeln!(out, "{}", line.trim_end())?;
     for damage in &verification.damage {

@@ -1,5 +1,9 @@
 //! How things look: tables, sizes, colours, JSON.
 
+mod text;
+pub(crate) mod tree;
+mod value;
+
 use std::fmt::Display;
 use std::io::Write;
 
@@ -8,6 +12,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::exit::Failure;
+
+pub(crate) use text::{one_line, printable};
+pub(crate) use value::{flat_list, scalar, to_json};
 
 /// Colours; anstream takes them out where they do not belong.
 pub(crate) mod style {
@@ -43,18 +50,27 @@ pub(crate) fn size(bytes: u64) -> String {
     if value < 10.0 { format!("{value:.2} {unit}") } else { format!("{value:.1} {unit}") }
 }
 
-/// Text from a file as a terminal may show it: control characters are escaped, so that a name
-/// cannot move the cursor or change colours.
-pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\n' {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
+/// A whole number with commas: `1,234,567`.
+pub(crate) fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
         }
+        out.push(digit);
     }
     out
+}
+
+/// A count with its noun: `1 tensor`, `2 entries`.
+pub(crate) fn counted(n: u64, noun: &str) -> String {
+    let plural = match (n, noun.strip_suffix('y')) {
+        (1, _) => noun.to_owned(),
+        (_, Some(stem)) => format!("{stem}ies"),
+        _ => format!("{noun}s"),
+    };
+    format!("{} {plural}", count(n))
 }
 
 /// A number as a person reads it: six digits.
@@ -71,15 +87,26 @@ pub(crate) fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A table without lines, columns apart by two spaces.
+/// A table without lines, columns apart by two spaces; columns without anything in them are left
+/// out.
 ///
-/// Columns whose heading begins with `>` are aligned to the right.
+/// Columns whose heading begins with `>` are aligned to the right. Where no heading says more than
+/// that, there is no line of headings.
 pub(crate) fn table(headings: &[String], rows: Vec<Vec<String>>) -> Table {
+    let used: Vec<bool> = (0..headings.len())
+        .map(|i| rows.iter().any(|row| row.get(i).is_some_and(|cell| !cell.is_empty())))
+        .collect();
+    let keep = |cells: Vec<String>| {
+        cells.into_iter().zip(&used).filter(|(_, used)| **used).map(|(cell, _)| cell)
+    };
+    let headings: Vec<String> = keep(headings.to_vec()).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let plain = |heading: &String| heading.trim_start_matches('>').to_owned();
-    table.set_header(headings.iter().map(|heading| paint(style::BOLD, plain(heading))));
-    table.add_rows(rows);
+    if headings.iter().any(|heading| !plain(heading).is_empty()) {
+        table.set_header(headings.iter().map(|heading| paint(style::BOLD, plain(heading))));
+    }
+    table.add_rows(rows.into_iter().map(keep));
     for (i, heading) in headings.iter().enumerate() {
         if let Some(column) = table.column_mut(i) {
             column.set_padding((0, 2));
@@ -101,15 +128,23 @@ pub(crate) fn write_table(out: &mut impl Write, table: &Table) -> std::io::Resul
 
 /// Writes a value as JSON, for scripts.
 pub(crate) fn write_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
-    serde_json::to_writer_pretty(&mut *out, value)
-        .map_err(|error| Failure::Output(error.into()))?;
-    writeln!(out)?;
+    let json = serde_json::to_string_pretty(value);
+    let json = json.map_err(|error| Failure::Output(error.into()))?;
+    writeln!(out, "{}", text::printable_json(json))?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_have_commas_and_nouns_their_plural() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(counted(1, "entry"), "1 entry");
+        assert_eq!(counted(2000, "entry"), "2,000 entries");
+        assert_eq!(counted(0, "tensor"), "0 tensors");
+    }
 
     #[test]
     fn sizes_and_numbers_are_short() {
@@ -120,10 +155,5 @@ mod tests {
         let numbers = [1.0, 0.123_456_789, 1234.5678, 1e-7, 123_456_789.5, f64::NAN];
         let texts = ["1", "0.123457", "1234.57", "1.00000e-7", "1.23457e8", "NaN"];
         assert_eq!(numbers.map(number), texts);
-    }
-
-    #[test]
-    fn a_name_cannot_move_the_cursor() {
-        assert_eq!(printable("a\x1b[2Jb\u{9b}31m"), "a\\u{1b}[2Jb\\u{9b}31m");
     }
 }
