@@ -261,6 +261,15 @@ impl Error {
         self
     }
 
+    /// The same error for where the file is named already.
+    #[must_use]
+    pub(crate) fn without_path(mut self) -> Self {
+        if let Some(place) = self.place_mut() {
+            place.path = None;
+        }
+        self
+    }
+
     /// Adds the name of the tensor, unless a layer below already named one.
     #[must_use]
     pub fn at_tensor(mut self, tensor: impl Into<String>) -> Self {

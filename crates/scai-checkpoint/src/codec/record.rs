@@ -10,6 +10,7 @@ use crate::CHUNK_SIZE;
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::Source;
+use crate::threads::{held, on_threads};
 
 /// Bytes read at a time where a whole record must be checked for a part of it.
 const STEP: usize = 1 << 20;
@@ -245,18 +246,12 @@ pub(super) fn verify_all(
 ) -> Vec<Error> {
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, records.len().max(1)) {
-            scope.spawn(|| {
-                while let Some(record) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let damage = record.verify(progress);
-                    if !damage.is_empty()
-                        && let Ok(mut found) = found.lock()
-                    {
-                        found.extend(damage);
-                    }
-                }
-            });
+    on_threads(threads.min(records.len()), || {
+        while let Some(record) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let damage = record.verify(progress);
+            if !damage.is_empty() {
+                held(&found).extend(damage);
+            }
         }
     });
     let mut found = found.into_inner().unwrap_or_default();

@@ -10,13 +10,24 @@
     reason = "tests look at real files, panic when something does not hold and print what they saw"
 )]
 
+mod aftermath;
+mod careless;
+mod child;
+mod crash;
+mod damage;
 mod describe;
+mod forge;
+mod fuzz_checks;
 mod golden;
 mod huge;
 mod manager;
 mod payload;
 mod power_loss;
+mod races;
 mod safetensors;
 mod store;
 mod store_faults;
+mod strace;
 mod support;
+mod syscall_faults;
+mod training;

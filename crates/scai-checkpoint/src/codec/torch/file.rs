@@ -18,6 +18,9 @@ use crate::store::ReadAt;
 use crate::tensor::{Source, Storage};
 use crate::value::Value;
 
+/// Records up to this size are checked when the tree is read, though it does not need them.
+const SMALL: u64 = 64 << 10;
+
 /// An open `.pt` file. Its structure has been checked; its tensors are checked when they are read.
 #[derive(Debug)]
 pub struct TorchFile {
@@ -182,6 +185,13 @@ impl TorchFile {
                     "the file was written on a big-endian machine",
                     "load and save it with torch on a little-endian one",
                 ));
+            }
+        }
+        // Nothing reads the other small records, such as torch's `version`, but damage there is
+        // damage all the same.
+        for name in self.order.iter().filter(|name| !name.starts_with("data/")) {
+            if self.records.get(name).is_some_and(|record| record.len() <= SMALL) {
+                self.content(name, SMALL)?;
             }
         }
         let pickle = self.content("data.pkl", self.file.len())?;

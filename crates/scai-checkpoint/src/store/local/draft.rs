@@ -136,7 +136,8 @@ pub(super) fn sweep(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     }
     // Still locked: a writer that has just made this file sees that it is gone and makes another.
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(false),
+        // Somebody else's, where only its owner may remove it (a sticky directory), or protected.
+        Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) => Ok(false),
         result => Ok(result.map(|()| true)?),
     }
 }
