@@ -204,7 +204,7 @@ fn outcome(file: Arc<dyn ReadAt>, saved: &[u8]) -> Outcome {
         Ok(opened) => opened,
         Err(error) => return of_error(&error),
     };
-    match opened.tree().and_then(|tree| tree.resident()) {
+    match opened.tree().and_then(|tree| tree.resident(1)) {
         Err(error) => of_error(&error),
         Ok(tree) if Fingerprint::of(&tree) != saved => Outcome::Silent,
         Ok(_) if opened.verify(1, &|_| {}).is_empty() => Outcome::Identical,
@@ -298,7 +298,7 @@ fn flipped(file: &Arc<Vec<u8>>, bit: usize) -> Patched {
 fn load(file: &Arc<Vec<u8>>) -> Vec<u8> {
     let file = Patched { file: Arc::clone(file), at: 0, bytes: vec![], also: None };
     let file = TorchFile::open(Arc::new(file), Unprotected::Refuse).unwrap();
-    Fingerprint::of(&file.tree().unwrap().resident().unwrap())
+    Fingerprint::of(&file.tree().unwrap().resident(1).unwrap())
 }
 
 #[test]

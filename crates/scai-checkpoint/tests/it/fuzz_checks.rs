@@ -59,7 +59,7 @@ pub(crate) fn any_file(bytes: Vec<u8>) -> Option<Value> {
     let damage = file.verify(1, &|_| {});
     damage.iter().for_each(|error| drop(error.to_string()));
     let tree = file.tree().map_err(|error| error.to_string()).ok()?;
-    let resident = tree.resident().map_err(|error| error.to_string());
+    let resident = tree.resident(1).map_err(|error| error.to_string());
     if damage.is_empty() && file.protection() != Protection::None {
         assert!(resident.is_ok(), "verifies, but does not load: {resident:?}");
     }
@@ -73,7 +73,7 @@ pub(crate) fn any_file(bytes: Vec<u8>) -> Option<Value> {
         let again = open(written.clone(), Unprotected::Refuse).expect("what is written opens");
         assert_eq!(again.protection(), Protection::Digests);
         assert!(again.verify(1, &|_| {}).is_empty());
-        let read = again.tree().expect("what is written is read").resident().unwrap();
+        let read = again.tree().expect("what is written is read").resident(1).unwrap();
         if Fingerprint::of(&read) != Fingerprint::of(&tree) {
             panic!("written and read differently:\n{read:?}\n{tree:?}");
         }

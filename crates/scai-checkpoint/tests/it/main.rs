@@ -15,6 +15,7 @@ mod describe;
 mod forge;
 mod fuzz_checks;
 mod golden;
+mod hostile;
 mod huge;
 mod manager;
 mod payload;
