@@ -57,23 +57,22 @@ pub fn publish(
 /// it named before.
 pub fn point(store: &dyn Store, alias: &str, target: &str) -> Result<()> {
     let temporary = draft_name();
-    match store.link(target, &temporary) {
+    let linked = store.link(target, &temporary);
+    let renamed = if linked.is_ok() { store.rename(&temporary, alias) } else { Ok(()) };
+    // A rename between two names of one file does nothing and leaves both, and what fails may
+    // leave the name too. Where it cannot be removed, it is a draft without a writer, and swept.
+    let _ = store.remove(&temporary);
+    let to = Target { store, name: alias, len: 0 };
+    match linked {
         Ok(()) => {}
+        Err(error) if cannot_link(error.kind()) => return copy(store, target, alias),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(Error::NotFound { path: path_of(store, target) });
         }
-        Err(error) if cannot_link(error.kind()) => return copy(store, target, alias),
-        Err(error) => {
-            return Err(Target { store, name: alias, len: 0 }.refused("link", error));
-        }
+        Err(error) => return Err(to.refused("link", error)),
     }
-    let renamed = store.rename(&temporary, alias);
-    // A rename between two names of one file does nothing and leaves both, and so does a rename
-    // that fails. What cannot be removed is a draft without a writer, which the next sweep takes.
-    let _ = store.remove(&temporary);
-    let target = Target { store, name: alias, len: 0 };
-    renamed.map_err(|error| target.refused("rename to its final name", error))?;
-    Renamed(target).make_durable()
+    renamed.map_err(|error| to.refused("rename to its final name", error))?;
+    Renamed(to).make_durable()
 }
 
 /// Where the file system has no links, or not for this file.

@@ -47,10 +47,10 @@ impl fmt::Display for Place {
         }
         let names = (self.tensor.as_deref().map(shown), self.record.as_deref().map(shown));
         match names {
-            (Some(tensor), Some(record)) => {
+            (Some(tensor), Some(record)) if tensor != record => {
                 part(format_args!("tensor `{tensor}` (record `{record}`)"))?;
             }
-            (Some(tensor), None) => part(format_args!("tensor `{tensor}`"))?,
+            (Some(tensor), _) => part(format_args!("tensor `{tensor}`"))?,
             (None, Some(record)) => part(format_args!("record `{record}`"))?,
             (None, None) => {}
         }
@@ -275,6 +275,15 @@ impl Error {
     pub fn at_path(mut self, path: impl Into<String>) -> Self {
         if let Some(place) = self.place_mut() {
             place.path.get_or_insert_with(|| path.into());
+        }
+        self
+    }
+
+    /// The same error for where the file is named already.
+    #[must_use]
+    pub(crate) fn without_path(mut self) -> Self {
+        if let Some(place) = self.place_mut() {
+            place.path = None;
         }
         self
     }

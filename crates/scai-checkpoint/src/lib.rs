@@ -9,13 +9,16 @@ compile_error!(
 pub mod codec;
 mod commit;
 mod error;
+mod file;
 mod manager;
 pub mod store;
 mod tensor;
+mod threads;
 mod value;
 mod writer;
 
 pub use error::{Error, Place, Result};
+pub use file::{open_file, verify_file, write_file};
 pub use manager::{
     Answers, Candidate, Checkpoint, CheckpointManager, Goal, Listed, LoadReport, MatchOptions,
     Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved, ShapeMismatch,
@@ -37,3 +40,12 @@ pub mod testing {
 
 /// Bytes that one digest covers. Damage is located to this size.
 pub const CHUNK_SIZE: usize = 64 * 1024;
+
+/// The code in the README compiles and runs.
+#[cfg(doctest)]
+mod readme {
+    #[doc = include_str!("../../../README.md")]
+    struct English;
+    #[doc = include_str!("../../../README.zh.md")]
+    struct Chinese;
+}

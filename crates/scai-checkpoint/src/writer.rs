@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
-use crate::manager::{Checkpoint, Saved, Shared, held};
+use crate::manager::{Checkpoint, Saved, Shared};
+use crate::threads::held;
 
 /// Saves that may wait besides the one that is under way. More would hold more states in memory.
 const QUEUE: usize = 1;

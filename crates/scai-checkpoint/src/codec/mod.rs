@@ -1,4 +1,31 @@
 //! File formats. A codec turns a state tree into bytes at offsets and back; it sees no path and
 //! opens no file.
 
+mod any;
+mod digest;
+mod record;
+pub mod safetensors;
 pub mod torch;
+
+pub use any::{CheckpointFile, Format, Plan};
+
+/// What protects a file against damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protection {
+    /// Nothing: no checksums were written.
+    None,
+    /// A CRC-32 for each record, as torch writes.
+    Crc32,
+    /// A digest for each chunk and one for the structure of the file, as this crate writes.
+    Digests,
+}
+
+/// Whether files without any checksums are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unprotected {
+    /// They are an error: damage could not be noticed.
+    #[default]
+    Refuse,
+    /// They are read as they are.
+    Accept,
+}

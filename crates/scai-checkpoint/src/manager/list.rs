@@ -1,5 +1,7 @@
 //! What a directory of checkpoints holds.
 
+use std::io::ErrorKind;
+
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -54,7 +56,7 @@ pub(super) fn list(store: &dyn Store, entries: &[Entry]) -> Vec<Listed> {
             let iteration = name::iteration(&entry.name)?;
             let pin = name::pin(&entry.name);
             let pinned = entries.iter().any(|entry| entry.name == pin);
-            Some(look(store, entry, iteration, pinned))
+            look(store, entry, iteration, pinned)
         })
         .collect();
     found.sort_by_key(|listed| listed.iteration);
@@ -64,7 +66,8 @@ pub(super) fn list(store: &dyn Store, entries: &[Entry]) -> Vec<Listed> {
     found
 }
 
-fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Listed {
+/// A glance at a checkpoint; nothing where it is gone by now.
+fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Option<Listed> {
     let mut listed = Listed {
         name: entry.name.clone(),
         iteration,
@@ -87,14 +90,18 @@ fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Liste
             listed.training_stats = manifest.training_stats;
             listed.metadata = manifest.metadata;
         }
+        Err(Error::NotFound { .. }) => return None,
         Err(error) => listed.problem = Some(error.to_string()),
     }
-    listed
+    Some(listed)
 }
 
 /// The manifest at the start of the file, or one made of the state tree where torch wrote it.
 fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
-    let file = store.open(name).map_err(|error| Error::io("open", error))?;
+    let file = store.open(name).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::NotFound { path: name.to_owned() },
+        _ => Error::io("open", error),
+    })?;
     match peek(&*file)? {
         Some(manifest) => Ok(manifest),
         None => Ok(Manifest::new(&TorchFile::open(file, Unprotected::Accept)?.tree()?)),

@@ -1,14 +1,14 @@
 //! The right to write to a directory: one process has it, and its managers share it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
-use super::held;
 use crate::commit;
 use crate::error::{Error, Result};
 use crate::store::{Lock, Store};
+use crate::threads::held;
 
 /// A manager's claim to write. The right is taken by the first write and kept from then on, so
 /// that two training runs cannot take turns in one directory.
@@ -23,6 +23,8 @@ struct Turn {
     /// The right to write, once it was taken, and the process that took it: a forked process has
     /// a copy of this, but not the right.
     taken: Mutex<Option<Taken>>,
+    /// Checkpoints that were found right on the device since the right was taken.
+    verified: Mutex<HashSet<String>>,
     /// The directory, by which the turn is found again.
     directory: Option<PathBuf>,
 }
@@ -43,8 +45,8 @@ impl Writing {
         let Ok(directory) = directory.canonicalize() else { return Self::default() };
         let mut turns = held(&TURNS);
         let turn = turns.get(&directory).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let turn = Turn { taken: Mutex::default(), directory: Some(directory.clone()) };
-            let turn = Arc::new(turn);
+            let (taken, verified) = (Mutex::default(), Mutex::default());
+            let turn = Arc::new(Turn { taken, verified, directory: Some(directory.clone()) });
             turns.insert(directory, Arc::downgrade(&turn));
             turn
         });
@@ -73,13 +75,20 @@ impl Writing {
                     }
                     Err(error) => return Err(error),
                 };
-                *taken = Some((lock, std::process::id()));
                 store.sweep().map_err(|error| {
                     Error::io("sweep the directory", error).at_path(store.describe())
                 })?;
+                // What was seen without the right to write may have been replaced since.
+                self.verified().clear();
+                *taken = Some((lock, std::process::id()));
             }
         }
         Ok(Operation { _turn: taken })
+    }
+
+    /// Checkpoints that were found right on the device while this process had the right to write.
+    pub(super) fn verified(&self) -> MutexGuard<'_, HashSet<String>> {
+        held(&self.turn.verified)
     }
 }
 

@@ -11,14 +11,14 @@ mod resume;
 mod retention;
 mod verify;
 
-use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::codec::torch::{Plan, TorchFile, Unprotected};
 use crate::commit;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::store::{LocalStore, ReadAt, Store};
+use crate::threads::held;
 use crate::writer::{SaveHandle, Writer};
 
 pub use checkpoint::Checkpoint;
@@ -135,8 +135,6 @@ pub(crate) struct Shared {
     store: Arc<dyn Store>,
     options: Options,
     writing: lock::Writing,
-    /// Checkpoints that were verified on the device since this manager began.
-    verified: Mutex<HashSet<String>>,
 }
 
 impl CheckpointManager {
@@ -173,8 +171,7 @@ impl CheckpointManager {
     }
 
     fn new(store: Arc<dyn Store>, writing: lock::Writing, options: Options) -> Self {
-        let verified = Mutex::default();
-        let shared = Shared { store, options, writing, verified };
+        let shared = Shared { store, options, writing };
         Self { shared: Arc::new(shared), background: Mutex::new(None) }
     }
 
@@ -187,8 +184,11 @@ impl CheckpointManager {
     /// # Errors
     /// The directory is then as it was: [`Error::DiskFull`], [`Error::Locked`] where another
     /// process writes to it, [`Error::Conversion`] for a value that has no place in a checkpoint,
-    /// [`Error::Background`] where an earlier save in the background failed, and
-    /// [`Error::NotDurable`] where the file is there but may not survive a power loss.
+    /// [`Error::Background`] where an earlier save in the background failed.
+    ///
+    /// Two errors leave the new file: [`Error::NotDurable`] where it may not survive a power loss,
+    /// and [`Error::Damaged`] where it was read back, which is done before others are deleted in
+    /// its favour, and was not what had been written. It is then set aside as by a resume.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
         self.flush()?;
         self.shared.save(checkpoint)
@@ -272,7 +272,13 @@ impl CheckpointManager {
     pub fn pin(&self, name: &str) -> Result<()> {
         self.flush()?;
         drop(self.shared.open(name)?);
-        commit::publish(&*self.shared.store, &name::pin(name), 0, |_| Ok(()))
+        commit::publish(&*self.shared.store, &name::pin(name), 0, |_| Ok(()))?;
+        // A prune may have been faster than the mark.
+        if !self.shared.exists(name)? {
+            commit::remove_durably(&*self.shared.store, &[name::pin(name)])?;
+            return Err(Error::NotFound { path: self.shared.path(name) });
+        }
+        Ok(())
     }
 
     /// Lets a checkpoint be pruned again.
@@ -299,7 +305,7 @@ impl Shared {
         let plan = Plan::new(&checkpoint.to_tree()?)?;
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
-        held(&self.verified).remove(&name);
+        self.writing.verified().remove(&name);
         commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
             .map_err(|error| error.at_path(self.path(&name)))?;
         let mut saved =
@@ -315,14 +321,44 @@ impl Shared {
         if !self.options.retention.rules.is_empty() {
             let just = Some(saved.name.as_str());
             match self.remove_redundant(&self.options.retention, just, &writing, &|_| {}) {
-                Ok(verdicts) => {
-                    let removed = verdicts.into_iter().filter(|verdict| verdict.removed);
-                    saved.removed = removed.map(|verdict| verdict.checkpoint.name).collect();
-                }
+                Ok(verdicts) => self.note(&mut saved, verdicts, &writing)?,
                 Err(error) => saved.warnings.push(error),
             }
         }
         Ok(saved)
+    }
+
+    /// Notes what retention did and came across.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where that is the very checkpoint that was saved. The disk has lost what
+    /// it had promised to hold, and so does this save.
+    fn note(
+        &self,
+        saved: &mut Saved,
+        verdicts: Vec<Verdict>,
+        writing: &lock::Operation<'_>,
+    ) -> Result<()> {
+        for Verdict { checkpoint: Listed { name, problem, .. }, removed, .. } in verdicts {
+            if removed {
+                saved.removed.push(name);
+                continue;
+            }
+            let Some(problem) = problem else { continue };
+            let place = Place { path: Some(self.path(&name)), ..Place::default() };
+            if name != saved.name {
+                saved.warnings.push(Error::damaged(place, problem));
+                continue;
+            }
+            if self.set_aside(&name, writing).set_aside.is_some()
+                && let Ok(Some(newest)) = self.newest()
+            {
+                let _ = commit::point(&*self.store, name::LATEST, &newest);
+            }
+            let detail = format!("it was written and synced, but does not read back: {problem}");
+            return Err(Error::damaged(place, detail));
+        }
+        Ok(())
     }
 
     fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
@@ -373,6 +409,14 @@ impl Shared {
         })
     }
 
+    fn exists(&self, name: &str) -> Result<bool> {
+        match self.open(name) {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn path(&self, name: &str) -> String {
         Path::new(&self.store.describe()).join(name).display().to_string()
     }
@@ -381,9 +425,4 @@ impl Shared {
 /// The local time as ISO 8601 with offset, to the microsecond as Python writes it.
 fn now_iso() -> String {
     jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
-}
-
-/// Locks a mutex whose content is sound even if a thread died while holding it.
-pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

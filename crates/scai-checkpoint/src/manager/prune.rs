@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use super::list::Listed;
 use super::lock::Operation;
 use super::retention::{Candidate, Reason, Retention, Rule};
-use super::{CheckpointManager, Shared, held, name};
+use super::{CheckpointManager, Shared, name};
 use crate::commit;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Whether anything is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,8 @@ impl CheckpointManager {
     /// checked.
     ///
     /// # Errors
-    /// [`crate::Error::Locked`] where another process writes to the directory;
-    /// [`crate::Error::Io`] where a file cannot be deleted. The order is oldest first, so that
+    /// [`Error::Locked`] where another process writes to the directory;
+    /// [`Error::Io`] where a file cannot be deleted. The order is oldest first, so that
     /// what is left is always the newer part.
     pub fn prune(
         &self,
@@ -57,7 +57,7 @@ impl CheckpointManager {
     ) -> Result<Vec<Verdict>> {
         self.flush()?;
         match prune {
-            Prune::DryRun => self.shared.verdicts(retention, None, progress),
+            Prune::DryRun => self.shared.verdicts(retention, None, None, progress),
             Prune::Remove => {
                 let operation = self.shared.writing.begin(&*self.shared.store)?;
                 self.shared.remove_redundant(retention, None, &operation, progress)
@@ -72,25 +72,39 @@ impl Shared {
         &self,
         retention: &Retention,
         saved: Option<&str>,
-        _operation: &Operation<'_>,
+        operation: &Operation<'_>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
-        let mut verdicts = self.verdicts(retention, saved, progress)?;
+        let mut verdicts = self.verdicts(retention, saved, Some(operation), progress)?;
         for verdict in verdicts.iter_mut().filter(|verdict| !verdict.stays()) {
-            commit::remove_durably(&*self.store, &[&verdict.checkpoint.name])?;
+            let name = &verdict.checkpoint.name;
+            // A pin asks for no right to write, and verifying may have taken a while.
+            if self.exists(&name::pin(name))? {
+                verdict.checkpoint.pinned = true;
+                verdict.reasons.push(Reason::Pinned);
+                continue;
+            }
+            commit::remove_durably(&*self.store, &[name])?;
             verdict.removed = true;
         }
         Ok(verdicts)
     }
 
+    /// What is to become of each checkpoint. What an `operation` finds right on the device is not
+    /// read again by a later one; without one, nothing is remembered.
     fn verdicts(
         &self,
         retention: &Retention,
         saved: Option<&str>,
+        operation: Option<&Operation<'_>>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
-        let listed = self.list()?;
+        let mut listed = self.list()?;
         let mut candidates: Vec<Candidate> = listed.iter().map(candidate).collect();
+        let mut right = match operation {
+            Some(_) => self.writing.verified().clone(),
+            None => HashSet::new(),
+        };
         let now = jiff::Timestamp::now().as_second();
         let reasons = loop {
             let mut reasons = retention.decide(&candidates, now);
@@ -107,33 +121,40 @@ impl Shared {
             let unverified = (0..listed.len()).rev().find(|&i| {
                 !candidates[i].damaged
                     && reasons[i].iter().any(displaces)
-                    && !held(&self.verified).contains(&listed[i].name)
+                    && !right.contains(&listed[i].name)
             });
             let Some(i) = unverified else { break reasons };
-            if !self.verify_on_device(&listed[i].name, progress)? {
-                candidates[i].damaged = true;
+            match self.verify_on_device(&listed[i].name, progress)? {
+                None => drop(right.insert(listed[i].name.clone())),
+                Some(damage) => {
+                    candidates[i].damaged = true;
+                    listed[i].problem = Some(damage.without_path().to_string());
+                }
             }
         };
+        if operation.is_some() {
+            self.writing.verified().extend(right);
+        }
         let verdicts = listed.into_iter().zip(reasons);
         Ok(verdicts
             .map(|(checkpoint, reasons)| Verdict { checkpoint, reasons, removed: false })
             .collect())
     }
 
-    /// Whether every byte of a checkpoint is right, as read from the device.
-    pub(super) fn verify_on_device(
+    /// Reads every byte of a checkpoint from the device; the first thing that is wrong with it.
+    fn verify_on_device(
         &self,
         name: &str,
         progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<bool> {
-        let file = self.open(name)?;
+    ) -> Result<Option<Error>> {
+        let file = match self.open(name) {
+            Ok(file) => file,
+            Err(gone @ Error::NotFound { .. }) => return Ok(Some(gone)),
+            Err(error) => return Err(error),
+        };
         file.forget_cached();
-        let sound =
-            super::verify(&self.path(name), file, self.options.threads, progress).is_sound();
-        if sound {
-            held(&self.verified).insert(name.to_owned());
-        }
-        Ok(sound)
+        let verification = super::verify(&self.path(name), file, self.options.threads, progress);
+        Ok(verification.damage.into_iter().next())
     }
 
     /// Removes the marks of pins whose checkpoint is gone.

@@ -1,7 +1,8 @@
 //! Going on from the newest checkpoint that is sound.
 
 use super::checkpoint::Checkpoint;
-use super::{CheckpointManager, Residency, Shared, held, name};
+use super::lock::Operation;
+use super::{CheckpointManager, Residency, Shared, name};
 use crate::commit;
 use crate::error::{Error, Result};
 
@@ -45,48 +46,105 @@ impl CheckpointManager {
     /// [`Error::NothingToResume`] where there are checkpoints and none is sound; it lists why.
     pub fn resume(&self) -> Result<Option<Resumed>> {
         self.flush()?;
-        let shared = &self.shared;
-        let mut iterations: Vec<u64> =
-            shared.entries()?.iter().filter_map(|entry| name::iteration(&entry.name)).collect();
-        iterations.sort_unstable();
-        let Some(&newest) = iterations.last() else { return Ok(None) };
-        let mut skipped = Vec::new();
-        for iteration in iterations.into_iter().rev() {
-            let name = name::checkpoint(iteration);
-            match shared.load(&name, Residency::Memory) {
-                Ok(checkpoint) => {
-                    let set_aside = skipped.iter().any(|s: &Skipped| s.set_aside.is_some());
-                    if set_aside {
-                        // A hint only: a resume does not fail for it.
-                        let _ = commit::point(&*shared.store, name::LATEST, &name);
-                        let _ = shared.drop_stale_pins();
-                    }
-                    return Ok(Some(Resumed {
-                        iterations_lost: newest.saturating_sub(iteration),
-                        checkpoint,
-                        name,
-                        skipped,
-                    }));
-                }
-                Err(reason) => {
-                    let set_aside = shared.set_aside(&name, &reason);
-                    skipped.push(Skipped { name, reason, set_aside });
-                }
+        let mut search = Search { shared: &self.shared, newest: 0, skipped: Vec::new() };
+        for _ in 0..ATTEMPTS {
+            let found = search.look()?;
+            if found.is_some() || !search.skipped.iter().any(is_gone) {
+                return search.end(found);
             }
         }
-        let skipped = skipped.into_iter().map(|s| (s.name, s.reason.to_string())).collect();
-        Err(Error::NothingToResume { path: self.directory(), skipped })
+        search.end(None)
+    }
+}
+
+/// A run that saves and prunes may take away what a resume has just listed; the resume then looks
+/// again. That often in a row, something else is wrong.
+const ATTEMPTS: usize = 100;
+
+/// A resume that is under way.
+struct Search<'a> {
+    shared: &'a Shared,
+    /// The largest iteration there was.
+    newest: u64,
+    skipped: Vec<Skipped>,
+}
+
+/// Whether the checkpoint was there a moment before.
+fn is_gone(skipped: &Skipped) -> bool {
+    matches!(skipped.reason, Error::NotFound { .. })
+}
+
+impl Search<'_> {
+    /// Loads the newest checkpoint that is sound. Stops at one that is gone by now.
+    fn look(&mut self) -> Result<Option<(u64, Checkpoint)>> {
+        let entries = self.shared.entries()?;
+        let mut iterations: Vec<u64> =
+            entries.iter().filter_map(|entry| name::iteration(&entry.name)).collect();
+        iterations.sort_unstable();
+        self.newest = self.newest.max(iterations.last().copied().unwrap_or_default());
+        // What was not set aside is still there, and met again.
+        self.skipped.retain(|skipped| skipped.set_aside.is_some());
+        for iteration in iterations.into_iter().rev() {
+            let name = name::checkpoint(iteration);
+            match self.shared.load(&name, Residency::Memory) {
+                Ok(checkpoint) => return Ok(Some((iteration, checkpoint))),
+                Err(reason) => self.skipped.push(self.shared.skip(&name, reason)),
+            }
+            if self.skipped.last().is_some_and(is_gone) {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn end(self, found: Option<(u64, Checkpoint)>) -> Result<Option<Resumed>> {
+        let Self { shared, newest, skipped } = self;
+        match found {
+            Some((iteration, checkpoint)) => {
+                let name = name::checkpoint(iteration);
+                let set_aside = skipped.iter().any(|skipped| skipped.set_aside.is_some());
+                if set_aside && let Ok(_operation) = shared.writing.begin(&*shared.store) {
+                    // A hint only: a resume does not fail for it.
+                    let _ = commit::point(&*shared.store, name::LATEST, &name);
+                    let _ = shared.drop_stale_pins();
+                }
+                let iterations_lost = newest.saturating_sub(iteration);
+                Ok(Some(Resumed { iterations_lost, checkpoint, name, skipped }))
+            }
+            None if skipped.is_empty() => Ok(None),
+            None => {
+                let skipped = skipped.into_iter().map(|s| (s.name, s.reason.to_string()));
+                let path = shared.store.describe();
+                Err(Error::NothingToResume { path, skipped: skipped.collect() })
+            }
+        }
     }
 }
 
 impl Shared {
-    /// Renames a damaged checkpoint; `None` where it is not damaged or cannot be renamed now.
-    fn set_aside(&self, name: &str, reason: &Error) -> Option<String> {
-        if !matches!(reason, Error::Damaged { .. }) {
-            return None;
+    /// Sets a checkpoint aside where it is damaged and this process may write.
+    fn skip(&self, name: &str, reason: Error) -> Skipped {
+        if matches!(reason, Error::Damaged { .. })
+            && let Ok(operation) = self.writing.begin(&*self.store)
+        {
+            // It was read without the right to write, and may have been replaced since.
+            return self.set_aside(name, &operation);
         }
-        let _operation = self.writing.begin(&*self.store).ok()?;
-        held(&self.verified).remove(name);
-        commit::set_aside(&*self.store, name, &format!("{reason}\n")).ok()
+        Skipped { name: name.to_owned(), reason, set_aside: None }
+    }
+
+    /// Renames a checkpoint where it is damaged. One that is not counts as gone.
+    pub(super) fn set_aside(&self, name: &str, _operation: &Operation<'_>) -> Skipped {
+        let reason = match self.load(name, Residency::Memory) {
+            Ok(_) => Error::NotFound { path: self.path(name) },
+            Err(reason) => reason,
+        };
+        let mut skipped = Skipped { name: name.to_owned(), reason, set_aside: None };
+        if matches!(skipped.reason, Error::Damaged { .. }) {
+            self.writing.verified().remove(name);
+            let reason = format!("{}\n", skipped.reason);
+            skipped.set_aside = commit::set_aside(&*self.store, name, &reason).ok();
+        }
+        skipped
     }
 }

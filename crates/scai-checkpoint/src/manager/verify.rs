@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::checkpoint::REQUIRED;
-use crate::codec::torch::{Protection, TorchFile, Unprotected};
+use crate::codec::{CheckpointFile, Protection, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::ReadAt;
 use crate::value::Value;
@@ -86,7 +86,7 @@ fn look(
     threads: usize,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    let opened = TorchFile::open(file, Unprotected::Accept)?;
+    let opened = CheckpointFile::open(file, Unprotected::Accept)?;
     verification.protection = Some(opened.protection());
     let damage = opened.verify(threads, progress);
     let tree = opened.tree();

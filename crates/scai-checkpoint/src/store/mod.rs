@@ -182,6 +182,9 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Removes drafts whose writer is gone, never one whose writer lives; returns their names.
     ///
+    /// A temporary name that [`Store::link`] made has no writer, so this belongs under the
+    /// [`Store::lock`]. A draft that may have been made this very moment is left for a later sweep.
+    ///
     /// # Errors
     /// Whatever the operating system says.
     fn sweep(&self) -> io::Result<Vec<String>>;

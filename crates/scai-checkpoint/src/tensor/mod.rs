@@ -193,6 +193,17 @@ impl Tensor {
             })
     }
 
+    /// Whether the elements fill a run of the storage, in whichever order: none is skipped and
+    /// none repeated.
+    pub fn is_dense(&self) -> bool {
+        self.numel() == 0 || memory_order(self.shape(), self.strides()).is_some()
+    }
+
+    /// Whether the elements are so many more than the storage has that they are not written out.
+    pub(crate) fn repeats_too_much(&self) -> bool {
+        self.nbytes() > self.storage.len().max(MAX_EXPANDED)
+    }
+
     /// The elements in row-major order, as little-endian bytes.
     ///
     /// Only what is needed is read. Conjugate and negative views give the stored elements.
@@ -209,7 +220,7 @@ impl Tensor {
         if self.is_contiguous() {
             return Ok(window);
         }
-        if self.nbytes() > self.storage.len().max(MAX_EXPANDED) {
+        if self.repeats_too_much() {
             return Err(Error::invalid(format!(
                 "a view of shape {:?} repeats the elements of a storage of {} bytes too often to \
                  be written out",
@@ -248,6 +259,21 @@ pub(crate) fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
         next = next.saturating_mul(len.max(1));
     }
     strides
+}
+
+/// The dimensions that count, outermost in memory first, where the elements fill a run of memory
+/// in some order; `None` where there are gaps or overlaps.
+pub(crate) fn memory_order(shape: &[usize], strides: &[usize]) -> Option<Vec<usize>> {
+    let mut dims: Vec<usize> = (0..shape.len()).filter(|&dim| shape[dim] != 1).collect();
+    dims.sort_by_key(|&dim| std::cmp::Reverse(strides[dim]));
+    let mut expected = 1_usize;
+    for &dim in dims.iter().rev() {
+        if strides[dim] != expected {
+            return None;
+        }
+        expected = expected.checked_mul(shape[dim])?;
+    }
+    Some(dims)
 }
 
 /// One more than the largest element index a view touches; zero for an empty one; `None` where

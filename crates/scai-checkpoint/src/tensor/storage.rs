@@ -32,6 +32,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// One digest over all of these, where it is known without reading the bytes.
+    fn digest(&self) -> Option<u128> {
+        None
+    }
+
     /// The record of the file that holds the bytes, where they are on disk.
     fn record(&self) -> Option<&str> {
         None
@@ -209,6 +214,11 @@ impl Storage {
     /// Equal digests mean equal bytes, so that two files can be compared without reading them.
     pub fn digests(&self) -> Option<&[u128]> {
         self.0.source.digests()
+    }
+
+    /// One digest over all of these, where it is known without reading the bytes.
+    pub fn digest(&self) -> Option<u128> {
+        self.0.source.digest()
     }
 
     /// The record of the file that holds the bytes, where they are on disk: `data/17`.

@@ -5,10 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::{Dict, Value};
 use crate::error::Result;
 use crate::tensor::{Storage, Tensor};
+use crate::threads::{held, on_threads};
 
 /// Joins a parent's path and a key.
 pub(crate) fn join(parent: &str, key: &str) -> String {
@@ -169,26 +171,19 @@ impl Value {
     pub fn resident(&self, threads: usize) -> Result<Value> {
         let storages = self.storages();
         let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, Storage)>> {
-            let mut read = Vec::new();
+        let outcome = Mutex::new(Ok(HashMap::new()));
+        on_threads(threads.min(storages.len()), || {
             while let Some((path, storage)) = storages.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let resident = storage.resident().map_err(|error| error.at_tensor(path))?;
-                read.push((storage.id(), resident));
+                let read = storage.resident().map_err(|error| error.at_tensor(path));
+                let mut outcome = held(&outcome);
+                match (&mut *outcome, read) {
+                    (Ok(resident), Ok(read)) => drop(resident.insert(storage.id(), read)),
+                    (Ok(_), Err(error)) => *outcome = Err(error),
+                    (Err(_), _) => break,
+                }
             }
-            Ok(read)
-        };
-        let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (1..threads.min(storages.len())).map(|_| scope.spawn(work)).collect();
-            let here = work();
-            // A thread that panicked leaves its storages out, which are then read below.
-            let others = threads.into_iter().filter_map(|thread| thread.join().ok());
-            others.chain([here]).collect()
         });
-        let mut resident = HashMap::new();
-        for outcome in outcomes {
-            resident.extend(outcome?);
-        }
+        let mut resident = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         self.map_storages(&mut |path, storage| match resident.remove(&storage.id()) {
             Some(resident) => Ok(resident),
             None => storage.resident().map_err(|error| error.at_tensor(path)),

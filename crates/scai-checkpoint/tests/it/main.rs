@@ -10,6 +10,10 @@
     reason = "tests look at real files, panic when something does not hold and print what they saw"
 )]
 
+mod aftermath;
+mod careless;
+mod child;
+mod crash;
 mod damage;
 mod describe;
 mod forge;
@@ -20,6 +24,11 @@ mod huge;
 mod manager;
 mod payload;
 mod power_loss;
+mod races;
+mod safetensors;
 mod store;
 mod store_faults;
+mod strace;
 mod support;
+mod syscall_faults;
+mod training;

@@ -151,25 +151,22 @@ fn the_lock_names_its_holder() {
 #[test]
 fn a_sweep_while_others_write_never_harms_them() {
     let dir = tempfile::tempdir().unwrap();
-    let done = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for writer in 0..2 {
-            let (done, path) = (&done, dir.path());
-            scope.spawn(move || {
-                let store = LocalStore::open(path).unwrap();
-                for id in 0..100 {
-                    publish(&store, &format!("{writer}.pt"), 100, |draft| {
-                        draft.write_at(0, &payload(id, 100)).unwrap();
-                        Ok(())
-                    })
-                    .unwrap();
-                }
-                done.fetch_add(1, Ordering::Relaxed);
-            });
-        }
+        let path = dir.path();
+        let write = move |writer| {
+            let store = LocalStore::open(path).unwrap();
+            for id in 0..100 {
+                publish(&store, &format!("{writer}.pt"), 100, |draft| {
+                    draft.write_at(0, &payload(id, 100)).unwrap();
+                    Ok(())
+                })
+                .unwrap();
+            }
+        };
+        let writers = [scope.spawn(move || write(0)), scope.spawn(move || write(1))];
         let store = LocalStore::open(dir.path()).unwrap();
         let mut sweeps = 0;
-        while done.load(Ordering::Relaxed) < 2 {
+        while !writers.iter().all(|writer| writer.is_finished()) {
             store.sweep().unwrap();
             sweeps += 1;
         }

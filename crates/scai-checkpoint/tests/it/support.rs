@@ -72,8 +72,16 @@ impl WriteAt for Once {
 /// The bytes of the `.pt` file for a tree.
 pub(crate) fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
     let plan = Plan::new(tree)?;
-    let file = Once(Mutex::new(vec![None; plan.len() as usize]));
-    plan.write(2, &file)?;
+    in_memory(plan.len(), |file| plan.write(2, file))
+}
+
+/// The bytes of a file of `len` bytes that `write` writes.
+pub(crate) fn in_memory(
+    len: u64,
+    write: impl FnOnce(&dyn WriteAt) -> scai_checkpoint::Result<()>,
+) -> scai_checkpoint::Result<Vec<u8>> {
+    let file = Once(Mutex::new(vec![None; len as usize]));
+    write(&file)?;
     let file = file.0.into_inner().unwrap();
     Ok(file.into_iter().map(|byte| byte.expect("a byte is not written")).collect())
 }

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Stop, run};
-use super::record::{Check, RecordSource};
 use super::zip::Record;
 use super::zip::read::directory;
+use crate::codec::digest::chunks;
+use crate::codec::record::{Check, RecordSource, verify_all};
+use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::{Source, Storage};
@@ -18,27 +20,6 @@ use crate::value::Value;
 
 /// Records up to this size are checked when the tree is read, though it does not need them.
 const SMALL: u64 = 64 << 10;
-
-/// What protects a file against damage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protection {
-    /// Nothing: no checksums were written.
-    None,
-    /// A CRC-32 for each record, as torch writes.
-    Crc32,
-    /// A digest for each chunk and one for the structure of the file, as this crate writes.
-    Digests,
-}
-
-/// Whether files without any checksums are read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Unprotected {
-    /// They are an error: damage could not be noticed.
-    #[default]
-    Refuse,
-    /// They are read as they are.
-    Accept,
-}
 
 /// An open `.pt` file. Its structure has been checked; its tensors are checked when they are read.
 #[derive(Debug)]
@@ -120,15 +101,22 @@ impl TorchFile {
             let check = match protection {
                 Protection::Digests if record.name != DIGESTS => {
                     let start = at;
-                    at += super::digest::chunks(record.size) as usize;
+                    at += chunks(record.size) as usize;
                     Check::Chunks(Arc::clone(&table), start..at)
                 }
                 Protection::None => Check::Nothing,
                 _ => Check::Crc(AtomicBool::new(false)),
             };
             order.push(record.name.clone());
-            let name = record.name.clone();
-            sources.insert(name, Arc::new(RecordSource { file: Arc::clone(&file), record, check }));
+            let source = RecordSource {
+                file: Arc::clone(&file),
+                name: record.name.clone(),
+                data: record.data,
+                size: record.size,
+                crc: (protection != Protection::None).then_some(record.crc),
+                check,
+            };
+            sources.insert(record.name, Arc::new(source));
         }
         let mut opened =
             Self { file, records: sources, order, manifest: None, protection, unprotected };
@@ -143,6 +131,11 @@ impl TorchFile {
             opened.manifest = Some(manifest);
         }
         Ok(opened)
+    }
+
+    /// Whether it is of the format before PyTorch 1.6.
+    pub fn is_legacy(&self) -> bool {
+        self.records.is_empty()
     }
 
     /// What protects the file against damage.
@@ -263,28 +256,9 @@ impl TorchFile {
     ///
     /// `progress` is told how many further bytes have been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
-        let next = AtomicUsize::new(0);
-        let found = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, self.order.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(name) = self.order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let Some(source) = self.records.get(name) else { continue };
-                        let damage = source.verify(progress);
-                        if !damage.is_empty()
-                            && let Ok(mut found) = found.lock()
-                        {
-                            found.extend(damage);
-                        }
-                    }
-                });
-            }
-        });
-        let mut found = found.into_inner().unwrap_or_default();
-        found.sort_by_key(|error| {
-            error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
-        });
-        found
+        let sources: Vec<&RecordSource> =
+            self.order.iter().filter_map(|name| Some(&**self.records.get(name)?)).collect();
+        verify_all(&sources, threads, progress)
     }
 
     /// The checked content of a small record.

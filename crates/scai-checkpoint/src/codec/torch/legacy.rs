@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Program, Stop, run};
-use super::record::{Check, RecordSource};
-use super::zip::Record;
+use crate::codec::record::{Check, RecordSource};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::Storage;
@@ -79,12 +78,19 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
         if u64::from_le_bytes(count) != numel {
             return bad_storage(key, "it has another length than is referred to");
         }
-        let record = Record { name: key.clone(), header: at, data: at + 8, size: len, crc: 0 };
-        at = match record.data.checked_add(len).filter(|&end| end <= file.len()) {
+        let data = at + 8;
+        at = match data.checked_add(len).filter(|&end| end <= file.len()) {
             Some(end) => end,
             None => return bad_storage(key, "the file was cut off"),
         };
-        let source = RecordSource { file: Arc::clone(file), record, check: Check::Nothing };
+        let source = RecordSource {
+            file: Arc::clone(file),
+            name: key.clone(),
+            data,
+            size: len,
+            crc: None,
+            check: Check::Nothing,
+        };
         if storages.insert(key.clone(), Storage::new(Arc::new(source))).is_some() {
             return bad_storage(key, "it is there twice");
         }

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::digest::chunks;
 use super::zip::Record;
 use crate::CHUNK_SIZE;
+use crate::codec::digest::chunks;
 use crate::error::{Error, Place, Result};
 use crate::value::{Dict, DictKind, Value};
 

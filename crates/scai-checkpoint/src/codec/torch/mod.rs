@@ -27,15 +27,15 @@
 //! Files in torch's format before 1.6, and files written with `set_crc32_options(False)`, carry no
 //! checksums ([`Protection::None`]) and are read only when that is accepted.
 
-mod digest;
 mod file;
 mod legacy;
 mod manifest;
 mod pickle;
 mod plan;
-mod record;
 mod zip;
 
-pub use file::{Protection, TorchFile, Unprotected, peek};
+pub use super::{Protection, Unprotected};
+pub use file::{TorchFile, peek};
 pub use manifest::Manifest;
+pub(super) use pickle::kept as kept_global;
 pub use plan::Plan;

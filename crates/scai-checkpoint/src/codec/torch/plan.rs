@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::digest::{chunks, combine_crc, digests};
 use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
+use crate::codec::digest::{chunks, combine_crc, digests};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
 use crate::tensor::Storage;
+use crate::threads::on_threads;
 use crate::value::Value;
 
 /// Where the data of small records begin: a multiple of this, as in torch's own files.
@@ -198,12 +199,7 @@ impl Plan {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.clamp(1, tasks.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        on_threads(threads.min(tasks.len()), work);
         match outcome.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
             (_, Some(error)) => Err(error),
             (done, None) => Ok(done),

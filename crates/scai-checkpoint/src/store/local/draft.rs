@@ -4,11 +4,12 @@
 //! lock goes when the process does, however it ends, which makes it the sign that the writer
 //! lives. Where a file system has no locks, drafts cannot be judged and none is swept.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,9 +17,12 @@ use rustix::io::Errno;
 use super::super::{Draft, Synced, WriteAt, draft_name};
 use super::file::{close, full_sync};
 
-/// A new draft can be taken by a sweep before it is locked; more than a few times in a row means
+/// A new draft could be taken by a sweep before it is locked; more than a few times in a row means
 /// that something else is wrong.
 const ATTEMPTS: usize = 16;
+
+/// A sweep leaves empty drafts alone for so long: they may be between creation and lock.
+const SETTLED: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct LocalDraft {
@@ -53,13 +57,15 @@ impl LocalDraft {
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        let unsynced = Unsynced { dir: Arc::clone(dir), name: Some(name) };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            // Where there are no locks, nobody sweeps either.
-            Ok(()) | Err(_) if file.metadata()?.nlink() > 0 => Ok(Some(Self { file, unsynced })),
-            Ok(()) | Err(_) => Ok(None),
-        }
+        Self::claim(file, Unsynced { dir: Arc::clone(dir), name: Some(name) })
+    }
+
+    /// Locks a new file, unless a sweep has it already.
+    fn claim(file: File, unsynced: Unsynced) -> io::Result<Option<Self>> {
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // Any other failure to lock means that there are no locks, and nobody sweeps then.
+        let swept = locked == Err(Errno::WOULDBLOCK) || file.metadata()?.nlink() == 0;
+        Ok((!swept).then_some(Self { file, unsynced }))
     }
 }
 
@@ -124,12 +130,58 @@ pub(super) fn sweep(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     let file = File::from(fd);
     let writer_lives =
         || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
-    if !file.metadata()?.is_file() || writer_lives() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || is_being_made(&metadata) || writer_lives() {
         return Ok(false);
     }
     // Still locked: a writer that has just made this file sees that it is gone and makes another.
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(false),
+        // Somebody else's, where only its owner may remove it (a sticky directory), or protected.
+        Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) => Ok(false),
         result => Ok(result.map(|()| true)?),
+    }
+}
+
+fn is_being_made(metadata: &Metadata) -> bool {
+    let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    metadata.len() == 0 && modified.elapsed().unwrap_or_default() < SETTLED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(dir: &tempfile::TempDir) -> (File, Unsynced) {
+        let name = draft_name();
+        let file = File::create_new(dir.path().join(&name)).unwrap();
+        let dir = Arc::new(super::super::directory::open(dir.path()).unwrap());
+        (file, Unsynced { dir, name: Some(name) })
+    }
+
+    #[test]
+    fn a_file_that_a_sweep_holds_or_has_removed_is_not_claimed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, unsynced) = draft(&dir);
+        let path = dir.path().join(unsynced.name.as_ref().unwrap());
+        let sweeper = File::open(&path).unwrap();
+        rustix::fs::flock(&sweeper, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(LocalDraft::claim(file, unsynced).unwrap().is_none());
+
+        let (file, unsynced) = draft(&dir);
+        std::fs::remove_file(dir.path().join(unsynced.name.as_ref().unwrap())).unwrap();
+        assert!(LocalDraft::claim(file, unsynced).unwrap().is_none());
+
+        let (file, unsynced) = draft(&dir);
+        assert!(LocalDraft::claim(file, unsynced).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_empty_draft_is_swept_once_it_is_too_old_to_be_in_the_making() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, unsynced) = draft(&dir);
+        let name = unsynced.name.as_deref().unwrap();
+        assert!(!sweep(&unsynced.dir, name).unwrap());
+        file.set_modified(SystemTime::now() - 2 * SETTLED).unwrap();
+        assert!(sweep(&unsynced.dir, name).unwrap());
     }
 }

@@ -81,3 +81,35 @@ impl Drop for LocalLock {
 }
 
 impl Lock for LocalLock {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = super::super::directory::open(dir.path()).unwrap();
+        (dir, fd)
+    }
+
+    #[test]
+    fn a_forked_child_that_lives_on_does_not_keep_the_lock() {
+        let (_dir, fd) = directory();
+        let lock = LocalLock::take(&fd).unwrap();
+        // What a fork leaves in the child: another descriptor of the same open file.
+        let _in_the_child = lock.file.try_clone().unwrap();
+        drop(lock);
+        LocalLock::take(&fd).unwrap();
+    }
+
+    #[test]
+    fn a_forked_child_that_drops_its_copy_leaves_the_lock_to_its_parent() {
+        let (_dir, fd) = directory();
+        let lock = LocalLock::take(&fd).unwrap();
+        let file = lock.file.try_clone().unwrap();
+        drop(LocalLock { file, owner: lock.owner + 1 });
+        let error = LocalLock::take(&fd).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(error.to_string().contains(&lock.owner.to_string()), "{error}");
+    }
+}

@@ -53,6 +53,19 @@ const QSCHEMES: [&str; 5] = [
     "per_channel_affine_float_qparams",
 ];
 
+/// Constructors that are kept where their result has no form of its own, or as arguments.
+const SOMETIMES_KEPT: [&str; 3] = [
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+];
+
+/// The name of a global that a [`crate::Call`] may have, where it is one.
+pub(in crate::codec) fn kept(name: &str) -> Option<&'static str> {
+    let all = KEPT.into_iter().chain(KEPT_CLASSES).chain(SOMETIMES_KEPT);
+    all.into_iter().find(|&kept| kept == name)
+}
+
 impl Global {
     /// What `module.name` stands for; `None` for anything that is not in the table.
     pub(super) fn find(module: &str, name: &str) -> Option<Self> {

@@ -16,3 +16,5 @@ mod keys;
 pub(super) mod machine;
 mod op;
 pub(super) mod write;
+
+pub(in crate::codec) use globals::kept;

@@ -1,6 +1,6 @@
 //! Checksums: a digest for each chunk, and the zip's own CRC-32, computed in one pass.
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::CHUNK_SIZE;
 
@@ -21,4 +21,11 @@ pub(super) fn combine_crc(parts: impl IntoIterator<Item = (u32, u64)>) -> u32 {
         whole.combine(&crc32fast::Hasher::new_with_initial_len(crc, len));
     }
     whole.finalize()
+}
+
+/// One digest of all chunks' digests.
+pub(super) fn fold(digests: &[u128]) -> u128 {
+    let mut hasher = Xxh3::new();
+    digests.iter().for_each(|digest| hasher.update(&digest.to_le_bytes()));
+    hasher.digest128()
 }

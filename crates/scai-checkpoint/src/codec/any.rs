@@ -1,0 +1,177 @@
+//! A file of either format.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::safetensors::{self, SafetensorsFile};
+use super::torch::{self, Manifest, TorchFile};
+use super::{Protection, Unprotected};
+use crate::error::{Error, Result};
+use crate::store::{ReadAt, WriteAt};
+use crate::value::Value;
+
+/// A file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// PyTorch's `.pt`: a zip archive.
+    Torch,
+    /// PyTorch's format before 1.6; read only.
+    TorchLegacy,
+    /// safetensors.
+    Safetensors,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Torch => "PyTorch",
+            Format::TorchLegacy => "PyTorch before 1.6",
+            Format::Safetensors => "safetensors",
+        })
+    }
+}
+
+/// An open file. Its structure has been checked; its tensors are checked when they are read.
+#[derive(Debug)]
+pub enum CheckpointFile {
+    /// A file of one of PyTorch's formats.
+    Torch(TorchFile),
+    /// A safetensors file.
+    Safetensors(SafetensorsFile),
+}
+
+impl CheckpointFile {
+    /// Opens a file; its format is recognised by its content.
+    ///
+    /// # Errors
+    /// As [`TorchFile::open`] and [`SafetensorsFile::open`].
+    pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        if SafetensorsFile::recognise(&*file) {
+            SafetensorsFile::open(file, unprotected).map(Self::Safetensors)
+        } else {
+            TorchFile::open(file, unprotected).map(Self::Torch)
+        }
+    }
+
+    /// The format.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Torch(file) if file.is_legacy() => Format::TorchLegacy,
+            Self::Torch(_) => Format::Torch,
+            Self::Safetensors(_) => Format::Safetensors,
+        }
+    }
+
+    /// The length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Torch(file) => file.len(),
+            Self::Safetensors(file) => file.len(),
+        }
+    }
+
+    /// Whether the file is empty, which no valid file is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What protects the file against damage.
+    pub fn protection(&self) -> Protection {
+        match self {
+            Self::Torch(file) => file.protection(),
+            Self::Safetensors(file) => file.protection(),
+        }
+    }
+
+    /// What a `.pt` file says of itself, where this crate wrote it.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match self {
+            Self::Torch(file) => file.manifest(),
+            Self::Safetensors(_) => None,
+        }
+    }
+
+    /// What another program put into the header of a safetensors file besides the tensors, which
+    /// is no part of the state tree.
+    pub fn foreign_metadata(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Self::Safetensors(file) if file.protection() == Protection::None => {
+                Some(file.metadata())
+            }
+            _ => None,
+        }
+    }
+
+    /// The state tree. Its tensors stay on disk; they are read and checked when they are used.
+    ///
+    /// # Errors
+    /// As [`TorchFile::tree`] and [`SafetensorsFile::tree`].
+    pub fn tree(&self) -> Result<Value> {
+        match self {
+            Self::Torch(file) => file.tree(),
+            Self::Safetensors(file) => file.tree(),
+        }
+    }
+
+    /// Reads and checks every byte, on `threads` threads, and returns all damage.
+    ///
+    /// `progress` is told how many further bytes have been checked.
+    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+        match self {
+            Self::Torch(file) => file.verify(threads, progress),
+            Self::Safetensors(file) => file.verify(threads, progress),
+        }
+    }
+}
+
+/// A file of either format that is ready to be written.
+#[derive(Debug)]
+pub enum Plan {
+    /// A `.pt` file.
+    Torch(torch::Plan),
+    /// A safetensors file.
+    Safetensors(safetensors::Plan),
+}
+
+impl Plan {
+    /// Plans the file for a state tree.
+    ///
+    /// # Errors
+    /// As [`torch::Plan::new`] and [`safetensors::Plan::new`]; [`Error::Invalid`] for the legacy
+    /// format, which is not written.
+    pub fn new(tree: &Value, format: Format) -> Result<Self> {
+        match format {
+            Format::Torch => torch::Plan::new(tree).map(Self::Torch),
+            Format::TorchLegacy => {
+                Err(Error::invalid("PyTorch's format before 1.6 is read but not written"))
+            }
+            Format::Safetensors => safetensors::Plan::new(tree).map(Self::Safetensors),
+        }
+    }
+
+    /// The length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Torch(plan) => plan.len(),
+            Self::Safetensors(plan) => plan.len(),
+        }
+    }
+
+    /// Whether the file has no bytes, which none has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes all bytes of the file, each once, on `threads` threads.
+    ///
+    /// # Errors
+    /// The first error of `file` or of a storage.
+    pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<()> {
+        match self {
+            Self::Torch(plan) => plan.write(threads, file),
+            Self::Safetensors(plan) => plan.write(threads, file),
+        }
+    }
+}

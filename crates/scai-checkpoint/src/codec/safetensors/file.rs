@@ -1,0 +1,206 @@
+//! Opening a safetensors file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use safetensors::tensor::TensorInfo;
+
+use super::header::{self, Header};
+use super::tree::{Decoder, TREE};
+use super::{from_format, header::ROOT, plan::DIGESTS};
+use crate::codec::record::{Check, RecordSource, verify_all};
+use crate::codec::{Protection, Unprotected};
+use crate::error::{Error, Place, Result};
+use crate::store::ReadAt;
+use crate::tensor::{DType, Storage, Tensor};
+use crate::value::{Dict, Value};
+
+/// An open safetensors file. Its header has been checked; its tensors are checked when they are
+/// read.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    tensors: Vec<Stored>,
+    metadata: BTreeMap<String, String>,
+    /// Further names of tensors in a file of another program: alias and name.
+    aliases: Vec<(String, String)>,
+    len: u64,
+    protection: Protection,
+    unprotected: Unprotected,
+}
+
+/// A tensor of the file.
+#[derive(Debug)]
+pub(super) struct Stored {
+    info: TensorInfo,
+    source: Arc<RecordSource>,
+}
+
+impl Stored {
+    pub(super) fn name(&self) -> &str {
+        &self.source.name
+    }
+
+    pub(super) fn shape(&self) -> Vec<usize> {
+        self.info.shape.clone()
+    }
+
+    pub(super) fn dtype(&self) -> Result<DType> {
+        from_format(self.info.dtype).ok_or_else(|| {
+            Error::unsupported(
+                Place { tensor: Some(self.name().to_owned()), ..Place::default() },
+                format!("the element type {} is not supported", self.info.dtype),
+                "PyTorch has none like it",
+            )
+        })
+    }
+
+    pub(super) fn storage(&self) -> Storage {
+        Storage::new(Arc::clone(&self.source) as Arc<dyn crate::tensor::Source>)
+    }
+}
+
+impl SafetensorsFile {
+    /// Whether a file begins like one of the format.
+    pub fn recognise(file: &dyn ReadAt) -> bool {
+        header::recognise(file)
+    }
+
+    /// Opens a file and checks its header.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it is not valid, or not what this crate wrote.
+    pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        let mut header = Header::read(&*file)?;
+        let parts = [ROOT, DIGESTS, TREE].map(|key| header.metadata.contains_key(key));
+        let digests = match parts {
+            [false, false, false] => None,
+            [true, true, true] => {
+                header.check_root(file.len())?;
+                Some(digests(&header)?)
+            }
+            _ => {
+                return Err(Error::damaged(
+                    Place::default(),
+                    "a part of what scai wrote into the header is missing",
+                ));
+            }
+        };
+        let aliases = if digests.is_none() { take_aliases(&mut header) } else { Vec::new() };
+        let tensors = header.tensors.into_iter().enumerate().map(|(i, (name, info))| {
+            let (start, end) = info.data_offsets;
+            let check = match &digests {
+                Some(digests) => Check::Folded(digests[i], OnceLock::new()),
+                None => Check::Nothing,
+            };
+            let source = RecordSource {
+                file: Arc::clone(&file),
+                name,
+                data: header.data + start as u64,
+                size: (end - start) as u64,
+                crc: None,
+                check,
+            };
+            Stored { info, source: Arc::new(source) }
+        });
+        Ok(Self {
+            tensors: tensors.collect(),
+            metadata: header.metadata,
+            aliases,
+            len: file.len(),
+            protection: if digests.is_some() { Protection::Digests } else { Protection::None },
+            unprotected,
+        })
+    }
+
+    /// What protects the file against damage.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    /// The length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file is empty, which no valid file is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The metadata of a file of another program, without what is understood here; of this crate's
+    /// own files, what it keeps there.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The state tree: as it was written by this crate, else a dict of all tensors, those tied that
+    /// `save_model` of the safetensors package tied. They stay on disk; they are read and checked
+    /// when they are used.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where the tree is not valid; [`Error::Unsupported`] for an element type
+    /// that PyTorch lacks; [`Error::Unprotected`] for a file of another program, unless that was
+    /// accepted.
+    pub fn tree(&self) -> Result<Value> {
+        if let Some(tree) = self.metadata.get(TREE) {
+            return Decoder::new(&self.tensors).decode(tree);
+        }
+        if self.unprotected == Unprotected::Refuse {
+            return Err(Error::Unprotected { place: Box::default() });
+        }
+        let tensors = self.tensors.iter().map(|stored| {
+            let tensor = Tensor::contiguous(stored.dtype()?, stored.shape(), stored.storage());
+            Ok((stored.name(), tensor.map_err(|error| damaged_tensor(stored.name(), &error))?))
+        });
+        let mut dict = tensors.collect::<Result<Dict>>()?;
+        for (alias, name) in &self.aliases {
+            if let Some(tensor) = dict.get(name).cloned() {
+                dict.insert(alias.as_str(), tensor);
+            }
+        }
+        Ok(Value::Dict(dict))
+    }
+
+    /// Reads and checks every byte, on `threads` threads, and returns all damage.
+    ///
+    /// `progress` is told how many further bytes have been checked.
+    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+        let sources: Vec<&RecordSource> =
+            self.tensors.iter().map(|stored| &*stored.source).collect();
+        let damage = verify_all(&sources, threads, progress);
+        let named = damage.into_iter().map(|error| {
+            let name = error.place().and_then(|place| place.record.clone());
+            name.into_iter().fold(error, |error, name| error.at_tensor(name))
+        });
+        named.collect()
+    }
+}
+
+/// A tensor that cannot be: too many dimensions, say.
+pub(super) fn damaged_tensor(name: &str, error: &Error) -> Error {
+    let place = Place { tensor: Some(name.to_owned()), ..Place::default() };
+    Error::damaged(place, error.to_string())
+}
+
+/// Takes the tied tensors out of the metadata, where `save_model` puts them.
+fn take_aliases(header: &mut Header) -> Vec<(String, String)> {
+    let names: HashSet<&str> = header.tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let is_alias =
+        |key: &str, value: &str| key != "format" && !names.contains(key) && names.contains(value);
+    let (aliases, rest) = std::mem::take(&mut header.metadata)
+        .into_iter()
+        .partition(|(key, value)| is_alias(key, value));
+    header.metadata = rest;
+    BTreeMap::into_iter(aliases).collect()
+}
+
+/// The digest of each tensor, in the order of the file.
+fn digests(header: &Header) -> Result<Vec<u128>> {
+    let bad = || Error::damaged(Place::record(DIGESTS), "the digests are not valid");
+    let text = header.metadata.get(DIGESTS).ok_or_else(bad)?;
+    let digests: BTreeMap<&str, &str> = serde_json::from_str(text).map_err(|_| bad())?;
+    let of = |(name, _): &(String, TensorInfo)| {
+        u128::from_str_radix(digests.get(name.as_str())?, 16).ok()
+    };
+    header.tensors.iter().map(|tensor| of(tensor).ok_or_else(bad)).collect()
+}

@@ -1,0 +1,197 @@
+//! The JSON at the start of a file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Error, Place, Result};
+use crate::store::ReadAt;
+
+/// Bytes of the number that says how long the header is.
+pub(super) const LENGTH: usize = 8;
+/// No reader of the format accepts a longer header.
+pub(super) const MAX_HEADER: usize = 100_000_000;
+
+const METADATA: &str = "__metadata__";
+pub(super) const ROOT: &str = "scai.root";
+/// What the header of a file of this crate begins with; the digits of the root follow.
+const START: &[u8] = br#"{"__metadata__":{"scai.root":""#;
+/// The digits of a root that is not known yet.
+pub(super) const NO_ROOT: &str = "00000000000000000000000000000000";
+
+/// The header of a file.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) metadata: BTreeMap<String, String>,
+    /// The tensors in the order of their bytes.
+    pub(super) tensors: Vec<(String, TensorInfo)>,
+    /// Where their bytes begin.
+    pub(super) data: u64,
+    /// The JSON as it was read.
+    json: Vec<u8>,
+}
+
+/// Whether a file begins like one of the format.
+pub(super) fn recognise(file: &dyn ReadAt) -> bool {
+    let mut start = [0; LENGTH + 1];
+    if file.read_at(0, &mut start).is_err() {
+        return false;
+    }
+    let [length @ .., first] = start;
+    u64::from_le_bytes(length) <= MAX_HEADER as u64 && first == b'{'
+}
+
+impl Header {
+    /// Reads the header and checks that its tensors fill the file without gaps.
+    pub(super) fn read(file: &dyn ReadAt) -> Result<Self> {
+        let mut length = [0; LENGTH];
+        read(file, 0, &mut length)?;
+        let length = u64::from_le_bytes(length);
+        let data = length.saturating_add(LENGTH as u64);
+        if length > MAX_HEADER as u64 || data > file.len() {
+            return bad(format!("a header of {length} bytes is not possible"));
+        }
+        let mut json = vec![0; length as usize];
+        read(file, LENGTH as u64, &mut json)?;
+        let Entries { metadata, mut tensors } = serde_json::from_slice(&json)
+            .or_else(|error| bad(format!("the header is not valid: {error}")))?;
+        // Stable, so that empty tensors stay in the order of the header.
+        tensors.sort_by_key(|(_, info)| info.data_offsets);
+        let checked = Metadata::new(None, tensors.clone())
+            .or_else(|error| bad(format!("the header is not valid: {error}")))?;
+        if data.checked_add(checked.data_len() as u64) != Some(file.len()) {
+            return bad(format!(
+                "the tensors take {} bytes, the file has {}",
+                checked.data_len(),
+                file.len().saturating_sub(data)
+            ));
+        }
+        Ok(Self { metadata, tensors, data, json })
+    }
+
+    /// Checks the root of a file of this crate.
+    pub(super) fn check_root(&self, file_len: u64) -> Result<()> {
+        let digits = START.len()..START.len() + NO_ROOT.len();
+        let found = self.metadata.get(ROOT);
+        let mut blank = self.json.clone();
+        if !blank.starts_with(START) || blank.get(digits.clone()) != found.map(String::as_bytes) {
+            return bad(
+                "the header was rewritten by another program, which kept the digests of scai: \
+                 whether they still belong to these tensors cannot be known",
+            );
+        }
+        blank[digits].copy_from_slice(NO_ROOT.as_bytes());
+        if found != Some(&root(&blank, file_len)) {
+            return bad("checksum mismatch in the header");
+        }
+        Ok(())
+    }
+}
+
+/// The bytes before the tensors; `metadata` begins with a blank root, which is filled in.
+pub(super) fn encode(
+    metadata: &[(&str, String)],
+    tensors: &[(String, TensorInfo)],
+    data_len: u64,
+) -> Result<Vec<u8>> {
+    let json = serde_json::to_string(&Written { metadata, tensors });
+    let mut json = json.map_err(|error| Error::invalid(error.to_string()))?.into_bytes();
+    json.resize(json.len().next_multiple_of(LENGTH), b' ');
+    if json.len() > MAX_HEADER {
+        return Err(Error::unsupported(
+            Place::default(),
+            format!("the header would take {} bytes, and no reader accepts that", json.len()),
+            "convert a part of the tree only",
+        ));
+    }
+    let root = root(&json, (LENGTH + json.len()) as u64 + data_len);
+    json[START.len()..START.len() + NO_ROOT.len()].copy_from_slice(root.as_bytes());
+    Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
+}
+
+/// The digest of a header whose root is blank.
+fn root(json: &[u8], file_len: u64) -> String {
+    let mut hasher = Xxh3::new();
+    hasher.update(&file_len.to_le_bytes());
+    hasher.update(json);
+    format!("{:032x}", hasher.digest128())
+}
+
+fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
+    file.read_at(at, buf).or_else(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => bad("the file was cut off"),
+        _ => Err(Error::io("read", error)),
+    })
+}
+
+fn bad<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::damaged(Place::default(), what))
+}
+
+/// What the JSON holds. Not the type of the safetensors crate, which lets the last of two tensors
+/// of one name win.
+struct Entries {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tensors by name")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entries, M::Error> {
+        let mut entries = Entries { metadata: BTreeMap::new(), tensors: Vec::new() };
+        let mut seen = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(de::Error::custom(format!("`{name}` is there twice")));
+            }
+            if name == METADATA {
+                entries.metadata = map.next_value()?;
+            } else {
+                entries.tensors.push((name, map.next_value()?));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// The JSON to write, in order.
+struct Written<'a> {
+    metadata: &'a [(&'a str, String)],
+    tensors: &'a [(String, TensorInfo)],
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(METADATA, &InOrder(self.metadata))?;
+        for (name, info) in self.tensors {
+            map.serialize_entry(name, info)?;
+        }
+        map.end()
+    }
+}
+
+struct InOrder<'a>(&'a [(&'a str, String)]);
+
+impl Serialize for InOrder<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}

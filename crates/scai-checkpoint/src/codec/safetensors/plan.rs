@@ -1,0 +1,176 @@
+//! Writing a safetensors file: first every offset, then the tensors, and the header with their
+//! digests last.
+
+use std::cmp::Reverse;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use safetensors::tensor::TensorInfo;
+use serde_json::{Map, Value as Json};
+
+use super::header::{NO_ROOT, ROOT, encode};
+use super::to_format;
+use super::tree::{self, TREE};
+use crate::codec::digest::{digests, fold};
+use crate::error::{Error, Result};
+use crate::store::WriteAt;
+use crate::tensor::Tensor;
+use crate::value::Value;
+
+/// The digest of each tensor.
+pub(super) const DIGESTS: &str = "scai.digests";
+/// Tied tensors that are stored once.
+const ALIASES: &str = "scai.aliases";
+
+/// Bytes taken at a time; a multiple of the chunk size.
+const PIECE: u64 = 1 << 20;
+
+/// A file that is ready to be written: every offset is known.
+#[derive(Debug)]
+pub struct Plan {
+    tensors: Vec<Tensor>,
+    infos: Vec<(String, TensorInfo)>,
+    tree: String,
+    ties: Vec<(String, String)>,
+    apart: Vec<String>,
+    /// Where the tensors begin, and the length of their bytes.
+    data: (u64, u64),
+}
+
+impl Plan {
+    /// Plans the file for a state tree.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the format cannot hold a part of it, naming each.
+    pub fn new(tree: &Value) -> Result<Self> {
+        let tree::Encoded { json, mut stored, ties, apart } = tree::encode(tree)?;
+        // The order of the format: large elements first, so that all are aligned; then by name.
+        let key = |tensor: &Tensor| Reverse(to_format(tensor.dtype()).map(|dtype| dtype.bitsize()));
+        stored.sort_by(|(a, left), (b, right)| (key(left), a).cmp(&(key(right), b)));
+        let mut infos = Vec::with_capacity(stored.len());
+        let mut tensors = Vec::with_capacity(stored.len());
+        let mut at = 0;
+        for (name, tensor) in stored {
+            let Some(dtype) = to_format(tensor.dtype()) else { continue };
+            let end = at + tensor.nbytes() as usize;
+            let shape = tensor.shape().to_vec();
+            infos.push((name, TensorInfo { dtype, shape, data_offsets: (at, end) }));
+            tensors.push(tensor);
+            at = end;
+        }
+        let mut plan = Self { tensors, infos, tree: json, ties, apart, data: (0, at as u64) };
+        plan.data.0 = plan.header(&vec![0; plan.tensors.len()])?.len() as u64;
+        Ok(plan)
+    }
+
+    /// The length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.data.0 + self.data.1
+    }
+
+    /// Whether the file has no bytes, which none has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tensors that are the same memory as another, which is stored: alias and name. A file of
+    /// this crate keeps them tied; other programs find one of the two.
+    pub fn ties(&self) -> &[(String, String)] {
+        &self.ties
+    }
+
+    /// The tensors that were views of larger or shared memory, and get memory of their own.
+    pub fn apart(&self) -> &[String] {
+        &self.apart
+    }
+
+    /// Writes all bytes of the file, each once, on `threads` threads.
+    ///
+    /// A tensor that is contiguous is written piece by piece; any other is held in memory.
+    ///
+    /// # Errors
+    /// The first error of `file` or of a storage; the others stop soon.
+    pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let outcome = Mutex::new((vec![0; self.tensors.len()], None));
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(tensor) = self.tensors.get(index) else { break };
+                let (name, info) = &self.infos[index];
+                let at = self.data.0 + info.data_offsets.0 as u64;
+                let result = write_tensor(tensor, at, file);
+                let mut outcome = outcome.lock().unwrap_or_else(|poison| poison.into_inner());
+                match result {
+                    Ok(digest) => outcome.0[index] = digest,
+                    Err(error) => {
+                        stop.store(true, Ordering::Relaxed);
+                        outcome.1.get_or_insert(error.at_tensor(name));
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(self.tensors.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        match outcome.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
+            (_, Some(error)) => Err(error),
+            (digests, None) => write_at(file, 0, &self.header(&digests)?),
+        }
+    }
+
+    /// The bytes before the tensors. The length does not depend on the digests.
+    fn header(&self, digests: &[u128]) -> Result<Vec<u8>> {
+        let names = self.infos.iter().map(|(name, _)| name.clone());
+        let digests = names.zip(digests.iter().map(|digest| Json::from(format!("{digest:032x}"))));
+        let digests: Map<String, Json> = digests.collect();
+        let mut metadata = vec![(ROOT, NO_ROOT.to_owned()), ("format", "pt".to_owned())];
+        if !self.ties.is_empty() {
+            let ties = self.ties.iter().map(|(alias, name)| (alias.clone(), name.as_str().into()));
+            metadata.push((ALIASES, Json::Object(ties.collect()).to_string()));
+        }
+        metadata.push((DIGESTS, Json::Object(digests).to_string()));
+        metadata.push((TREE, self.tree.clone()));
+        encode(&metadata, &self.infos, self.data.1)
+    }
+}
+
+/// Writes the elements in row-major order; returns their digest.
+fn write_tensor(tensor: &Tensor, at: u64, file: &dyn WriteAt) -> Result<u128> {
+    let mut found = Vec::new();
+    let mut put = |offset: u64, bytes: &[u8]| {
+        found.extend(digests(bytes));
+        write_at(file, at + offset, bytes)
+    };
+    if !tensor.is_contiguous() {
+        let bytes = tensor.to_bytes()?;
+        for (i, piece) in bytes.chunks(PIECE as usize).enumerate() {
+            put(i as u64 * PIECE, piece)?;
+        }
+        return Ok(fold(&found));
+    }
+    let (storage, len) = (tensor.storage(), tensor.nbytes());
+    let start = (tensor.offset() * tensor.dtype().size()) as u64;
+    let resident = storage.as_slice().and_then(|all| all.get(start as usize..));
+    let mut buffer = Vec::new();
+    for offset in (0..len).step_by(PIECE as usize) {
+        let size = PIECE.min(len - offset) as usize;
+        match resident.and_then(|all| all.get(offset as usize..)?.get(..size)) {
+            Some(bytes) => put(offset, bytes)?,
+            None => {
+                buffer.resize(size, 0);
+                storage.read_at(start + offset, &mut buffer)?;
+                put(offset, &buffer)?;
+            }
+        }
+    }
+    Ok(fold(&found))
+}
+
+fn write_at(file: &dyn WriteAt, offset: u64, bytes: &[u8]) -> Result<()> {
+    file.write_at(offset, bytes).map_err(|error| Error::io("write", error))
+}

@@ -1,0 +1,36 @@
+//! The state tree as JSON, with tensors by name.
+//!
+//! `None`, truth values, integers of 64 bits, finite floats, strings, lists and dicts with string
+//! keys are what JSON has for them. Anything else is an object whose first key begins with `$`:
+//!
+//! ```text
+//! {"$tensor": name, …}                a tensor that is stored under this name; beside it
+//!     "parameter", "requires_grad"      true, where it is
+//!     "device"                          where it is not `cpu`
+//!     "strides"                         where they are not those of row-major order
+//! {"$view": name, "dtype": …, "shape": …, "strides": …, "offset": …, …}   a view of that tensor
+//! {"$storage": name, "dtype": …}      a storage without a tensor
+//! {"$float": 16 hexadecimal digits}   NaN and infinities: the bits
+//! {"$int": decimal}                   an integer of more than 64 bits
+//! {"$complex": [re, im]}
+//! {"$str": hex}, {"$bytes": hex}, {"$bytearray": hex}
+//! {"$tuple": […]}, {"$set": […]}, {"$size": […]}
+//! {"$dict": [[key, value], …]}        keys that are no strings; likewise "$counter"
+//! {"$ordered": {…} or [[key, value], …], "attributes": …}
+//! {"$dtype": name}, {"$device": …}, {"$layout": …}, {"$qscheme": …}
+//! {"$call": global, "args": […], "state": …}
+//! ```
+
+mod decode;
+mod encode;
+
+pub(super) use decode::Decoder;
+pub(super) use encode::{Encoded, encode};
+
+/// The key of the tree in the metadata.
+pub(super) const TREE: &str = "scai.tree";
+
+/// JSON longer than this is not written and not read: memory for it is a multiple of this.
+const MAX_TREE: usize = 16 << 20;
+/// JSON may nest this deep; what reads it stops at 128.
+const MAX_JSON_DEPTH: usize = 100;

@@ -1,0 +1,83 @@
+//! One checkpoint file by its path, outside any directory of checkpoints.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::codec::{CheckpointFile, Plan, Unprotected};
+use crate::commit;
+use crate::error::{Error, Result};
+use crate::manager::{Answers, Verification, verify};
+use crate::store::{LocalStore, ReadAt, Store};
+
+/// Opens the file at `path`, in whichever format it is.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`].
+pub fn open_file(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<CheckpointFile> {
+    let path = path.as_ref();
+    CheckpointFile::open(open(path)?, unprotected).map_err(|error| error.at_path(text(path)))
+}
+
+/// Writes what was planned to `path`, replacing what is there, and returns when it is durable.
+///
+/// # Errors
+/// As a save of a checkpoint: what was at `path` is then still there.
+pub fn write_file(path: impl AsRef<Path>, plan: Plan, threads: usize) -> Result<()> {
+    let path = path.as_ref();
+    let (store, name) = locate(path)?;
+    commit::publish(&store, &name, plan.len(), |draft| plan.write(threads, draft))
+        .map_err(|error| error.at_path(text(path)))
+}
+
+/// Reads every byte of the file at `path` and reports all that is wrong.
+///
+/// `progress` is told how many further bytes have been checked.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be opened. One that does not exist is an answer.
+pub fn verify_file(
+    path: impl AsRef<Path>,
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Verification> {
+    let path = path.as_ref();
+    match open(path) {
+        Ok(file) => Ok(verify(&text(path), file, threads, progress)),
+        Err(error @ Error::NotFound { .. }) => Ok(Verification {
+            answers: Answers::default(),
+            protection: None,
+            iteration: None,
+            len: 0,
+            damage: vec![error],
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+fn open(path: &Path) -> Result<Arc<dyn ReadAt>> {
+    let (store, name) = locate(path)?;
+    store.open(&name).map_err(|error| refused(path, "open", error))
+}
+
+/// The directory of a path, and the name in it.
+fn locate(path: &Path) -> Result<(LocalStore, String)> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Err(Error::invalid(format!("`{}` cannot name a checkpoint", path.display())));
+    };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let store = LocalStore::open(parent).map_err(|error| refused(parent, "open", error))?;
+    Ok((store, name.to_owned()))
+}
+
+fn refused(path: &Path, action: &'static str, error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::NotFound { path: text(path) },
+        _ => Error::io(action, error).at_path(text(path)),
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

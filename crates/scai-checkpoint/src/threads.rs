@@ -1,0 +1,21 @@
+//! Work shared by a few threads, and what they share.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Does `work` on up to `threads` threads, this one among them. Where the system has no more
+/// threads to give, fewer do it.
+pub(crate) fn on_threads(threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+}
+
+/// Locks a mutex whose content is sound even if a thread died while holding it.
+pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

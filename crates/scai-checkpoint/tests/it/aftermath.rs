@@ -1,0 +1,163 @@
+//! What must hold in a directory after its writer died, whatever it was doing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use scai_checkpoint::store::is_draft;
+use scai_checkpoint::{CheckpointManager, Options, Retention};
+
+use crate::training::{Save, Size, iteration, name, open, save_of, save_under, state};
+
+/// What the test knows of the saves in a directory; the engine is not asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Promised {
+    pub(crate) size: Size,
+    /// How many checkpoints the writer's retention keeps.
+    pub(crate) keep: usize,
+    /// Saves that were acknowledged.
+    pub(crate) acknowledged: BTreeSet<Save>,
+    /// Saves that were begun, whatever became of them.
+    pub(crate) begun: BTreeSet<Save>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// What a resume takes.
+    pub(crate) newest: Option<Save>,
+    /// Drafts of the dead writer.
+    pub(crate) drafts: usize,
+}
+
+impl Promised {
+    pub(crate) fn new(size: Size, keep: usize) -> Self {
+        Self { size, keep, acknowledged: BTreeSet::new(), begun: BTreeSet::new() }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options::default().retention(Retention::keep_last(self.keep))
+    }
+
+    pub(crate) fn acknowledge(&mut self, save: Save) {
+        self.begun.insert(save);
+        self.acknowledged.insert(save);
+    }
+
+    /// Saves, and promises it.
+    pub(crate) fn save(&mut self, manager: &CheckpointManager, save: Save) {
+        let saved = manager.save(&state(save, self.size)).unwrap();
+        assert!(saved.warnings.is_empty(), "{:?}", saved.warnings);
+        self.acknowledge(save);
+    }
+
+    /// Holds a directory against what was promised, and changes nothing in it.
+    ///
+    /// Every file with a final name is a save that was begun, bit by bit; the newest is an
+    /// acknowledged one or a later one; and what the retention keeps is there.
+    pub(crate) fn check(&self, directory: &Path) -> Result<Found, String> {
+        let manager = open(directory, Options::default());
+        let mut iterations = BTreeSet::new();
+        let mut drafts = 0;
+        for entry in fs::read_dir(directory).unwrap() {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            let number = iteration(&file);
+            if is_draft(&file) {
+                drafts += 1;
+            } else if number.is_some() || file == "latest.pt" {
+                self.check_file(&manager, &file).map_err(|why| format!("`{file}`: {why}"))?;
+                iterations.extend(number);
+            } else if file != ".scai.lock" {
+                return Err(format!("there is a file `{file}`"));
+            }
+        }
+        let newest = match manager.resume().map_err(|error| error.to_string())? {
+            None => None,
+            Some(resumed) if !resumed.skipped.is_empty() => {
+                return Err(format!("a resume skipped {:?}", resumed.skipped));
+            }
+            Some(resumed) => Some(save_of(&resumed.checkpoint, self.size)?),
+        };
+        let acknowledged = self.acknowledged.last().copied();
+        if newest.map(|save| save.iteration) < acknowledged.map(|save| save.iteration) {
+            return Err(format!("a resume gives {newest:?}, {acknowledged:?} was acknowledged"));
+        }
+        if acknowledged.is_some() && !directory.join("latest.pt").exists() {
+            return Err("`latest.pt` is gone".to_owned());
+        }
+        let promised = self.acknowledged.iter().map(|save| save.iteration);
+        let all: BTreeSet<u64> = promised.chain(iterations.iter().copied()).collect();
+        match all.iter().rev().take(self.keep).find(|kept| !iterations.contains(kept)) {
+            Some(lost) => Err(format!("`{}` is gone", name(*lost))),
+            None => Ok(Found { newest, drafts }),
+        }
+    }
+
+    fn check_file(&self, manager: &CheckpointManager, file: &str) -> Result<(), String> {
+        let found = save_under(manager, file, self.size)?.ok_or("it is gone")?;
+        if iteration(file).is_some_and(|iteration| iteration != found.iteration) {
+            return Err(format!("it holds {found:?}"));
+        }
+        if !self.begun.contains(&found) {
+            return Err(format!("it holds {found:?}, a save that was never begun"));
+        }
+        // Where saves of one iteration were acknowledged, it holds the last of them or a later one.
+        let replaced = self
+            .acknowledged
+            .iter()
+            .any(|save| iteration(file) == Some(save.iteration) && save.writer > found.writer);
+        if replaced {
+            return Err(format!("it holds {found:?}, which was replaced"));
+        }
+        let verification = manager.verify(file, &|_| {}).map_err(|error| error.to_string())?;
+        if !verification.is_sound() {
+            return Err(format!("it does not verify: {:?}", verification.damage));
+        }
+        Ok(())
+    }
+
+    /// [`Promised::check`], then saves once more as the next process would, and sees that the
+    /// directory is as it always is after a save.
+    pub(crate) fn aftermath(&mut self, directory: &Path, next: Save) -> Result<Found, String> {
+        let found = self.check(directory)?;
+        self.go_on(directory, next)?;
+        Ok(found)
+    }
+
+    fn go_on(&mut self, directory: &Path, save: Save) -> Result<(), String> {
+        age_drafts(directory);
+        let manager = open(directory, self.options());
+        let saved =
+            manager.save(&state(save, self.size)).map_err(|error| format!("next save: {error}"))?;
+        if !saved.warnings.is_empty() {
+            return Err(format!("next save: {:?}", saved.warnings));
+        }
+        self.acknowledge(save);
+        drop(manager);
+        let found = self.check(directory)?;
+        let mut files: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|file| iteration(file).is_some())
+            .collect();
+        files.sort();
+        if found.drafts > 0 || files.len() > self.keep {
+            return Err(format!("after the next save: {} drafts, {files:?}", found.drafts));
+        }
+        Ok(())
+    }
+}
+
+/// Makes drafts older than a sweep spares: an empty one could be in the making.
+fn age_drafts(directory: &Path) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_str().is_some_and(is_draft) {
+            let old = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let times = Timestamps { last_access: old, last_modification: old };
+            utimensat(CWD, entry.path(), &times, AtFlags::empty()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use scai_checkpoint::{DType, Goal, Retention, Rule};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; nothing is damaged; the two are identical
+  1  something is damaged; the two differ
+  2  it could not be done: wrong usage, no such file, no space
+  3  nothing is damaged as far as can be told, but a file carries no checksums";
+
+/// Look at, check, compare, convert and tidy up training checkpoints.
+///
+/// Reads what `torch.save` writes, checkpoints of scai, and safetensors, without Python and
+/// without running anything that is in a file.
+#[derive(Debug, Parser)]
+#[command(name = "scai", version, after_long_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Args {
+    /// When to use colours
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    pub(crate) color: Color,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    pub(crate) fn write_global(self) {
+        match self {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the checkpoints of a directory, by iteration
+    List(ListArgs),
+    /// Show what is in a file
+    Show(ShowArgs),
+    /// Read every byte and check it against its digest
+    Verify(VerifyArgs),
+    /// Compare two files
+    Diff(DiffArgs),
+    /// Convert a file to another format, a part of it, or to another dtype
+    Convert(ConvertArgs),
+    /// Delete what newer checkpoints have made redundant
+    Prune(PruneArgs),
+    /// Keep a checkpoint from being pruned
+    Pin(PinArgs),
+    /// Let a checkpoint be pruned again
+    Unpin(PinArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ListArgs {
+    /// The directory
+    #[arg(default_value = "checkpoints")]
+    pub(crate) directory: PathBuf,
+    /// Statistics to show, separated by commas; the first few otherwise
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) stats: Vec<String>,
+    /// Read every byte of every checkpoint and say which are sound
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// A part of it: `model_state_dict`, `training_stats.loss`
+    pub(crate) path: Option<String>,
+    /// Read the tensors: minimum, maximum, mean, deviation, norm, NaN, infinities
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Levels of the tree to show; all otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) depth: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiffArgs {
+    /// A file
+    pub(crate) a: PathBuf,
+    /// Another
+    pub(crate) b: PathBuf,
+    /// Leave out a part of the tree: `timestamp`; may be given again
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ignore: Vec<String>,
+    /// Only say which tensors differ, not by how much: with digests in both files, none is read
+    #[arg(long)]
+    pub(crate) no_values: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConvertArgs {
+    /// The file to read
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// The format to write, where the name of the file does not say it
+    #[arg(long)]
+    pub(crate) format: Option<OutputFormat>,
+    /// Write a part of the tree only: `model_state_dict`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) part: Option<String>,
+    /// Round floating-point tensors: float32, float64, float16 or bfloat16
+    #[arg(long, value_parser = float_dtype)]
+    pub(crate) dtype: Option<DType>,
+    /// Replace OUT where it exists
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    Pt,
+    Safetensors,
+}
+
+fn float_dtype(text: &str) -> Result<DType, String> {
+    match text.parse() {
+        Ok(dtype @ (DType::Float32 | DType::Float64 | DType::Float16 | DType::BFloat16)) => {
+            Ok(dtype)
+        }
+        _ => Err("it is one of float32, float64, float16 and bfloat16".to_owned()),
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VerifyArgs {
+    /// Checkpoints, or directories of them
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Threads that read; as many as there are cores otherwise
+    #[arg(long, short, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which checkpoints to keep: each flag keeps some, the rest goes.
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = "\
+The newest sound checkpoint and the pinned ones always stay, and so do damaged ones. Nothing is
+deleted before those that stay in its place were read from the device and found right.")]
+pub(crate) struct PruneArgs {
+    /// The directory
+    pub(crate) directory: PathBuf,
+    /// Keep the newest N
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<usize>,
+    /// Keep those whose iteration is a multiple of K
+    #[arg(long, value_name = "K")]
+    pub(crate) every: Option<std::num::NonZeroU64>,
+    /// Keep the best N (1 otherwise) by a statistic: `loss:min`, `win_rate:max:3`
+    #[arg(long, value_name = "STAT:min|max[:N]")]
+    pub(crate) best: Vec<Best>,
+    /// Keep those saved within this time: `90min`, `12h`, `7d`, `2w`
+    #[arg(long, value_name = "TIME")]
+    pub(crate) within: Option<Span>,
+    /// Delete; otherwise only say what would be deleted
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl PruneArgs {
+    /// The rules the flags stand for.
+    pub(crate) fn retention(&self) -> Retention {
+        let last = self.keep_last.map(Rule::Last);
+        let every = self.every.map(|step| Rule::Every(step.get()));
+        let within = self.within.map(|Span(seconds)| Rule::Within(seconds));
+        let best = self.best.iter().map(|Best { statistic, goal, count }| Rule::Best {
+            statistic: statistic.clone(),
+            goal: *goal,
+            count: *count,
+        });
+        Retention { rules: last.into_iter().chain(every).chain(within).chain(best).collect() }
+    }
+}
+
+/// `loss:min:3`
+#[derive(Debug, Clone)]
+pub(crate) struct Best {
+    pub(crate) statistic: String,
+    goal: Goal,
+    count: usize,
+}
+
+impl FromStr for Best {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(':');
+        let statistic = parts.next().unwrap_or_default().to_owned();
+        let goal = parts.next().ok_or("say which end is good: `loss:min` or `win_rate:max`")?;
+        let goal = goal.parse().map_err(|error: scai_checkpoint::Error| error.to_string())?;
+        let count = match parts.next() {
+            None => 1,
+            Some(count) => count.parse().map_err(|_| format!("`{count}` is no number"))?,
+        };
+        match parts.next() {
+            None if !statistic.is_empty() => Ok(Self { statistic, goal, count }),
+            _ => Err("it has the form `STAT:min`, `STAT:max` or `STAT:max:N`".to_owned()),
+        }
+    }
+}
+
+/// A time span in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span(u64);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim() {
+            "s" => 1,
+            "min" | "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            "w" => 7 * 86_400,
+            _ => return Err("it has the form `90min`, `12h`, `7d` or `2w`".to_owned()),
+        };
+        let number: u64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
+        Ok(Self(number.saturating_mul(unit)))
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PinArgs {
+    /// The checkpoint
+    pub(crate) file: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_make_sense_to_clap() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn spans_and_statistics_are_parsed() {
+        assert_eq!("7d".parse::<Span>().unwrap().0, 7 * 86_400);
+        assert!("7".parse::<Span>().is_err() && "d".parse::<Span>().is_err());
+        let best: Best = "loss:min".parse().unwrap();
+        assert_eq!((best.statistic.as_str(), best.goal, best.count), ("loss", Goal::Min, 1));
+        for wrong in ["loss", "loss:best", ":min", "loss:min:x", "loss:min:1:2"] {
+            assert!(wrong.parse::<Best>().is_err(), "{wrong}");
+        }
+    }
+}

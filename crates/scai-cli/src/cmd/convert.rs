@@ -1,0 +1,133 @@
+//! `scai convert IN OUT`
+
+use std::io::Write;
+use std::path::Path;
+
+use scai_checkpoint::codec::{Format, Plan};
+use scai_checkpoint::{DType, Options, Value, write_file};
+
+use crate::args::{ConvertArgs, OutputFormat};
+use crate::compute::cast::cast;
+use crate::exit::{Exit, Failure};
+use crate::input::{self, Input, warn};
+use crate::render::{counted, one_line, size};
+
+/// Names listed in a message.
+const FEW: usize = 8;
+
+/// What was done, a line each.
+type Notes = Vec<String>;
+
+pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Failure> {
+    let format = format(args)?;
+    if args.output.exists() && !args.force {
+        return Err(Failure::usage(
+            format!("`{}` exists", args.output.display()),
+            Some("`--force` replaces it".to_owned()),
+        ));
+    }
+    let input = Input::open(&args.input)?;
+    let mut notes = Notes::new();
+    let tree = input.tree()?;
+    let tree = match &args.part {
+        Some(path) => input::part(&tree, path)?.clone(),
+        None => tree,
+    };
+    let tree = match args.dtype {
+        Some(dtype) => rounded(&tree, dtype, &mut notes)?,
+        None => tree,
+    };
+    let metadata = input.file.foreign_metadata().into_iter().flatten();
+    // What every file has that was written for PyTorch.
+    let keys: Vec<&str> =
+        metadata.map(|(key, _)| key.as_str()).filter(|key| *key != "format").collect();
+    if !keys.is_empty() {
+        warn(&format!("left out: metadata of the file ({})", few(&keys)));
+    }
+    let plan = Plan::new(&tree, format)?;
+    if let Plan::Safetensors(plan) = &plan {
+        remark(plan, &mut notes);
+    }
+    let len = plan.len();
+    write_file(&args.output, plan, Options::default().threads)?;
+    let shown = |path: &Path| one_line(&path.display().to_string());
+    let (from, to) = (input.file.format(), format);
+    writeln!(
+        out,
+        "{} ({from}, {}) → {} ({to}, {})",
+        shown(&args.input),
+        size(input.file.len()),
+        shown(&args.output),
+        size(len)
+    )?;
+    for note in notes {
+        writeln!(out, "  {}", one_line(&note))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The format that the option or the extension names.
+fn format(args: &ConvertArgs) -> Result<Format, Failure> {
+    let extension = args.output.extension().and_then(|extension| extension.to_str());
+    match (args.format, extension) {
+        (Some(OutputFormat::Pt), _) | (None, Some("pt" | "pth" | "ckpt" | "bin")) => {
+            Ok(Format::Torch)
+        }
+        (Some(OutputFormat::Safetensors), _) | (None, Some("safetensors")) => {
+            Ok(Format::Safetensors)
+        }
+        (None, _) => Err(Failure::usage(
+            format!("the name `{}` does not say which format to write", args.output.display()),
+            Some("name it `….pt` or `….safetensors`, or pass `--format`".to_owned()),
+        )),
+    }
+}
+
+fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failure> {
+    let cast = cast(tree, dtype)?;
+    notes.push(format!("rounded to {dtype}: {}", counted(cast.tensors as u64, "tensor")));
+    if tree.as_dict().is_some_and(|dict| dict.get("optimizer_state_dict").is_some()) {
+        warn(
+            "the state of the optimizer was rounded as well, and training does not go on from it \
+             exactly; `--part model_state_dict` converts the model alone",
+        );
+    }
+    if !cast.left.is_empty() {
+        let left: Vec<&str> = cast.left.iter().map(String::as_str).collect();
+        warn(&format!(
+            "not rounded, since other tensors see the same memory as another dtype: {}",
+            few(&left)
+        ));
+    }
+    Ok(cast.tree)
+}
+
+/// Says what the format made of the tree.
+fn remark(plan: &scai_checkpoint::codec::safetensors::Plan, notes: &mut Notes) {
+    let ties = plan.ties();
+    if !ties.is_empty() {
+        let list: Vec<String> =
+            ties.iter().map(|(alias, name)| format!("{alias} = {name}")).collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        notes.push(format!(
+            "tied, stored once: {} (scai ties them again; other programs find one of each)",
+            few(&list)
+        ));
+    }
+    if !plan.apart().is_empty() {
+        let apart: Vec<&str> = plan.apart().iter().map(String::as_str).collect();
+        warn(&format!(
+            "views of larger or shared memory, which became tensors of their own: {}",
+            few(&apart)
+        ));
+    }
+}
+
+/// A list, cut where it is long.
+fn few(names: &[&str]) -> String {
+    let shown = names.iter().take(FEW).copied().collect::<Vec<&str>>().join(", ");
+    match names.len().saturating_sub(FEW) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

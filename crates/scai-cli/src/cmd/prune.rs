@@ -1,0 +1,100 @@
+//! `scai prune DIR`
+
+use std::io::Write;
+
+use scai_checkpoint::{Listed, Options, Prune, Verdict};
+use serde::Serialize;
+
+use crate::args::PruneArgs;
+use crate::exit::{Exit, Failure};
+use crate::locate::{manager, nearest};
+use crate::progress;
+use crate::render::{paint, size, style, table, write_json, write_table};
+
+#[derive(Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    iteration: u64,
+    size: u64,
+    stays: bool,
+    reasons: Vec<String>,
+    removed: bool,
+}
+
+pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failure> {
+    let retention = args.retention();
+    if retention.rules.is_empty() {
+        return Err(Failure::usage(
+            "nothing says which checkpoints to keep",
+            Some("for example `--keep-last 5 --every 1000`; `scai prune --help` has all".into()),
+        ));
+    }
+    let manager = manager(&args.directory, Options::default())?;
+    check_statistics(args, &manager.list()?)?;
+    let bar = progress::bytes(0, "verifying what stays");
+    let prune = if args.yes { Prune::Remove } else { Prune::DryRun };
+    let verdicts = manager.prune(&retention, prune, &|bytes| {
+        bar.inc_length(bytes);
+        bar.inc(bytes);
+    });
+    bar.finish_and_clear();
+    let verdicts = verdicts?;
+    if args.json {
+        let reports: Vec<Report<'_>> = verdicts.iter().map(report).collect();
+        write_json(out, &reports)?;
+        return Ok(Exit::Success);
+    }
+    print(args, out, &verdicts)?;
+    Ok(Exit::Success)
+}
+
+/// A statistic nobody has would keep nothing, which is not what was meant.
+fn check_statistics(args: &PruneArgs, listed: &[Listed]) -> Result<(), Failure> {
+    let known =
+        || listed.iter().flat_map(|listed| listed.training_stats.keys()).map(String::as_str);
+    match args.best.iter().find(|best| !known().any(|name| name == best.statistic)) {
+        None => Ok(()),
+        Some(_) if listed.is_empty() => Ok(()),
+        Some(best) => Err(Failure::usage(
+            format!("no checkpoint has a statistic `{}`", best.statistic),
+            nearest(&best.statistic, known()).map(|near| format!("did you mean `{near}`?")),
+        )),
+    }
+}
+
+fn report(verdict: &Verdict) -> Report<'_> {
+    Report {
+        name: &verdict.checkpoint.name,
+        iteration: verdict.checkpoint.iteration,
+        size: verdict.checkpoint.size,
+        stays: verdict.stays(),
+        reasons: verdict.reasons.iter().map(ToString::to_string).collect(),
+        removed: verdict.removed,
+    }
+}
+
+fn print(args: &PruneArgs, out: &mut impl Write, verdicts: &[Verdict]) -> std::io::Result<()> {
+    let headings = [">ITERATION", ">SIZE", "", "WHY"].map(str::to_owned);
+    let rows = verdicts.iter().map(|verdict| {
+        let (what, why) = if verdict.stays() {
+            let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+            (paint(style::GOOD, "stays"), reasons.join(", "))
+        } else {
+            let what = if verdict.removed { "deleted" } else { "goes" };
+            (paint(style::WARN, what), "no rule keeps it".to_owned())
+        };
+        let checkpoint = &verdict.checkpoint;
+        vec![checkpoint.iteration.to_string(), size(checkpoint.size), what, why]
+    });
+    write_table(out, &table(&headings, rows.collect()))?;
+    let gone: Vec<&Verdict> = verdicts.iter().filter(|verdict| !verdict.stays()).collect();
+    let bytes = size(gone.iter().map(|verdict| verdict.checkpoint.size).sum());
+    let count = gone.len();
+    if args.yes {
+        writeln!(out, "{count} deleted, {bytes} freed")
+    } else if count == 0 {
+        writeln!(out, "nothing to delete")
+    } else {
+        writeln!(out, "{count} would be deleted, {bytes}; nothing was: add `--yes` to do it")
+    }
+}

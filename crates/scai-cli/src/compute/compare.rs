@@ -1,0 +1,225 @@
+//! How two state trees differ.
+
+use std::collections::{HashMap, HashSet};
+
+use scai_checkpoint::{Result, Tensor, Value};
+
+use super::difference::{Difference, by_digests, compare};
+
+/// How tensors are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// By digests where these tell, else by their bytes, and how they differ is left open.
+    Names,
+    /// Tensors that differ are read and measured.
+    Values,
+}
+
+/// A difference at one path.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    pub(crate) path: String,
+    pub(crate) what: What<'a>,
+}
+
+/// What the difference is.
+#[derive(Debug)]
+pub(crate) enum What<'a> {
+    /// Only in the first.
+    Removed(&'a Value),
+    /// Only in the second.
+    Added(&'a Value),
+    /// Values of different types, or of one type and different content.
+    Value(&'a Value, &'a Value),
+    /// Lists of plain values: how many of the items that both have differ.
+    Items { a: &'a Value, b: &'a Value, differing: usize },
+    /// Tensors of different shapes or dtypes.
+    Form(&'a Tensor, &'a Tensor),
+    /// Tensors that are equal but for what PyTorch keeps beside the elements.
+    Attributes(&'a Tensor, &'a Tensor),
+    /// Tensors of one form; how they differ, where that was measured.
+    Elements(&'a Tensor, Option<Difference>),
+}
+
+/// All that is different.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison<'a> {
+    pub(crate) changes: Vec<Change<'a>>,
+    /// Tensors in both that are equal bit for bit.
+    pub(crate) equal_tensors: usize,
+    /// Tensors in both that were compared by digests alone.
+    pub(crate) by_digest: usize,
+    /// Tensors with the same elements that lie differently in memory.
+    pub(crate) laid_out_differently: usize,
+    /// Values left out on request.
+    pub(crate) ignored: usize,
+    /// Bytes of tensors that were read.
+    pub(crate) read: u64,
+}
+
+impl Comparison<'_> {
+    /// Whether every value that was compared is the same bit for bit.
+    pub(crate) fn identical(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// Compares two trees, without the parts at the paths `ignore`.
+///
+/// # Errors
+/// Those of reading tensors.
+pub(crate) fn trees<'a>(
+    a: &'a Value,
+    b: &'a Value,
+    ignore: &[String],
+    depth: Depth,
+) -> Result<Comparison<'a>> {
+    let mut walk = Walk { ignore, depth, found: Comparison::default() };
+    walk.values("", a, b)?;
+    Ok(walk.found)
+}
+
+struct Walk<'a, 'b> {
+    ignore: &'b [String],
+    depth: Depth,
+    found: Comparison<'a>,
+}
+
+impl<'a> Walk<'a, '_> {
+    fn values(&mut self, path: &str, a: &'a Value, b: &'a Value) -> Result<()> {
+        if self.ignore.iter().any(|ignored| ignored == path) {
+            self.found.ignored += 1;
+            return Ok(());
+        }
+        match (a, b) {
+            (Value::Tensor(a), Value::Tensor(b)) => return self.tensors(path, a, b),
+            (Value::Storage(left, left_type), Value::Storage(right, right_type)) => {
+                let same = left_type == right_type && left.len() == right.len();
+                let known = left.digest().zip(right.digest()).map(|(left, right)| left == right);
+                if !(same && known.unwrap_or_else(|| a == b)) {
+                    self.change(path, What::Value(a, b));
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        let (left, right) = (keyed(a), keyed(b));
+        if a.type_name() != b.type_name() {
+            self.change(path, What::Value(a, b));
+            // A dict that became an OrderedDict still has entries to compare.
+            if left.is_empty() || right.is_empty() || a.as_dict().is_some() != b.as_dict().is_some()
+            {
+                return Ok(());
+            }
+        } else if left.is_empty() && right.is_empty() {
+            if a != b {
+                self.change(path, What::Value(a, b));
+            }
+            return Ok(());
+        } else if let (Some(left), Some(right)) = (plain_items(a), plain_items(b)) {
+            let differing = left.iter().zip(right).filter(|(left, right)| left != right).count();
+            if differing > 0 || left.len() != right.len() {
+                self.change(path, What::Items { a, b, differing });
+            }
+            return Ok(());
+        }
+        self.entries(path, &left, &right)
+    }
+
+    fn entries(
+        &mut self,
+        path: &str,
+        left: &[(Key, &'a Value)],
+        right: &[(Key, &'a Value)],
+    ) -> Result<()> {
+        let in_right: HashMap<&str, &'a Value> =
+            right.iter().map(|(key, value)| (key.exact.as_str(), *value)).collect();
+        let in_left: HashSet<&str> = left.iter().map(|(key, _)| key.exact.as_str()).collect();
+        for (key, value) in left {
+            let path = join(path, &key.text);
+            match in_right.get(key.exact.as_str()) {
+                Some(other) => self.values(&path, value, other)?,
+                None => self.alone(path, What::Removed(value)),
+            }
+        }
+        for (key, value) in right.iter().filter(|(key, _)| !in_left.contains(key.exact.as_str())) {
+            self.alone(join(path, &key.text), What::Added(value));
+        }
+        Ok(())
+    }
+
+    fn tensors(&mut self, path: &str, a: &'a Tensor, b: &'a Tensor) -> Result<()> {
+        if a.dtype() != b.dtype() || a.shape() != b.shape() {
+            self.change(path, What::Form(a, b));
+            return Ok(());
+        }
+        let known = by_digests(a, b);
+        let difference = match known {
+            Some(true) => None,
+            Some(false) if self.depth == Depth::Names => Some(None),
+            _ => {
+                let compared = compare(a, b).map_err(|error| error.at_tensor(path))?;
+                self.found.read += compared.read;
+                compared.difference.map(Some)
+            }
+        };
+        self.found.by_digest += usize::from(known.is_some());
+        match difference {
+            Some(difference) => self.change(path, What::Elements(a, difference)),
+            None if a.attributes() != b.attributes() => self.change(path, What::Attributes(a, b)),
+            None => {
+                self.found.equal_tensors += 1;
+                self.found.laid_out_differently += usize::from(a.strides() != b.strides());
+            }
+        }
+        Ok(())
+    }
+
+    fn alone(&mut self, path: String, what: What<'a>) {
+        if self.ignore.contains(&path) {
+            self.found.ignored += 1;
+        } else {
+            self.change(&path, what);
+        }
+    }
+
+    fn change(&mut self, path: &str, what: What<'a>) {
+        self.found.changes.push(Change { path: path.to_owned(), what });
+    }
+}
+
+/// A key as it reads in a path, and as it is told from others (`0` from `'0'`).
+struct Key {
+    text: String,
+    exact: String,
+}
+
+/// The children by their keys; the attributes of an `OrderedDict` among them.
+fn keyed(value: &Value) -> Vec<(Key, &Value)> {
+    let Value::Dict(dict) = value else {
+        let children = value.children().into_iter();
+        return children.map(|(text, child)| (Key { exact: text.clone(), text }, child)).collect();
+    };
+    let children = dict.children().into_iter().zip(&dict.entries);
+    let attributes = dict.attributes.iter().flat_map(|attributes| attributes.children());
+    children
+        .map(|((text, child), (key, _))| (Key { text, exact: format!("{key:?}") }, child))
+        .chain(
+            attributes
+                .map(|(text, child)| (Key { exact: format!("attribute {text}"), text }, child)),
+        )
+        .collect()
+}
+
+/// The items of a list or tuple of plain values, which is compared as one value.
+fn plain_items(value: &Value) -> Option<&[Value]> {
+    let (Value::List(items) | Value::Tuple(items) | Value::Set(items)) = value else { return None };
+    let plain = |item: &Value| {
+        item.children().is_empty() && !matches!(item, Value::Tensor(_) | Value::Storage(..))
+    };
+    items.iter().all(plain).then_some(items)
+}
+
+fn join(parent: &str, key: &str) -> String {
+    if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
+}

@@ -1,0 +1,86 @@
+//! How a command ends.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done; nothing is damaged; the two are identical |
+//! | 1 | something is damaged; the two differ |
+//! | 2 | it could not be done: wrong usage, no such file, no space |
+//! | 3 | nothing is damaged as far as can be told, but a file carries no checksums |
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::render::style;
+
+/// The exit code of a command that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Success,
+    /// Damage was found, or a difference.
+    Found,
+    /// It could not be done.
+    Error,
+    /// A file carries no checksums.
+    Unprotected,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Success => 0,
+            Exit::Found => 1,
+            Exit::Error => 2,
+            Exit::Unprotected => 3,
+        })
+    }
+}
+
+/// Why a command could not be carried out.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The engine said no.
+    Engine(scai_checkpoint::Error),
+    /// Stdout cannot be written to.
+    Output(std::io::Error),
+    /// What was asked makes no sense; a hint says what would.
+    Usage { message: String, hint: Option<String> },
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>, hint: Option<String>) -> Self {
+        Self::Usage { message: message.into(), hint }
+    }
+
+    pub(crate) fn report(&self, err: &mut impl Write) -> std::io::Result<()> {
+        let (error, reset) = (style::BAD, style::BAD.render_reset());
+        write!(err, "{error}error{reset}: ")?;
+        match self {
+            Failure::Engine(error) => {
+                writeln!(err, "{}", crate::render::printable(&error.to_string()))
+            }
+            Failure::Output(error) => writeln!(err, "cannot write the output: {error}"),
+            Failure::Usage { message, hint } => {
+                writeln!(err, "{}", crate::render::printable(message))?;
+                match hint {
+                    Some(hint) => {
+                        let (tip, reset) = (style::GOOD, style::GOOD.render_reset());
+                        writeln!(err, "  {tip}tip{reset}: {}", crate::render::printable(hint))
+                    }
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl From<scai_checkpoint::Error> for Failure {
+    fn from(error: scai_checkpoint::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}

@@ -1,0 +1,145 @@
+//! Files and parts of them, as they were typed.
+
+use std::io::Write;
+use std::path::Path;
+
+use scai_checkpoint::codec::{CheckpointFile, Format, Protection, Unprotected};
+use scai_checkpoint::{Error, Value, open_file};
+
+use crate::exit::Failure;
+use crate::locate::{nearest, no_such_file};
+use crate::render::{one_line, paint, printable, style};
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct Input<'a> {
+    pub(crate) file: CheckpointFile,
+    path: &'a Path,
+}
+
+impl<'a> Input<'a> {
+    /// Opens a file. One without checksums is read, with a warning.
+    pub(crate) fn open(path: &'a Path) -> Result<Self, Failure> {
+        if path.is_dir() {
+            let shown = path.display();
+            return Err(Failure::usage(
+                format!("`{shown}` is a directory"),
+                Some(format!("name a file in it; `scai list {shown}` shows them")),
+            ));
+        }
+        let file = open_file(path, Unprotected::Accept).map_err(|error| match error {
+            Error::NotFound { .. } => no_such_file(path),
+            error => error.into(),
+        })?;
+        if file.protection() == Protection::None {
+            let shown = path.display();
+            warn(&format!("`{shown}` carries no checksums: damage could not be noticed"));
+        }
+        Ok(Self { file, path })
+    }
+
+    /// The state tree, with the path in errors.
+    pub(crate) fn tree(&self) -> Result<Value, Failure> {
+        Ok(self.file.tree().map_err(|error| error.at_path(self.path.display().to_string()))?)
+    }
+
+    /// The format, for scripts.
+    pub(crate) fn format(&self) -> &'static str {
+        match self.file.format() {
+            Format::TorchLegacy => "pt-legacy",
+            Format::Safetensors => "safetensors",
+            _ => "pt",
+        }
+    }
+
+    /// What protects the file, for scripts.
+    pub(crate) fn protection(&self) -> &'static str {
+        protection(self.file.protection())
+    }
+}
+
+/// What protects a file, for scripts.
+pub(crate) fn protection(protection: Protection) -> &'static str {
+    match protection {
+        Protection::None => "none",
+        Protection::Crc32 => "crc32",
+        Protection::Digests => "digests",
+    }
+}
+
+/// Says something on stderr that is no failure.
+pub(crate) fn warn(message: &str) {
+    // Where stderr is closed, there is nobody to warn.
+    let warning = paint(style::WARN, "warning");
+    let _ = writeln!(anstream::stderr(), "{warning}: {}", printable(message));
+}
+
+/// The part of a tree at `path`, or an error that suggests another.
+pub(crate) fn part<'a>(tree: &'a Value, path: &str) -> Result<&'a Value, Failure> {
+    tree.lookup(path).ok_or_else(|| {
+        let mut paths = Vec::new();
+        tree.visit(&mut |path, _| paths.push(path.to_owned()));
+        let hint = match closest(path, &paths) {
+            Some(near) => format!("did you mean `{}`?", one_line(near)),
+            None => {
+                let top: Vec<String> = tree.children().into_iter().map(|(key, _)| key).collect();
+                format!("at the top there are: {}", listed(&top))
+            }
+        };
+        Failure::usage(format!("there is no `{path}` in the file"), Some(hint))
+    })
+}
+
+/// The path that was most likely meant: one that ends so, or one that is much alike.
+fn closest<'a>(path: &str, paths: &'a [String]) -> Option<&'a str> {
+    let paths = || paths.iter().map(String::as_str).filter(|path| !path.is_empty());
+    let ends = |other: &&str| other.strip_suffix(path).is_some_and(|start| start.ends_with('.'));
+    paths().filter(ends).min_by_key(|path| path.len()).or_else(|| {
+        // A long common beginning makes paths alike that differ in what matters: with the same
+        // parent, only the last part is compared.
+        let parent = path.rfind('.').map_or("", |at| &path[..=at]);
+        let last = &path[parent.len()..];
+        let siblings = paths().filter_map(|other| {
+            let rest = other.strip_prefix(parent)?;
+            (!rest.contains('.')).then_some(rest)
+        });
+        match nearest(last, siblings) {
+            Some(near) => {
+                paths().find(|other| other.strip_prefix(parent).is_some_and(|rest| rest == near))
+            }
+            // The end of a path, misspelled.
+            None => {
+                let end = |other: &'a str| {
+                    let dots = path.matches('.').count();
+                    other.rmatch_indices('.').nth(dots).map_or(other, |(at, _)| &other[at + 1..])
+                };
+                let near = nearest(path, paths().map(end))?;
+                paths().find(|other| end(other) == near)
+            }
+        }
+    })
+}
+
+/// A few names, separated by commas.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 12;
+    let more = if names.len() > MOST { ", …" } else { "" };
+    let shown: Vec<&str> = names.iter().map(String::as_str).take(MOST).collect();
+    if shown.is_empty() { "nothing".to_owned() } else { shown.join(", ") + more }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closest;
+
+    #[test]
+    fn a_near_name_or_the_end_of_a_path_is_found() {
+        let names = ["model.conv", "model.conv.weight", "model.fc.weight", "training_stats"];
+        let names = names.map(str::to_owned);
+        assert_eq!(closest("conv.weight", &names), Some("model.conv.weight"));
+        assert_eq!(closest("trainig_stats", &names), Some("training_stats"));
+        assert_eq!(closest("model.fc.wieght", &names), Some("model.fc.weight"));
+        assert_eq!(closest("conv.wieght", &names), Some("model.conv.weight"));
+        assert_eq!(closest("zzz", &names), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! A progress bar on stderr, where that is a terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+const BAR: &str = "{msg} {bar:30} {bytes:>10} of {total_bytes} at {bytes_per_sec}";
+
+/// A bar for `total` bytes; invisible where stderr is no terminal.
+pub(crate) fn bytes(total: u64, message: impl Into<String>) -> ProgressBar {
+    let bar = ProgressBar::new(total).with_message(message.into());
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    // Something quick is over before a bar would be more than a flicker.
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
