@@ -45,7 +45,8 @@ impl fmt::Display for Place {
         if let Some(path) = &self.path {
             part(format_args!("checkpoint `{path}`"))?;
         }
-        match (&self.tensor, &self.record) {
+        let names = (self.tensor.as_deref().map(shown), self.record.as_deref().map(shown));
+        match names {
             (Some(tensor), Some(record)) if tensor != record => {
                 part(format_args!("tensor `{tensor}` (record `{record}`)"))?;
             }
@@ -58,6 +59,23 @@ impl fmt::Display for Place {
         }
         Ok(())
     }
+}
+
+/// A name from a file as it can be shown: what moves a cursor is escaped, what is long is cut.
+pub(crate) fn shown(name: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut shown = String::new();
+    for (i, c) in name.chars().enumerate() {
+        match c {
+            _ if i == LONGEST => {
+                shown.push('…');
+                break;
+            }
+            '\'' | '"' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// An error of the checkpoint engine.

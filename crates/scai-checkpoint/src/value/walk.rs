@@ -82,21 +82,32 @@ impl Value {
         found
     }
 
-    /// All storages with the path of the value that holds them, each storage once.
+    /// All storages with the path of the value that holds them, each storage once: also those of
+    /// tensors that are keys or attributes of a dict.
     pub fn storages(&self) -> Vec<(String, &Storage)> {
-        let mut seen = HashSet::new();
-        let mut found = Vec::new();
-        self.visit(&mut |path, value| {
-            let storage = match value {
-                Value::Tensor(tensor) => tensor.storage(),
-                Value::Storage(storage, _) => storage,
-                _ => return,
-            };
-            if seen.insert(storage.id()) {
-                found.push((path.to_owned(), storage));
+        fn of_dict<'a>(dict: &'a Dict, path: &str, found: &mut Found<'a>) {
+            for (key, value) in &dict.entries {
+                let path = join(path, &key_text(key));
+                of_value(key, &path, found);
+                of_value(value, &path, found);
             }
-        });
-        found
+            dict.attributes.iter().for_each(|attributes| of_dict(attributes, path, found));
+        }
+        fn of_value<'a>(value: &'a Value, path: &str, found: &mut Found<'a>) {
+            match value {
+                Value::Tensor(tensor) => found.add(path, tensor.storage()),
+                Value::Storage(storage, _) => found.add(path, storage),
+                Value::Dict(dict) => of_dict(dict, path, found),
+                other => {
+                    for (key, child) in other.children() {
+                        of_value(child, &join(path, &key), found);
+                    }
+                }
+            }
+        }
+        let mut found = Found::default();
+        of_value(self, "", &mut found);
+        found.storages
     }
 
     /// The same tree with every storage replaced by what `map` makes of it, called once for each
@@ -140,17 +151,7 @@ impl Value {
             Value::List(items) => Value::List(each(items, path, map)?),
             Value::Tuple(items) => Value::Tuple(each(items, path, map)?),
             Value::Set(items) => Value::Set(each(items, path, map)?),
-            Value::Dict(dict) => {
-                let entries = dict.entries.iter().map(|(key, value)| {
-                    let value = value.map_with(&join(path, &key_text(key)), map)?;
-                    Ok((key.clone(), value))
-                });
-                Value::Dict(Dict {
-                    kind: dict.kind,
-                    entries: entries.collect::<Result<_>>()?,
-                    attributes: dict.attributes.clone(),
-                })
-            }
+            Value::Dict(dict) => Value::Dict(dict.map_with(path, map)?),
             Value::Call(call) => Value::Call(Box::new(super::Call {
                 global: call.global,
                 args: each(&call.args, path, map)?,
@@ -190,10 +191,42 @@ impl Value {
     }
 }
 
+/// Storages that were found, each once.
+#[derive(Default)]
+struct Found<'a> {
+    seen: HashSet<usize>,
+    storages: Vec<(String, &'a Storage)>,
+}
+
+impl<'a> Found<'a> {
+    fn add(&mut self, path: &str, storage: &'a Storage) {
+        if self.seen.insert(storage.id()) {
+            self.storages.push((path.to_owned(), storage));
+        }
+    }
+}
+
 impl Dict {
     /// The values with their keys as text, in order.
     pub fn children(&self) -> Vec<(String, &Value)> {
         self.entries.iter().map(|(key, value)| (key_text(key), value)).collect()
+    }
+
+    fn map_with(
+        &self,
+        path: &str,
+        map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
+    ) -> Result<Self> {
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for (key, value) in &self.entries {
+            let path = join(path, &key_text(key));
+            entries.push((key.map_with(&path, map)?, value.map_with(&path, map)?));
+        }
+        let attributes = match &self.attributes {
+            Some(attributes) => Some(Box::new(attributes.map_with(path, map)?)),
+            None => None,
+        };
+        Ok(Self { kind: self.kind, entries, attributes })
     }
 }
 

@@ -337,6 +337,12 @@ pub(crate) fn seal(mut file: Vec<u8>) -> Vec<u8> {
     file
 }
 
+/// As [`seal`], but the digest table is left as it is.
+pub(crate) fn seal_outside(mut file: Vec<u8>) -> Vec<u8> {
+    let _ = try_seal_outside(&mut file);
+    file
+}
+
 /// A record as the directory of a file has it.
 struct Found {
     /// Where its entry of the directory begins.
@@ -344,6 +350,12 @@ struct Found {
     name: String,
     header: usize,
     data: Range<usize>,
+}
+
+impl Found {
+    fn is_table(&self) -> bool {
+        self.name.ends_with("/.scai/digests")
+    }
 }
 
 /// The names of the records of a file and the bytes they take, in the order of the file.
@@ -381,12 +393,10 @@ fn put(file: &mut [u8], at: usize, bytes: &[u8]) -> Option<()> {
 }
 
 fn try_seal(file: &mut [u8]) -> Option<()> {
-    let (end, records) = read(file)?;
-    let ours = file.get(end + 22..)?.starts_with(b"scai-root:");
-    let digests = records.iter().find(|found| found.name.ends_with("/.scai/digests"));
-    if let Some(digests) = digests.filter(|_| ours) {
+    let (_, records) = read(file)?;
+    if let Some(digests) = records.iter().find(|found| found.is_table()) {
         let mut table = Vec::new();
-        for found in records.iter().filter(|found| found.entry != digests.entry) {
+        for found in records.iter().filter(|found| !found.is_table()) {
             for chunk in file.get(found.data.clone())?.chunks(64 << 10) {
                 table.extend(xxh3_128(chunk).to_le_bytes());
             }
@@ -395,6 +405,12 @@ fn try_seal(file: &mut [u8]) -> Option<()> {
         put(file, digests.data.start + 8, &count.to_le_bytes())?;
         put(file, digests.data.start + 16, &table)?;
     }
+    try_seal_outside(file)
+}
+
+/// The checksums that are not in the digest table.
+fn try_seal_outside(file: &mut [u8]) -> Option<()> {
+    let (end, records) = read(file)?;
     for found in &records {
         let crc = crc32fast::hash(file.get(found.data.clone())?).to_le_bytes();
         put(file, found.entry + 16, &crc)?;
@@ -405,19 +421,19 @@ fn try_seal(file: &mut [u8]) -> Option<()> {
             put(file, found.data.end + 4, &crc)?;
         }
     }
-    if let Some(digests) = digests.filter(|_| ours) {
-        let start = number::<4>(file, end + 16)?;
-        let mut headers = Xxh3::new();
-        for found in &records {
-            headers.update(file.get(found.header..found.data.start)?);
-        }
-        let mut root = Xxh3::new();
-        root.update(b"scai root 1");
-        root.update(&(file.len() as u64).to_le_bytes());
-        root.update(&headers.digest128().to_le_bytes());
-        root.update(file.get(digests.data.clone())?);
-        root.update(file.get(start..end + 32)?);
-        put(file, end + 32, format!("{:032x}", root.digest128()).as_bytes())?;
+    let digests = records.iter().find(|found| found.is_table())?;
+    if !file.get(end + 22..)?.starts_with(b"scai-root:") {
+        return None;
     }
-    Some(())
+    let mut headers = Xxh3::new();
+    for found in &records {
+        headers.update(file.get(found.header..found.data.start)?);
+    }
+    let mut root = Xxh3::new();
+    root.update(b"scai root 1");
+    root.update(&(file.len() as u64).to_le_bytes());
+    root.update(&headers.digest128().to_le_bytes());
+    root.update(file.get(digests.data.clone())?);
+    root.update(file.get(number::<4>(file, end + 16)?..end + 32)?);
+    put(file, end + 32, format!("{:032x}", root.digest128()).as_bytes())
 }

@@ -19,6 +19,7 @@ mod describe;
 mod forge;
 mod fuzz_checks;
 mod golden;
+mod hostile;
 mod huge;
 mod manager;
 mod payload;

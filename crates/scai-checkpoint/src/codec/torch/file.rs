@@ -230,11 +230,12 @@ impl TorchFile {
                 ),
             ));
         }
+        let len = source.len() - over.unwrap_or(0);
         let storage = storages.entry(name).or_insert_with(|| {
             let source = Arc::clone(source) as Arc<dyn Source>;
             let storage = Storage::new(match over {
                 None | Some(0) => source,
-                Some(over) => Arc::new(Cut { len: source.len() - over, source }),
+                Some(_) => Arc::new(Cut { len, source }),
             });
             if reference.location == "cpu" {
                 storage
@@ -242,6 +243,12 @@ impl TorchFile {
                 storage.with_location(reference.location)
             }
         });
+        if storage.len() != len || storage.location() != reference.location {
+            return Err(Error::damaged(
+                Place::record(format!("data/{}", reference.key)),
+                "two references to it disagree about its length or its device",
+            ));
+        }
         Ok(storage.clone())
     }
 

@@ -48,7 +48,7 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
         return bad("the version of the legacy format is not 1001");
     }
     let system = build(&next()?, &mut no_storages)?;
-    if system.lookup("little_endian") != Some(&Value::Bool(true)) {
+    if system.as_dict().and_then(|system| system.get("little_endian")) != Some(&Value::Bool(true)) {
         return bad("the file is not little-endian");
     }
     let object = next()?;
@@ -76,12 +76,12 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
         let mut count = [0; 8];
         read(&**file, at, &mut count)?;
         if u64::from_le_bytes(count) != numel {
-            return bad(format!("storage `{key}` has another length than is referred to"));
+            return bad_storage(key, "it has another length than is referred to");
         }
         let data = at + 8;
         at = match data.checked_add(len).filter(|&end| end <= file.len()) {
             Some(end) => end,
-            None => return bad(format!("the file was cut off in storage `{key}`")),
+            None => return bad_storage(key, "the file was cut off"),
         };
         let source = RecordSource {
             file: Arc::clone(file),
@@ -92,7 +92,7 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
             check: Check::Nothing,
         };
         if storages.insert(key.clone(), Storage::new(Arc::new(source))).is_some() {
-            return bad(format!("storage `{key}` is there twice"));
+            return bad_storage(key, "it is there twice");
         }
     }
     if at != file.len() {
@@ -102,7 +102,7 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
     build(&object, &mut |reference: &StorageRef<'_>| {
         let storage = match storages.get(reference.key) {
             Some(storage) => storage,
-            None => return bad(format!("storage `{}` is missing", reference.key)),
+            None => return bad_storage(reference.key, "it is missing"),
         };
         let located = placed
             .entry(reference.key.to_owned())
@@ -138,6 +138,10 @@ fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
 
 fn no_storages(_: &StorageRef<'_>) -> Result<Storage> {
     bad("a storage where none belongs")
+}
+
+fn bad_storage<T>(key: &str, what: &str) -> Result<T> {
+    Err(Error::damaged(Place::record(key), what))
 }
 
 fn bad<T>(what: impl Into<String>) -> Result<T> {

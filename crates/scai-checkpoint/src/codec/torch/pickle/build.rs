@@ -1,10 +1,13 @@
 //! The arena of nodes to a state tree.
 
+use std::collections::{HashMap, HashSet};
+
 use num_bigint::BigInt;
 
 use super::globals::Global;
+use super::keys::Identity;
 use super::machine::{Called, DictNode, Id, Node, Program};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, shown};
 use crate::tensor::{Attributes, DType, Storage, Tensor};
 use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Value};
 
@@ -66,15 +69,7 @@ impl<'a> Builder<'a> {
             ));
         }
         let node = &self.nodes[id as usize];
-        let extra = match node {
-            Node::Str(text) => text.len(),
-            Node::Wtf8(bytes) | Node::Bytes(bytes) | Node::ByteArray(bytes) => bytes.len(),
-            _ => 0,
-        };
-        match self.budget.checked_sub(size_of::<Value>() + extra) {
-            Some(left) => self.budget = left,
-            None => return bad("shared containers would fill the memory"),
-        }
+        self.charge(size_of::<Value>() + node.content_len())?;
         Ok(match node {
             Node::None => Value::None,
             Node::Bool(v) => Value::Bool(*v),
@@ -87,15 +82,27 @@ impl<'a> Builder<'a> {
             Node::ByteArray(v) => Value::ByteArray(v.to_vec()),
             Node::List(items) => Value::List(self.values(items, depth)?),
             Node::Tuple(items) => Value::Tuple(self.values(items, depth)?),
-            Node::Set(items) => Value::Set(self.values(items, depth)?),
+            Node::Set(items) => Value::Set(keep_distinct(self.values(items, depth)?)?),
+            &Node::EmptyDict(kind) => Value::Dict(Dict { kind, ..Dict::new() }),
             Node::Dict(dict) => Value::Dict(self.dict(dict, depth)?),
             Node::Global(global) => global_value(*global)?,
             Node::Persistent(tuple) => {
                 let storage = self.storage_ref(*tuple)?;
-                Value::Storage((self.storages)(&storage)?, storage.dtype)
+                Value::Storage(self.find_storage(&storage)?, storage.dtype)
             }
             Node::Called(called) => self.called(called, depth)?,
         })
+    }
+
+    /// Takes `bytes` of memory, or work in proportion to them, off the budget.
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        match self.budget.checked_sub(bytes) {
+            Some(left) => {
+                self.budget = left;
+                Ok(())
+            }
+            None => bad("shared containers would fill the memory"),
+        }
     }
 
     fn values(&mut self, items: &[Id], depth: usize) -> Result<Vec<Value>> {
@@ -105,15 +112,9 @@ impl<'a> Builder<'a> {
     fn dict(&mut self, dict: &DictNode, depth: usize) -> Result<Dict> {
         let mut entries: Vec<(Value, Value)> = Vec::new();
         for &(key, value) in &dict.entries {
-            let key = match &self.nodes[key as usize] {
-                Node::List(_) | Node::Dict(_) | Node::Set(_) | Node::ByteArray(_) => {
-                    return bad("a key of a dict is a mutable container");
-                }
-                _ => self.value(key, depth + 1)?,
-            };
-            entries.push((key, self.value(value, depth + 1)?));
+            entries.push((self.value(key, depth + 1)?, self.value(value, depth + 1)?));
         }
-        keep_last_of_equal_keys(&mut entries);
+        let entries = keep_last_of_equal_keys(entries)?;
         let attributes = match dict.attributes {
             Some(id) => match self.value(id, depth + 1)? {
                 Value::Dict(attributes) => Some(Box::new(attributes)),
@@ -127,7 +128,6 @@ impl<'a> Builder<'a> {
     /// Applies a known constructor.
     fn called(&mut self, called: &Called, depth: usize) -> Result<Value> {
         let args = self.tuple(called.args)?;
-        let first = args.first().map(|&id| &self.nodes[id as usize]);
         Ok(match (called.global, args) {
             (Global::TensorV2, [storage, offset, size, stride, grad, hooks, rest @ ..])
                 if rest.len() <= 1 =>
@@ -174,14 +174,15 @@ impl<'a> Builder<'a> {
                     Global::Counter => DictKind::Counter,
                     _ => DictKind::Ordered,
                 };
-                match self.value(*entries, depth + 1)? {
-                    Value::Dict(dict) => Value::Dict(Dict { kind, ..dict }),
-                    Value::List(items) => Value::Dict(dict_of_pairs(kind, items)?),
+                let entries = match self.value(*entries, depth + 1)? {
+                    Value::Dict(dict) => dict.entries,
+                    Value::List(items) => keep_last_of_equal_keys(pairs(items)?)?,
                     _ => return bad("a dict is made of something else than entries"),
-                }
+                };
+                Value::Dict(Dict { kind, entries, attributes: None })
             }
             (Global::Set, [items]) => match self.value(*items, depth + 1)? {
-                Value::List(items) | Value::Tuple(items) => Value::Set(items),
+                Value::List(items) | Value::Tuple(items) => Value::Set(keep_distinct(items)?),
                 _ => return bad("a set is made of something else than a list"),
             },
             (Global::Set, []) => Value::Set(Vec::new()),
@@ -195,21 +196,22 @@ impl<'a> Builder<'a> {
                 Value::Bytes(bytes) => Value::ByteArray(bytes),
                 _ => return bad("a bytearray is not made of bytes"),
             },
-            (Global::ByteArray, [_, encoding]) if self.is_latin1(*encoding) => {
-                Value::ByteArray(latin1(first)?)
+            (Global::ByteArray, [text, encoding]) if self.is_latin1(*encoding) => {
+                Value::ByteArray(self.latin1(*text)?)
             }
-            (Global::Encode, [_, encoding]) if self.is_latin1(*encoding) => {
-                Value::Bytes(latin1(first)?)
+            (Global::Encode, [text, encoding]) if self.is_latin1(*encoding) => {
+                Value::Bytes(self.latin1(*text)?)
             }
             (Global::Size, [dims]) => {
-                let dims = self.tuple(*dims)?.iter();
-                Value::Size(dims.map(|&dim| self.int(dim)).collect::<Result<_>>()?)
+                let dims = self.tuple(*dims)?;
+                self.charge(size_of_val(dims) * 2)?;
+                Value::Size(dims.iter().map(|&dim| self.int(dim)).collect::<Result<_>>()?)
             }
-            (Global::Device, [name]) => Value::Device(self.text(*name)?.to_owned()),
+            (Global::Device, [name]) => Value::Device(device(self.owned(*name)?)?),
             (Global::Device, [name, index]) => {
-                Value::Device(format!("{}:{}", self.text(*name)?, self.int(*index)?))
+                Value::Device(device(format!("{}:{}", self.owned(*name)?, self.int(*index)?))?)
             }
-            (Global::Layout, [name]) => Value::Layout(self.text(*name)?.to_owned()),
+            (Global::Layout, [name]) => Value::Layout(self.owned(*name)?),
             (Global::Kept(global), args) if !args.is_empty() => {
                 let state = called.state.map(|state| self.value(state, depth + 1)).transpose()?;
                 let args = self.values(args, depth)?;
@@ -232,11 +234,16 @@ impl<'a> Builder<'a> {
         let offset = self.index(offset)?;
         let shape = self.indices(size)?;
         let strides = self.indices(stride)?;
-        let bytes = (self.storages)(storage)?;
+        let bytes = self.find_storage(storage)?;
         Tensor::new(dtype, shape, strides, offset, bytes).map_err(|error| {
             let place = Place::record(format!("data/{}", storage.key));
             Error::damaged(place, error.to_string())
         })
+    }
+
+    fn find_storage(&mut self, storage: &StorageRef<'_>) -> Result<Storage> {
+        self.charge(storage.key.len())?;
+        (self.storages)(storage)
     }
 
     fn tensor(&self, view: Tensor, grad: Id, hooks: Id, bits: Option<Id>) -> Result<Value> {
@@ -244,13 +251,13 @@ impl<'a> Builder<'a> {
         let mut attributes =
             Attributes { requires_grad: self.bool(grad)?, ..Attributes::default() };
         match bits.map(|bits| self.node(bits)) {
-            None | Some(Node::None) => {}
+            None | Some(Node::None | Node::EmptyDict(_)) => {}
             Some(Node::Dict(bits)) => {
                 for &(key, value) in &bits.entries {
                     match self.text(key)? {
                         "conj" => attributes.conjugate = self.bool(value)?,
                         "neg" => attributes.negative = self.bool(value)?,
-                        other => return bad(format_args!("tensor metadata `{other}`")),
+                        other => return bad(format_args!("tensor metadata `{}`", shown(other))),
                     }
                 }
             }
@@ -262,8 +269,8 @@ impl<'a> Builder<'a> {
     /// Backward hooks are functions; torch writes an empty dict for them.
     fn no_hooks(&self, id: Id) -> Result<()> {
         match self.node(id) {
+            Node::None | Node::EmptyDict(_) => Ok(()),
             Node::Dict(dict) if dict.entries.is_empty() => Ok(()),
-            Node::None => Ok(()),
             _ => bad("a tensor has backward hooks"),
         }
     }
@@ -288,7 +295,7 @@ impl<'a> Builder<'a> {
         if kind != "storage" {
             return Err(Error::unsupported(
                 Place::record("data.pkl"),
-                format!("a persistent id of the kind `{}`", kind.escape_debug()),
+                format!("a persistent id of the kind `{}`", shown(kind)),
                 "save `model.state_dict()` instead of the model",
             ));
         }
@@ -348,7 +355,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A tuple of sizes or strides; `torch.Size` may stand for it.
-    fn indices(&self, id: Id) -> Result<Vec<usize>> {
+    fn indices(&mut self, id: Id) -> Result<Vec<usize>> {
         let id = match self.node(id) {
             Node::Called(called) if called.global == Global::Size => {
                 match self.tuple(called.args)? {
@@ -358,7 +365,24 @@ impl<'a> Builder<'a> {
             }
             _ => id,
         };
-        self.tuple(id)?.iter().map(|&item| self.index(item)).collect()
+        let items = self.tuple(id)?;
+        self.charge(items.len() * size_of::<usize>())?;
+        items.iter().map(|&item| self.index(item)).collect()
+    }
+
+    /// A string of its own, paid for.
+    fn owned(&mut self, id: Id) -> Result<String> {
+        let text = self.text(id)?;
+        self.charge(text.len())?;
+        Ok(text.to_owned())
+    }
+
+    /// The bytes that the code points of a string stand for.
+    fn latin1(&mut self, id: Id) -> Result<Vec<u8>> {
+        let Node::Str(text) = self.node(id) else { return bad("bytes are not made of a string") };
+        self.charge(text.len())?;
+        let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
+        bytes.collect::<Result<_, _>>().or_else(|_| bad("bytes with a code point above 255"))
     }
 
     fn is_latin1(&self, id: Id) -> bool {
@@ -383,53 +407,65 @@ fn global_value(global: Global) -> Result<Value> {
     })
 }
 
-/// The bytes that the code points of a string stand for.
-fn latin1(text: Option<&Node>) -> Result<Vec<u8>> {
-    let Some(Node::Str(text)) = text else { return bad("bytes are not made of a string") };
-    let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
-    bytes.collect::<Result<_, _>>().or_else(|_| bad("bytes with a code point above 255"))
+/// A device as torch writes it: a kind, and its number where it has one.
+fn device(name: String) -> Result<String> {
+    let (kind, index) = match name.split_once(':') {
+        Some((kind, index)) => (kind, Some(index)),
+        None => (name.as_str(), None),
+    };
+    // Read and written again, the number must come out as it went in.
+    let canonical = |index: &str| index.parse::<u32>().is_ok_and(|n| n.to_string() == index);
+    if kind.is_empty()
+        || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        || !index.is_none_or(canonical)
+    {
+        return bad("no device has such a name");
+    }
+    Ok(name)
 }
 
-fn dict_of_pairs(kind: DictKind, items: Vec<Value>) -> Result<Dict> {
-    let mut entries = Vec::with_capacity(items.len());
-    for item in items {
-        match item {
-            Value::List(pair) | Value::Tuple(pair) => match <[Value; 2]>::try_from(pair) {
-                Ok([key, value]) => entries.push((key, value)),
-                Err(_) => return bad("an entry of a dict is no pair"),
-            },
-            _ => return bad("an entry of a dict is no pair"),
-        }
-    }
-    keep_last_of_equal_keys(&mut entries);
-    Ok(Dict { kind, entries, attributes: None })
+fn pairs(items: Vec<Value>) -> Result<Vec<(Value, Value)>> {
+    let pair = |item| match item {
+        Value::List(pair) | Value::Tuple(pair) => match <[Value; 2]>::try_from(pair) {
+            Ok([key, value]) => Ok((key, value)),
+            Err(_) => bad("an entry of a dict is no pair"),
+        },
+        _ => bad("an entry of a dict is no pair"),
+    };
+    items.into_iter().map(pair).collect()
 }
 
 /// As in Python, a key that is set again keeps its place and takes the new value.
-fn keep_last_of_equal_keys(entries: &mut Vec<(Value, Value)>) {
-    let mut places = std::collections::HashMap::new();
+fn keep_last_of_equal_keys(entries: Vec<(Value, Value)>) -> Result<Vec<(Value, Value)>> {
+    let mut places = HashMap::with_capacity(entries.len());
     let mut distinct: Vec<(Value, Value)> = Vec::with_capacity(entries.len());
-    for (key, value) in entries.drain(..) {
-        let identity = match &key {
-            Value::Str(text) => format!("s{text}"),
-            // Python holds 1, 1.0 and True for one key.
-            Value::Int(int) => format!("n{int}"),
-            Value::Bool(v) => format!("n{}", u8::from(*v)),
-            Value::Float(v) if v.fract() == 0.0 && v.abs() < 9e15 => format!("n{}", *v as i64),
-            other => format!("o{other:?}"),
+    for (key, value) in entries {
+        let place = match Identity::of(&key) {
+            Identity::Mutable => return bad("a key of a dict is a mutable container"),
+            Identity::Unique => distinct.len(),
+            Identity::Equal(identity) => *places.entry(identity).or_insert(distinct.len()),
         };
-        match places.entry(identity) {
-            std::collections::hash_map::Entry::Occupied(place) => {
-                let place: &usize = place.get();
-                if let Some(entry) = distinct.get_mut(*place) {
-                    entry.1 = value;
-                }
-            }
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(distinct.len());
-                distinct.push((key, value));
-            }
+        match distinct.get_mut(place) {
+            Some(entry) => entry.1 = value,
+            None => distinct.push((key, value)),
         }
     }
-    *entries = distinct;
+    Ok(distinct)
+}
+
+/// As in Python, a set holds the first of equal elements.
+fn keep_distinct(items: Vec<Value>) -> Result<Vec<Value>> {
+    let mut seen = HashSet::with_capacity(items.len());
+    let mut distinct = Vec::with_capacity(items.len());
+    for item in items {
+        let new = match Identity::of(&item) {
+            Identity::Mutable => return bad("an element of a set is a mutable container"),
+            Identity::Unique => true,
+            Identity::Equal(identity) => seen.insert(identity),
+        };
+        if new {
+            distinct.push(item);
+        }
+    }
+    Ok(distinct)
 }

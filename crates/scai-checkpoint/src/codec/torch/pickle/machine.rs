@@ -6,7 +6,7 @@ use num_bigint::BigInt;
 
 use super::globals::{Global, advice};
 use super::op;
-use crate::error::{Error, Place};
+use crate::error::{Error, Place, shown};
 use crate::value::DictKind;
 
 /// The record that is being read, for messages.
@@ -31,6 +31,8 @@ pub(super) enum Node {
     List(Vec<Id>),
     Tuple(Box<[Id]>),
     Set(Vec<Id>),
+    /// Most dicts stay empty: each tensor has one for its hooks.
+    EmptyDict(DictKind),
     Dict(Box<DictNode>),
     Global(Global),
     /// A storage, by the tuple of its persistent id.
@@ -53,6 +55,24 @@ pub(super) struct Called {
     pub(super) args: Id,
     pub(super) state: Option<Id>,
 }
+
+impl DictNode {
+    fn empty(kind: DictKind) -> Self {
+        Self { kind, entries: Vec::new(), attributes: None }
+    }
+}
+
+/// The nodes that every arena begins with: what one byte stands for needs no node each time.
+const CONSTANTS: [(u8, fn() -> Node); 4] = [
+    (op::NONE, || Node::None),
+    (op::NEWTRUE, || Node::Bool(true)),
+    (op::NEWFALSE, || Node::Bool(false)),
+    (op::EMPTY_TUPLE, || Node::Tuple(Box::default())),
+];
+
+/// No integer has more bytes. Printing one takes time in proportion to the square of its length,
+/// and `torch.load(weights_only=True)` reads at most 255 bytes.
+const MAX_INTEGER: usize = 4 << 10;
 
 // One byte of a pickle can make a node, so nodes are kept small.
 const _: () = assert!(size_of::<Node>() <= 32);
@@ -89,7 +109,7 @@ pub(in super::super) fn run(bytes: &[u8]) -> Step<Program> {
         bytes,
         at: 0,
         stack: Vec::new(),
-        nodes: Vec::new(),
+        nodes: CONSTANTS.iter().map(|(_, node)| node()).collect(),
         memo: HashMap::new(),
         marks: Vec::new(),
     };
@@ -173,13 +193,16 @@ impl<'a> Machine<'a> {
                 | op::SETITEMS
                 | op::ADDITEMS
                 | op::BUILD => self.fill(code)?,
-                op::GLOBAL | op::STACK_GLOBAL | op::REDUCE | op::NEWOBJ | op::BINPERSID => {
+                op::GLOBAL | op::STACK_GLOBAL | op::REDUCE | op::BINPERSID => {
                     self.call(code)?;
                 }
-                _ => {
-                    let node = self.literal(code)?;
-                    self.push(node);
-                }
+                _ => match CONSTANTS.iter().position(|&(constant, _)| constant == code) {
+                    Some(id) => self.stack.push(id as Id),
+                    None => {
+                        let node = self.literal(code)?;
+                        self.push(node);
+                    }
+                },
             }
         }
     }
@@ -187,14 +210,18 @@ impl<'a> Machine<'a> {
     /// The opcodes that make a new value, from what follows them or from the stack.
     fn literal(&mut self, code: u8) -> Step<Node> {
         Ok(match code {
-            op::NONE => Node::None,
-            op::NEWTRUE => Node::Bool(true),
-            op::NEWFALSE => Node::Bool(false),
             op::BININT => Node::Int(i32::from_le_bytes(self.array()?).into()),
             op::BININT1 => Node::Int(self.byte()?.into()),
             op::BININT2 => Node::Int(u16::from_le_bytes(self.array()?).into()),
             op::LONG1 | op::LONG4 => {
                 let len = if code == op::LONG1 { self.byte()?.into() } else { self.len32()? };
+                if len > MAX_INTEGER && len <= self.bytes.len() - self.at {
+                    return Err(Stop::Bad(Error::unsupported(
+                        Place::record(RECORD),
+                        format!("an integer of {len} bytes"),
+                        format!("at most {MAX_INTEGER} are read; save it as bytes or a tensor"),
+                    )));
+                }
                 let int = BigInt::from_signed_bytes_le(self.take(len)?);
                 i64::try_from(&int).map_or_else(|_| Node::BigInt(Box::new(int)), Node::Int)
             }
@@ -223,15 +250,14 @@ impl<'a> Machine<'a> {
                 if code == op::BYTEARRAY8 { Node::ByteArray(bytes) } else { Node::Bytes(bytes) }
             }
             op::EMPTY_LIST => Node::List(Vec::new()),
-            op::EMPTY_TUPLE => Node::Tuple(Box::default()),
             op::EMPTY_SET => Node::Set(Vec::new()),
-            op::EMPTY_DICT => dict(DictKind::Dict),
+            op::EMPTY_DICT => Node::EmptyDict(DictKind::Dict),
             op::TUPLE => Node::Tuple(self.pop_mark()?.into()),
             op::LIST => Node::List(self.pop_mark()?),
             op::DICT => {
                 let entries = self.pop_mark()?;
                 let entries = pairs(self.at, &entries)?;
-                Node::Dict(Box::new(DictNode { kind: DictKind::Dict, entries, attributes: None }))
+                Node::Dict(Box::new(DictNode { entries, ..DictNode::empty(DictKind::Dict) }))
             }
             op::TUPLE1 | op::TUPLE2 | op::TUPLE3 => {
                 let len = usize::from(code - op::TUPLE1) + 1;
@@ -250,6 +276,7 @@ impl<'a> Machine<'a> {
             | op::PERSID
             | op::INST
             | op::OBJ
+            | op::NEWOBJ
             | op::NEWOBJ_EX => {
                 return Err(Stop::Bad(Error::unsupported(
                     Place::record(RECORD),
@@ -280,7 +307,12 @@ impl<'a> Machine<'a> {
             _ => self.pop_mark()?,
         };
         let target = self.top()?;
-        let is_dict = items.first().is_some_and(|&id| matches!(self.node(id), Node::Dict(_)));
+        let is_dict = items.first().is_some_and(|&id| self.node(id).is_dict());
+        if let (op::SETITEM | op::SETITEMS | op::BUILD, &Node::EmptyDict(kind)) =
+            (code, self.node(target))
+        {
+            *self.node_mut(target) = Node::Dict(Box::new(DictNode::empty(kind)));
+        }
         match (code, self.node_mut(target)) {
             (op::APPEND | op::APPENDS, Node::List(list)) => list.extend(items),
             (op::SETITEM | op::SETITEMS, Node::Dict(dict)) => {
@@ -288,9 +320,15 @@ impl<'a> Machine<'a> {
             }
             (op::ADDITEMS, Node::Set(set)) => set.extend(items),
             (op::BUILD, Node::Dict(dict)) if dict.kind == DictKind::Ordered && is_dict => {
+                if dict.attributes.is_some() {
+                    return bad(at, "the attributes of a dict are set twice");
+                }
                 dict.attributes = items.first().copied();
             }
             (op::BUILD, Node::Called(called)) if matches!(called.global, Global::Kept(_)) => {
+                if called.state.is_some() {
+                    return bad(at, "the state of an object is set twice");
+                }
                 called.state = items.first().copied();
             }
             (_, node) => {
@@ -328,8 +366,10 @@ impl<'a> Machine<'a> {
                     return bad(at, "the arguments are not a tuple");
                 };
                 match global {
-                    Global::OrderedDict if arguments.is_empty() => dict(DictKind::Ordered),
-                    Global::Counter if arguments.is_empty() => dict(DictKind::Counter),
+                    Global::OrderedDict if arguments.is_empty() => {
+                        Node::EmptyDict(DictKind::Ordered)
+                    }
+                    Global::Counter if arguments.is_empty() => Node::EmptyDict(DictKind::Counter),
                     global if global.is_kept_class() => {
                         return bad(at, "a class of tensors is called");
                     }
@@ -350,11 +390,9 @@ impl<'a> Machine<'a> {
 
     fn refuse<T>(&self, module: &str, name: &str) -> Step<T> {
         let module = if module == "__builtin__" { "builtins" } else { module };
-        // The names come from the file: what cannot be printed is shown escaped, long ones cut.
-        let shown: String = format!("{module}.{name}").chars().take(200).collect();
         Err(Stop::Bad(Error::unsupported(
             Place::record(RECORD),
-            format!("the pickle refers to `{}`", shown.escape_debug()),
+            format!("the pickle refers to `{}`", shown(&format!("{module}.{name}"))),
             advice(module, name),
         )))
     }
@@ -462,6 +500,20 @@ impl<'a> Machine<'a> {
 }
 
 impl Node {
+    fn is_dict(&self) -> bool {
+        matches!(self, Node::EmptyDict(_) | Node::Dict(_))
+    }
+
+    /// Bytes that a value made of this takes besides itself.
+    pub(super) fn content_len(&self) -> usize {
+        match self {
+            Node::Str(text) => text.len(),
+            Node::Wtf8(bytes) | Node::Bytes(bytes) | Node::ByteArray(bytes) => bytes.len(),
+            Node::BigInt(int) => (int.bits() / 8) as usize,
+            _ => 0,
+        }
+    }
+
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Node::None => "None",
@@ -474,16 +526,12 @@ impl Node {
             Node::List(_) => "list",
             Node::Tuple(_) => "tuple",
             Node::Set(_) => "set",
-            Node::Dict(_) => "dict",
+            Node::EmptyDict(_) | Node::Dict(_) => "dict",
             Node::Global(_) => "class or function",
             Node::Persistent(_) => "storage",
             Node::Called(_) => "constructed object",
         }
     }
-}
-
-fn dict(kind: DictKind) -> Node {
-    Node::Dict(Box::new(DictNode { kind, entries: Vec::new(), attributes: None }))
 }
 
 fn pairs(at: usize, items: &[Id]) -> Step<Vec<(Id, Id)>> {

@@ -12,6 +12,7 @@
 
 pub(super) mod build;
 mod globals;
+mod keys;
 pub(super) mod machine;
 mod op;
 pub(super) mod write;

@@ -9,11 +9,15 @@ use super::{
     CENTRAL, CENTRAL_LEN, DESCRIPTOR, END, END_LEN, END64, END64_LEN, EXTRA_ZIP64, FLAG_DESCRIPTOR,
     FLAG_UTF8, IN_ZIP64, IN_ZIP64_COUNT, LOCAL, LOCAL_LEN, LOCATOR64, LOCATOR64_LEN, Record,
 };
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, shown};
 use crate::store::ReadAt;
 
 /// The longest comment the end record can have.
 const MAX_COMMENT: u64 = u16::MAX as u64;
+
+/// Extra fields that some readers believe and others ignore: another name, another comment,
+/// encryption.
+const MISLEADING: [u16; 4] = [0x7075, 0x6375, 0x9901, 0x0017];
 
 /// All records of a zip file, and what else it consists of.
 #[derive(Debug)]
@@ -48,7 +52,10 @@ pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
     let mut names = HashSet::new();
     for Entry { record, .. } in &entries {
         if !names.insert(record.name.as_str()) {
-            return bad(record.header..len, format_args!("`{}` is there twice", shown(record)));
+            return bad(
+                record.header..len,
+                format_args!("`{}` is there twice", shown(&record.name)),
+            );
         }
     }
     let mut headers = Xxh3::new();
@@ -98,10 +105,6 @@ fn bad<T>(bytes: Range<u64>, what: impl std::fmt::Display) -> Result<T> {
 
 fn too_long() -> Error {
     Error::damaged(Place::default(), "the directory is longer than the memory")
-}
-
-fn shown(record: &Record) -> String {
-    record.name.chars().take(200).collect::<String>().escape_debug().to_string()
 }
 
 fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
@@ -200,6 +203,9 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
         };
         let flags = fields.u16(8);
         check_method(&name, flags, fields.u16(10))?;
+        if flags & FLAG_UTF8 == 0 && !name.is_ascii() {
+            return bad(whole, "a record's name is not ASCII and not marked as UTF-8");
+        }
         let mut wide = zip64(extra, whole.clone())?.into_iter();
         let mut number = |narrow: u32| match narrow {
             IN_ZIP64 => wide.next(),
@@ -214,10 +220,10 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
             return bad(whole, "an entry of the directory has needless ZIP64 numbers");
         }
         if size != stored || fields.u16(34) != 0 {
-            return bad(whole, format_args!("the sizes of `{name}` disagree"));
+            return bad(whole, format_args!("the sizes of `{}` disagree", shown(&name)));
         }
         if header.checked_add(size).is_none_or(|end| end > base) {
-            return bad(whole, format_args!("`{name}` lies outside the file"));
+            return bad(whole, format_args!("`{}` lies outside the file", shown(&name)));
         }
         let record = Record { name, header, data: 0, size, crc: fields.u32(16) };
         entries.push(Entry { record, flags });
@@ -262,7 +268,9 @@ fn folder(entries: &[Entry]) -> Result<usize> {
     };
     let folder = &first.record.name[..len];
     match entries.iter().find(|entry| !entry.record.name.starts_with(folder)) {
-        Some(other) => bad(0..0, format_args!("`{}` is in another folder", shown(&other.record))),
+        Some(other) => {
+            bad(0..0, format_args!("`{}` is in another folder", shown(&other.record.name)))
+        }
         None => Ok(len),
     }
 }
@@ -276,6 +284,12 @@ fn zip64(mut extra: &[u8], place: Range<u64>) -> Result<Vec<u64>> {
             return bad(place, "an extra field is cut off");
         };
         let (id, len) = (Fields(header).u16(0), usize::from(Fields(header).u16(2)));
+        if MISLEADING.contains(&id) {
+            return bad(
+                place,
+                format_args!("an extra field {id:#06x} gives the record another name or meaning"),
+            );
+        }
         let Some((field, rest)) = rest.split_at_checked(len) else {
             return bad(place, "an extra field is cut off");
         };
@@ -300,18 +314,15 @@ fn local_header(entry: &mut Entry, window: &mut Window<'_>, digest: &mut Xxh3) -
     let fields = Fields(&fixed);
     let whole = at..at + LOCAL_LEN as u64;
     if !fixed.starts_with(&LOCAL) {
-        return bad(whole, format_args!("`{}` has no header", shown(record)));
+        return bad(whole, format_args!("`{}` has no header", shown(&record.name)));
     }
     let (name_len, extra_len) = (usize::from(fields.u16(26)), usize::from(fields.u16(28)));
     let len = LOCAL_LEN + name_len + extra_len;
     let bytes = window.get(at, len)?;
     let name = &bytes[LOCAL_LEN..LOCAL_LEN + name_len];
     if name != record.name.as_bytes() {
-        let name = String::from_utf8_lossy(name).chars().take(200).collect::<String>();
-        return bad(
-            whole,
-            format_args!("`{}` is called `{}` there", shown(record), name.escape_debug()),
-        );
+        let there = shown(&String::from_utf8_lossy(name));
+        return bad(whole, format_args!("`{}` is called `{there}` there", shown(&record.name)));
     }
     let wide = zip64(&bytes[LOCAL_LEN + name_len..], whole.clone())?;
     // With a descriptor the fields may be left zero; PyTorch leaves them so, and then uses the
@@ -322,13 +333,19 @@ fn local_header(entry: &mut Entry, window: &mut Window<'_>, digest: &mut Xxh3) -
         IN_ZIP64 => wide == Some(&value),
         field => u64::from(field) == value,
     };
+    // A ZIP64 field that nothing here refers to must not lie either: others may believe it.
+    let known = |number: &u64| [0, record.size, record.header].contains(number);
     if fields.u16(6) != *flags
         || fields.u16(8) != 0
         || !(fields.u32(14) == record.crc || late && fields.u32(14) == 0)
         || !agrees(fields.u32(22), record.size, wide.first())
         || !agrees(fields.u32(18), record.size, wide.get(1))
+        || !wide.iter().all(known)
     {
-        return bad(whole, format_args!("header and directory disagree about `{}`", shown(record)));
+        return bad(
+            whole,
+            format_args!("header and directory disagree about `{}`", shown(&record.name)),
+        );
     }
     digest.update(bytes);
     record.data = at + len as u64;
@@ -340,7 +357,10 @@ fn descriptor(entry: &Entry, end: u64, window: &mut Window<'_>, digest: &mut Xxh
     let Entry { record, flags } = entry;
     let start = record.data.checked_add(record.size).filter(|&start| start <= end);
     let Some(start) = start else {
-        return bad(record.header..end, format_args!("`{}` runs into what follows", shown(record)));
+        return bad(
+            record.header..end,
+            format_args!("`{}` runs into what follows", shown(&record.name)),
+        );
     };
     let late = *flags & FLAG_DESCRIPTOR != 0;
     let valid = match end - start {
@@ -368,7 +388,10 @@ fn descriptor(entry: &Entry, end: u64, window: &mut Window<'_>, digest: &mut Xxh
     if valid {
         Ok(())
     } else {
-        bad(start..end, format_args!("bytes after `{}` that belong to nothing", shown(record)))
+        bad(
+            start..end,
+            format_args!("bytes after `{}` that belong to nothing", shown(&record.name)),
+        )
     }
 }
 
