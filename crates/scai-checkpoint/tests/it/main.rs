@@ -12,15 +12,20 @@
 
 mod aftermath;
 mod careless;
+mod checkpoint_power_loss;
 mod child;
 mod crash;
 mod describe;
+mod disk_full;
 mod golden;
 mod huge;
+mod lazy_reader;
+mod list_cost;
 mod manager;
 mod payload;
 mod power_loss;
 mod races;
+mod replay;
 mod store;
 mod store_faults;
 mod strace;
