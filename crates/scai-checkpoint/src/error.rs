@@ -109,7 +109,7 @@ pub enum Error {
         "checkpoint `{path}`: no space: {needed} bytes are needed{}; the checkpoints saved before \
          are untouched; {} ({source})",
         free.map(|free| format!(", {free} are free")).unwrap_or_default(),
-        make_room(source)
+        make_room(source, *needed, *free)
     )]
     DiskFull {
         /// The checkpoint that was being written.
@@ -212,8 +212,11 @@ pub enum Error {
     Background(#[source] Arc<Error>),
 }
 
-fn make_room(source: &std::io::Error) -> &'static str {
+fn make_room(source: &std::io::Error, needed: u64, free: Option<u64>) -> &'static str {
     match source.kind() {
+        std::io::ErrorKind::StorageFull if free.is_some_and(|free| free >= needed) => {
+            "the file system may be out of inodes (`df -i`): remove some files"
+        }
         std::io::ErrorKind::QuotaExceeded => "raise the quota, or keep fewer",
         std::io::ErrorKind::FileTooLarge => {
             "raise the limit on the size of files (`ulimit -f`), or save to another file system"

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use scai_checkpoint::store::is_draft;
-use scai_checkpoint::{CheckpointManager, Options, Retention};
+use scai_checkpoint::{CheckpointManager, Error, Options, Residency, Retention};
 
-use crate::training::{Save, Size, iteration, name, open, save_of, save_under, state};
+use crate::training::{Save, Size, iteration, name, open, save_of, state};
 
 /// What the test knows of the saves in a directory; the engine is not asked.
 #[derive(Debug, Clone)]
@@ -28,6 +28,15 @@ pub(crate) struct Found {
     pub(crate) newest: Option<Save>,
     /// Drafts of the dead writer.
     pub(crate) drafts: usize,
+}
+
+/// What may be found of a checkpoint that retention removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// It is there or not.
+    Gone,
+    /// After a power loss, its name may be back and its blocks somebody else's.
+    MayComeBackAsGarbage,
 }
 
 impl Promised {
@@ -52,21 +61,38 @@ impl Promised {
     }
 
     /// Holds a directory against what was promised, and changes nothing in it.
+    pub(crate) fn check(&self, directory: &Path) -> Result<Found, String> {
+        let files = fs::read_dir(directory).unwrap();
+        let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        self.check_files(&open(directory, Options::default()), files, Removed::Gone)
+    }
+
+    /// Holds what a manager finds against what was promised.
     ///
     /// Every file with a final name is a save that was begun, bit by bit; the newest is an
     /// acknowledged one or a later one; and what the retention keeps is there.
-    pub(crate) fn check(&self, directory: &Path) -> Result<Found, String> {
-        let manager = open(directory, Options::default());
-        let mut iterations = BTreeSet::new();
+    pub(crate) fn check_files(
+        &self,
+        manager: &CheckpointManager,
+        files: Vec<String>,
+        removed: Removed,
+    ) -> Result<Found, String> {
+        let present: BTreeSet<u64> = files.iter().filter_map(|file| iteration(file)).collect();
+        let promised = self.acknowledged.iter().map(|save| save.iteration);
+        let all: BTreeSet<u64> = promised.chain(present.iter().copied()).collect();
+        let kept: BTreeSet<u64> = all.into_iter().rev().take(self.keep).collect();
+        if let Some(lost) = kept.difference(&present).next() {
+            return Err(format!("`{}` is gone", name(*lost)));
+        }
         let mut drafts = 0;
-        for entry in fs::read_dir(directory).unwrap() {
-            let file = entry.unwrap().file_name().into_string().unwrap();
-            let number = iteration(&file);
-            if is_draft(&file) {
+        for file in &files {
+            let redundant = iteration(file).is_some_and(|iteration| !kept.contains(&iteration));
+            if is_draft(file) {
                 drafts += 1;
-            } else if number.is_some() || file == "latest.pt" {
-                self.check_file(&manager, &file).map_err(|why| format!("`{file}`: {why}"))?;
-                iterations.extend(number);
+            } else if iteration(file).is_some() || file == "latest.pt" {
+                let may_be_garbage = redundant && removed == Removed::MayComeBackAsGarbage;
+                self.check_file(manager, file, may_be_garbage)
+                    .map_err(|why| format!("`{file}`: {why}"))?;
             } else if file != ".scai.lock" {
                 return Err(format!("there is a file `{file}`"));
             }
@@ -82,19 +108,23 @@ impl Promised {
         if newest.map(|save| save.iteration) < acknowledged.map(|save| save.iteration) {
             return Err(format!("a resume gives {newest:?}, {acknowledged:?} was acknowledged"));
         }
-        if acknowledged.is_some() && !directory.join("latest.pt").exists() {
+        if acknowledged.is_some() && !files.iter().any(|file| file == "latest.pt") {
             return Err("`latest.pt` is gone".to_owned());
         }
-        let promised = self.acknowledged.iter().map(|save| save.iteration);
-        let all: BTreeSet<u64> = promised.chain(iterations.iter().copied()).collect();
-        match all.iter().rev().take(self.keep).find(|kept| !iterations.contains(kept)) {
-            Some(lost) => Err(format!("`{}` is gone", name(*lost))),
-            None => Ok(Found { newest, drafts }),
-        }
+        Ok(Found { newest, drafts })
     }
 
-    fn check_file(&self, manager: &CheckpointManager, file: &str) -> Result<(), String> {
-        let found = save_under(manager, file, self.size)?.ok_or("it is gone")?;
+    fn check_file(
+        &self,
+        manager: &CheckpointManager,
+        file: &str,
+        may_be_garbage: bool,
+    ) -> Result<(), String> {
+        let checkpoint = match manager.load(file, Residency::Memory) {
+            Err(Error::Damaged { .. }) if may_be_garbage => return Ok(()),
+            result => result.map_err(|error| error.to_string())?,
+        };
+        let found = save_of(&checkpoint, self.size)?;
         if iteration(file).is_some_and(|iteration| iteration != found.iteration) {
             return Err(format!("it holds {found:?}"));
         }

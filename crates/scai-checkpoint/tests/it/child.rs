@@ -120,6 +120,8 @@ fn run() {
     let directory = PathBuf::from(directory);
     match role.split_once(": ") {
         Some(("crash", role)) => crate::crash::child(role, &directory),
+        Some(("disk full", role)) => crate::disk_full::child(role, &directory),
+        Some(("replay", role)) => crate::replay::child(role, &directory),
         Some(("syscall faults", role)) => crate::syscall_faults::child(role, &directory),
         _ => panic!("{role}"),
     }

@@ -12,19 +12,24 @@
 
 mod aftermath;
 mod careless;
+mod checkpoint_power_loss;
 mod child;
 mod crash;
 mod damage;
 mod describe;
+mod disk_full;
 mod forge;
 mod fuzz_checks;
 mod golden;
 mod hostile;
 mod huge;
+mod lazy_reader;
+mod list_cost;
 mod manager;
 mod payload;
 mod power_loss;
 mod races;
+mod replay;
 mod safetensors;
 mod store;
 mod store_faults;
