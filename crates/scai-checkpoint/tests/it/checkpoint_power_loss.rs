@@ -277,11 +277,9 @@ fn run(mut bench: Bench) -> Bench {
 
 #[test]
 fn a_writer_that_forgets_to_sync_is_caught() {
-    let forgets: [(&str, fn(&Op) -> bool); 2] = [
-        ("no sync of the file", |op| matches!(op, Op::SyncDraft { .. })),
-        ("no sync of the directory", |op| matches!(op, Op::SyncNames)),
-    ];
-    for (what, concerns) in forgets {
+    let file: fn(&Op) -> bool = |op| matches!(op, Op::SyncDraft { .. });
+    let directory = |op: &Op| matches!(op, Op::SyncNames);
+    for (what, concerns) in [("no sync of the file", file), ("of the directory", directory)] {
         let bench = Bench::new(|disk| {
             let store = FaultStore::new(disk);
             store.arm(Fault {

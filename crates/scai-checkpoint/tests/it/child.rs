@@ -123,6 +123,7 @@ fn run() {
         Some(("disk full", role)) => crate::disk_full::child(role, &directory),
         Some(("replay", role)) => crate::replay::child(role, &directory),
         Some(("syscall faults", role)) => crate::syscall_faults::child(role, &directory),
+        Some(("two processes", role)) => crate::two_processes::child(role, &directory),
         _ => panic!("{role}"),
     }
 }

@@ -5,6 +5,7 @@
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used,
     reason = "tests look at real files, panic when something does not hold and print what they saw"
@@ -37,3 +38,4 @@ mod strace;
 mod support;
 mod syscall_faults;
 mod training;
+mod two_processes;

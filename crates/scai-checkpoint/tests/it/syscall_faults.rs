@@ -150,7 +150,7 @@ impl Bench {
         let template = tempfile::tempdir().unwrap();
         let promised = prepare(template.path(), SIZE);
         let before = files(template.path());
-        let (_, ended, calls) = trial(&role, template.path(), &[]);
+        let (_, ended, calls) = trial(&role, template.path(), &["-y".to_owned()]);
         assert_eq!(ended.said, ["acknowledged, 0 warnings"]);
         let (faults, start) = (Faults::default(), Instant::now());
         Self { role, template, promised, before, calls, faults, start }
@@ -174,6 +174,16 @@ impl Bench {
         ended.said
     }
 
+    /// Whether a save cannot be acknowledged where this call fails: it puts bytes or a name where
+    /// they belong, or makes them durable.
+    fn is_essential(&self, name: &str, nth: usize) -> bool {
+        let essential = ["fallocate", "pwrite64", "fsync", "renameat"];
+        // What follows is about `latest.pt` and retention.
+        let save = self.calls.iter().take_while(|call| call.name != "linkat");
+        let call = save.filter(|call| call.name == name).nth(nth - 1);
+        essential.contains(&name) && call.is_some_and(|call| !call.arguments.contains(".scai.lock"))
+    }
+
     /// Fails the calls `names` with each of `errors`, once and from then on, each time together
     /// with the faults `also`.
     fn fail(&mut self, names: &[&str], errors: &[&str], also: &[&str]) {
@@ -185,8 +195,12 @@ impl Bench {
                 for error in errors {
                     for when in [format!("{nth}"), format!("{nth}+")] {
                         let fault = format!("{name}:error={error}:when={when}");
+                        let faults = std::iter::once(fault.clone());
                         let also = also.iter().map(|fault| (*fault).to_owned());
-                        self.run(&std::iter::once(fault).chain(also).collect::<Vec<_>>());
+                        let said = self.run(&faults.chain(also).collect::<Vec<_>>());
+                        if self.is_essential(&name, nth) && said[0].starts_with("acknowledged") {
+                            self.faults.bad.push(format!("{fault}: a false success"));
+                        }
                     }
                 }
             }
@@ -217,6 +231,9 @@ fn a_save_whose_system_calls_fail_says_so_and_harms_nothing() {
     if full() {
         bench.fail(&MUTATING, &["EROFS", "EMFILE", "EACCES", "ENOLCK"], &[]);
     }
+    let essential = ["fallocate", "pwrite64", "fsync", "renameat"];
+    let essential = essential.map(|name| (1..9).filter(|n| bench.is_essential(name, *n)).count());
+    assert_eq!(essential, [1, 2, 2, 1], "what a save is made of");
     let faults = bench.end("mutating system calls that fail");
     for kind in ["acknowledged", "Io 5", "DiskFull 28", "DiskFull 122", "DiskFull 27"] {
         assert!(faults.outcomes.contains_key(kind), "no run ended with {kind}");

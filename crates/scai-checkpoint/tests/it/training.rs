@@ -1,10 +1,7 @@
 //! Training states that tell which save they are of: every byte follows from two numbers.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use scai_checkpoint::codec::torch::{TorchFile, Unprotected};
-use scai_checkpoint::store::ReadAt;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, DType, Dict, Error, Options, Residency, Storage, Tensor, Value,
 };
@@ -105,12 +102,6 @@ pub(crate) fn save_of(checkpoint: &Checkpoint, size: Size) -> Result<Save, Strin
     });
     let what = differs.map_or("something".to_owned(), |(path, _)| format!("tensor `{path}`"));
     Err(format!("it says that it is {save:?}, but {what} is not what that save held"))
-}
-
-/// Which save an open file holds, or why it holds none.
-pub(crate) fn save_in(file: Arc<dyn ReadAt>, size: Size) -> Result<Save, String> {
-    let load = || Checkpoint::from_tree(TorchFile::open(file, Unprotected::Refuse)?.tree()?);
-    save_of(&load().map_err(|error| error.to_string())?, size)
 }
 
 /// Which save the manager loads under `name`; nothing where there is no such file.
