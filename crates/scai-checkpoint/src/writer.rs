@@ -88,10 +88,13 @@ impl SaveHandle {
     }
 }
 
+/// A checkpoint on its way to the thread.
+type Job = (Box<Checkpoint>, SaveHandle);
+
 /// The thread that saves in the background.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    jobs: Option<SyncSender<(Checkpoint, SaveHandle)>>,
+    jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     /// Saves whose outcome was not looked at yet.
     handles: Mutex<Vec<SaveHandle>>,
@@ -99,7 +102,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn start(shared: Arc<Shared>) -> Result<Self> {
-        let (jobs, queue): (_, Receiver<(Checkpoint, SaveHandle)>) = sync_channel(QUEUE);
+        let (jobs, queue): (_, Receiver<Job>) = sync_channel(QUEUE);
         let work = move || {
             for (checkpoint, handle) in queue {
                 // A caller's source of bytes may panic; whoever waits must be told all the same.
@@ -118,7 +121,7 @@ impl Writer {
     pub(crate) fn save(&self, checkpoint: Checkpoint) -> Result<SaveHandle> {
         self.check(|handle| handle.is_done())?;
         let handle = SaveHandle(Arc::default());
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send((checkpoint, handle.clone())));
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send((Box::new(checkpoint), handle.clone())));
         if !matches!(sent, Some(Ok(()))) {
             return Err(Error::invalid("the thread that saves has ended"));
         }

@@ -45,7 +45,7 @@ pub(crate) fn no_such_file(path: &Path) -> Failure {
         let (directory, name) = split(path).ok()?;
         let entries = LocalStore::open(directory).ok()?.list().ok()?;
         let names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
-        Some(directory.join(nearest(name, names.iter().map(String::as_str))?))
+        Some(path.with_file_name(nearest(name, names.iter().map(String::as_str))?))
     };
     let hint = near().map(|near| format!("did you mean `{}`?", near.display()));
     Failure::usage(format!("there is no file `{}`", path.display()), hint)

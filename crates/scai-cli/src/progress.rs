@@ -16,3 +16,10 @@ pub(crate) fn bytes(total: u64, message: impl Into<String>) -> ProgressBar {
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
+
+/// A sign of life where the amount of work is not told; invisible where stderr is no terminal.
+pub(crate) fn spinner(message: &'static str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    spinner
+}

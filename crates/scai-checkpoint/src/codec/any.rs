@@ -37,7 +37,7 @@ impl fmt::Display for Format {
 #[derive(Debug)]
 pub enum CheckpointFile {
     /// A file of one of PyTorch's formats.
-    Torch(TorchFile),
+    Torch(Box<TorchFile>),
     /// A safetensors file.
     Safetensors(SafetensorsFile),
 }
@@ -51,7 +51,7 @@ impl CheckpointFile {
         if SafetensorsFile::recognise(&*file) {
             SafetensorsFile::open(file, unprotected).map(Self::Safetensors)
         } else {
-            TorchFile::open(file, unprotected).map(Self::Torch)
+            Ok(Self::Torch(Box::new(TorchFile::open(file, unprotected)?)))
         }
     }
 

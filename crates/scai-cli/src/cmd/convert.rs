@@ -11,6 +11,7 @@ use crate::compute::cast::cast;
 use crate::exit::{Exit, Failure};
 use crate::input::{self, Input, warn};
 use crate::render::{counted, one_line, size};
+use crate::{locate, progress};
 
 /// Names listed in a message.
 const FEW: usize = 8;
@@ -25,6 +26,10 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
             format!("`{}` exists", args.output.display()),
             Some("`--force` replaces it".to_owned()),
         ));
+    }
+    if !locate::split(&args.output)?.0.is_dir() {
+        let directory = locate::split(&args.output)?.0.display();
+        return Err(Failure::usage(format!("there is no directory `{directory}`"), None));
     }
     let input = Input::open(&args.input)?;
     let mut notes = Notes::new();
@@ -49,7 +54,10 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         remark(plan, &mut notes);
     }
     let len = plan.len();
-    write_file(&args.output, plan, Options::default().threads)?;
+    let spinner = progress::spinner("converting");
+    let written = write_file(&args.output, plan, Options::default().threads);
+    spinner.finish_and_clear();
+    written?;
     let shown = |path: &Path| one_line(&path.display().to_string());
     let (from, to) = (input.file.format(), format);
     writeln!(

@@ -9,8 +9,10 @@ use serde_json::{Value as Json, json};
 use crate::args::DiffArgs;
 use crate::compute::compare::{Change, Comparison, Depth, What, trees};
 use crate::compute::difference::Difference;
+use crate::compute::totals::totals;
 use crate::exit::{Exit, Failure};
 use crate::input::{self, Input};
+use crate::progress;
 use crate::render::tree::shortened;
 use crate::render::{
     count, counted, flat_list, one_line, paint, scalar, short, size, style, table, to_json,
@@ -55,7 +57,10 @@ pub(crate) fn run(args: &DiffArgs, out: &mut impl Write) -> Result<Exit, Failure
         }
     }
     let depth = if args.no_values { Depth::Names } else { Depth::Values };
-    let comparison = trees(&left, &right, &args.ignore, depth)?;
+    let bar = progress::bytes(2 * totals(&left).bytes.min(totals(&right).bytes), "comparing");
+    let comparison = trees(&left, &right, &args.ignore, depth, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let comparison = comparison?;
     let exit = if comparison.identical() { Exit::Success } else { Exit::Found };
     if args.json {
         write_json(out, &report(args, &comparison))?;
@@ -79,31 +84,35 @@ fn summary(comparison: &Comparison<'_>, out: &mut impl Write) -> Result<(), Fail
         .filter(|change| matches!(change.what, What::Elements(..)))
         .count();
     let tensors = comparison.equal_tensors + differing;
-    let mut how = match (comparison.by_digest, comparison.read) {
-        (_, 0) => "by their digests, without reading them".to_owned(),
-        (0, read) => format!("by reading {}", size(read)),
-        (_, read) => format!("by their digests, and by reading {}", size(read)),
+    let common = counted(tensors as u64, "tensor");
+    let mut text = match (comparison.identical(), comparison.read) {
+        // Digests speak for what was saved, not for what a disk made of it since.
+        (true, 0) if tensors > 0 => format!(
+            "{}: {common} not read; `scai verify` checks that they are what was saved",
+            paint(style::GOOD, "identical by their digests")
+        ),
+        (true, read) => {
+            let verdict = paint(style::GOOD, "identical bit for bit");
+            if tensors == 0 { verdict } else { format!("{verdict}: {common}, {} read", size(read)) }
+        }
+        (false, read) => {
+            let changes = counted(comparison.changes.len() as u64, "difference");
+            let mut text = format!("{}: {changes}", paint(style::BAD, "different"));
+            if tensors > 0 {
+                let equal = count(comparison.equal_tensors as u64);
+                text += &format!("; {equal} of {common} equal, {} read", size(read));
+            }
+            text
+        }
     };
     if comparison.ignored > 0 {
-        how += &format!("; ignored: {}", counted(comparison.ignored as u64, "value"));
+        text += &format!("; {} ignored", counted(comparison.ignored as u64, "value"));
     }
     if comparison.laid_out_differently > 0 {
         let n = counted(comparison.laid_out_differently as u64, "tensor");
-        how += &format!("; {n} with other strides");
+        text += &format!("; {n} with other strides");
     }
-    if comparison.identical() {
-        let verdict = paint(style::GOOD, "identical bit for bit");
-        writeln!(out, "{verdict}: {} compared {how}", counted(tensors as u64, "tensor"))?;
-    } else {
-        let verdict = paint(style::BAD, "different");
-        let changes = counted(comparison.changes.len() as u64, "difference");
-        let equal = count(comparison.equal_tensors as u64);
-        writeln!(
-            out,
-            "{verdict}: {changes}; {equal} of {} equal, compared {how}",
-            counted(tensors as u64, "common tensor")
-        )?;
-    }
+    writeln!(out, "{text}")?;
     Ok(())
 }
 

@@ -77,20 +77,16 @@ pub(crate) fn run(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure
         write_json(out, &report)?;
         return Ok(Exit::Success);
     }
+    if args.path.is_none() {
+        header(args, &input, &tree, out)?;
+    }
     match part {
         Value::Tensor(tensor) => tensor_details(path, tensor, out)?,
-        other => match scalar(other).filter(|_| args.path.is_some()) {
-            // For people and for `$(…)`: the value and nothing else.
-            Some(text) => {
-                let text = other.as_str().map_or_else(|| text, |text| printable(text));
-                writeln!(out, "{text}")?;
-            }
-            None => {
-                if args.path.is_none() {
-                    header(args, &input, &tree, out)?;
-                }
-                contents(args, path, part, depth, out)?;
-            }
+        // For people and for `$(…)`: the value and nothing else.
+        Value::Str(text) => writeln!(out, "{}", printable(text))?,
+        other => match scalar(other) {
+            Some(text) => writeln!(out, "{text}")?,
+            None => contents(args, path, part, depth, out)?,
         },
     }
     Ok(Exit::Success)

@@ -177,15 +177,20 @@ fn print(
     let how = match verification.protection {
         Some(Protection::Digests) => "every digest matches",
         Some(Protection::Crc32) => "every CRC-32 matches",
-        Some(Protection::None) | None => "",
+        Some(Protection::None) => "it carries no checksums, so damage could not be noticed",
+        None => "",
     };
-    let how = if verification.is_sound() { how } else { "" };
+    let told = verification.is_sound() || is_unprotected(verification);
+    let how = if told { how } else { "" };
     let path = shown(&target.path);
     let size = size(verification.len);
     let line = format!("{verdict}  {path:width$}  {size:>10}  {how}");
     writeln!(out, "{}", line.trim_end())?;
-    for damage in &verification.damage {
-        writeln!(out, "  {}", printable(&damage.to_string()))?;
+    // The line above names the file.
+    let file = format!("checkpoint `{}`: ", target.path.display());
+    for damage in verification.damage.iter().filter(|_| !is_unprotected(verification)) {
+        let damage = damage.to_string();
+        writeln!(out, "  {}", printable(damage.strip_prefix(&file).unwrap_or(&damage)))?;
     }
     if with_answers {
         let Answers {

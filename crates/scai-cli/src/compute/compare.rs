@@ -64,7 +64,8 @@ impl Comparison<'_> {
     }
 }
 
-/// Compares two trees, without the parts at the paths `ignore`.
+/// Compares two trees, without the parts at the paths `ignore`. `progress` is told how many further
+/// bytes have been read.
 ///
 /// # Errors
 /// Those of reading tensors.
@@ -73,8 +74,9 @@ pub(crate) fn trees<'a>(
     b: &'a Value,
     ignore: &[String],
     depth: Depth,
+    progress: &dyn Fn(u64),
 ) -> Result<Comparison<'a>> {
-    let mut walk = Walk { ignore, depth, found: Comparison::default() };
+    let mut walk = Walk { ignore, depth, progress, found: Comparison::default() };
     walk.values("", a, b)?;
     Ok(walk.found)
 }
@@ -82,6 +84,7 @@ pub(crate) fn trees<'a>(
 struct Walk<'a, 'b> {
     ignore: &'b [String],
     depth: Depth,
+    progress: &'b dyn Fn(u64),
     found: Comparison<'a>,
 }
 
@@ -158,7 +161,8 @@ impl<'a> Walk<'a, '_> {
             Some(true) => None,
             Some(false) if self.depth == Depth::Names => Some(None),
             _ => {
-                let compared = compare(a, b).map_err(|error| error.at_tensor(path))?;
+                let compared =
+                    compare(a, b, self.progress).map_err(|error| error.at_tensor(path))?;
                 self.found.read += compared.read;
                 compared.difference.map(Some)
             }

@@ -46,11 +46,12 @@ pub(crate) fn by_digests(a: &Tensor, b: &Tensor) -> Option<bool> {
     whole.then_some(false)
 }
 
-/// Reads what has to be read of two tensors of one shape and dtype, and compares it.
+/// Reads what has to be read of two tensors of one shape and dtype, and compares it. `progress` is
+/// told how many further bytes have been read.
 ///
 /// # Errors
 /// Those of reading the tensors.
-pub(crate) fn compare(a: &Tensor, b: &Tensor) -> Result<Compared> {
+pub(crate) fn compare(a: &Tensor, b: &Tensor, progress: &dyn Fn(u64)) -> Result<Compared> {
     let mut sums = Sums::new(a.dtype());
     let mut read = 0;
     if a.is_dense() && b.is_dense() && a.strides() == b.strides() {
@@ -67,6 +68,7 @@ pub(crate) fn compare(a: &Tensor, b: &Tensor) -> Result<Compared> {
                 a.storage().read_at(from_a + at, &mut left)?;
                 b.storage().read_at(from_b + at, &mut right)?;
                 read += 2 * len;
+                progress(2 * len);
                 sums.add(&left, &right);
             }
             at += len;
@@ -74,6 +76,7 @@ pub(crate) fn compare(a: &Tensor, b: &Tensor) -> Result<Compared> {
     } else {
         let (left, right) = (a.to_bytes()?, b.to_bytes()?);
         read = (left.len() + right.len()) as u64;
+        progress(read);
         let pieces = left.chunks(PIECE as usize).zip(right.chunks(PIECE as usize));
         pieces.for_each(|(left, right)| sums.add(left, right));
     }
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     fn difference(a: &Tensor, b: &Tensor) -> Option<Difference> {
-        compare(a, b).unwrap().difference
+        compare(a, b, &|_| {}).unwrap().difference
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn is_control(c: char) -> bool {
 /// The text on one line, with control characters written out: `\n`, `\u{1b}`. A name from a file
 /// cannot move the cursor or change colours.
 pub(crate) fn one_line(text: &str) -> String {
-    escape(text, |c| is_control(c))
+    escape(text, is_control)
 }
 
 /// The text with its line breaks and tabs, other control characters written out.

@@ -1,0 +1,56 @@
+//! `scai verify`
+
+use insta::assert_snapshot;
+
+use crate::support::{Sandbox, state};
+
+/// A place in the first large tensor.
+fn in_tensor(bytes: &[u8]) -> usize {
+    bytes.len() / 2
+}
+
+#[test]
+fn sound_damaged_and_unprotected_files_are_told_apart() {
+    let sandbox = Sandbox::new()
+        .golden("checkpoint.pt")
+        .golden("legacy_checkpoint.pt")
+        .file("ours.pt", &state(100, 0.5, 0.0))
+        .file("damaged.pt", &state(100, 0.5, 0.0))
+        .damage("damaged.pt", in_tensor)
+        .file("damaged.safetensors", &state(100, 0.5, 0.0))
+        .damage("damaged.safetensors", |bytes| bytes.len() - 9);
+    assert_snapshot!(sandbox.run(&["verify", "."]));
+}
+
+#[test]
+fn one_file_has_all_answers() {
+    let sandbox = Sandbox::new().golden("checkpoint.pt").golden("module_conv_bn.pt");
+    let runs: [&[&str]; 2] = [&["verify", "checkpoint.pt"], &["verify", "module_conv_bn.pt"]];
+    assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_worst_file() {
+    let sandbox = Sandbox::new()
+        .golden("checkpoint.pt")
+        .golden("legacy_checkpoint.pt")
+        .file("damaged.pt", &state(100, 0.5, 0.0))
+        .damage("damaged.pt", in_tensor);
+    let code = |files: &[&str]| sandbox.output(&[&["verify"], files].concat()).status.code();
+    assert_eq!(code(&["checkpoint.pt"]), Some(0));
+    assert_eq!(code(&["checkpoint.pt", "damaged.pt", "legacy_checkpoint.pt"]), Some(1));
+    assert_eq!(code(&["none.pt"]), Some(2));
+    assert_eq!(code(&["checkpoint.pt", "legacy_checkpoint.pt"]), Some(3));
+}
+
+#[test]
+fn scripts_get_json() {
+    let sandbox = Sandbox::new().file("a.pt", &state(100, 0.5, 0.0)).damage("a.pt", in_tensor);
+    let report = &sandbox.json(&["verify", "a.pt", "--json", "--jobs", "2"])[0];
+    assert_eq!(report["exists"], true);
+    assert_eq!(report["readable"], false);
+    assert_eq!(report["has_model_state"], true);
+    assert_eq!(report["protection"], "digests");
+    assert_eq!(report["damage"][0]["tensor"], "model_state_dict.embed.weight");
+    assert!(report["damage"][0]["bytes"][0].is_u64());
+}
