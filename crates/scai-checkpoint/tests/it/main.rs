@@ -4,9 +4,11 @@
     missing_docs,
     clippy::disallowed_methods,
     clippy::expect_used,
+    clippy::octal_escapes,
     clippy::panic,
     clippy::print_stderr,
     clippy::print_stdout,
+    clippy::type_complexity,
     clippy::unwrap_used,
     reason = "tests look at real files, panic when something does not hold and print what they saw"
 )]
@@ -19,6 +21,7 @@ mod crash;
 mod damage;
 mod describe;
 mod disk_full;
+#[allow(dead_code, reason = "`hostile_memory` uses the rest")]
 mod forge;
 mod fuzz_checks;
 mod golden;

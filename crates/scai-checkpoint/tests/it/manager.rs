@@ -337,8 +337,7 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
     let Error::Mismatch(report) = strict else { panic!("{strict}") };
     assert_eq!((report.loaded.len(), report.missing.len()), (20, 5));
 
-    let mut options = MatchOptions::default();
-    options.strictness = Strictness::Partial;
+    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
     let matched = match_state(&model, &grown, &options).unwrap();
     assert_eq!(matched.tensors.len(), 20);
     assert_eq!(matched.report.missing.len(), 5);
