@@ -72,7 +72,10 @@ fn keys_shapes_types_and_lists_are_compared() {
     b.insert("type", "1");
     b.insert("losses", list(110));
     b.insert("betas", Value::Tuple(vec![0.9.into(), 0.99.into()]));
-    let attributes = scai_checkpoint::Attributes { requires_grad: true, ..scai_checkpoint::Attributes::default() };
+    let attributes = scai_checkpoint::Attributes {
+        requires_grad: true,
+        ..scai_checkpoint::Attributes::default()
+    };
     b.insert("grad", tensor(vec![2]).with_attributes(attributes));
     b.insert("new", a.clone());
     let sandbox = Sandbox::new().file("a.pt", &Value::Dict(a)).file("b.pt", &Value::Dict(b));

@@ -7,7 +7,7 @@
 //! Reading has two steps: [`machine`] runs the opcodes over an arena of nodes, so that objects
 //! referred to before they are complete come out complete; [`build`] turns the arena into a
 //! [`crate::Value`], with limits on depth and size, so that neither cycles nor exponentially
-//! shared containers do harm. [`write`] emits protocol 2 with the opcodes that
+//! shared containers do harm. [`mod@write`] emits protocol 2 with the opcodes that
 //! `torch.load(weights_only=True)` accepts.
 
 pub(super) mod build;
