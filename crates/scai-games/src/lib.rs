@@ -1,0 +1,9 @@
+//! Two-player board games, and players that need no network.
+
+mod connect_four;
+mod game;
+mod tic_tac_toe;
+
+pub use connect_four::ConnectFour;
+pub use game::{Game, Outcome};
+pub use tic_tac_toe::TicTacToe;
