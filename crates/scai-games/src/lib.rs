@@ -2,8 +2,10 @@
 
 mod connect_four;
 mod game;
+mod player;
 mod tic_tac_toe;
 
 pub use connect_four::ConnectFour;
 pub use game::{Game, Outcome};
+pub use player::{AlphaBeta, Player, Random};
 pub use tic_tac_toe::TicTacToe;
