@@ -65,9 +65,33 @@ pub trait Game: Copy + Default + Eq + Hash + Debug + Display + Send + Sync + 'st
         (0..Self::ACTIONS).filter(|&action| self.is_legal(action))
     }
 
+    /// Positions that a perfect solver has judged, where there are some.
+    fn solved_positions() -> &'static [SolvedPosition<Self>] {
+        &[]
+    }
+
     /// What a person types to play `action`: its number, counted from 1.
     fn action_name(action: usize) -> String {
         (action + 1).to_string()
+    }
+}
+
+/// A position with what a perfect solver says of every action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SolvedPosition<G> {
+    /// The position; it is not over.
+    pub position: G,
+    /// For each action the score of the player to move: positive where it wins, 0 for a draw; the
+    /// larger, the sooner. `None` where the action is illegal.
+    pub verdicts: Vec<Option<i32>>,
+}
+
+impl<G> SolvedPosition<G> {
+    /// Whether `action` keeps the best result that can be reached: a win, or else a draw.
+    pub fn is_optimal(&self, action: usize) -> bool {
+        let best = self.verdicts.iter().flatten().max();
+        let verdict = self.verdicts.get(action).copied().flatten();
+        verdict.is_some_and(|verdict| best.is_some_and(|best| verdict.signum() == best.signum()))
     }
 }
 

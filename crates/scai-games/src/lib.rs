@@ -6,6 +6,6 @@ mod player;
 mod tic_tac_toe;
 
 pub use connect_four::ConnectFour;
-pub use game::{Game, Outcome};
+pub use game::{Game, Outcome, SolvedPosition};
 pub use player::{AlphaBeta, Player, Random};
 pub use tic_tac_toe::TicTacToe;

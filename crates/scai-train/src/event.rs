@@ -1,0 +1,106 @@
+//! What happens in a training, for whoever shows or records it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scai_checkpoint::Saved;
+
+use crate::error::Error;
+use crate::stats::TrainingStats;
+
+/// Something that happened in a training.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Self-play of an iteration goes on: games finished, of so many. The first is 0.
+    SelfPlay {
+        /// The iteration under way.
+        iteration: u64,
+        /// Games finished.
+        games: usize,
+        /// Games of the iteration.
+        of: usize,
+    },
+    /// Learning goes on: steps done, of so many. The first is 0.
+    Learning {
+        /// The iteration under way.
+        iteration: u64,
+        /// Steps done.
+        steps: u64,
+        /// Steps of the iteration.
+        of: u64,
+    },
+    /// An evaluation has begun.
+    Evaluating {
+        /// The iteration under way.
+        iteration: u64,
+        /// Against whom, or on what.
+        what: &'a str,
+    },
+    /// An iteration is done.
+    Iteration {
+        /// The statistics after it.
+        stats: &'a TrainingStats,
+        /// Whether it ended with an evaluation.
+        evaluated: bool,
+        /// Time its parts took.
+        timing: Timing,
+    },
+    /// A save in the background has begun.
+    Saving {
+        /// The iteration that is saved.
+        iteration: u64,
+        /// Time for which training waited.
+        waited: Duration,
+    },
+    /// A checkpoint is durable.
+    Saved {
+        /// The iteration that was saved.
+        iteration: u64,
+        /// The file, and what retention did.
+        saved: &'a Arc<Saved>,
+    },
+    /// A save failed. Training goes on, and the next save is tried when it is due.
+    SaveFailed {
+        /// The iteration that could not be saved.
+        iteration: u64,
+        /// Why.
+        error: &'a Error,
+    },
+}
+
+/// Time the parts of an iteration took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Games of self-play.
+    pub self_play: Duration,
+    /// Steps of the optimizer.
+    pub learning: Duration,
+    /// Games and positions of the evaluation.
+    pub evaluation: Duration,
+}
+
+/// Is told what happens in a training.
+///
+/// ```
+/// use scai_train::{Event, Observer};
+///
+/// // A closure is one.
+/// let mut print = |event: &Event<'_>| {
+///     if let Event::Iteration { stats, .. } = event {
+///         println!("iteration {}: loss {:.3}", stats.total_iterations, stats.loss);
+///     }
+/// };
+/// fn observed(observer: &mut dyn Observer) {}
+/// observed(&mut print);
+/// ```
+pub trait Observer: Send {
+    /// Something happened.
+    fn on_event(&mut self, event: &Event<'_>);
+}
+
+impl<F: FnMut(&Event<'_>) + Send> Observer for F {
+    fn on_event(&mut self, event: &Event<'_>) {
+        self(event);
+    }
+}

@@ -1,0 +1,24 @@
+//! Networks with a policy and a value head, and their evaluation in batches.
+
+mod dual_res_net;
+mod evaluator;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+pub use dual_res_net::{DualResNet, DualResNetConfig};
+pub use evaluator::{Evaluation, Evaluator, NetworkEvaluator};
+
+/// A network that judges a position: which move, and who wins.
+///
+/// Whatever implements it can be trained and saved; the names of its parameters are the names of
+/// its fields, as in the state dict of an identical `torch.nn.Module`.
+pub trait Network: Module + Sync + 'static {
+    /// Judges a batch of positions.
+    ///
+    /// # Shapes
+    /// - `planes`: `[batch, channels, rows, columns]`, as [`scai_games::Game::encode`] writes them
+    /// - policy: `[batch, actions]`, logits
+    /// - value: `[batch, 1]`, from −1 (the player to move loses) to 1
+    fn forward(&self, planes: Tensor<4>) -> (Tensor<2>, Tensor<2>);
+}

@@ -1,0 +1,6 @@
+//! The promises of the trainer, kept.
+
+mod exactness;
+mod search;
+mod support;
+mod transfer;
