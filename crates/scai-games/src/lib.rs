@@ -3,6 +3,7 @@
 mod connect_four;
 mod game;
 mod player;
+pub mod solver;
 mod tic_tac_toe;
 
 pub use connect_four::ConnectFour;
