@@ -14,6 +14,8 @@
 
 mod table;
 
+use std::fmt;
+
 use self::table::{Bound, Table};
 use crate::connect_four::{ConnectFour, bits};
 use crate::game::{Game, Outcome};
@@ -24,9 +26,14 @@ const MIDDLE_FIRST: [usize; bits::COLUMNS] = [3, 2, 4, 1, 5, 0, 6];
 /// Solves Connect Four.
 ///
 /// What one call finds out makes the next call on a related position faster. A solver takes 64 MiB.
-#[derive(Debug)]
 pub struct Solver {
     table: Table,
+}
+
+impl fmt::Debug for Solver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Solver").finish_non_exhaustive()
+    }
 }
 
 impl Default for Solver {
@@ -43,7 +50,7 @@ impl Solver {
 
     /// The [score](self#scores) of `position` for the player to move.
     ///
-    /// After 14 moves this takes milliseconds; before 8, seconds; of the empty board, minutes.
+    /// The time grows with what is left to play: milliseconds after 16 moves, seconds after 6.
     ///
     /// ```
     /// use scai_games::{ConnectFour, solver::Solver};
@@ -69,12 +76,11 @@ impl Solver {
         let mut high = win_at(ply + 3);
         while low < high {
             // Whether it is a win, a draw or a loss comes first, then how early.
-            let mut middle = low + (high - low) / 2;
-            if middle <= 0 && low / 2 < middle {
-                middle = low / 2;
-            } else if middle >= 0 && high / 2 > middle {
-                middle = high / 2;
-            }
+            let middle = match (low, high) {
+                (..0, 1..) => 0,
+                (..0, 0) => -1,
+                _ => low + (high - low) / 2,
+            };
             if self.negamax(node, middle, middle + 1) <= middle {
                 high = middle;
             } else {

@@ -23,7 +23,6 @@ pub(super) enum Bound {
 }
 
 /// A table of fixed size; a new entry takes the place of an old one.
-#[derive(Debug)]
 pub(super) struct Table {
     /// The tag, and in the lowest bits the bound. 0 where there is no entry.
     entries: Vec<u32>,
