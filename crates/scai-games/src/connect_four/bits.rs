@@ -50,6 +50,31 @@ pub(crate) fn has_four(discs: u64) -> bool {
     })
 }
 
+/// The empty cells that would complete four of `discs` in a line, whether or not a disc can land
+/// there now.
+pub(crate) fn threats(discs: u64, all: u64) -> u64 {
+    // A line along a column can only be completed at its top.
+    let mut threats = (discs << 1) & (discs << 2) & (discs << 3);
+    for step in [STRIDE, STRIDE - 1, STRIDE + 1] {
+        let above = (discs << step) & (discs << (2 * step));
+        let below = (discs >> step) & (discs >> (2 * step));
+        // The missing cell is the last, the third, the first or the second of its line.
+        threats |= above & (discs << (3 * step));
+        threats |= above & (discs >> step);
+        threats |= below & (discs >> (3 * step));
+        threats |= below & (discs << step);
+    }
+    threats & BOARD & !all
+}
+
+/// A number for each position; it fits in 49 bits and is never 0.
+///
+/// The highest bit in each column is the first empty cell, which tells the height; the bits below
+/// it are the discs of `own`.
+pub(crate) fn key(own: u64, all: u64) -> u64 {
+    own | (all + BOTTOM)
+}
+
 /// How many lines of four cells hold exactly three, and exactly two, of `discs` while their other
 /// cells are among `empty`.
 pub(crate) fn open_threes_and_twos(discs: u64, empty: u64) -> (i32, i32) {

@@ -50,12 +50,19 @@ impl ConnectFour {
         Some(position)
     }
 
-    /// A number that no other position has; it fits in 49 bits.
-    ///
-    /// Adding the discs of one player to those of both carries into the first empty cell of each
-    /// column, which tells the height; below it the discs of the player to move are marked.
+    /// A number that no other position has; it fits in 49 bits and is never 0.
     pub fn key(&self) -> u64 {
-        self.own + self.all + bits::BOTTOM
+        bits::key(self.own, self.all)
+    }
+
+    /// Discs of the player to move.
+    pub(crate) fn own(&self) -> u64 {
+        self.own
+    }
+
+    /// Discs of both players.
+    pub(crate) fn all(&self) -> u64 {
+        self.all
     }
 
     fn opponent(&self) -> u64 {
