@@ -1,11 +1,13 @@
 //! Networks with a policy and a value head, and their evaluation in batches.
 
+mod cache;
 mod dual_res_net;
 mod evaluator;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+pub(crate) use cache::Cache;
 pub use dual_res_net::{DualResNet, DualResNetConfig};
 pub use evaluator::{Evaluation, Evaluator, NetworkEvaluator};
 
