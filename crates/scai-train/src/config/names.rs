@@ -1,0 +1,176 @@
+//! Values that are written as a word.
+
+use std::fmt;
+use std::str::FromStr;
+
+use scai_checkpoint::{Goal, Rule};
+use serde::{Deserialize, Serialize};
+
+/// The game that is learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Game {
+    /// `connect4`: four in a row on seven columns of six.
+    #[default]
+    Connect4,
+    /// `tictactoe`: three in a row on a board of three by three.
+    TicTacToe,
+}
+
+/// The course of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// `cosine`: falls to the final rate along half a cosine.
+    #[default]
+    Cosine,
+    /// `constant`: stays.
+    Constant,
+    /// `linear`: falls to the final rate in a straight line.
+    Linear,
+}
+
+/// Whom the network plays in an evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Opponent {
+    /// `random`: any legal move.
+    Random,
+    /// `alphabeta:DEPTH`: looks a number of moves ahead.
+    AlphaBeta {
+        /// Moves that are looked ahead, its own included; at least 1.
+        depth: usize,
+    },
+}
+
+impl FromStr for Opponent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let depth = text.strip_prefix("alphabeta:").and_then(|depth| depth.parse().ok());
+        match (text, depth) {
+            ("random", _) => Ok(Self::Random),
+            (_, Some(depth)) if depth > 0 => Ok(Self::AlphaBeta { depth }),
+            _ => Err(format!(
+                "`{text}` is no opponent; write `random` or `alphabeta:DEPTH` with a depth of 1 or \
+                 more"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Opponent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Random => f.write_str("random"),
+            Self::AlphaBeta { depth } => write!(f, "alphabeta:{depth}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Opponent {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Opponent> for String {
+    fn from(opponent: Opponent) -> Self {
+        opponent.to_string()
+    }
+}
+
+/// The best checkpoints by a statistic, written `STAT:min|max[:N]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeepBest {
+    /// The key in the checkpoint's `training_stats`.
+    pub statistic: String,
+    /// Which end is good.
+    pub goal: Goal,
+    /// How many stay; at least 1, and 1 where it is not written.
+    pub count: usize,
+}
+
+impl KeepBest {
+    /// The rule it stands for.
+    pub fn rule(&self) -> Rule {
+        Rule::Best { statistic: self.statistic.clone(), goal: self.goal, count: self.count }
+    }
+}
+
+impl FromStr for KeepBest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(':');
+        let statistic = parts.next().filter(|statistic| !statistic.is_empty());
+        let goal = parts.next().and_then(|goal| goal.parse().ok());
+        let count = parts.next().map_or(Some(1), |count| count.parse().ok());
+        match (statistic, goal, count, parts.next()) {
+            (Some(statistic), Some(goal), Some(count @ 1..), None) => {
+                Ok(Self { statistic: statistic.to_owned(), goal, count })
+            }
+            _ => Err(format!(
+                "`{text}` is no rule; write `STAT:min` or `STAT:max`, and `:N` behind it to keep N \
+                 of them"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for KeepBest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let goal = match self.goal {
+            Goal::Min => "min",
+            Goal::Max => "max",
+        };
+        write!(f, "{}:{goal}:{}", self.statistic, self.count)
+    }
+}
+
+impl TryFrom<String> for KeepBest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<KeepBest> for String {
+    fn from(best: KeepBest) -> Self {
+        best.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opponents_are_read_as_they_are_shown() {
+        for text in ["random", "alphabeta:1", "alphabeta:12"] {
+            assert_eq!(text.parse::<Opponent>().unwrap().to_string(), text);
+        }
+        for text in ["", "Random", "alphabeta", "alphabeta:", "alphabeta:0", "alphabeta:-1"] {
+            assert!(text.parse::<Opponent>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_best_are_one_unless_a_number_is_given() {
+        for (text, count) in [("loss:min", 1), ("loss:min:1", 1), ("loss:min:3", 3)] {
+            let best: KeepBest = text.parse().unwrap();
+            assert_eq!(
+                (best.statistic.as_str(), best.goal, best.count),
+                ("loss", Goal::Min, count)
+            );
+        }
+        for text in ["", "loss", ":min", "loss:", "loss:low", "loss:min:", "loss:min:0", "a:min:1:"]
+        {
+            assert!(text.parse::<KeepBest>().is_err(), "{text}");
+        }
+    }
+}

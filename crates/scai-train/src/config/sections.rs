@@ -1,0 +1,194 @@
+//! The sections of the file. Their doc comments are the documentation of the keys.
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{KeepBest, Opponent, Schedule};
+
+/// `model`: the size of the network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// Residual blocks of the backbone; at least 1.
+    pub num_blocks: usize,
+    /// Channels of every convolution of the backbone; at least 1.
+    pub channels: usize,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { num_blocks: 4, channels: 32 }
+    }
+}
+
+/// `self_play`: how games are played to learn from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SelfPlay {
+    /// Games finished in an iteration; at least 1.
+    pub games_per_iteration: usize,
+    /// Games that search together and share one batch of the network; at least 1.
+    pub parallel_games: usize,
+    /// Simulations of the tree search for each move; at least 1.
+    pub simulations: usize,
+    /// Weight of exploration in the search: the constant of PUCT; above 0.
+    pub c_puct: f64,
+    /// Concentration of the Dirichlet noise on the priors of the root; above 0. The smaller, the
+    /// fewer moves get most of the noise.
+    pub dirichlet_alpha: f64,
+    /// Share of the noise in the priors of the root, from 0 (none) to 1 (nothing but noise).
+    pub dirichlet_fraction: f64,
+    /// Moves are drawn in proportion to their visits to the power of 1 / `temperature`; 0 takes
+    /// the most visited move.
+    pub temperature: f64,
+    /// Plies of a game that are played by `temperature`; after them the most visited move is taken.
+    pub temperature_moves: usize,
+    /// Threads; 0 is as many as there are cores. They have no influence on the result.
+    pub threads: usize,
+}
+
+impl Default for SelfPlay {
+    fn default() -> Self {
+        Self {
+            games_per_iteration: 64,
+            parallel_games: 32,
+            simulations: 64,
+            c_puct: 1.5,
+            dirichlet_alpha: 1.0,
+            dirichlet_fraction: 0.25,
+            temperature: 1.0,
+            temperature_moves: 12,
+            threads: 0,
+        }
+    }
+}
+
+/// `training`: how the network learns from the games.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// Iterations of the whole run, of self-play and learning each; at least 1.
+    pub iterations: u64,
+    /// Iterations between checkpoints; at least 1.
+    pub save_interval: u64,
+    /// Steps of the optimizer in an iteration; at least 1.
+    pub steps_per_iteration: u64,
+    /// Positions in a step; at least 1 and at most `replay_buffer.capacity`.
+    pub batch_size: usize,
+    /// Learning rate at the end of the warm-up; above 0.
+    pub learning_rate: f64,
+    /// Learning rate at the last step of the schedule; from 0 to `learning_rate`. The constant
+    /// schedule does not use it.
+    pub final_learning_rate: f64,
+    /// Steps in which the learning rate rises from 0 to `learning_rate`.
+    pub warmup_steps: u64,
+    /// The course of the learning rate over `iterations` times `steps_per_iteration` steps.
+    pub schedule: Schedule,
+    /// Decay of the weights in a step, decoupled from the gradient (AdamW), as a factor of the
+    /// learning rate; 0 or more.
+    pub weight_decay: f64,
+    /// Weight of the value's loss beside that of the policy; 0 or more.
+    pub value_loss_weight: f64,
+    /// Each sample is seen in a random symmetry of the game.
+    pub augment: bool,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            iterations: 100,
+            save_interval: 10,
+            steps_per_iteration: 40,
+            batch_size: 256,
+            learning_rate: 0.002,
+            final_learning_rate: 0.0002,
+            warmup_steps: 100,
+            schedule: Schedule::Cosine,
+            weight_decay: 0.0001,
+            value_loss_weight: 1.0,
+            augment: true,
+        }
+    }
+}
+
+/// `replay_buffer`: the positions that are learnt from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplayBuffer {
+    /// Positions that are kept; the oldest go first. At least 1.
+    pub capacity: usize,
+    /// Positions that must be there before the first step; at most `capacity`.
+    pub min_positions: usize,
+}
+
+impl Default for ReplayBuffer {
+    fn default() -> Self {
+        Self { capacity: 60_000, min_positions: 2000 }
+    }
+}
+
+/// `checkpoint`: where checkpoints go and which stay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// The directory of the checkpoints, relative to the working directory.
+    pub directory: String,
+    /// The newest so many stay; 0 keeps everything, whatever the other rules say.
+    pub keep_last: usize,
+    /// Those whose iteration is a multiple of this stay as well; 0: none.
+    pub keep_every: u64,
+    /// The best by a statistic stay as well: `STAT:min|max[:N]`.
+    pub keep_best: Option<KeepBest>,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { directory: "checkpoints".to_owned(), keep_last: 5, keep_every: 0, keep_best: None }
+    }
+}
+
+/// `evaluation`: how the strength of the network is measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluation {
+    /// Iterations between evaluations; 0: never.
+    pub interval: u64,
+    /// Games against each opponent, half of them moving first; an even number.
+    pub games: usize,
+    /// Simulations of the tree search for each move; at least 1.
+    pub simulations: usize,
+    /// Whom to play.
+    pub opponents: Vec<Opponent>,
+    /// Measure the share of positions in which the network's move is one that a solver would play.
+    /// Connect Four only.
+    pub positions: bool,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self {
+            interval: 10,
+            games: 40,
+            simulations: 64,
+            opponents: vec![Opponent::Random, Opponent::AlphaBeta { depth: 4 }],
+            positions: true,
+        }
+    }
+}
+
+/// `logging`: where the metrics go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logging {
+    /// The directory of the logs, relative to the working directory.
+    pub directory: String,
+    /// Write `metrics.jsonl`: one JSON object a line.
+    pub json: bool,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { directory: "logs".to_owned(), json: true, tensorboard: true }
+    }
+}

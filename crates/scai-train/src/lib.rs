@@ -1,0 +1,3 @@
+//! An AlphaZero-style self-play trainer for Connect Four.
+
+pub mod config;
