@@ -1,3 +1,4 @@
 //! An AlphaZero-style self-play trainer for Connect Four.
 
 pub mod config;
+pub mod metrics;
