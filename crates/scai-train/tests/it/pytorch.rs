@@ -66,8 +66,7 @@ fn pytorch_gives_the_same_outputs_and_its_own_networks_train_on() {
     let plan = Plan::Torch(torch::Plan::new(&Value::Dict(judged)).unwrap());
     scai_checkpoint::write_file(file("judged.pt"), plan, 1).unwrap();
 
-    let script =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/torch/check_network.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/torch/check_network.py");
     let files = ["checkpoint_iter_6.pt", "judged.pt", "fresh.pt"].map(file);
     let output = Command::new(python).arg(script).args(&files).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
