@@ -4,6 +4,7 @@ pub mod config;
 mod error;
 pub mod evaluation;
 mod event;
+pub mod metrics;
 mod network;
 mod random;
 mod replay;

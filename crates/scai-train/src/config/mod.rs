@@ -4,9 +4,15 @@
 //! the file, the line, the column and the key: a key that does not exist, a value of another type,
 //! a value with which no run could work. All errors of a file are found at once.
 
+mod check;
 mod error;
+mod file;
 mod names;
+mod read;
 mod sections;
+mod tree;
+
+use std::path::Path;
 
 use scai_checkpoint::{Retention, Rule};
 use serde::{Deserialize, Serialize};
@@ -58,7 +64,86 @@ impl Default for Config {
     }
 }
 
+/// Problems that are told at once. A file that is meant for something else has no end of them.
+const MOST_PROBLEMS: usize = 20;
+
 impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or [`Config::from_yaml`] refuses it.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let name = path.as_ref().display().to_string();
+        let text = file::read(path.as_ref(), &name)?;
+        Self::from_yaml(&text, &name)
+    }
+
+    /// Reads YAML 1.2. What is left out has its default; a text without content is all defaults.
+    ///
+    /// `name` is what errors call the text.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] with the first error of the syntax; or, if there is none, all keys
+    /// and types that are wrong; or, if there are none, all values with which no run could work.
+    pub fn from_yaml(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let invalid = |problems| ConfigError::Invalid { name: name.to_owned(), problems };
+        let mut tree = tree::parse(text).map_err(|problem| invalid(vec![problem]))?;
+        let mut problems = Vec::new();
+        // What is wrong is taken out, and the rest read again, until nothing wrong is left.
+        let config = loop {
+            let fault = match Self::deserialize(read::Reader(&tree)) {
+                Ok(config) => break config,
+                Err(fault) => fault.at(tree.referenced),
+            };
+            let positions = fault.positions();
+            problems.push(fault.into_problem(&all_keys()));
+            if positions.is_empty() || problems.len() == MOST_PROBLEMS {
+                return Err(invalid(problems));
+            }
+            tree.value.remove(&positions);
+        };
+        if problems.is_empty() {
+            problems = config.misfits(|key| {
+                let place = tree.value.get(key)?.referenced;
+                Some((place.line(), place.column()))
+            });
+        }
+        if problems.is_empty() { Ok(config) } else { Err(invalid(problems)) }
+    }
+
+    /// Checks the values, as [`Config::from_yaml`] does: for settings that come from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] with all values with which no run could work.
+    pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
+        let problems = self.misfits(|_| None);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid { name: name.to_owned(), problems })
+    }
+
+    /// What is wrong with the values, in the order of the file; `place` gives line and column of a
+    /// key, where it has one.
+    fn misfits(&self, place: impl Fn(&str) -> Option<(u64, u64)>) -> Vec<Problem> {
+        let problem = |misfit: check::Misfit| {
+            let place = misfit.keys.iter().find_map(|key| place(key));
+            let (line, column) = place.unzip();
+            Problem { line, column, message: misfit.message }
+        };
+        let mut problems: Vec<Problem> = check::misfits(self).into_iter().map(problem).collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems
+    }
+
+    /// Steps of the optimizer in the whole run, over which the learning rate's schedule goes.
+    pub fn total_steps(&self) -> u64 {
+        self.training.iterations.saturating_mul(self.training.steps_per_iteration)
+    }
+
     /// Which checkpoints stay, by `checkpoint.keep_last`, `keep_every` and `keep_best`.
     pub fn retention(&self) -> Retention {
         let Checkpoint { keep_last, keep_every, keep_best, .. } = &self.checkpoint;
@@ -70,4 +155,19 @@ impl Config {
         let rules = [Rule::Last(*keep_last)].into_iter().chain(every).chain(best).collect();
         Retention { rules }
     }
+}
+
+/// The paths of all keys, such as `training.batch_size`.
+fn all_keys() -> Vec<String> {
+    let Ok(serde_json::Value::Object(sections)) = serde_json::to_value(Config::default()) else {
+        return Vec::new();
+    };
+    let mut paths = Vec::new();
+    for (section, value) in sections {
+        if let serde_json::Value::Object(keys) = value {
+            paths.extend(keys.keys().map(|key| format!("{section}.{key}")));
+        }
+        paths.push(section);
+    }
+    paths
 }

@@ -1,6 +1,19 @@
 //! The promises of the trainer, kept.
 
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests look at real files, panic when something does not hold and say what they skip"
+)]
+
+mod config;
 mod exactness;
+mod metrics;
 mod search;
 mod support;
 mod transfer;
