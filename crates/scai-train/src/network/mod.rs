@@ -2,12 +2,14 @@
 
 mod dual_res_net;
 mod evaluator;
+mod saved;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 pub use dual_res_net::{DualResNet, DualResNetConfig};
 pub use evaluator::{Evaluation, Evaluator, NetworkEvaluator};
+pub use saved::SavedNetwork;
 
 /// A network that judges a position: which move, and who wins.
 ///
