@@ -67,6 +67,12 @@ pub(crate) fn protection(protection: Protection) -> &'static str {
     }
 }
 
+/// Says something on stderr.
+#[cfg(feature = "train")]
+pub(crate) fn say(message: &str) {
+    let _ = writeln!(anstream::stderr(), "{message}");
+}
+
 /// Says something on stderr that is no failure.
 pub(crate) fn warn(message: &str) {
     // Where stderr is closed, there is nobody to warn.
