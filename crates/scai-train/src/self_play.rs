@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use scai_games::{Game, Outcome};
 
 use crate::error::{Error, Result};
-use crate::network::Evaluator;
+use crate::network::{Cache, Evaluator};
 use crate::random::{Purpose, stream};
 use crate::replay::Samples;
 use crate::search::{SearchOptions, Tree, dirichlet, draw, expand_roots, most_visited, search};
@@ -158,25 +158,18 @@ fn play_group<G: Game>(
 ) -> Result<Played> {
     let mut games: Vec<Play<G>> =
         numbers.iter().map(|&number| Play::new(options.seed, number)).collect();
+    let mut cache = Cache::new(evaluator);
     loop {
         let mut active: Vec<&mut Play<G>> =
             games.iter_mut().filter(|game| !game.is_over()).collect();
         if active.is_empty() {
             break;
         }
-        let trees = |active: &mut Vec<&mut Play<G>>,
-                     work: &mut dyn FnMut(&mut [&mut Tree<G>]) -> Result<()>| {
-            let mut trees: Vec<&mut Tree<G>> =
-                active.iter_mut().map(|game| &mut game.tree).collect();
-            work(&mut trees)
-        };
-        trees(&mut active, &mut |trees| {
-            expand_roots(trees, evaluator, options.search.exploration, stop)
-        })?;
+        expand_roots(&mut trees(&mut active), &mut cache, options.search.exploration, stop)?;
         for game in &mut active {
             game.add_noise(options);
         }
-        trees(&mut active, &mut |trees| search(trees, evaluator, options.search, stop))?;
+        search(&mut trees(&mut active), &mut cache, options.search, stop)?;
         for game in &mut active {
             game.play(options);
             if game.is_over() {
@@ -197,4 +190,8 @@ fn play_group<G: Game>(
         played.samples.append(&game.finish(outcome));
     }
     Ok(played)
+}
+
+fn trees<'a, G>(games: &'a mut [&mut Play<G>]) -> Vec<&'a mut Tree<G>> {
+    games.iter_mut().map(|game| &mut game.tree).collect()
 }

@@ -9,7 +9,7 @@ pub use positions::{Optimality, optimality};
 
 use crate::config::Opponent;
 use crate::error::Result;
-use crate::network::Evaluator;
+use crate::network::{Cache, Evaluator};
 use crate::random::{Purpose, stream};
 use crate::search::{SearchOptions, Tree, draw, most_visited, search};
 use crate::stop::Stop;
@@ -159,7 +159,8 @@ fn searched<G: Game>(
     let mut trees: Vec<Tree<G>> = positions.iter().copied().map(Tree::new).collect();
     // The first descent only evaluates the root.
     let options = SearchOptions { simulations: options.simulations + 1, ..options };
-    search(&mut trees.iter_mut().collect::<Vec<_>>(), evaluator, options, stop)?;
+    let mut cache = Cache::new(evaluator);
+    search(&mut trees.iter_mut().collect::<Vec<_>>(), &mut cache, options, stop)?;
     Ok(trees)
 }
 

@@ -121,6 +121,8 @@ fn masked_crc(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Logging;
+    use crate::metrics::{Metrics, file};
 
     /// Written by TensorBoard: `python tests/tensorboard.py golden`.
     const GOLDEN: &[u8] = include_bytes!("../../tests/golden/tensorboard.events");
@@ -166,6 +168,25 @@ mod tests {
         assert_eq!(tags, ["loss/policy", "loss/value", "win_rate"]);
         assert_eq!(summary.value[1].simple_value, Some(0.0), "0 is a value");
         assert_eq!((second.step, second.wall_time), (1 << 40, 1_764_000_002.75));
+    }
+
+    #[test]
+    fn a_resumed_run_has_tensorboard_discard_what_comes_after_its_checkpoint() {
+        for (resumed_at, first) in [(None, 0), (Some(3), 4)] {
+            let directory = tempfile::tempdir().unwrap();
+            let logging = Logging { json: false, ..Logging::default() };
+            Metrics::open(directory.path(), &logging, resumed_at).unwrap();
+            let [name] = file::names(directory.path()).unwrap().try_into().unwrap();
+            let mut bytes = Vec::new();
+            file::rewrite(&directory.path().join(name), |content| {
+                bytes = content.to_vec();
+                bytes.clone()
+            })
+            .unwrap();
+            let [_, start] = events(&bytes).try_into().unwrap();
+            assert_eq!(start.step, first);
+            assert_eq!(start.what, Some(What::SessionLog(SessionLog { status: 1 })));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Networks with a policy and a value head, and their evaluation in batches.
 
+mod cache;
 mod dual_res_net;
 mod evaluator;
 mod saved;
@@ -7,6 +8,7 @@ mod saved;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+pub(crate) use cache::Cache;
 pub use dual_res_net::{DualResNet, DualResNetConfig};
 pub use evaluator::{Evaluation, Evaluator, NetworkEvaluator};
 pub use saved::SavedNetwork;

@@ -10,7 +10,7 @@ use scai_games::Game;
 pub use tree::{Exploration, Found, Leaf, Tree};
 
 use crate::error::{Error, Result};
-use crate::network::Evaluator;
+use crate::network::Cache;
 use crate::stop::Stop;
 
 /// How long and how widely to search.
@@ -26,14 +26,14 @@ pub struct SearchOptions {
 ///
 /// # Errors
 /// Those of the evaluator; [`Error::Stopped`] where it was asked to stop.
-pub fn search<G: Game>(
+pub(crate) fn search<G: Game>(
     trees: &mut [&mut Tree<G>],
-    evaluator: &dyn Evaluator<G>,
+    cache: &mut Cache<'_, G>,
     options: SearchOptions,
     stop: &Stop,
 ) -> Result<()> {
     for _ in 0..options.simulations {
-        simulate(trees, evaluator, options.exploration, stop)?;
+        simulate(trees, cache, options.exploration, stop)?;
     }
     Ok(())
 }
@@ -42,20 +42,20 @@ pub fn search<G: Game>(
 ///
 /// # Errors
 /// As [`search`].
-pub fn expand_roots<G: Game>(
+pub(crate) fn expand_roots<G: Game>(
     trees: &mut [&mut Tree<G>],
-    evaluator: &dyn Evaluator<G>,
+    cache: &mut Cache<'_, G>,
     exploration: Exploration,
     stop: &Stop,
 ) -> Result<()> {
     let mut fresh: Vec<&mut Tree<G>> =
         trees.iter_mut().filter(|tree| !tree.is_expanded()).map(|tree| &mut **tree).collect();
-    simulate(&mut fresh, evaluator, exploration, stop)
+    simulate(&mut fresh, cache, exploration, stop)
 }
 
 fn simulate<G: Game>(
     trees: &mut [&mut Tree<G>],
-    evaluator: &dyn Evaluator<G>,
+    cache: &mut Cache<'_, G>,
     exploration: Exploration,
     stop: &Stop,
 ) -> Result<()> {
@@ -69,13 +69,11 @@ fn simulate<G: Game>(
             positions.push(position);
         }
     }
-    if positions.is_empty() {
-        return Ok(());
-    }
-    let evaluations = evaluator.evaluate(&positions)?;
-    for (((i, leaf), position), evaluation) in leaves.into_iter().zip(&positions).zip(&evaluations)
-    {
-        trees[i].expand(leaf, position, evaluation);
+    cache.judge(&positions)?;
+    for ((i, leaf), position) in leaves.into_iter().zip(&positions) {
+        if let Some(evaluation) = cache.get(position) {
+            trees[i].expand(leaf, position, evaluation);
+        }
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The promises of the trainer, kept.
+//! What the trainer promises, as seen from outside; one binary.
 
 #![allow(
     missing_docs,
