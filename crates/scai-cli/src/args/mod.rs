@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use scai_checkpoint::{DType, Goal, Retention, Rule};
 
 #[cfg(feature = "train")]
-pub(crate) use train::{EvalArgs, PlayArgs, ResumeFrom, TrainArgs};
+pub(crate) use train::{EvalArgs, First, PlayArgs, ResumeFrom, TrainArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:

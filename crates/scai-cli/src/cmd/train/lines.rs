@@ -60,7 +60,7 @@ impl Lines {
                 stats.loss,
                 stats.policy_loss,
                 stats.value_loss,
-                short(stats.learning_rate)
+                rate(stats.learning_rate)
             ),
             false => "no learning yet".to_owned(),
         });
@@ -111,9 +111,10 @@ fn results(stats: &TrainingStats) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Three digits.
-fn short(value: f64) -> String {
-    crate::render::short(value)
+/// A learning rate: digits enough for a small one, and no exponent.
+fn rate(value: f64) -> String {
+    let text = format!("{value:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A time as a person reads it.
