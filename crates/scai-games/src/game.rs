@@ -87,7 +87,8 @@ pub struct SolvedPosition<G> {
 }
 
 impl<G> SolvedPosition<G> {
-    /// Whether `action` keeps the best result that can be reached: a win, or else a draw.
+    /// Whether `action` keeps what the best move achieves: a win, a draw, or else a loss. How
+    /// early a win or a loss comes does not count.
     pub fn is_optimal(&self, action: usize) -> bool {
         let best = self.verdicts.iter().flatten().max();
         let verdict = self.verdicts.get(action).copied().flatten();

@@ -20,6 +20,7 @@
 mod connect_four;
 mod game;
 mod player;
+pub mod positions;
 pub mod solver;
 mod tic_tac_toe;
 

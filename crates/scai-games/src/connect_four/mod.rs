@@ -5,7 +5,7 @@ pub(crate) mod bits;
 use std::fmt;
 
 use self::bits::{CELLS, COLUMNS, ROWS};
-use crate::game::{Game, Outcome};
+use crate::game::{Game, Outcome, SolvedPosition};
 
 /// What an open three, an open two and a disc in the centre column are worth in
 /// [`ConnectFour::heuristic`].
@@ -130,6 +130,10 @@ impl Game for ConnectFour {
 
     /// Counts what the player to move has more of than the opponent: lines of four cells with
     /// three or two discs of one player and none of the other, and discs in the centre column.
+    fn solved_positions() -> &'static [SolvedPosition<Self>] {
+        crate::positions::positions()
+    }
+
     fn heuristic(&self) -> i32 {
         let empty = bits::BOARD & !self.all;
         let of = |discs: u64| {

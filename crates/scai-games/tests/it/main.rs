@@ -11,7 +11,11 @@
 
 mod connect_four;
 mod game;
+#[allow(dead_code, reason = "`main` is for the command line")]
+#[path = "../../examples/make_positions.rs"]
+mod make_positions;
 mod players;
+mod positions;
 mod solver;
 mod support;
 mod tic_tac_toe;

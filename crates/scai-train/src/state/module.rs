@@ -244,20 +244,24 @@ pub(crate) fn shared<const D: usize>(tensor: BurnTensor<D>, spec: &Spec) -> Resu
 }
 
 /// A tensor of a checkpoint as one of burn, on the device and in the place of `current`.
+///
+/// The elements lie in memory as burn itself lays them out, row by row: a transposed view would
+/// have the same elements, and products of matrices would differ in their last bits.
 pub(crate) fn loaded<const D: usize>(
     tensor: &Tensor,
     spec: &Spec,
     current: &BurnTensor<D>,
 ) -> Result<BurnTensor<D>> {
-    let values: Vec<f32> = tensor.to_vec()?;
-    let shape: [usize; D] = spec
+    let mut values: Vec<f32> = tensor.to_vec()?;
+    let mut shape: [usize; D] = spec
         .shape
         .as_slice()
         .try_into()
         .map_err(|_| Error::State(format!("`{}` has another rank", spec.name)))?;
-    let loaded = BurnTensor::from_data(TensorData::new(values, shape), &current.device());
-    Ok(match spec.layout {
-        Layout::Transposed => loaded.transpose(),
-        Layout::Same => loaded,
-    })
+    if spec.layout == Layout::Transposed {
+        let (rows, columns) = (shape[0], shape[1]);
+        values = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
+        shape.reverse();
+    }
+    Ok(BurnTensor::from_data(TensorData::new(values, shape), &current.device()))
 }

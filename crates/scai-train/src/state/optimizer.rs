@@ -141,7 +141,7 @@ impl Adam {
     ///
     /// The saved parameters are known by the names in `param_names`. Where there are none, as when
     /// PyTorch's optimizer was made from bare parameters, they are those of `model`, the saved
-    /// state dict of the model, in its order.
+    /// state dict of the model, in its order. An empty dict is an optimizer without moments.
     ///
     /// # Errors
     /// Where the saved state is none of Adam. A strict match that fails: the report says what
@@ -154,6 +154,9 @@ impl Adam {
         options: &MatchOptions,
         device: &Device,
     ) -> Result<(Self, LoadReport)> {
+        if saved.as_dict().is_some_and(Dict::is_empty) {
+            return Ok((Self::new(self.weight_decay), LoadReport::default()));
+        }
         let parameters = || specs.iter().filter(|spec| spec.role == Role::Parameter);
         let wanted: Vec<TensorSpec> = parameters()
             .map(|Spec { name, shape, .. }| TensorSpec {

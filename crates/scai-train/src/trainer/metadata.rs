@@ -12,7 +12,7 @@ use crate::error::Result;
 /// The metadata of a checkpoint.
 #[derive(Debug, Serialize)]
 struct Metadata<'a> {
-    game: crate::config::Game,
+    game: &'a str,
     notes: &'a str,
     config: &'a Config,
     /// Time spent in training, over all resumes.
@@ -49,9 +49,9 @@ impl RunInfo {
         self.started = Instant::now();
     }
 
-    pub(super) fn metadata(&self, config: &Config) -> Result<Value> {
+    pub(super) fn metadata(&self, game: &str, config: &Config) -> Result<Value> {
         Ok(to_value(&Metadata {
-            game: config.game,
+            game,
             notes: &config.notes,
             config,
             elapsed_seconds: (self.before + self.started.elapsed()).as_secs_f64(),

@@ -421,7 +421,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
 
     /// The state after the last iteration that is done, as a checkpoint.
     fn checkpoint(&self) -> Result<Checkpoint> {
-        let metadata = self.info.metadata(&self.config)?;
+        let metadata = self.info.metadata(G::NAME, &self.config)?;
         self.state.to_checkpoint::<G>(&self.config, metadata)
     }
 

@@ -2,7 +2,7 @@
 
 use scai_train::{Ended, Event, Stop};
 
-use crate::support::{Small, config, train, tree};
+use crate::support::{Small, assert_same, config, train, tree};
 
 #[test]
 fn a_training_resumed_after_every_iteration_ends_with_the_same_bits() {
@@ -27,7 +27,7 @@ fn a_training_resumed_after_every_iteration_ends_with_the_same_bits() {
         trainer.train(&mut observer, &stop).unwrap();
     }
     for iteration in [2, 4, 6] {
-        assert_eq!(tree(straight.path(), iteration), tree(resumed.path(), iteration));
+        assert_same(&tree(straight.path(), iteration), &tree(resumed.path(), iteration));
     }
 }
 
@@ -39,7 +39,7 @@ fn threads_change_nothing() {
         config.self_play.threads = threads;
         train(&mut Small::new(config).unwrap());
     }
-    assert_eq!(tree(one.path(), 6), tree(three.path(), 6));
+    assert_same(&tree(one.path(), 6), &tree(three.path(), 6));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_stop_in_the_middle_of_an_iteration_saves_the_one_before_and_loses_nothing()
     let mut trainer = Small::new(config(stopped.path())).unwrap();
     assert_eq!(trainer.resume().unwrap().unwrap().iteration, 3);
     train(&mut trainer);
-    assert_eq!(tree(straight.path(), 6), tree(stopped.path(), 6));
+    assert_same(&tree(straight.path(), 6), &tree(stopped.path(), 6));
 }
 
 #[test]
@@ -93,5 +93,5 @@ fn a_save_in_the_background_holds_the_state_at_its_call() {
     };
     trainer.train(&mut observer, &stop).unwrap();
     drop(trainer);
-    assert_eq!(tree(background.path(), 2), tree(alone.path(), 2));
+    assert_same(&tree(background.path(), 2), &tree(alone.path(), 2));
 }

@@ -14,6 +14,7 @@
 mod config;
 mod exactness;
 mod metrics;
+mod pytorch;
 mod search;
 mod support;
 mod transfer;

@@ -41,3 +41,17 @@ pub(crate) fn tree(directory: &Path, iteration: u64) -> Value {
     }
     checkpoint.to_tree().unwrap()
 }
+
+/// Fails with the paths of what differs.
+#[track_caller]
+pub(crate) fn assert_same(a: &Value, b: &Value) {
+    let mut different = Vec::new();
+    a.visit(&mut |path, value| {
+        let leaf = value.children().is_empty();
+        if leaf && b.lookup(path) != Some(value) {
+            different.push(path.to_owned());
+        }
+    });
+    assert!(different.is_empty(), "these differ: {different:?}");
+    assert!(a == b, "the second has more than the first");
+}

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use scai_checkpoint::codec::{Plan, torch};
 use scai_checkpoint::{Error as CheckpointError, MatchOptions, Strictness};
 use scai_train::{Config, Error, LoadOptions, Restore};
 
@@ -43,7 +44,7 @@ fn more_blocks_keep_the_parameters_and_moments_of_the_old_ones_by_name() {
 
     let report = trainer.load_checkpoint(&path, &partial()).unwrap();
     assert_eq!(report.network.missing.len(), 5 * 12);
-    assert_eq!(report.network.loaded.len(), 20 * 12 + 6 + 7 + 9);
+    assert_eq!(report.network.loaded.len(), 20 * 12 + 6 + 8 + 10);
     // Of each block the two convolutions and the weights and biases of two batch norms.
     assert_eq!(report.optimizer.missing.len(), 5 * 6);
     assert_eq!(report.optimizer.loaded.len(), 20 * 6 + 3 + 5 + 7);
@@ -79,7 +80,8 @@ fn a_bare_state_dict_is_a_network_to_start_from() {
     train(&mut Small::new(with_blocks(small.path(), 2)).unwrap());
     let tree_of = tree(small.path(), 2);
     let weights = other.path().join("weights.pt");
-    scai_checkpoint::write_file(&weights, tree_of.lookup("model_state_dict").unwrap()).unwrap();
+    let plan = torch::Plan::new(tree_of.lookup("model_state_dict").unwrap()).unwrap();
+    scai_checkpoint::write_file(&weights, Plan::Torch(plan), 1).unwrap();
 
     let mut trainer = Small::new(with_blocks(other.path(), 2)).unwrap();
     let options = LoadOptions { restore: Restore::Network, ..LoadOptions::default() };
