@@ -6,6 +6,7 @@
 //! | 1 | something is damaged; the two differ |
 //! | 2 | it could not be done: wrong usage, no such file, no space |
 //! | 3 | nothing is damaged as far as can be told, but a file carries no checksums |
+//! | 130, 143 | training was stopped by SIGINT (Ctrl-C), by SIGTERM; saved, unless there were two |
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +23,14 @@ pub(crate) enum Exit {
     Error,
     /// A file carries no checksums.
     Unprotected,
+    /// Training was stopped by the signal of this number, and saved.
+    #[cfg(feature = "train")]
+    Stopped(u8),
 }
+
+/// What shells add to the number of a signal that ended a program.
+#[cfg(feature = "train")]
+pub(crate) const BY_SIGNAL: u8 = 128;
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -31,6 +39,8 @@ impl From<Exit> for ExitCode {
             Exit::Found => 1,
             Exit::Error => 2,
             Exit::Unprotected => 3,
+            #[cfg(feature = "train")]
+            Exit::Stopped(signal) => BY_SIGNAL.saturating_add(signal),
         })
     }
 }
@@ -82,5 +92,15 @@ impl From<scai_checkpoint::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Output(error)
+    }
+}
+
+#[cfg(feature = "train")]
+impl From<scai_train::Error> for Failure {
+    fn from(error: scai_train::Error) -> Self {
+        match error {
+            scai_train::Error::Checkpoint(error) => Self::Engine(error),
+            error => Self::usage(error.to_string(), None),
+        }
     }
 }

@@ -21,11 +21,7 @@ impl<'a> Input<'a> {
     /// Opens a file. One without checksums is read, with a warning.
     pub(crate) fn open(path: &'a Path) -> Result<Self, Failure> {
         if path.is_dir() {
-            let shown = path.display();
-            return Err(Failure::usage(
-                format!("`{shown}` is a directory"),
-                Some(format!("name a file in it; `scai list {shown}` shows them")),
-            ));
+            return Err(is_directory(path));
         }
         let file = open_file(path, Unprotected::Accept).map_err(|error| match error {
             Error::NotFound { .. } => no_such_file(path),
@@ -65,6 +61,39 @@ pub(crate) fn protection(protection: Protection) -> &'static str {
         Protection::Crc32 => "crc32",
         Protection::Digests => "digests",
     }
+}
+
+/// The network of a checkpoint of a training.
+#[cfg(feature = "train")]
+pub(crate) fn network(path: &Path) -> Result<scai_train::SavedNetwork, Failure> {
+    use scai_train::{Error as Training, SavedNetwork};
+
+    let shown = path.display();
+    if path.is_dir() {
+        return Err(is_directory(path));
+    }
+    SavedNetwork::open(path).map_err(|error| match error {
+        Training::Checkpoint(Error::NotFound { .. }) => no_such_file(path),
+        Training::State(what) => Failure::usage(
+            format!("`{shown}` is no checkpoint of `scai train`: {what}"),
+            Some(format!("`scai show {shown}` shows what is in it")),
+        ),
+        error => error.into(),
+    })
+}
+
+fn is_directory(path: &Path) -> Failure {
+    let shown = path.display();
+    Failure::usage(
+        format!("`{shown}` is a directory"),
+        Some(format!("name a file in it; `scai list {shown}` shows them")),
+    )
+}
+
+/// Says something on stderr.
+#[cfg(feature = "train")]
+pub(crate) fn say(message: &str) {
+    let _ = writeln!(anstream::stderr(), "{message}");
 }
 
 /// Says something on stderr that is no failure.

@@ -40,6 +40,16 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<Exit, Failure> {
     let mut out = anstream::stdout().lock();
     let exit = match command {
+        #[cfg(feature = "train")]
+        Command::Train(args) => {
+            // Threads of a training write to it.
+            drop(out);
+            return cmd::train::run(args);
+        }
+        #[cfg(feature = "train")]
+        Command::Play(args) => cmd::play::run(args, &mut out),
+        #[cfg(feature = "train")]
+        Command::Eval(args) => cmd::eval::run(args, &mut out),
         Command::List(args) => cmd::list::run(args, &mut out),
         Command::Verify(args) => cmd::verify::run(args, &mut out),
         Command::Show(args) => cmd::show::run(args, &mut out),

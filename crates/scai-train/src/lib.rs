@@ -19,10 +19,15 @@ mod trainer;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use event::{Event, Observer, Timing};
-pub use network::{DualResNet, DualResNetConfig, Evaluation, Evaluator, Network, NetworkEvaluator};
+pub use network::{
+    DualResNet, DualResNetConfig, Evaluation, Evaluator, Network, NetworkEvaluator, SavedNetwork,
+};
 pub use replay::{Augment, Batch, ReplayBuffer, Samples};
 pub use self_play::{Played, SelfPlayOptions, self_play};
 pub use state::{Adam, Restore, Restored};
 pub use stats::TrainingStats;
 pub use stop::Stop;
 pub use trainer::{Ended, LoadOptions, ResumedAt, Trainer};
+
+/// What computes, as the metadata of checkpoints names it: burn's backend in pure Rust, on the CPU.
+pub const BACKEND: &str = "burn-flex";

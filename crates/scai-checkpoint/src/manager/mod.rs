@@ -291,6 +291,16 @@ impl CheckpointManager {
         commit::remove_durably(&*self.shared.store, &[name::pin(name)])
     }
 
+    /// Takes the right to write to the directory now, which the first write takes otherwise: whoever
+    /// works for minutes before it learns at once that another process writes there.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process writes to the directory; [`Error::Io`] where this
+    /// one may not.
+    pub fn claim(&self) -> Result<()> {
+        self.shared.writing.begin(&*self.shared.store).map(drop)
+    }
+
     /// The directory.
     pub fn directory(&self) -> String {
         self.shared.store.describe()

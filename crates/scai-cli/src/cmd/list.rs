@@ -11,7 +11,7 @@ use crate::args::ListArgs;
 use crate::exit::{Exit, Failure};
 use crate::locate::{manager, nearest};
 use crate::progress;
-use crate::render::{number, one_line, paint, size, style, table, write_json, write_table};
+use crate::render::{number, one_line, paint, size, style, table, time, write_json, write_table};
 
 /// Statistics shown when none are named.
 const FEW: usize = 4;
@@ -136,10 +136,4 @@ fn cells(row: &Row, stats: &[String]) -> Vec<String> {
     }
     cells.push(notes.join(", "));
     cells
-}
-
-/// `2026-11-23T08:00:00.000000+00:00` to the second.
-fn time(timestamp: &str) -> String {
-    let text = one_line(timestamp).replacen('T', " ", 1);
-    text.get(..19).map_or_else(|| text.clone(), str::to_owned)
 }

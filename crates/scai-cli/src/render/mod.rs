@@ -100,6 +100,12 @@ pub(crate) fn short(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
+/// `2026-11-23T08:00:00.000000+00:00` to the second.
+pub(crate) fn time(timestamp: &str) -> String {
+    let text = one_line(timestamp).replacen('T', " ", 1);
+    text.get(..19).map_or_else(|| text.clone(), str::to_owned)
+}
+
 /// A table without lines, columns apart by two spaces; columns without anything in them are left
 /// out.
 ///

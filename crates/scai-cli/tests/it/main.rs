@@ -5,16 +5,28 @@
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "tests prepare real files and panic when something does not hold"
+    reason = "tests prepare real files, panic when something does not hold and say what they skip"
 )]
 
 mod convert;
 mod diff;
 mod directory;
+#[cfg(feature = "train")]
+mod play;
 mod show;
 mod support;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(feature = "train")]
+mod train_errors;
+#[cfg(feature = "train")]
+mod train_kill;
+#[cfg(feature = "train")]
+mod train_support;
 mod usage;
 mod verify;

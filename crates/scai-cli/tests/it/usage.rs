@@ -6,6 +6,7 @@ use insta::assert_snapshot;
 
 use crate::support::{Sandbox, state};
 
+#[cfg(feature = "train")]
 #[test]
 fn help_tells_the_commands_and_the_exit_codes() {
     let sandbox = Sandbox::new();

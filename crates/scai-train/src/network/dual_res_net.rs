@@ -6,7 +6,10 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
+use scai_games::Game;
+
 use super::Network;
+use crate::config::Model;
 
 /// Channels of the policy head before its linear layer.
 const POLICY_CHANNELS: usize = 16;
@@ -85,6 +88,16 @@ fn batch_norm(channels: usize, device: &Device) -> BatchNorm {
 }
 
 impl DualResNetConfig {
+    /// The network of a configuration, for a game.
+    pub fn of<G: Game>(model: &Model) -> Self {
+        Self {
+            num_blocks: model.num_blocks,
+            channels: model.channels,
+            planes: G::PLANES,
+            actions: G::ACTIONS,
+        }
+    }
+
     /// A network with random parameters.
     pub fn init(&self, device: &Device) -> DualResNet {
         let [input, rows, columns] = self.planes;

@@ -3,6 +3,7 @@
 mod cache;
 mod dual_res_net;
 mod evaluator;
+mod saved;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -10,6 +11,7 @@ use burn::tensor::Tensor;
 pub(crate) use cache::Cache;
 pub use dual_res_net::{DualResNet, DualResNetConfig};
 pub use evaluator::{Evaluation, Evaluator, NetworkEvaluator};
+pub use saved::SavedNetwork;
 
 /// A network that judges a position: which move, and who wins.
 ///

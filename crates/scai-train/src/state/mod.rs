@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use burn::module::Module;
 use burn::tensor::Device;
 use scai_checkpoint::{
-    Checkpoint, Dict, LoadReport, MatchOptions, Strictness, Value, from_value, match_state,
-    to_value,
+    Checkpoint, DType, Dict, LoadReport, MatchOptions, Strictness, TensorSpec, Value, from_value,
+    match_state, to_value,
 };
 use scai_games::Game;
 
@@ -156,6 +156,22 @@ impl<N: Module> TrainingState<N> {
         };
         Ok((state, report))
     }
+}
+
+/// The parameters of a network, as a state dict has them.
+pub(crate) fn parameters<N: Module>(network: &N) -> Vec<TensorSpec> {
+    let specs = module::specs(network).into_iter();
+    let parameters = specs.filter(|spec| spec.role == module::Role::Parameter);
+    parameters
+        .map(|spec| TensorSpec { name: spec.name, dtype: DType::Float32, shape: spec.shape })
+        .collect()
+}
+
+/// A network with the tensors of a state dict, all of which must match.
+pub(crate) fn with_state_dict<N: Module>(network: N, saved: &Value) -> Result<N> {
+    let expected = module::expected(&module::specs(&network));
+    let matched = match_state(saved, &expected, &MatchOptions::default())?;
+    module::with_tensors(network, &matched.tensors.into_iter().collect())
 }
 
 fn missing(part: &str) -> Error {

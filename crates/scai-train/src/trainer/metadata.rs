@@ -59,7 +59,7 @@ impl RunInfo {
             host: &self.host,
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
             scai_version: env!("CARGO_PKG_VERSION"),
-            backend: "burn-flex",
+            backend: crate::BACKEND,
         })?)
     }
 }

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Dict, MatchOptions, Options, Skipped, Value, open_file,
+    Checkpoint, CheckpointManager, Dict, MatchOptions, Options, Skipped, TensorSpec, Value,
+    open_file,
 };
 use scai_games::Game;
 
@@ -29,7 +30,7 @@ use crate::replay::Augment;
 use crate::schedule::learning_rate;
 use crate::search::{Exploration, SearchOptions};
 use crate::self_play::{SelfPlayOptions, self_play};
-use crate::state::{Restore, Restored, TrainingState, initialised};
+use crate::state::{Restore, Restored, TrainingState, initialised, parameters};
 use crate::stats::TrainingStats;
 use crate::stop::Stop;
 
@@ -101,12 +102,7 @@ impl<G: Game> Trainer<G, DualResNet> {
     /// # Errors
     /// Where the directory of the checkpoints cannot be created.
     pub fn new(config: Config) -> Result<Self> {
-        let network = DualResNetConfig {
-            num_blocks: config.model.num_blocks,
-            channels: config.model.channels,
-            planes: G::PLANES,
-            actions: G::ACTIONS,
-        };
+        let network = DualResNetConfig::of::<G>(&config.model);
         Self::with_network(config, |device| network.init(device))
     }
 }
@@ -145,6 +141,11 @@ impl<G: Game, N: Network> Trainer<G, N> {
     /// The network as it is after the last iteration that is done.
     pub fn network(&self) -> &N {
         &self.state.network
+    }
+
+    /// The parameters of the network: name, element type and shape, as a state dict has them.
+    pub fn parameters(&self) -> Vec<TensorSpec> {
+        parameters(&self.state.network)
     }
 
     /// The network, ready to judge positions.

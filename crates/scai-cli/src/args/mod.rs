@@ -1,19 +1,26 @@
 //! What can be typed.
 
+#[cfg(feature = "train")]
+mod train;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use scai_checkpoint::{DType, Goal, Retention, Rule};
 
+#[cfg(feature = "train")]
+pub(crate) use train::{EvalArgs, First, PlayArgs, ResumeFrom, TrainArgs};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is damaged; the two are identical
   1  something is damaged; the two differ
   2  it could not be done: wrong usage, no such file, no space
-  3  nothing is damaged as far as can be told, but a file carries no checksums";
+  3  nothing is damaged as far as can be told, but a file carries no checksums
+130  training was stopped by Ctrl-C (SIGINT), 143 by SIGTERM; with a second signal, at once";
 
-/// Look at, check, compare, convert and tidy up training checkpoints.
+/// Train by self-play; look at, check, compare, convert and tidy up training checkpoints.
 ///
 /// Reads what `torch.save` writes, checkpoints of scai, and safetensors, without Python and
 /// without running anything that is in a file.
@@ -47,6 +54,15 @@ impl Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Train a network by self-play; goes on where the last run was stopped or killed
+    #[cfg(feature = "train")]
+    Train(TrainArgs),
+    /// Play against the network of a checkpoint
+    #[cfg(feature = "train")]
+    Play(PlayArgs),
+    /// Measure how strong the networks of checkpoints play
+    #[cfg(feature = "train")]
+    Eval(EvalArgs),
     /// List the checkpoints of a directory, by iteration
     List(ListArgs),
     /// Show what is in a file

@@ -1,0 +1,135 @@
+//! What can be typed to train, to play and to measure.
+
+use std::convert::Infallible;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args as ClapArgs;
+use scai_train::config::Opponent;
+
+/// Which settings, where to begin.
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = "\
+Ctrl-C or SIGTERM finishes the step under way, saves and leaves; a second one leaves at once. A
+training may be killed at any moment: it goes on from the newest sound checkpoint and ends with the
+same network, bit for bit.")]
+pub(crate) struct TrainArgs {
+    /// The settings [default: config.yaml where there is one, built-in defaults otherwise]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where to go on: `auto` is the newest sound checkpoint of the directory, or the beginning
+    /// where there is none; `never` is the beginning; or a file. Without it, asks on a terminal and
+    /// takes `auto` elsewhere
+    #[arg(long, value_name = "auto|never|FILE")]
+    pub(crate) resume: Option<ResumeFrom>,
+    /// Begin with what fits of the network and the optimizer of a checkpoint: with more or fewer
+    /// blocks, say. Not used where the training goes on from a checkpoint of its own
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Where the checkpoints go, instead of `checkpoint.directory`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint_dir: Option<String>,
+    /// Iterations of the whole run, instead of `training.iterations`
+    #[arg(long, value_name = "N")]
+    pub(crate) iterations: Option<NonZeroU64>,
+    /// Print one JSON object for each event
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where a training goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ResumeFrom {
+    /// The newest checkpoint of the directory that is sound.
+    Auto,
+    /// The beginning.
+    Never,
+    /// This file.
+    File(PathBuf),
+}
+
+impl FromStr for ResumeFrom {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "never" => Self::Never,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// Against which network.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlayArgs {
+    /// The checkpoint
+    pub(crate) checkpoint: PathBuf,
+    /// Simulations of the search for each move of the network [default: `evaluation.simulations`
+    /// of the settings it was trained with]
+    #[arg(long, value_name = "N")]
+    pub(crate) simulations: Option<NonZeroUsize>,
+    /// Who makes the first move
+    #[arg(long, value_name = "WHO", default_value = "me")]
+    pub(crate) first: First,
+    /// Show what the network thinks
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum First {
+    Me,
+    Network,
+}
+
+/// Which networks, against whom.
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = "\
+A draw counts half. With several checkpoints each also plays every other; the first moves of these
+games are drawn by the visits of the search, so that no two games are the same.")]
+pub(crate) struct EvalArgs {
+    /// Checkpoints of one game
+    #[arg(required = true, value_name = "CHECKPOINT")]
+    pub(crate) checkpoints: Vec<PathBuf>,
+    /// Games of each pair, an even number: each side moves first in half of them
+    #[arg(long, value_name = "N", default_value = "100", value_parser = even)]
+    pub(crate) games: usize,
+    /// Simulations of the search for each move [default: `evaluation.simulations` of the settings
+    /// a network was trained with]
+    #[arg(long, value_name = "N")]
+    pub(crate) simulations: Option<NonZeroUsize>,
+    /// Whom to play: `random` and `alphabeta:DEPTH`, separated by commas; `none`
+    #[arg(
+        long,
+        value_name = "WHO",
+        value_delimiter = ',',
+        default_value = "random,alphabeta:4",
+        value_parser = rival
+    )]
+    pub(crate) opponents: Vec<Rival>,
+    /// Also measure the share of solved positions that are played perfectly
+    #[arg(long)]
+    pub(crate) positions: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// An opponent, or nobody.
+pub(crate) type Rival = Option<Opponent>;
+
+fn rival(text: &str) -> Result<Rival, String> {
+    match text {
+        "none" => Ok(None),
+        text => text.parse().map(Some),
+    }
+}
+
+fn even(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(games @ 2..) if games % 2 == 0 => Ok(games),
+        _ => Err("it is an even number of 2 or more".to_owned()),
+    }
+}

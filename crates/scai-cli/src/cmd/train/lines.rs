@@ -1,0 +1,191 @@
+//! A training as lines for people.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use scai_checkpoint::Saved;
+use scai_train::{Config, Event, Observer, Stop, Timing, TrainingStats};
+
+use super::screen::{Screen, strong};
+use super::start::Start;
+use super::{End, Show, cause, header, settings};
+use crate::render::{count, counted, number, one_line, paint, size, style};
+
+/// Shows a training: one line an iteration, and a bar for what is under way.
+pub(super) struct Lines {
+    screen: Screen,
+    stop: Stop,
+    /// Iterations of the whole run.
+    iterations: u64,
+    save_interval: u64,
+    directory: String,
+    /// The iteration before.
+    before: TrainingStats,
+    begun: Instant,
+    /// How long training waited for a save that is under way, by its iteration.
+    waited: HashMap<u64, Duration>,
+}
+
+impl Lines {
+    pub(super) fn new(screen: Screen, config: &Config, stop: Stop) -> Self {
+        Self {
+            screen,
+            stop,
+            iterations: config.training.iterations,
+            save_interval: config.training.save_interval,
+            directory: config.checkpoint.directory.clone(),
+            before: TrainingStats::default(),
+            begun: Instant::now(),
+            waited: HashMap::new(),
+        }
+    }
+
+    fn phase(&self, iteration: u64, what: &str, done: u64, of: u64) {
+        let prefix = format!("iteration {iteration}/{}", self.iterations);
+        self.screen.phase(&prefix, what, done, of);
+    }
+
+    fn iteration(&self, stats: &TrainingStats, evaluated: bool, timing: Timing) -> String {
+        let TrainingStats { total_iterations: iteration, total_games, total_positions, .. } =
+            *stats;
+        let total = self.iterations.to_string();
+        let mut parts = vec![
+            format!("iteration {iteration:>width$}/{total}", width = total.len()),
+            counted(total_games, "game"),
+            format!("{} positions", count(total_positions)),
+        ];
+        parts.push(match stats.total_steps > self.before.total_steps {
+            true => format!(
+                "loss {:.3} (policy {:.3}, value {:.3}), lr {}",
+                stats.loss,
+                stats.policy_loss,
+                stats.value_loss,
+                rate(stats.learning_rate)
+            ),
+            false => "no learning yet".to_owned(),
+        });
+        if evaluated {
+            parts.extend(results(stats).map(|(name, share)| format!("{name} {share}")));
+        }
+        parts.push(seconds(timing.self_play + timing.learning + timing.evaluation));
+        parts.join("  ")
+    }
+
+    fn saved(&mut self, iteration: u64, saved: &Saved) {
+        let waited = self.waited.remove(&iteration).unwrap_or_default();
+        let waited = match waited.is_zero() {
+            true => String::new(),
+            false => format!(", training waited {:.1} ms", waited.as_secs_f64() * 1e3),
+        };
+        let line = format!("saved {} ({}){waited}", one_line(&saved.name), size(saved.size));
+        self.screen.print(&paint(style::DIM, line));
+        for warning in &saved.warnings {
+            self.screen.warn(&warning.to_string());
+        }
+    }
+
+    fn save_failed(&mut self, iteration: u64, error: &scai_train::Error) {
+        let waited = self.waited.remove(&iteration);
+        let what = format!("iteration {iteration} could not be saved: {}", cause(error));
+        if iteration < self.iterations && !self.stop.is_asked() {
+            let next = (iteration / self.save_interval + 1) * self.save_interval;
+            let next = next.min(self.iterations);
+            self.screen.warn(&format!(
+                "{what}\n  training goes on; the next save is tried at iteration {next}"
+            ));
+        } else if waited.is_some_and(|waited| !waited.is_zero()) {
+            self.screen.warn(&format!("{what}\n  it is tried once more"));
+        }
+        // The last try of all ends the program with this error.
+    }
+}
+
+/// The rate and what it was measured by, best known first.
+fn results(stats: &TrainingStats) -> impl Iterator<Item = (String, String)> {
+    stats.evaluation.iter().map(|(name, share)| {
+        let name = match name.strip_prefix("win_rate_") {
+            Some(opponent) => format!("vs {opponent}"),
+            None => name.replace('_', " "),
+        };
+        (name, format!("{:.0}%", share * 100.0))
+    })
+}
+
+/// A learning rate: digits enough for a small one, and no exponent.
+fn rate(value: f64) -> String {
+    let text = format!("{value:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A time as a person reads it.
+fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match time.as_secs() {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60),
+        whole => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+impl Observer for Lines {
+    fn on_event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::SelfPlay { iteration, games, of } => {
+                self.phase(*iteration, "playing games", *games as u64, *of as u64);
+            }
+            Event::Learning { iteration, steps, of } => {
+                self.phase(*iteration, "learning", *steps, *of);
+            }
+            Event::Evaluating { iteration, what } => self.phase(*iteration, what, 0, 0),
+            Event::Iteration { stats, evaluated, timing } => {
+                self.screen.print(&self.iteration(stats, *evaluated, *timing));
+                self.before = (*stats).clone();
+            }
+            Event::Saving { iteration, waited } => drop(self.waited.insert(*iteration, *waited)),
+            Event::Saved { iteration, saved } => self.saved(*iteration, saved),
+            Event::SaveFailed { iteration, error } => self.save_failed(*iteration, error),
+            _ => {}
+        }
+    }
+}
+
+impl Show for Lines {
+    fn begin(&mut self, config: &Config, start: &Start, parameters: u64) {
+        self.before = start.stats().clone();
+        self.begun = Instant::now();
+        self.screen.say(&header(config, parameters));
+        self.screen.say(&start.describe(config));
+    }
+
+    fn end(&mut self, end: &End) {
+        let iteration = self.before.total_iterations;
+        let text = match end {
+            End::WasComplete => format!(
+                "{}\n  to go on, raise `training.iterations` in `{}`, or give `--iterations N`; \
+                 `--resume never` begins again",
+                strong(&format!(
+                    "the training is complete: iteration {iteration} of {}",
+                    self.iterations
+                )),
+                settings::DEFAULT,
+            ),
+            End::Finished => strong(&format!(
+                "finished: {}, {}, loss {}, in {}",
+                counted(iteration, "iteration"),
+                counted(self.before.total_games, "game"),
+                number((self.before.loss * 1e3).round() / 1e3),
+                seconds(self.begun.elapsed())
+            )),
+            End::Stopped(_) if iteration == 0 => {
+                strong("stopped before the first iteration was done: there is nothing to save")
+            }
+            End::Stopped(_) => strong(&format!(
+                "stopped: iteration {iteration} of {} is saved in `{}`; `scai train` goes on from \
+                 there",
+                self.iterations,
+                one_line(&self.directory)
+            )),
+        };
+        self.screen.say(&text);
+    }
+}

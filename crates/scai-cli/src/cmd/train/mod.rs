@@ -1,0 +1,151 @@
+//! `scai train`
+
+mod events;
+mod lines;
+mod record;
+mod screen;
+mod settings;
+mod signals;
+mod start;
+mod transfer;
+
+use scai_games::{ConnectFour, Game, TicTacToe};
+use scai_train::config::Game as Named;
+use scai_train::{BACKEND, Config, Ended, Error, Event, Observer, Stop, Trainer};
+
+use self::record::Recorder;
+use self::screen::Screen;
+use self::start::Start;
+use crate::args::TrainArgs;
+use crate::exit::{Exit, Failure};
+use crate::render::{count, counted, one_line};
+
+pub(crate) fn run(args: &TrainArgs) -> Result<Exit, Failure> {
+    let config = settings::resolve(args)?;
+    match config.game {
+        Named::Connect4 => train::<ConnectFour>(config, args),
+        Named::TicTacToe => train::<TicTacToe>(config, args),
+    }
+}
+
+/// What is shown of a training: lines for people, or objects for programs.
+trait Show: Observer {
+    /// It begins, or goes on.
+    fn begin(&mut self, config: &Config, start: &Start, parameters: u64);
+    /// It has ended.
+    fn end(&mut self, ended: &End);
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There was nothing left to do.
+    WasComplete,
+    Finished,
+    /// By the signal of this number.
+    Stopped(u8),
+}
+
+fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
+    let screen = Screen::new();
+    let mut trainer = Trainer::<G>::new(config)?;
+    // Better now than after the first iterations.
+    trainer.manager().claim()?;
+    let start = start::begin(&mut trainer, args, &screen)?;
+    let config = trainer.config().clone();
+    let parameters: usize =
+        trainer.parameters().iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
+
+    let stop = Stop::new();
+    let mut show: Box<dyn Show> = match args.json {
+        true => Box::new(events::Events::new(screen.clone())),
+        false => Box::new(lines::Lines::new(screen.clone(), &config, stop.clone())),
+    };
+    show.begin(&config, &start, parameters as u64);
+    if start.iteration() >= config.training.iterations {
+        show.end(&End::WasComplete);
+        return Ok(Exit::Success);
+    }
+    let mut recorder =
+        Recorder::open(&config, start.resumed_at(), trainer.training_stats(), screen.clone());
+    let signals = signals::catch(&stop, &screen)
+        .map_err(|error| Failure::usage(format!("signals cannot be caught: {error}"), None))?;
+    let ended = trainer.train(
+        &mut |event: &Event<'_>| {
+            recorder.on_event(event);
+            show.on_event(event);
+        },
+        &stop,
+    );
+    recorder.close();
+    screen.clear();
+    let end = match ended.map_err(|error| failure(error, &trainer))? {
+        Ended::Finished => End::Finished,
+        Ended::Stopped => End::Stopped(signals.first()),
+    };
+    show.end(&end);
+    Ok(match end {
+        End::Stopped(signal) => Exit::Stopped(signal),
+        End::WasComplete | End::Finished => Exit::Success,
+    })
+}
+
+/// What to do where a training fails.
+fn failure<G: Game>(error: Error, trainer: &Trainer<G>) -> Failure {
+    let newest = || trainer.manager().latest().ok().flatten();
+    match error {
+        Error::NotSaved { iteration, source } => {
+            let goes_on = match newest() {
+                Some(newest) => format!("goes on from iteration {}", newest.iteration),
+                None => "begins again".to_owned(),
+            };
+            Failure::usage(
+                format!(
+                    "the state after iteration {iteration} could not be saved: {}",
+                    cause(&source)
+                ),
+                Some(format!("once that is put right, `scai train` {goes_on}")),
+            )
+        }
+        error => error.into(),
+    }
+}
+
+/// An error of a save, without the news that it was in the background.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Checkpoint(scai_checkpoint::Error::Background(error)) => error.to_string(),
+        error => error.to_string(),
+    }
+}
+
+/// What is trained, with what, and where it goes.
+fn header(config: &Config, parameters: u64) -> String {
+    let threads = settings::threads(config);
+    let interval = config.training.save_interval;
+    let every =
+        if interval == 1 { "iteration".to_owned() } else { format!("{interval} iterations") };
+    let logging = &config.logging;
+    let metrics = match logging.json || logging.tensorboard {
+        true => format!("; metrics in `{}`", one_line(&logging.directory)),
+        false => String::new(),
+    };
+    format!(
+        "{}: {} of {} channels, {} parameters; {} on {BACKEND}\n\
+         checkpoints in `{}` every {every}{metrics}",
+        game(config),
+        counted(config.model.num_blocks as u64, "block"),
+        config.model.channels,
+        count(parameters),
+        counted(threads as u64, "thread"),
+        one_line(&config.checkpoint.directory),
+    )
+}
+
+/// The name of the game.
+fn game(config: &Config) -> &'static str {
+    match config.game {
+        Named::Connect4 => ConnectFour::NAME,
+        Named::TicTacToe => TicTacToe::NAME,
+    }
+}

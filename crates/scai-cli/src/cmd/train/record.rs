@@ -1,0 +1,119 @@
+//! The metrics of a training, written at the end of every iteration.
+
+use scai_train::metrics::{Metrics, MetricsError};
+use scai_train::{Config, Event, Observer, Timing, TrainingStats};
+
+use super::screen::Screen;
+
+/// Writes the metrics. What cannot be written is told once and does not stop a training.
+pub(super) struct Recorder {
+    metrics: Option<Metrics>,
+    /// The iteration before.
+    before: TrainingStats,
+    /// An iteration that is done; a save that follows it belongs to its record.
+    pending: Option<(TrainingStats, Vec<(String, f64)>)>,
+    screen: Screen,
+}
+
+impl Recorder {
+    pub(super) fn open(
+        config: &Config,
+        resumed_at: Option<u64>,
+        stats: &TrainingStats,
+        screen: Screen,
+    ) -> Self {
+        let metrics = Metrics::open(&config.logging.directory, &config.logging, resumed_at);
+        let mut recorder = Self { metrics: None, before: stats.clone(), pending: None, screen };
+        match metrics {
+            Ok(metrics) => recorder.metrics = Some(metrics),
+            Err(error) => recorder.give_up(&error),
+        }
+        recorder
+    }
+
+    fn give_up(&mut self, error: &MetricsError) {
+        self.metrics = None;
+        self.screen.warn(&format!("{error}; training goes on without metrics"));
+    }
+
+    /// Writes what is pending.
+    fn write(&mut self) {
+        let Some((stats, values)) = self.pending.take() else { return };
+        let Some(metrics) = &mut self.metrics else { return };
+        let values: Vec<(&str, f64)> =
+            values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let recorded = metrics.record(stats.total_iterations, stats.total_steps, &values);
+        if let Err(error) = recorded {
+            self.give_up(&error);
+        }
+    }
+
+    /// Writes all that is left, and waits until it is on the device.
+    pub(super) fn close(&mut self) {
+        self.write();
+        if let Some(Err(error)) = self.metrics.as_mut().map(Metrics::flush) {
+            self.give_up(&error);
+        }
+    }
+}
+
+impl Observer for Recorder {
+    fn on_event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Iteration { stats, evaluated, timing } => {
+                self.write();
+                let values = values(&self.before, stats, *evaluated, *timing);
+                self.before = (*stats).clone();
+                self.pending = Some(((*stats).clone(), values));
+            }
+            Event::Saving { waited, .. } => {
+                if let Some((_, values)) = &mut self.pending {
+                    values.push(("time/save_waited_ms".to_owned(), waited.as_secs_f64() * 1e3));
+                }
+                self.write();
+            }
+            Event::SelfPlay { .. } => self.write(),
+            _ => {}
+        }
+    }
+}
+
+/// What is recorded of an iteration.
+fn values(
+    before: &TrainingStats,
+    stats: &TrainingStats,
+    evaluated: bool,
+    timing: Timing,
+) -> Vec<(String, f64)> {
+    let seconds = [timing.self_play, timing.learning, timing.evaluation].map(|t| t.as_secs_f64());
+    let [playing, learning, evaluating] = seconds;
+    let positions = (stats.total_positions - before.total_positions) as f64;
+    let steps = (stats.total_steps - before.total_steps) as f64;
+    let per_second = |count: f64, seconds: f64| count / seconds.max(1e-9);
+    let mut values: Vec<(&str, f64)> = vec![
+        ("games/total", stats.total_games as f64),
+        ("games/positions", stats.total_positions as f64),
+        ("games/length", stats.game_length),
+        ("games/first_player_rate", stats.first_player_rate),
+        ("speed/positions_per_second", per_second(positions, playing)),
+        ("time/self_play_s", playing),
+        ("time/learning_s", learning),
+    ];
+    if steps > 0.0 {
+        values.extend([
+            ("loss/total", stats.loss),
+            ("loss/policy", stats.policy_loss),
+            ("loss/value", stats.value_loss),
+            ("learning_rate", stats.learning_rate),
+            ("speed/steps_per_second", per_second(steps, learning)),
+        ]);
+    }
+    let mut values: Vec<(String, f64)> =
+        values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    if evaluated {
+        values.push(("time/evaluation_s".to_owned(), evaluating));
+        let results = stats.evaluation.iter();
+        values.extend(results.map(|(name, value)| (format!("evaluation/{name}"), *value)));
+    }
+    values
+}

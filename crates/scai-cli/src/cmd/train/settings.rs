@@ -1,0 +1,55 @@
+//! From what was typed to the settings of a run.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use scai_train::Config;
+use scai_train::config::ConfigError;
+
+use crate::args::TrainArgs;
+use crate::exit::Failure;
+use crate::input::say;
+use crate::locate::no_such_file;
+
+/// The file that is read where none is named.
+pub(super) const DEFAULT: &str = "config.yaml";
+
+/// The settings of the file, with what was typed beside it.
+pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
+    let mut config = match &args.config {
+        Some(path) => Config::read(path).map_err(|error| match error {
+            ConfigError::Unreadable { source, .. } if source.kind() == ErrorKind::NotFound => {
+                no_such_file(path)
+            }
+            error => wrong(path, &error),
+        })?,
+        None => match Config::read(DEFAULT) {
+            Err(ConfigError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                say(&format!("there is no `{DEFAULT}` here: the built-in settings are used"));
+                Config::default()
+            }
+            read => read.map_err(|error| wrong(Path::new(DEFAULT), &error))?,
+        },
+    };
+    if let Some(iterations) = args.iterations {
+        config.training.iterations = iterations.get();
+    }
+    if let Some(directory) = &args.checkpoint_dir {
+        config.checkpoint.directory.clone_from(directory);
+    }
+    config.validate("the settings").map_err(|error| Failure::usage(error.to_string(), None))?;
+    Ok(config)
+}
+
+fn wrong(path: &Path, error: &ConfigError) -> Failure {
+    let problems = error.to_string().replace('\n', "\n  ");
+    Failure::usage(format!("`{}` cannot be used\n  {problems}", path.display()), None)
+}
+
+/// Threads that play.
+pub(super) fn threads(config: &Config) -> usize {
+    match config.self_play.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}

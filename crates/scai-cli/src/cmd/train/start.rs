@@ -1,0 +1,342 @@
+//! Where a training begins: at a checkpoint, or at the beginning.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::{Error as Engine, Listed, MatchOptions, Strictness, open_file};
+use scai_games::Game;
+use scai_train::{Config, Error, LoadOptions, Restore, ResumedAt, Trainer, TrainingStats};
+use serde_json::{Value as Json, json};
+
+use super::screen::{Screen, strong};
+use super::transfer;
+use crate::args::{ResumeFrom, TrainArgs};
+use crate::exit::Failure;
+use crate::locate::no_such_file;
+use crate::progress;
+use crate::render::{counted, number, one_line};
+
+/// Statistics that the question shows.
+const FEW: usize = 6;
+
+/// Where a training begins.
+pub(super) struct Start {
+    from: From,
+    stats: TrainingStats,
+}
+
+enum From {
+    Beginning,
+    /// With what fits of another network.
+    Init {
+        path: PathBuf,
+        report: String,
+    },
+    Newest(ResumedAt),
+    File {
+        path: PathBuf,
+        iteration: u64,
+    },
+}
+
+impl Start {
+    /// Iterations that are done.
+    pub(super) fn iteration(&self) -> u64 {
+        self.stats.total_iterations
+    }
+
+    pub(super) fn stats(&self) -> &TrainingStats {
+        &self.stats
+    }
+
+    /// The iteration it goes on from; `None` at the beginning.
+    pub(super) fn resumed_at(&self) -> Option<u64> {
+        match &self.from {
+            From::Beginning | From::Init { .. } => None,
+            From::Newest(ResumedAt { iteration, .. }) | From::File { iteration, .. } => {
+                Some(*iteration)
+            }
+        }
+    }
+
+    /// One line for people.
+    pub(super) fn describe(&self, config: &Config) -> String {
+        let of = config.training.iterations;
+        match &self.from {
+            From::Beginning => format!("training from the beginning, {}", counted(of, "iteration")),
+            From::Init { path, report } => format!(
+                "training from the beginning, {}, with what fits of `{}`:\n{report}",
+                counted(of, "iteration"),
+                path.display()
+            ),
+            From::Newest(ResumedAt { iteration, name, .. }) => {
+                format!("resumed from `{}`, iteration {iteration} of {of}", one_line(name))
+            }
+            From::File { path, iteration } => {
+                format!("resumed from `{}`, iteration {iteration} of {of}", path.display())
+            }
+        }
+    }
+
+    /// The checkpoint it begins with, for scripts.
+    pub(super) fn from(&self) -> Json {
+        match &self.from {
+            From::Beginning => Json::Null,
+            From::Init { path, .. } => json!({"init_from": path}),
+            From::Newest(ResumedAt { name, skipped, iterations_lost, .. }) => json!({
+                "resumed_from": name,
+                "iterations_lost": iterations_lost,
+                "skipped": skipped.iter().map(|skipped| json!({
+                    "name": skipped.name,
+                    "reason": skipped.reason.to_string(),
+                    "set_aside": skipped.set_aside,
+                })).collect::<Vec<_>>(),
+            }),
+            From::File { path, .. } => json!({"resumed_from": path}),
+        }
+    }
+}
+
+/// Brings a training to where it begins.
+pub(super) fn begin<G: Game>(
+    trainer: &mut Trainer<G>,
+    args: &TrainArgs,
+    screen: &Screen,
+) -> Result<Start, Failure> {
+    let listed = trainer.manager().list()?;
+    let newest = match &args.resume {
+        Some(ResumeFrom::File(path)) => {
+            if args.init_from.is_some() {
+                return Err(Failure::usage(
+                    "`--resume FILE` and `--init-from` both say where to begin",
+                    Some("give one of them".to_owned()),
+                ));
+            }
+            return from_file(trainer, path, &listed, screen);
+        }
+        Some(ResumeFrom::Never) => false,
+        Some(ResumeFrom::Auto) => true,
+        None if listed.is_empty() => false,
+        None if !is_interactive() => true,
+        None => ask(trainer, &listed)?,
+    };
+    if newest && let Some(found) = resume(trainer)? {
+        tell_skipped(&found, screen);
+        if args.init_from.is_some() {
+            screen.warn("`--init-from` is not used: the training goes on from its own checkpoint");
+        }
+        let stats = trainer.training_stats().clone();
+        return Ok(Start { from: From::Newest(found), stats });
+    }
+    warn_of_later(&listed, 0, trainer.config(), screen);
+    let from = match &args.init_from {
+        None => From::Beginning,
+        Some(path) => init_from(trainer, path)?,
+    };
+    Ok(Start { from, stats: trainer.training_stats().clone() })
+}
+
+fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failure> {
+    let directory = PathBuf::from(&trainer.config().checkpoint.directory);
+    trainer.resume().map_err(|error| {
+        match error {
+        Error::Checkpoint(error @ Engine::NothingToResume { .. }) => Failure::usage(
+            error.to_string(),
+            Some(
+                "`--resume never` begins again and leaves them alone; `--resume FILE` takes a copy \
+                 from elsewhere"
+                    .to_owned(),
+            ),
+        ),
+        Error::Checkpoint(error @ Engine::Mismatch(_)) => {
+            let newest = trainer.manager().latest().ok().flatten();
+            let path = newest.map(|newest| directory.join(newest.name));
+            other_network(&error, path.as_deref(), trainer.config())
+        }
+        error => error.into(),
+    }
+    })
+}
+
+fn from_file<G: Game>(
+    trainer: &mut Trainer<G>,
+    path: &Path,
+    listed: &[Listed],
+    screen: &Screen,
+) -> Result<Start, Failure> {
+    let restored = trainer.load_checkpoint(path, &LoadOptions::default());
+    let restored = restored.map_err(|error| cannot_load(error, path, trainer.config()))?;
+    let iteration = restored.iteration;
+    let own = Path::new(&trainer.config().checkpoint.directory);
+    let is_own =
+        |listed: &Listed| listed.iteration == iteration && same_file(&own.join(&listed.name), path);
+    let others: Vec<Listed> = listed.iter().filter(|listed| !is_own(listed)).cloned().collect();
+    warn_of_later(&others, iteration, trainer.config(), screen);
+    let from = From::File { path: path.to_owned(), iteration };
+    Ok(Start { from, stats: trainer.training_stats().clone() })
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn init_from<G: Game>(trainer: &mut Trainer<G>, path: &Path) -> Result<From, Failure> {
+    let options = LoadOptions {
+        matching: MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() },
+        restore: Restore::Network,
+        ..LoadOptions::default()
+    };
+    let restored = trainer.load_checkpoint(path, &options);
+    let restored = restored.map_err(|error| cannot_load(error, path, trainer.config()))?;
+    if restored.network.loaded.is_empty() {
+        return Err(Failure::usage(
+            format!("nothing in `{}` fits the network\n{}", path.display(), restored.network),
+            None,
+        ));
+    }
+    let report = transfer::report(&restored, &trainer.parameters());
+    Ok(From::Init { path: path.to_owned(), report })
+}
+
+fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
+    let shown = path.display();
+    match error {
+        _ if path.is_dir() => Failure::usage(
+            format!("`{shown}` is a directory, a checkpoint is needed"),
+            Some(format!("`--checkpoint-dir {shown}` trains in a directory")),
+        ),
+        Error::Checkpoint(Engine::NotFound { .. }) => no_such_file(path),
+        Error::Checkpoint(error @ Engine::Mismatch(_)) => other_network(&error, Some(path), config),
+        Error::State(what) => {
+            Failure::usage(format!("`{shown}` holds no state of this training: {what}"), None)
+        }
+        error => error.into(),
+    }
+}
+
+/// A checkpoint that is of another network than the settings say.
+fn other_network(error: &Engine, path: Option<&Path>, config: &Config) -> Failure {
+    let said = path.and_then(|path| {
+        let tree = open_file(path, Unprotected::Accept).ok()?.tree().ok()?;
+        let said = |key: &str| tree.lookup(&format!("metadata.config.{key}"))?.as_int();
+        let game = tree.lookup("metadata.config.game")?.as_str()?;
+        Some(format!(
+            "`{}` is of {} with {} blocks of {} channels, the settings say {} with {} of {}\n",
+            path.display(),
+            one_line(game),
+            said("model.num_blocks")?,
+            said("model.channels")?,
+            super::game(config),
+            config.model.num_blocks,
+            config.model.channels,
+        ))
+    });
+    Failure::usage(
+        format!("{}{error}", said.unwrap_or_default()),
+        Some(
+            "`--init-from FILE --checkpoint-dir DIR` begins a new training with what fits; or put \
+             the settings of the checkpoint back"
+                .to_owned(),
+        ),
+    )
+}
+
+fn tell_skipped(found: &ResumedAt, screen: &Screen) {
+    for skipped in &found.skipped {
+        let kept = match &skipped.set_aside {
+            Some(name) => format!("\n  it is kept as `{name}`"),
+            None => String::new(),
+        };
+        screen.warn(&format!("`{}` cannot be used: {}{kept}", skipped.name, skipped.reason));
+    }
+    if found.iterations_lost > 0 {
+        let lost = counted(found.iterations_lost, "iteration");
+        screen.warn(&format!("{lost} after `{}` are trained again", found.name));
+    }
+}
+
+/// Says what becomes of the checkpoints of a directory where training begins before them.
+fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Screen) {
+    let later: Vec<&Listed> = listed.iter().filter(|listed| listed.iteration > iteration).collect();
+    let (Some(first), Some(last)) = (later.first(), later.last()) else { return };
+    let range = match later.len() {
+        1 => format!("the checkpoint of iteration {}", last.iteration),
+        count => format!(
+            "{count} checkpoints of the iterations {} to {}",
+            first.iteration, last.iteration
+        ),
+    };
+    screen.warn(&format!(
+        "`{}` holds {range}: each is replaced when this training saves the same iteration, and \
+         until then a later resume takes the newest of them\n  to keep the two apart, stop now and \
+         give `--checkpoint-dir`",
+        config.checkpoint.directory
+    ));
+}
+
+/// Asks whether to go on from the newest checkpoint that is sound.
+fn ask<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result<bool, Failure> {
+    let manager = trainer.manager();
+    let mut damaged = Vec::new();
+    let mut sound = None;
+    for listed in listed.iter().rev() {
+        let bar = progress::bytes(listed.size, "verifying");
+        let verification = manager.verify(&listed.name, &|bytes| bar.inc(bytes));
+        bar.finish_and_clear();
+        match verification?.damage.into_iter().next() {
+            None => {
+                sound = Some(listed);
+                break;
+            }
+            Some(damage) => damaged.push(damage.to_string()),
+        }
+    }
+    // Where none is sound, the resume says so.
+    let Some(sound) = sound else { return Ok(true) };
+    let of = trainer.config().training.iterations;
+    if sound.iteration >= of {
+        return Ok(true);
+    }
+    for damage in &damaged {
+        crate::input::warn(damage);
+    }
+    let mut err = anstream::stderr();
+    writeln!(err, "{}", strong(&sound.name))?;
+    writeln!(err, "  iteration {} of {of}{}", sound.iteration, saved_at(sound))?;
+    let numbers = sound.training_stats.iter().filter_map(|(name, value)| {
+        let value = number(value.as_f64()?);
+        (name != "total_iterations").then(|| format!("{} {value}", one_line(name)))
+    });
+    let numbers: Vec<String> = numbers.take(FEW).collect();
+    writeln!(err, "  {}", numbers.join(", "))?;
+    let question = match damaged.is_empty() {
+        true => "Resume from the newest checkpoint? [Y/n] ",
+        false => "Resume from this one, the newest that is sound? [Y/n] ",
+    };
+    let mut input = std::io::stdin().lock();
+    loop {
+        write!(err, "{question}")?;
+        err.flush()?;
+        let mut answer = String::new();
+        if input.read_line(&mut answer)? == 0 {
+            writeln!(err)?;
+            return Err(Failure::usage("there was no answer, and nothing was done", None));
+        }
+        match answer.trim().to_lowercase().as_str() {
+            "" | "y" | "yes" => return Ok(true),
+            "n" | "no" => return Ok(false),
+            _ => writeln!(err, "please answer y or n")?,
+        }
+    }
+}
+
+/// `, saved 2026-11-24 21:07:33`
+fn saved_at(listed: &Listed) -> String {
+    let Some(timestamp) = listed.timestamp.as_deref() else { return String::new() };
+    format!(", saved {}", crate::render::time(timestamp))
+}

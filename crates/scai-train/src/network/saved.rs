@@ -1,0 +1,76 @@
+//! The network of a checkpoint, for whoever only wants to use it.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::{Value, from_value, open_file};
+use scai_games::Game;
+
+use super::{DualResNet, DualResNetConfig, NetworkEvaluator};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::state::{initialised, with_state_dict};
+
+/// The network of a checkpoint, and the configuration it was trained with.
+///
+/// Nothing but the file is looked at, and nothing is written.
+#[derive(Debug, Clone)]
+pub struct SavedNetwork {
+    config: Config,
+    iteration: u64,
+    state_dict: Value,
+}
+
+impl SavedNetwork {
+    /// Reads the network of a checkpoint that a [`Trainer`](crate::Trainer) saved.
+    ///
+    /// # Errors
+    /// Those of [`scai_checkpoint::open_file`]; [`Error::State`] where the file does not say which
+    /// configuration it is of.
+    pub fn open(path: &Path) -> Result<Self> {
+        let at_path =
+            |error: scai_checkpoint::Error| error.at_path(path.to_string_lossy().into_owned());
+        let tree = open_file(path, Unprotected::default())?.tree().map_err(at_path)?;
+        let config = tree.lookup("metadata.config").ok_or_else(|| {
+            Error::State(
+                "it has no `metadata.config`, which names the game and the size of the network"
+                    .to_owned(),
+            )
+        })?;
+        let config = from_value(config)
+            .map_err(|error| Error::State(format!("`metadata.config`: {error}")))?;
+        let iteration = match tree.lookup("iteration") {
+            Some(Value::Int(iteration)) => u64::try_from(*iteration).unwrap_or_default(),
+            _ => 0,
+        };
+        let state_dict = tree
+            .lookup("model_state_dict")
+            .ok_or_else(|| Error::State("it has no `model_state_dict`".to_owned()))?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let state_dict = state_dict.clone().resident(threads).map_err(at_path)?;
+        Ok(Self { config, iteration, state_dict })
+    }
+
+    /// The configuration it was trained with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The iteration after which it was saved.
+    pub fn iteration(&self) -> u64 {
+        self.iteration
+    }
+
+    /// The network, ready to judge positions.
+    ///
+    /// # Errors
+    /// A mismatch where the network is not one for `G`, which is to be the game of the
+    /// configuration.
+    pub fn evaluator<G: Game>(&self) -> Result<NetworkEvaluator<G, DualResNet>> {
+        let device = Device::default();
+        let size = DualResNetConfig::of::<G>(&self.config.model);
+        let network = initialised(self.config.seed, &device, |device| size.init(device));
+        Ok(NetworkEvaluator::new(with_state_dict(network, &self.state_dict)?, device))
+    }
+}
