@@ -5,11 +5,12 @@ use std::time::Duration;
 use crate::support::Sandbox;
 use crate::train_support::{CONFIG, Training, with_config};
 
-/// Iterations of a run: several kills must find it at work.
-const ITERATIONS: u64 = 30;
+/// Iterations of a run for each kill.
+const ITERATIONS_A_KILL: u64 = 8;
 
 fn sandbox() -> Sandbox {
-    with_config(&CONFIG.replace("iterations: 6", &format!("iterations: {ITERATIONS}")))
+    let iterations = u64::from(kills()) * ITERATIONS_A_KILL;
+    with_config(&CONFIG.replace("iterations: 6", &format!("iterations: {iterations}")))
 }
 
 /// Kills to survive: a few, and more with `SCAI_PROOFS=full`.
@@ -36,21 +37,21 @@ fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
     let whole = begun.elapsed();
 
     let mut state = 0x2545_f491_4f6c_dd1d;
-    let mut survived = 0;
-    for _ in 0..kills() {
+    for kill in 1..=kills() {
         let mut training = Training::start(&killed, &["train"]);
-        // A kill before the next save costs the work since the last one, so the time is long
-        // enough for a few iterations; a run that is nearly done may end first.
-        let wait = whole.as_micros() as u64 * (2 + random(&mut state) % 20) / 40;
+        // From next to nothing to 1.6 times its share: together less than the whole training, so
+        // that every kill finds one at work.
+        let share = whole.as_micros() as u64 / u64::from(kills());
+        let wait = share * (1 + random(&mut state) % 16) / 10;
         std::thread::sleep(Duration::from_micros(wait));
         training.child.kill().unwrap();
-        survived += u32::from(!training.end().success());
+        assert!(!training.end().success(), "kill {kill} came after the end");
     }
-    assert!(survived > 0, "no kill came before the end");
     let shown = killed.run(&["train"]);
     assert!(!shown.contains("error"), "{shown}");
 
-    for iteration in [ITERATIONS / 2 / 2 * 2, ITERATIONS] {
+    let last = u64::from(kills()) * ITERATIONS_A_KILL;
+    for iteration in [last / 2, last] {
         let name = format!("checkpoints/checkpoint_iter_{iteration}.pt");
         let (a, b) = (straight.path(&name), killed.path(&name));
         let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
