@@ -218,3 +218,97 @@ pub enum Augment {
     /// They stay as they are.
     Nothing,
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand_chacha::ChaCha8Rng;
+    use scai_games::TicTacToe;
+
+    use super::*;
+
+    /// `count` positions whose values are the numbers from `first` on.
+    fn samples(first: usize, count: usize) -> Samples {
+        let values: Vec<f32> = (first..first + count).map(|number| number as f32).collect();
+        let planes =
+            values.iter().flat_map(|&value| (0..27).map(move |i| value as u8 ^ i)).collect();
+        let policies = values.iter().flat_map(|&value| (0..9).map(move |i| value + i as f32));
+        Samples { planes, policies: policies.collect(), values }
+    }
+
+    fn drawn(buffer: &ReplayBuffer) -> Batch {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        buffer.sample::<TicTacToe>(500, Augment::Symmetries, &mut rng)
+    }
+
+    #[test]
+    fn only_the_newest_positions_are_drawn() {
+        let mut buffer = ReplayBuffer::new(10);
+        assert!(buffer.is_empty() && drawn(&buffer).values.is_empty());
+        for chunk in 0..5 {
+            buffer.push(samples(chunk * 4, 4));
+        }
+        assert_eq!(buffer.len(), 10);
+        let mut values = drawn(&buffer).values;
+        values.sort_by(f32::total_cmp);
+        values.dedup();
+        assert_eq!(values, (10..20).map(|number| number as f32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_saved_buffer_draws_the_same_positions_and_takes_new_ones_the_same_way() {
+        let mut buffer = ReplayBuffer::new(10);
+        for chunk in 0..5 {
+            buffer.push(samples(chunk * 4, 4));
+        }
+        let saved = buffer.to_value::<TicTacToe>().unwrap();
+        let mut restored = ReplayBuffer::from_value::<TicTacToe>(&saved, 10).unwrap();
+        assert_eq!(drawn(&restored), drawn(&buffer));
+        for buffer in [&mut restored, &mut buffer] {
+            buffer.push(samples(100, 3));
+        }
+        assert_eq!(drawn(&restored), drawn(&buffer));
+        assert_eq!(
+            restored.to_value::<TicTacToe>().unwrap(),
+            buffer.to_value::<TicTacToe>().unwrap()
+        );
+    }
+
+    #[test]
+    fn a_buffer_that_was_saved_keeps_what_it_had_when_the_training_goes_on() {
+        let mut buffer = ReplayBuffer::new(10);
+        buffer.push(samples(0, 7));
+        let saved = buffer.to_value::<TicTacToe>().unwrap();
+        buffer.push(samples(7, 7));
+        let values = saved.lookup("values").and_then(Value::as_tensor).unwrap();
+        assert_eq!(values.to_vec::<f32>().unwrap(), (0..7).map(|n| n as f32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_buffer_of_another_game_is_refused_by_name() {
+        let mut buffer = ReplayBuffer::new(10);
+        buffer.push(samples(0, 3));
+        let saved = buffer.to_value::<TicTacToe>().unwrap();
+        let error = ReplayBuffer::from_value::<scai_games::ConnectFour>(&saved, 10)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`replay_buffer.planes`") && error.contains("connect4"), "{error}");
+    }
+
+    #[test]
+    fn symmetries_move_cells_and_actions_together() {
+        let mut buffer = ReplayBuffer::new(1);
+        // One disc of the player in the upper left corner, and all visits there.
+        let (mut planes, mut policies) = (vec![0; 27], vec![0.0; 9]);
+        (planes[0], policies[0]) = (1, 1.0);
+        buffer.push(Samples { planes, policies, values: vec![1.0] });
+        let batch = drawn(&buffer);
+        let mut corners = std::collections::BTreeSet::new();
+        for (planes, policy) in batch.planes.chunks(27).zip(batch.policies.chunks(9)) {
+            let at = |cells: &[f32]| cells.iter().position(|&cell| cell == 1.0).unwrap();
+            assert_eq!(at(&planes[..9]), at(policy));
+            corners.insert(at(policy));
+        }
+        assert_eq!(corners.into_iter().collect::<Vec<_>>(), [0, 2, 6, 8]);
+    }
+}
