@@ -59,7 +59,10 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     let stop = Stop::new();
     let mut show: Box<dyn Show> = match args.json {
         true => Box::new(events::Events::new(screen.clone())),
-        false => Box::new(lines::Lines::new(screen.clone(), &config, stop.clone())),
+        false => {
+            let settings = settings::path(args).display().to_string();
+            Box::new(lines::Lines::new(screen.clone(), &config, settings, stop.clone()))
+        }
     };
     show.begin(&config, &start, parameters as u64);
     if start.iteration() >= config.training.iterations {

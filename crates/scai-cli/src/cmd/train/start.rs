@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::{Error as Engine, Listed, MatchOptions, Strictness, open_file};
+use scai_checkpoint::{Error as Engine, Listed, LoadReport, MatchOptions, Strictness, open_file};
 use scai_games::Game;
 use scai_train::{Config, Error, LoadOptions, Restore, ResumedAt, Trainer, TrainingStats};
 use serde_json::{Value as Json, json};
@@ -129,11 +129,11 @@ pub(super) fn begin<G: Game>(
         let stats = trainer.training_stats().clone();
         return Ok(Start { from: From::Newest(found), stats });
     }
-    warn_of_later(&listed, 0, trainer.config(), screen);
     let from = match &args.init_from {
         None => From::Beginning,
         Some(path) => init_from(trainer, path)?,
     };
+    warn_of_later(&listed, 0, trainer.config(), screen);
     Ok(Start { from, stats: trainer.training_stats().clone() })
 }
 
@@ -153,10 +153,10 @@ fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failur
                     .to_owned(),
             ),
         ),
-        Error::Checkpoint(error @ Engine::Mismatch(_)) => {
+        Error::Checkpoint(Engine::Mismatch(report)) => {
             let newest = trainer.manager().latest().ok().flatten();
             let path = newest.map(|newest| directory.join(newest.name));
-            other_network(&error, path.as_deref(), trainer.config())
+            other_network(&report, path.as_deref(), trainer.config())
         }
         error => error.into(),
     }
@@ -195,7 +195,11 @@ fn init_from<G: Game>(trainer: &mut Trainer<G>, path: &Path) -> Result<From, Fai
     let restored = restored.map_err(|error| cannot_load(error, path, trainer.config()))?;
     if restored.network.loaded.is_empty() {
         return Err(Failure::usage(
-            format!("nothing in `{}` fits the network\n{}", path.display(), restored.network),
+            format!(
+                "nothing in `{}` fits the network\n{}",
+                path.display(),
+                transfer::mismatch(&restored.network)
+            ),
             None,
         ));
     }
@@ -211,7 +215,7 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
             Some(format!("`--checkpoint-dir {shown}` trains in a directory")),
         ),
         Error::Checkpoint(Engine::NotFound { .. }) => no_such_file(path),
-        Error::Checkpoint(error @ Engine::Mismatch(_)) => other_network(&error, Some(path), config),
+        Error::Checkpoint(Engine::Mismatch(report)) => other_network(&report, Some(path), config),
         Error::State(what) => {
             Failure::usage(format!("`{shown}` holds no state of this training: {what}"), None)
         }
@@ -220,13 +224,13 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
 }
 
 /// A checkpoint that is of another network than the settings say.
-fn other_network(error: &Engine, path: Option<&Path>, config: &Config) -> Failure {
+fn other_network(report: &LoadReport, path: Option<&Path>, config: &Config) -> Failure {
     let said = path.and_then(|path| {
         let tree = open_file(path, Unprotected::Accept).ok()?.tree().ok()?;
         let said = |key: &str| tree.lookup(&format!("metadata.config.{key}"))?.as_int();
         let game = tree.lookup("metadata.config.game")?.as_str()?;
         Some(format!(
-            "`{}` is of {} with {} blocks of {} channels, the settings say {} with {} of {}\n",
+            "  `{}` is of {} with {} blocks of {} channels, the settings say {} with {} of {}\n",
             path.display(),
             one_line(game),
             said("model.num_blocks")?,
@@ -237,7 +241,11 @@ fn other_network(error: &Engine, path: Option<&Path>, config: &Config) -> Failur
         ))
     });
     Failure::usage(
-        format!("{}{error}", said.unwrap_or_default()),
+        format!(
+            "the checkpoint does not match the network, and nothing was loaded\n{}{}",
+            said.unwrap_or_default(),
+            transfer::mismatch(report)
+        ),
         Some(
             "`--init-from FILE --checkpoint-dir DIR` begins a new training with what fits; or put \
              the settings of the checkpoint back"
@@ -264,17 +272,21 @@ fn tell_skipped(found: &ResumedAt, screen: &Screen) {
 fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Screen) {
     let later: Vec<&Listed> = listed.iter().filter(|listed| listed.iteration > iteration).collect();
     let (Some(first), Some(last)) = (later.first(), later.last()) else { return };
-    let range = match later.len() {
-        1 => format!("the checkpoint of iteration {}", last.iteration),
+    let what = match later.len() {
+        1 => format!(
+            "the checkpoint of iteration {}: it is replaced when this training saves that \
+             iteration, and until then a later resume takes it",
+            last.iteration
+        ),
         count => format!(
-            "{count} checkpoints of the iterations {} to {}",
+            "{count} checkpoints of the iterations {} to {}: each is replaced when this training \
+             saves the same iteration, and until then a later resume takes the newest of them",
             first.iteration, last.iteration
         ),
     };
     screen.warn(&format!(
-        "`{}` holds {range}: each is replaced when this training saves the same iteration, and \
-         until then a later resume takes the newest of them\n  to keep the two apart, stop now and \
-         give `--checkpoint-dir`",
+        "`{}` holds {what}\n  to keep the two trainings apart, stop now and give \
+         `--checkpoint-dir`",
         config.checkpoint.directory
     ));
 }
