@@ -11,7 +11,7 @@ REWRITTEN := target/rewritten
 # nextest runs tests in parallel across binaries; plain cargo does as well where it is missing.
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
-.PHONY: help test test-rust test-torch lint proofs fuzz golden tools
+.PHONY: help test test-rust test-torch lint proofs fuzz golden tools bench-train learning-curve
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,9 +22,10 @@ test-rust: tools ## The Rust tests and the examples in the docs
 	SCAI_REWRITTEN=$(CURDIR)/$(REWRITTEN) cargo $(RUNNER) --workspace --all-features
 	cargo test --workspace --all-features --doc
 
-test-torch: $(VENV)/torch-$(TORCH) ## Real torch loads what the Rust tests wrote
+test-torch: $(VENV)/torch-$(TORCH) ## Real torch loads what Rust wrote; its networks are the same
 	test -d $(REWRITTEN) || $(MAKE) test-rust
 	$(VENV)/bin/python $(GOLDEN)/check_roundtrip.py $(GOLDEN)/files $(REWRITTEN)
+	SCAI_PYTHON=$(CURDIR)/$(VENV)/bin/python cargo $(RUNNER) --workspace --all-features --test it pytorch
 
 lint: ## Formatter, clippy and rustdoc, warnings denied
 	cargo fmt --all --check
@@ -33,6 +34,14 @@ lint: ## Formatter, clippy and rustdoc, warnings denied
 
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
+
+bench-train: ## What checkpoints cost the trainer, and how fast it plays and learns
+	cargo run --release -p scai-train --example cost
+
+learning-curve: $(VENV)/plot ## The default training, half an hour, and docs/learning.png
+	cargo run --release -- train --resume never --checkpoint-dir target/learning/checkpoints
+	cargo run --release -- eval target/learning/checkpoints/latest.pt --games 200 --simulations 200 --positions
+	$(VENV)/bin/python docs/plot_learning.py logs/metrics.jsonl docs/learning.png
 
 fuzz: ## Fuzz each target for FUZZ_SECONDS (needs cargo-fuzz)
 	for target in $$(ls fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
@@ -48,4 +57,9 @@ tools:
 $(VENV)/torch-$(TORCH):
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH) numpy safetensors
+	touch $@
+
+$(VENV)/plot:
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check matplotlib
 	touch $@
