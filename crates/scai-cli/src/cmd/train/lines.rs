@@ -145,12 +145,17 @@ impl Observer for Lines {
             Event::Learning { iteration, steps, of } => {
                 self.phase(*iteration, "learning", *steps, *of);
             }
-            Event::Evaluating { iteration, what } => self.phase(*iteration, what, 0, 0),
+            Event::Evaluating { iteration, what } => {
+                self.phase(*iteration, &format!("measuring: {what}"), 0, 0);
+            }
             Event::Iteration { stats, evaluated, timing } => {
                 self.screen.print(&self.iteration(stats, *evaluated, *timing));
                 self.before = (*stats).clone();
             }
-            Event::Saving { iteration, waited } => drop(self.waited.insert(*iteration, *waited)),
+            Event::Saving { iteration, waited } => {
+                self.waited.insert(*iteration, *waited);
+                self.phase(*iteration, "saving", 0, 0);
+            }
             Event::Saved { iteration, saved } => self.saved(*iteration, saved),
             Event::SaveFailed { iteration, error } => self.save_failed(*iteration, error),
             _ => {}

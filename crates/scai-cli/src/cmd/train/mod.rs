@@ -1,5 +1,6 @@
 //! `scai train`
 
+mod ask;
 mod events;
 mod lines;
 mod record;

@@ -1,6 +1,5 @@
 //! Where a training begins: at a checkpoint, or at the beginning.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Unprotected;
@@ -9,16 +8,12 @@ use scai_games::Game;
 use scai_train::{Config, Error, LoadOptions, Restore, ResumedAt, Trainer, TrainingStats};
 use serde_json::{Value as Json, json};
 
-use super::screen::{Screen, strong};
-use super::transfer;
+use super::screen::Screen;
+use super::{ask, transfer};
 use crate::args::{ResumeFrom, TrainArgs};
 use crate::exit::Failure;
 use crate::locate::no_such_file;
-use crate::progress;
-use crate::render::{counted, number, one_line};
-
-/// Statistics that the question shows.
-const FEW: usize = 6;
+use crate::render::{counted, one_line};
 
 /// Where a training begins.
 pub(super) struct Start {
@@ -118,8 +113,8 @@ pub(super) fn begin<G: Game>(
         Some(ResumeFrom::Never) => false,
         Some(ResumeFrom::Auto) => true,
         None if listed.is_empty() => false,
-        None if !is_interactive() => true,
-        None => ask(trainer, &listed)?,
+        None if !ask::is_possible() => true,
+        None => ask::resume(trainer, &listed)?,
     };
     if newest && let Some(found) = resume(trainer)? {
         tell_skipped(&found, screen);
@@ -135,10 +130,6 @@ pub(super) fn begin<G: Game>(
     };
     warn_of_later(&listed, 0, trainer.config(), screen);
     Ok(Start { from, stats: trainer.training_stats().clone() })
-}
-
-fn is_interactive() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failure> {
@@ -289,66 +280,4 @@ fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Sc
          `--checkpoint-dir`",
         config.checkpoint.directory
     ));
-}
-
-/// Asks whether to go on from the newest checkpoint that is sound.
-fn ask<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result<bool, Failure> {
-    let manager = trainer.manager();
-    let mut damaged = Vec::new();
-    let mut sound = None;
-    for listed in listed.iter().rev() {
-        let bar = progress::bytes(listed.size, "verifying");
-        let verification = manager.verify(&listed.name, &|bytes| bar.inc(bytes));
-        bar.finish_and_clear();
-        match verification?.damage.into_iter().next() {
-            None => {
-                sound = Some(listed);
-                break;
-            }
-            Some(damage) => damaged.push(damage.to_string()),
-        }
-    }
-    // Where none is sound, the resume says so.
-    let Some(sound) = sound else { return Ok(true) };
-    let of = trainer.config().training.iterations;
-    if sound.iteration >= of {
-        return Ok(true);
-    }
-    for damage in &damaged {
-        crate::input::warn(damage);
-    }
-    let mut err = anstream::stderr();
-    writeln!(err, "{}", strong(&sound.name))?;
-    writeln!(err, "  iteration {} of {of}{}", sound.iteration, saved_at(sound))?;
-    let numbers = sound.training_stats.iter().filter_map(|(name, value)| {
-        let value = number(value.as_f64()?);
-        (name != "total_iterations").then(|| format!("{} {value}", one_line(name)))
-    });
-    let numbers: Vec<String> = numbers.take(FEW).collect();
-    writeln!(err, "  {}", numbers.join(", "))?;
-    let question = match damaged.is_empty() {
-        true => "Resume from the newest checkpoint? [Y/n] ",
-        false => "Resume from this one, the newest that is sound? [Y/n] ",
-    };
-    let mut input = std::io::stdin().lock();
-    loop {
-        write!(err, "{question}")?;
-        err.flush()?;
-        let mut answer = String::new();
-        if input.read_line(&mut answer)? == 0 {
-            writeln!(err)?;
-            return Err(Failure::usage("there was no answer, and nothing was done", None));
-        }
-        match answer.trim().to_lowercase().as_str() {
-            "" | "y" | "yes" => return Ok(true),
-            "n" | "no" => return Ok(false),
-            _ => writeln!(err, "please answer y or n")?,
-        }
-    }
-}
-
-/// `, saved 2026-11-24 21:07:33`
-fn saved_at(listed: &Listed) -> String {
-    let Some(timestamp) = listed.timestamp.as_deref() else { return String::new() };
-    format!(", saved {}", crate::render::time(timestamp))
 }
