@@ -18,6 +18,8 @@ pub(super) struct Lines {
     /// Iterations of the whole run.
     iterations: u64,
     save_interval: u64,
+    /// Positions before the first step.
+    min_positions: u64,
     directory: String,
     /// The file of the settings.
     settings: String,
@@ -35,6 +37,7 @@ impl Lines {
             stop,
             iterations: config.training.iterations,
             save_interval: config.training.save_interval,
+            min_positions: config.replay_buffer.min_positions as u64,
             directory: config.checkpoint.directory.clone(),
             settings,
             before: TrainingStats::default(),
@@ -65,7 +68,7 @@ impl Lines {
                 stats.value_loss,
                 rate(stats.learning_rate)
             ),
-            false => "no learning yet".to_owned(),
+            false => format!("learning begins with {} positions", count(self.min_positions)),
         });
         if evaluated {
             parts.push(strength(stats));
