@@ -60,9 +60,9 @@ pub(crate) fn redacted(shown: &str) -> String {
         (r"policy \d+\.\d+", "policy #"),
         (r"value \d+\.\d+", "value #"),
         (r"random \d+%", "random #%"),
-        (r"process \d+", "process #"),
+        (r"process \d+ on [^)]+", "process # on #"),
+        (r"\d+ threads?", "# threads"),
         (r"bytes \d+\.\.\d+", "bytes #..#"),
-        (r"/\S*/(\.tmp\w+)", "TEMP"),
     ] {
         text = Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
     }

@@ -65,6 +65,8 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
             Box::new(lines::Lines::new(screen.clone(), &config, settings, stop.clone()))
         }
     };
+    let signals = signals::catch(&stop, &screen)
+        .map_err(|error| Failure::usage(format!("signals cannot be caught: {error}"), None))?;
     show.begin(&config, &start, parameters as u64);
     if start.iteration() >= config.training.iterations {
         show.end(&End::WasComplete);
@@ -72,8 +74,6 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     }
     let mut recorder =
         Recorder::open(&config, start.resumed_at(), trainer.training_stats(), screen.clone());
-    let signals = signals::catch(&stop, &screen)
-        .map_err(|error| Failure::usage(format!("signals cannot be caught: {error}"), None))?;
     let ended = trainer.train(
         &mut |event: &Event<'_>| {
             recorder.on_event(event);
