@@ -97,6 +97,11 @@ impl Training {
         }
     }
 
+    /// Waits for a line of stdout, or the end.
+    pub(crate) fn wait_for_any(&mut self) {
+        self.lines.read_line(&mut String::new()).unwrap();
+    }
+
     /// Sends it a signal, several times in a row.
     pub(crate) fn signal(&self, name: &str, times: usize) {
         let kill = format!("kill -{name} {}; ", self.child.id()).repeat(times);
