@@ -79,9 +79,9 @@ pub fn self_play<G: Game>(
     };
     std::thread::scope(|scope| {
         for _ in 1..options.threads.clamp(1, groups.len().max(1)) {
-            scope.spawn(work);
+            scope.spawn(|| alone(&work));
         }
-        work();
+        alone(&work);
     });
     let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     outcomes.sort_by_key(|(index, _)| *index);
@@ -94,6 +94,17 @@ pub fn self_play<G: Game>(
         played.draws += group.draws;
     }
     Ok(played)
+}
+
+/// Runs `work` where the network keeps to one thread.
+///
+/// Burn spreads every operation over the threads of rayon's pool. Groups of games keep all threads
+/// busy as it is, and small batches would spend their time waiting for each other.
+fn alone(work: &(dyn Fn() + Sync)) {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(work),
+        Err(_) => work(),
+    }
 }
 
 /// A game under way.

@@ -5,11 +5,16 @@ use std::time::Duration;
 use crate::support::Sandbox;
 use crate::train_support::{CONFIG, Training, with_config};
 
-/// Iterations of a run: every kill must find it at work.
-const ITERATIONS: u64 = 60;
+/// Iterations of a run for each kill: more than a training does before it is killed, so that every
+/// kill finds it at work.
+const ITERATIONS_A_KILL: u64 = 8;
 
 fn sandbox() -> Sandbox {
-    with_config(&CONFIG.replace("iterations: 6", &format!("iterations: {ITERATIONS}")))
+    with_config(&CONFIG.replace("iterations: 6", &format!("iterations: {}", iterations())))
+}
+
+fn iterations() -> u64 {
+    u64::from(kills()) * ITERATIONS_A_KILL
 }
 
 /// Kills to survive: a few, and more with `SCAI_PROOFS=full`.
@@ -36,24 +41,22 @@ fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
     let whole = begun.elapsed();
 
     let mut state = 0x2545_f491_4f6c_dd1d;
-    let mut survived = 0;
-    for _ in 0..kills() {
+    for kill in 1..=kills() {
         let mut training = Training::start(&killed, &["train"]);
         // Up to three iterations, and a random part of the next two: it is killed while it starts,
-        // plays, learns, measures or saves, and never comes to its end.
+        // plays, learns, measures or saves.
         for _ in 0..random(&mut state) % 4 {
             training.wait_for_any();
         }
-        let two = u64::try_from(whole.as_micros()).unwrap() / ITERATIONS * 2;
+        let two = u64::try_from(whole.as_micros()).unwrap() / iterations() * 2;
         std::thread::sleep(Duration::from_micros(random(&mut state) % two));
         training.child.kill().unwrap();
-        survived += u32::from(!training.end().success());
+        assert!(!training.end().success(), "kill {kill} came after the end");
     }
-    assert!(survived > kills() / 2, "it was killed {survived} times only");
     let shown = killed.run(&["train"]);
     assert!(!shown.contains("error"), "{shown}");
 
-    for iteration in [ITERATIONS / 2, ITERATIONS] {
+    for iteration in [iterations() / 2, iterations()] {
         let name = format!("checkpoints/checkpoint_iter_{iteration}.pt");
         let (a, b) = (straight.path(&name), killed.path(&name));
         let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());

@@ -49,9 +49,12 @@ enum End {
 
 fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     let screen = Screen::new();
-    let mut trainer = Trainer::<G>::new(config)?;
+    let directory = config.checkpoint.directory.clone();
+    let mut trainer =
+        Trainer::<G>::new(config).map_err(|error| start::unusable(error, &directory))?;
     // Better now than after the first iterations.
-    trainer.manager().claim()?;
+    let claimed = trainer.manager().claim();
+    claimed.map_err(|error| start::unusable(error.into(), &directory))?;
     let start = start::begin(&mut trainer, args, &screen)?;
     let config = trainer.config().clone();
     let parameters: usize =

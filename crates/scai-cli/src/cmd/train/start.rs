@@ -132,6 +132,18 @@ pub(super) fn begin<G: Game>(
     Ok(Start { from, stats: trainer.training_stats().clone() })
 }
 
+/// A directory that no checkpoints can go to.
+pub(super) fn unusable(error: Error, directory: &str) -> Failure {
+    let message = match error {
+        Error::Checkpoint(Engine::Io { action, source, .. }) => {
+            format!("checkpoints cannot go to `{directory}`: cannot {action}: {source}")
+        }
+        Error::Checkpoint(error @ Engine::Locked { .. }) => error.to_string(),
+        error => return error.into(),
+    };
+    Failure::usage(message, Some("`--checkpoint-dir DIR` puts them elsewhere".to_owned()))
+}
+
 fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failure> {
     let directory = PathBuf::from(&trainer.config().checkpoint.directory);
     trainer.resume().map_err(|error| {
