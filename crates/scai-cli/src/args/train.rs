@@ -1,11 +1,11 @@
 //! What can be typed to train, to play and to measure.
 
 use std::convert::Infallible;
-use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args as ClapArgs;
+use clap::builder::RangedU64ValueParser;
 use scai_train::config::Opponent;
 
 /// Which settings, where to begin.
@@ -31,8 +31,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint_dir: Option<String>,
     /// Iterations of the whole run, instead of `training.iterations`
-    #[arg(long, value_name = "N")]
-    pub(crate) iterations: Option<NonZeroU64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) iterations: Option<u64>,
     /// Print one JSON object for each event
     #[arg(long)]
     pub(crate) json: bool,
@@ -68,8 +68,8 @@ pub(crate) struct PlayArgs {
     pub(crate) checkpoint: PathBuf,
     /// Simulations of the search for each move of the network [default: `evaluation.simulations`
     /// of the settings it was trained with]
-    #[arg(long, value_name = "N")]
-    pub(crate) simulations: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(crate) simulations: Option<usize>,
     /// Who makes the first move
     #[arg(long, value_name = "WHO", default_value = "me")]
     pub(crate) first: First,
@@ -98,8 +98,8 @@ pub(crate) struct EvalArgs {
     pub(crate) games: usize,
     /// Simulations of the search for each move [default: `evaluation.simulations` of the settings
     /// a network was trained with]
-    #[arg(long, value_name = "N")]
-    pub(crate) simulations: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(crate) simulations: Option<usize>,
     /// Whom to play: `random` and `alphabeta:DEPTH`, separated by commas; `none`
     #[arg(
         long,

@@ -108,7 +108,7 @@ fn entrant<'a, G: Game>(
     saved: &SavedNetwork,
 ) -> Result<Entrant<'a, G>, Failure> {
     let config = saved.config();
-    let simulations = args.simulations.map_or(config.evaluation.simulations, |number| number.get());
+    let simulations = args.simulations.unwrap_or(config.evaluation.simulations);
     let exploration = Exploration { c_puct: config.self_play.c_puct as f32 };
     Ok(Entrant {
         path,

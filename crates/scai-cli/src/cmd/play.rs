@@ -48,8 +48,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
     fn play(mut self, noun: &str, mut input: impl BufRead) -> Result<Exit, Failure> {
         let evaluator = self.saved.evaluator::<G>()?;
         let config = self.saved.config();
-        let simulations =
-            self.args.simulations.map_or(config.evaluation.simulations, |number| number.get());
+        let simulations = self.args.simulations.unwrap_or(config.evaluation.simulations);
         let exploration = Exploration { c_puct: config.self_play.c_puct as f32 };
         let search = SearchOptions { simulations, exploration };
         let (me, network) = match self.args.first {

@@ -73,8 +73,6 @@ fn without_settings_the_built_in_ones_are_used_and_said() {
     while !stderr().contains("training from the beginning") {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    // The signals are caught a moment later.
-    std::thread::sleep(std::time::Duration::from_millis(200));
     training.signal("TERM", 1);
     assert_eq!(training.end().code(), Some(143));
     assert_snapshot!(redacted(&format!("--- stderr\n{}", stderr())));

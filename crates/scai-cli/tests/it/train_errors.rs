@@ -48,7 +48,10 @@ fn a_directory_that_cannot_be_made_is_an_error_at_once() {
     let sandbox = sandbox();
     fs::write(sandbox.path("file"), "in the way").unwrap();
     let shown = sandbox.run(&["train", "--checkpoint-dir", "file"]);
-    assert!(shown.contains("cannot create the directory"), "{shown}");
+    assert!(
+        shown.contains("checkpoints cannot go to `file`: cannot create the directory"),
+        "{shown}"
+    );
     assert!(shown.contains("exit code 2"), "{shown}");
     // Nobody may write here, root included.
     let shown = sandbox.run(&["train", "--checkpoint-dir", "/proc/self"]);

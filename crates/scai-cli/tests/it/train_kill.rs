@@ -5,12 +5,16 @@ use std::time::Duration;
 use crate::support::Sandbox;
 use crate::train_support::{CONFIG, Training, with_config};
 
-/// Iterations of a run for each kill.
+/// Iterations of a run for each kill: more than a training does before it is killed, so that every
+/// kill finds it at work.
 const ITERATIONS_A_KILL: u64 = 8;
 
 fn sandbox() -> Sandbox {
-    let iterations = u64::from(kills()) * ITERATIONS_A_KILL;
-    with_config(&CONFIG.replace("iterations: 6", &format!("iterations: {iterations}")))
+    with_config(&CONFIG.replace("iterations: 6", &format!("iterations: {}", iterations())))
+}
+
+fn iterations() -> u64 {
+    u64::from(kills()) * ITERATIONS_A_KILL
 }
 
 /// Kills to survive: a few, and more with `SCAI_PROOFS=full`.
@@ -39,19 +43,20 @@ fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
     let mut state = 0x2545_f491_4f6c_dd1d;
     for kill in 1..=kills() {
         let mut training = Training::start(&killed, &["train"]);
-        // From next to nothing to 1.6 times its share: together less than the whole training, so
-        // that every kill finds one at work.
-        let share = whole.as_micros() as u64 / u64::from(kills());
-        let wait = share * (1 + random(&mut state) % 16) / 10;
-        std::thread::sleep(Duration::from_micros(wait));
+        // Up to three iterations, and a random part of the next two: it is killed while it starts,
+        // plays, learns, measures or saves.
+        for _ in 0..random(&mut state) % 4 {
+            training.wait_for_any();
+        }
+        let two = u64::try_from(whole.as_micros()).unwrap() / iterations() * 2;
+        std::thread::sleep(Duration::from_micros(random(&mut state) % two));
         training.child.kill().unwrap();
         assert!(!training.end().success(), "kill {kill} came after the end");
     }
     let shown = killed.run(&["train"]);
     assert!(!shown.contains("error"), "{shown}");
 
-    let last = u64::from(kills()) * ITERATIONS_A_KILL;
-    for iteration in [last / 2, last] {
+    for iteration in [iterations() / 2, iterations()] {
         let name = format!("checkpoints/checkpoint_iter_{iteration}.pt");
         let (a, b) = (straight.path(&name), killed.path(&name));
         let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());

@@ -60,9 +60,9 @@ pub(crate) fn redacted(shown: &str) -> String {
         (r"policy \d+\.\d+", "policy #"),
         (r"value \d+\.\d+", "value #"),
         (r"random \d+%", "random #%"),
-        (r"process \d+", "process #"),
+        (r"process \d+ on [^)]+", "process # on #"),
+        (r"\d+ threads?", "# threads"),
         (r"bytes \d+\.\.\d+", "bytes #..#"),
-        (r"/\S*/(\.tmp\w+)", "TEMP"),
     ] {
         text = Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
     }
@@ -95,6 +95,11 @@ impl Training {
             line.clear();
             assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended without `{text}`");
         }
+    }
+
+    /// Waits for a line of stdout, or the end.
+    pub(crate) fn wait_for_any(&mut self) {
+        self.lines.read_line(&mut String::new()).unwrap();
     }
 
     /// Sends it a signal, several times in a row.

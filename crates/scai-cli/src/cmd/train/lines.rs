@@ -8,7 +8,7 @@ use scai_train::{Config, Event, Observer, Stop, Timing, TrainingStats};
 
 use super::screen::{Screen, strong};
 use super::start::Start;
-use super::{End, Show, cause, header, settings};
+use super::{End, Show, cause, header};
 use crate::render::{count, counted, number, one_line, paint, size, style};
 
 /// Shows a training: one line an iteration, and a bar for what is under way.
@@ -18,7 +18,11 @@ pub(super) struct Lines {
     /// Iterations of the whole run.
     iterations: u64,
     save_interval: u64,
+    /// Positions before the first step.
+    min_positions: u64,
     directory: String,
+    /// The file of the settings.
+    settings: String,
     /// The iteration before.
     before: TrainingStats,
     begun: Instant,
@@ -27,13 +31,15 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(screen: Screen, config: &Config, stop: Stop) -> Self {
+    pub(super) fn new(screen: Screen, config: &Config, settings: String, stop: Stop) -> Self {
         Self {
             screen,
             stop,
             iterations: config.training.iterations,
             save_interval: config.training.save_interval,
+            min_positions: config.replay_buffer.min_positions as u64,
             directory: config.checkpoint.directory.clone(),
+            settings,
             before: TrainingStats::default(),
             begun: Instant::now(),
             waited: HashMap::new(),
@@ -62,10 +68,10 @@ impl Lines {
                 stats.value_loss,
                 rate(stats.learning_rate)
             ),
-            false => "no learning yet".to_owned(),
+            false => format!("learning begins with {} positions", count(self.min_positions)),
         });
         if evaluated {
-            parts.extend(results(stats).map(|(name, share)| format!("{name} {share}")));
+            parts.push(strength(stats));
         }
         parts.push(seconds(timing.self_play + timing.learning + timing.evaluation));
         parts.join("  ")
@@ -100,15 +106,21 @@ impl Lines {
     }
 }
 
-/// The rate and what it was measured by, best known first.
-fn results(stats: &TrainingStats) -> impl Iterator<Item = (String, String)> {
-    stats.evaluation.iter().map(|(name, share)| {
-        let name = match name.strip_prefix("win_rate_") {
-            Some(opponent) => format!("vs {opponent}"),
-            None => name.replace('_', " "),
-        };
-        (name, format!("{:.0}%", share * 100.0))
-    })
+/// The results of an evaluation: `vs random 97%, alphabeta4 35%; optimal moves 71%`.
+fn strength(stats: &TrainingStats) -> String {
+    let percent = |share: &f64| format!("{:.0}%", share * 100.0);
+    let rates = stats.evaluation.iter().filter_map(|(name, share)| {
+        Some(format!("{} {}", name.strip_prefix("win_rate_")?, percent(share)))
+    });
+    let rates: Vec<String> = rates.collect();
+    let mut parts = Vec::new();
+    if !rates.is_empty() {
+        parts.push(format!("vs {}", rates.join(", ")));
+    }
+    if let Some(share) = stats.evaluation.get("optimal_moves") {
+        parts.push(format!("optimal moves {}", percent(share)));
+    }
+    parts.join("; ")
 }
 
 /// A learning rate: digits enough for a small one, and no exponent.
@@ -136,12 +148,17 @@ impl Observer for Lines {
             Event::Learning { iteration, steps, of } => {
                 self.phase(*iteration, "learning", *steps, *of);
             }
-            Event::Evaluating { iteration, what } => self.phase(*iteration, what, 0, 0),
+            Event::Evaluating { iteration, what } => {
+                self.phase(*iteration, &format!("measuring: {what}"), 0, 0);
+            }
             Event::Iteration { stats, evaluated, timing } => {
                 self.screen.print(&self.iteration(stats, *evaluated, *timing));
                 self.before = (*stats).clone();
             }
-            Event::Saving { iteration, waited } => drop(self.waited.insert(*iteration, *waited)),
+            Event::Saving { iteration, waited } => {
+                self.waited.insert(*iteration, *waited);
+                self.phase(*iteration, "saving", 0, 0);
+            }
             Event::Saved { iteration, saved } => self.saved(*iteration, saved),
             Event::SaveFailed { iteration, error } => self.save_failed(*iteration, error),
             _ => {}
@@ -167,7 +184,7 @@ impl Show for Lines {
                     "the training is complete: iteration {iteration} of {}",
                     self.iterations
                 )),
-                settings::DEFAULT,
+                self.settings,
             ),
             End::Finished => strong(&format!(
                 "finished: {}, {}, loss {}, in {}",

@@ -1,5 +1,6 @@
 //! `scai train`
 
+mod ask;
 mod events;
 mod lines;
 mod record;
@@ -48,9 +49,12 @@ enum End {
 
 fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     let screen = Screen::new();
-    let mut trainer = Trainer::<G>::new(config)?;
+    let directory = config.checkpoint.directory.clone();
+    let mut trainer =
+        Trainer::<G>::new(config).map_err(|error| start::unusable(error, &directory))?;
     // Better now than after the first iterations.
-    trainer.manager().claim()?;
+    let claimed = trainer.manager().claim();
+    claimed.map_err(|error| start::unusable(error.into(), &directory))?;
     let start = start::begin(&mut trainer, args, &screen)?;
     let config = trainer.config().clone();
     let parameters: usize =
@@ -59,8 +63,13 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     let stop = Stop::new();
     let mut show: Box<dyn Show> = match args.json {
         true => Box::new(events::Events::new(screen.clone())),
-        false => Box::new(lines::Lines::new(screen.clone(), &config, stop.clone())),
+        false => {
+            let settings = settings::path(args).display().to_string();
+            Box::new(lines::Lines::new(screen.clone(), &config, settings, stop.clone()))
+        }
     };
+    let signals = signals::catch(&stop, &screen)
+        .map_err(|error| Failure::usage(format!("signals cannot be caught: {error}"), None))?;
     show.begin(&config, &start, parameters as u64);
     if start.iteration() >= config.training.iterations {
         show.end(&End::WasComplete);
@@ -68,8 +77,6 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     }
     let mut recorder =
         Recorder::open(&config, start.resumed_at(), trainer.training_stats(), screen.clone());
-    let signals = signals::catch(&stop, &screen)
-        .map_err(|error| Failure::usage(format!("signals cannot be caught: {error}"), None))?;
     let ended = trainer.train(
         &mut |event: &Event<'_>| {
             recorder.on_event(event);

@@ -7,7 +7,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::render::{paint, printable, style};
 
+/// For work of known length, and for other work.
 const BAR: &str = "{prefix} {msg:18} {bar:30} {pos}/{len} {elapsed:>4}";
+const SPINNER: &str = "{prefix} {msg:18} {spinner} {elapsed:>4}";
 
 /// Where a training is shown. Clones show on the same.
 ///
@@ -19,11 +21,7 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template(BAR) {
-            bar.set_style(style);
-        }
-        Self { bar }
+        Self { bar: ProgressBar::new(0) }
     }
 
     /// A line on stdout.
@@ -44,9 +42,13 @@ impl Screen {
         self.bar.suspend(|| crate::input::warn(text));
     }
 
-    /// The work under way.
+    /// The work under way; `of` is 0 where nobody knows how much there is.
     pub(super) fn phase(&self, iteration: &str, what: &str, done: u64, of: u64) {
         if self.bar.message() != what || self.bar.prefix() != iteration {
+            let template = if of > 0 { BAR } else { SPINNER };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.bar.set_style(style);
+            }
             self.bar.reset_elapsed();
             self.bar.set_prefix(iteration.to_owned());
             self.bar.set_message(what.to_owned());

@@ -12,7 +12,7 @@ use crate::input::say;
 use crate::locate::no_such_file;
 
 /// The file that is read where none is named.
-pub(super) const DEFAULT: &str = "config.yaml";
+const DEFAULT: &str = "config.yaml";
 
 /// The settings of the file, with what was typed beside it.
 pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
@@ -32,13 +32,18 @@ pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
         },
     };
     if let Some(iterations) = args.iterations {
-        config.training.iterations = iterations.get();
+        config.training.iterations = iterations;
     }
     if let Some(directory) = &args.checkpoint_dir {
         config.checkpoint.directory.clone_from(directory);
     }
     config.validate("the settings").map_err(|error| Failure::usage(error.to_string(), None))?;
     Ok(config)
+}
+
+/// The file of the settings.
+pub(super) fn path(args: &TrainArgs) -> &Path {
+    args.config.as_deref().unwrap_or(Path::new(DEFAULT))
 }
 
 fn wrong(path: &Path, error: &ConfigError) -> Failure {

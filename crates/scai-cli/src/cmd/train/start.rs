@@ -1,24 +1,19 @@
 //! Where a training begins: at a checkpoint, or at the beginning.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::{Error as Engine, Listed, MatchOptions, Strictness, open_file};
+use scai_checkpoint::{Error as Engine, Listed, LoadReport, MatchOptions, Strictness, open_file};
 use scai_games::Game;
 use scai_train::{Config, Error, LoadOptions, Restore, ResumedAt, Trainer, TrainingStats};
 use serde_json::{Value as Json, json};
 
-use super::screen::{Screen, strong};
-use super::transfer;
+use super::screen::Screen;
+use super::{ask, transfer};
 use crate::args::{ResumeFrom, TrainArgs};
 use crate::exit::Failure;
 use crate::locate::no_such_file;
-use crate::progress;
-use crate::render::{counted, number, one_line};
-
-/// Statistics that the question shows.
-const FEW: usize = 6;
+use crate::render::{counted, one_line};
 
 /// Where a training begins.
 pub(super) struct Start {
@@ -118,8 +113,8 @@ pub(super) fn begin<G: Game>(
         Some(ResumeFrom::Never) => false,
         Some(ResumeFrom::Auto) => true,
         None if listed.is_empty() => false,
-        None if !is_interactive() => true,
-        None => ask(trainer, &listed)?,
+        None if !ask::is_possible() => true,
+        None => ask::resume(trainer, &listed)?,
     };
     if newest && let Some(found) = resume(trainer)? {
         tell_skipped(&found, screen);
@@ -129,16 +124,24 @@ pub(super) fn begin<G: Game>(
         let stats = trainer.training_stats().clone();
         return Ok(Start { from: From::Newest(found), stats });
     }
-    warn_of_later(&listed, 0, trainer.config(), screen);
     let from = match &args.init_from {
         None => From::Beginning,
         Some(path) => init_from(trainer, path)?,
     };
+    warn_of_later(&listed, 0, trainer.config(), screen);
     Ok(Start { from, stats: trainer.training_stats().clone() })
 }
 
-fn is_interactive() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+/// A directory that no checkpoints can go to.
+pub(super) fn unusable(error: Error, directory: &str) -> Failure {
+    let message = match error {
+        Error::Checkpoint(Engine::Io { action, source, .. }) => {
+            format!("checkpoints cannot go to `{directory}`: cannot {action}: {source}")
+        }
+        Error::Checkpoint(error @ Engine::Locked { .. }) => error.to_string(),
+        error => return error.into(),
+    };
+    Failure::usage(message, Some("`--checkpoint-dir DIR` puts them elsewhere".to_owned()))
 }
 
 fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failure> {
@@ -153,10 +156,10 @@ fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failur
                     .to_owned(),
             ),
         ),
-        Error::Checkpoint(error @ Engine::Mismatch(_)) => {
+        Error::Checkpoint(Engine::Mismatch(report)) => {
             let newest = trainer.manager().latest().ok().flatten();
             let path = newest.map(|newest| directory.join(newest.name));
-            other_network(&error, path.as_deref(), trainer.config())
+            other_network(&report, path.as_deref(), trainer.config())
         }
         error => error.into(),
     }
@@ -195,7 +198,11 @@ fn init_from<G: Game>(trainer: &mut Trainer<G>, path: &Path) -> Result<From, Fai
     let restored = restored.map_err(|error| cannot_load(error, path, trainer.config()))?;
     if restored.network.loaded.is_empty() {
         return Err(Failure::usage(
-            format!("nothing in `{}` fits the network\n{}", path.display(), restored.network),
+            format!(
+                "nothing in `{}` fits the network\n{}",
+                path.display(),
+                transfer::mismatch(&restored.network)
+            ),
             None,
         ));
     }
@@ -211,7 +218,7 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
             Some(format!("`--checkpoint-dir {shown}` trains in a directory")),
         ),
         Error::Checkpoint(Engine::NotFound { .. }) => no_such_file(path),
-        Error::Checkpoint(error @ Engine::Mismatch(_)) => other_network(&error, Some(path), config),
+        Error::Checkpoint(Engine::Mismatch(report)) => other_network(&report, Some(path), config),
         Error::State(what) => {
             Failure::usage(format!("`{shown}` holds no state of this training: {what}"), None)
         }
@@ -220,13 +227,13 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
 }
 
 /// A checkpoint that is of another network than the settings say.
-fn other_network(error: &Engine, path: Option<&Path>, config: &Config) -> Failure {
+fn other_network(report: &LoadReport, path: Option<&Path>, config: &Config) -> Failure {
     let said = path.and_then(|path| {
         let tree = open_file(path, Unprotected::Accept).ok()?.tree().ok()?;
         let said = |key: &str| tree.lookup(&format!("metadata.config.{key}"))?.as_int();
         let game = tree.lookup("metadata.config.game")?.as_str()?;
         Some(format!(
-            "`{}` is of {} with {} blocks of {} channels, the settings say {} with {} of {}\n",
+            "  `{}` is of {} with {} blocks of {} channels, the settings say {} with {} of {}\n",
             path.display(),
             one_line(game),
             said("model.num_blocks")?,
@@ -237,7 +244,11 @@ fn other_network(error: &Engine, path: Option<&Path>, config: &Config) -> Failur
         ))
     });
     Failure::usage(
-        format!("{}{error}", said.unwrap_or_default()),
+        format!(
+            "the checkpoint does not match the network, and nothing was loaded\n{}{}",
+            said.unwrap_or_default(),
+            transfer::mismatch(report)
+        ),
         Some(
             "`--init-from FILE --checkpoint-dir DIR` begins a new training with what fits; or put \
              the settings of the checkpoint back"
@@ -264,79 +275,21 @@ fn tell_skipped(found: &ResumedAt, screen: &Screen) {
 fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Screen) {
     let later: Vec<&Listed> = listed.iter().filter(|listed| listed.iteration > iteration).collect();
     let (Some(first), Some(last)) = (later.first(), later.last()) else { return };
-    let range = match later.len() {
-        1 => format!("the checkpoint of iteration {}", last.iteration),
+    let what = match later.len() {
+        1 => format!(
+            "the checkpoint of iteration {}: it is replaced when this training saves that \
+             iteration, and until then a later resume takes it",
+            last.iteration
+        ),
         count => format!(
-            "{count} checkpoints of the iterations {} to {}",
+            "{count} checkpoints of the iterations {} to {}: each is replaced when this training \
+             saves the same iteration, and until then a later resume takes the newest of them",
             first.iteration, last.iteration
         ),
     };
     screen.warn(&format!(
-        "`{}` holds {range}: each is replaced when this training saves the same iteration, and \
-         until then a later resume takes the newest of them\n  to keep the two apart, stop now and \
-         give `--checkpoint-dir`",
+        "`{}` holds {what}\n  to keep the two trainings apart, stop now and give \
+         `--checkpoint-dir`",
         config.checkpoint.directory
     ));
-}
-
-/// Asks whether to go on from the newest checkpoint that is sound.
-fn ask<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result<bool, Failure> {
-    let manager = trainer.manager();
-    let mut damaged = Vec::new();
-    let mut sound = None;
-    for listed in listed.iter().rev() {
-        let bar = progress::bytes(listed.size, "verifying");
-        let verification = manager.verify(&listed.name, &|bytes| bar.inc(bytes));
-        bar.finish_and_clear();
-        match verification?.damage.into_iter().next() {
-            None => {
-                sound = Some(listed);
-                break;
-            }
-            Some(damage) => damaged.push(damage.to_string()),
-        }
-    }
-    // Where none is sound, the resume says so.
-    let Some(sound) = sound else { return Ok(true) };
-    let of = trainer.config().training.iterations;
-    if sound.iteration >= of {
-        return Ok(true);
-    }
-    for damage in &damaged {
-        crate::input::warn(damage);
-    }
-    let mut err = anstream::stderr();
-    writeln!(err, "{}", strong(&sound.name))?;
-    writeln!(err, "  iteration {} of {of}{}", sound.iteration, saved_at(sound))?;
-    let numbers = sound.training_stats.iter().filter_map(|(name, value)| {
-        let value = number(value.as_f64()?);
-        (name != "total_iterations").then(|| format!("{} {value}", one_line(name)))
-    });
-    let numbers: Vec<String> = numbers.take(FEW).collect();
-    writeln!(err, "  {}", numbers.join(", "))?;
-    let question = match damaged.is_empty() {
-        true => "Resume from the newest checkpoint? [Y/n] ",
-        false => "Resume from this one, the newest that is sound? [Y/n] ",
-    };
-    let mut input = std::io::stdin().lock();
-    loop {
-        write!(err, "{question}")?;
-        err.flush()?;
-        let mut answer = String::new();
-        if input.read_line(&mut answer)? == 0 {
-            writeln!(err)?;
-            return Err(Failure::usage("there was no answer, and nothing was done", None));
-        }
-        match answer.trim().to_lowercase().as_str() {
-            "" | "y" | "yes" => return Ok(true),
-            "n" | "no" => return Ok(false),
-            _ => writeln!(err, "please answer y or n")?,
-        }
-    }
-}
-
-/// `, saved 2026-11-24 21:07:33`
-fn saved_at(listed: &Listed) -> String {
-    let Some(timestamp) = listed.timestamp.as_deref() else { return String::new() };
-    format!(", saved {}", crate::render::time(timestamp))
 }

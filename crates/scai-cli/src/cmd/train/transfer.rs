@@ -1,58 +1,66 @@
-//! What `--init-from` took from a checkpoint, as a table.
+//! What fits of a checkpoint and what does not, as a table.
 
-use scai_checkpoint::{ShapeMismatch, TensorSpec};
+use scai_checkpoint::{LoadReport, TensorSpec};
 use scai_train::Restored;
 
-use crate::render::{count, one_line, paint, style, table};
+use crate::render::{count, counted, one_line, table};
+
+/// Rows of one kind that are shown.
+const MOST: usize = 4;
 
 /// The report of a load that takes what fits, for a network with these parameters.
 pub(super) fn report(restored: &Restored, parameters: &[TensorSpec]) -> String {
     let Restored { network, optimizer, .. } = restored;
     let elements = |spec: &TensorSpec| spec.shape.iter().product::<usize>() as u64;
     let all: u64 = parameters.iter().map(elements).sum();
-    let taken: u64 =
-        parameters.iter().filter(|spec| network.loaded.contains(&spec.name)).map(elements).sum();
-    let mut rows = Vec::new();
-    let mut row = |what: &str, tensors: usize, note: String| {
-        rows.push(vec![what.to_owned(), tensors.to_string(), note]);
-    };
-    row("loaded", network.loaded.len(), {
-        let share = taken as f64 / all.max(1) as f64 * 100.0;
-        format!("{} of {} parameters, {share:.1}%", count(taken), count(all))
-    });
-    row("moments", optimizer.loaded.len(), "parameters whose optimizer state goes on".to_owned());
-    if !network.missing.is_empty() {
-        row("missing", network.missing.len(), format!("new: {}", few(&network.missing)));
+    let taken = parameters.iter().filter(|spec| network.loaded.contains(&spec.name));
+    let taken: u64 = taken.map(elements).sum();
+    let share = taken as f64 / all.max(1) as f64 * 100.0;
+    let loaded = format!("{} of {} parameters, {share:.1}%", count(taken), count(all));
+    let moments = counted(optimizer.loaded.len() as u64, "parameter");
+    let first = [
+        row("loaded", network.loaded.len(), loaded),
+        vec!["moments".to_owned(), moments, "go on with their optimizer state".to_owned()],
+    ];
+    lines(first.into(), network)
+}
+
+/// Why a load that must match has failed.
+pub(super) fn mismatch(report: &LoadReport) -> String {
+    lines(vec![row("fits", report.loaded.len(), String::new())], report)
+}
+
+fn row(what: &str, tensors: usize, note: String) -> Vec<String> {
+    vec![what.to_owned(), counted(tensors as u64, "tensor"), note]
+}
+
+/// The first rows, and what was not loaded.
+fn lines(mut rows: Vec<Vec<String>>, report: &LoadReport) -> String {
+    for (what, names, note) in [
+        ("missing", &report.missing, "only in the network"),
+        ("unexpected", &report.unexpected, "only in the checkpoint"),
+    ] {
+        if !names.is_empty() {
+            rows.push(row(what, names.len(), format!("{note}: {}", few(names))));
+        }
     }
-    if !network.unexpected.is_empty() {
-        row(
-            "unexpected",
-            network.unexpected.len(),
-            format!("left out: {}", few(&network.unexpected)),
-        );
+    if !report.mismatched.is_empty() {
+        rows.push(row("mismatched", report.mismatched.len(), "of another shape or type:".into()));
+        let notes = report.mismatched.iter().map(|mismatch| one_line(&mismatch.to_string()));
+        rows.extend(notes.take(MOST).map(|note| vec![String::new(), String::new(), note]));
+        if let Some(more @ 1..) = report.mismatched.len().checked_sub(MOST) {
+            rows.push(vec![String::new(), String::new(), format!("and {more} more")]);
+        }
     }
-    for ShapeMismatch { name, checkpoint, model } in &network.mismatched {
-        let note = format!(
-            "{}: {} {:?} there, {} {:?} here",
-            one_line(name),
-            checkpoint.0,
-            checkpoint.1,
-            model.0,
-            model.1
-        );
-        row("mismatched", 1, note);
-    }
-    let headings = ["", ">TENSORS", ""].map(str::to_owned);
+    let table = table(&["", "", ""].map(str::to_owned), rows);
     let mut lines: Vec<String> =
-        table(&headings, rows).lines().map(|line| format!("  {}", line.trim_end())).collect();
-    let hint = paint(style::GOOD, "tip");
-    lines.extend(network.hints.iter().map(|text| format!("  {hint}: {}", one_line(text))));
+        table.lines().map(|line| format!("  {}", line.trim_end())).collect();
+    lines.extend(report.hints.iter().map(|hint| format!("  hint: {}", one_line(hint))));
     lines.join("\n")
 }
 
 /// The modules of the names: `backbone.blocks.4` stands for all tensors in it.
 fn few(names: &[String]) -> String {
-    const MOST: usize = 4;
     let mut modules: Vec<&str> = Vec::new();
     for name in names {
         let module = module(name);
