@@ -25,7 +25,8 @@ test-rust: tools ## The Rust tests and the examples in the docs
 test-torch: $(VENV)/torch-$(TORCH) ## Real torch loads what Rust wrote; its networks are the same
 	test -d $(REWRITTEN) || $(MAKE) test-rust
 	$(VENV)/bin/python $(GOLDEN)/check_roundtrip.py $(GOLDEN)/files $(REWRITTEN)
-	SCAI_PYTHON=$(CURDIR)/$(VENV)/bin/python cargo $(RUNNER) --workspace --all-features --test it pytorch
+	SCAI_PYTHON=$(CURDIR)/$(VENV)/bin/python SCAI_TENSORBOARD_PYTHON=$(CURDIR)/$(VENV)/bin/python \
+	  cargo $(RUNNER) --workspace --all-features --test it py_
 
 lint: ## Formatter, clippy and rustdoc, warnings denied
 	cargo fmt --all --check
@@ -34,6 +35,7 @@ lint: ## Formatter, clippy and rustdoc, warnings denied
 
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
+	SCAI_PROOFS=full cargo test --release -p scai-cli --test it train_kill -- --nocapture
 
 bench-train: ## What checkpoints cost the trainer, and how fast it plays and learns
 	cargo run --release -p scai-train --example cost
@@ -56,7 +58,7 @@ tools:
 
 $(VENV)/torch-$(TORCH):
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH) numpy safetensors
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH) numpy safetensors tensorboard
 	touch $@
 
 $(VENV)/plot:

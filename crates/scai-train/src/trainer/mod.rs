@@ -1,13 +1,13 @@
 //! The training loop.
 
+mod iteration;
 mod learning;
+mod measure;
 mod metadata;
 mod saving;
 
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -18,18 +18,12 @@ use scai_checkpoint::{
 };
 use scai_games::Game;
 
-use self::learning::{Learner, Losses};
 use self::metadata::RunInfo;
 use self::saving::Saves;
-use crate::config::{Config, Opponent};
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::evaluation::{MatchOptions as Match, Side, opponent, optimality, play_match};
-use crate::event::{Event, Observer, Timing};
+use crate::event::{Event, Observer};
 use crate::network::{DualResNet, DualResNetConfig, Network, NetworkEvaluator};
-use crate::replay::Augment;
-use crate::schedule::learning_rate;
-use crate::search::{Exploration, SearchOptions};
-use crate::self_play::{SelfPlayOptions, self_play};
 use crate::state::{Restore, Restored, TrainingState, initialised, parameters};
 use crate::stats::TrainingStats;
 use crate::stop::Stop;
@@ -252,171 +246,6 @@ impl<G: Game, N: Network> Trainer<G, N> {
         };
         self.save_last(observer)?;
         Ok(ended)
-    }
-
-    /// Plays, learns, evaluates. The state changes only once all of it is done.
-    fn iterate(&mut self, observer: &mut dyn Observer, stop: &Stop) -> Result<()> {
-        let mut state = self.state.clone();
-        state.stats.total_iterations += 1;
-        let mut timing = Timing::default();
-
-        let begun = Instant::now();
-        self.play(&mut state, observer, stop)?;
-        timing.self_play = begun.elapsed();
-
-        let begun = Instant::now();
-        self.learn(&mut state, observer, stop)?;
-        timing.learning = begun.elapsed();
-
-        let begun = Instant::now();
-        let interval = self.config.evaluation.interval;
-        let evaluated = interval > 0 && state.stats.total_iterations.is_multiple_of(interval);
-        if evaluated {
-            state.stats.evaluation = self.measure(&state, observer, stop)?;
-            timing.evaluation = begun.elapsed();
-        }
-        self.state = state;
-        observer.on_event(&Event::Iteration { stats: &self.state.stats, evaluated, timing });
-        Ok(())
-    }
-
-    fn play(
-        &self,
-        state: &mut TrainingState<N>,
-        observer: &mut dyn Observer,
-        stop: &Stop,
-    ) -> Result<()> {
-        let config = &self.config.self_play;
-        let (iteration, of) = (state.stats.total_iterations, config.games_per_iteration);
-        let options = SelfPlayOptions {
-            parallel_games: config.parallel_games,
-            search: self.search(config.simulations),
-            dirichlet_alpha: config.dirichlet_alpha as f32,
-            dirichlet_fraction: config.dirichlet_fraction as f32,
-            temperature: config.temperature as f32,
-            temperature_moves: config.temperature_moves,
-            seed: state.random.seed,
-            threads: match config.threads {
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
-                threads => threads,
-            },
-        };
-        observer.on_event(&Event::SelfPlay { iteration, games: 0, of });
-        let told = Mutex::new((0, observer));
-        let finished = || {
-            let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            told.0 += 1;
-            let games = told.0;
-            told.1.on_event(&Event::SelfPlay { iteration, games, of });
-        };
-        let evaluator = NetworkEvaluator::new(state.network.clone(), self.device.clone());
-        let numbers = state.random.next_game..state.random.next_game + of as u64;
-        let played = self_play::<G>(&evaluator, numbers, &options, &finished, stop)?;
-
-        let games = played.games.max(1) as f64;
-        state.random.next_game += of as u64;
-        state.stats.total_games += played.games as u64;
-        state.stats.total_positions += played.samples.len() as u64;
-        state.stats.game_length = played.samples.len() as f64 / games;
-        state.stats.first_player_rate =
-            (played.first_wins as f64 + played.draws as f64 / 2.0) / games;
-        state.replay.push(played.samples);
-        Ok(())
-    }
-
-    fn learn(
-        &self,
-        state: &mut TrainingState<N>,
-        observer: &mut dyn Observer,
-        stop: &Stop,
-    ) -> Result<()> {
-        let config = &self.config.training;
-        if state.replay.len() < self.config.replay_buffer.min_positions.max(1) {
-            return Ok(());
-        }
-        let augment = if config.augment { Augment::Symmetries } else { Augment::Nothing };
-        let (iteration, of) = (state.stats.total_iterations, config.steps_per_iteration);
-        let mut learner =
-            Learner::new(&state.network, &state.optimizer, &self.device, config.value_loss_weight);
-        let mut sum = Losses::default();
-        for steps in 0..of {
-            if stop.is_asked() {
-                return Err(Error::Stopped);
-            }
-            observer.on_event(&Event::Learning { iteration, steps, of });
-            let rate = learning_rate(config, state.stats.total_steps);
-            let batch =
-                state.replay.sample::<G>(config.batch_size, augment, &mut state.random.sampling);
-            let (next, losses) = learner.step::<G>(batch, rate)?;
-            learner = next;
-            sum.policy += losses.policy;
-            sum.value += losses.value;
-            state.stats.total_steps += 1;
-            state.stats.learning_rate = rate;
-        }
-        observer.on_event(&Event::Learning { iteration, steps: of, of });
-        (state.network, state.optimizer) = learner.finish();
-        state.batches += of;
-        state.stats.policy_loss = sum.policy / of.max(1) as f64;
-        state.stats.value_loss = sum.value / of.max(1) as f64;
-        state.stats.loss =
-            state.stats.policy_loss + config.value_loss_weight * state.stats.value_loss;
-        Ok(())
-    }
-
-    /// Measures how strong the network plays, as `evaluation` of the configuration says.
-    ///
-    /// The keys are those of [`TrainingStats::evaluation`].
-    ///
-    /// # Errors
-    /// [`Error::Network`], [`Error::Stopped`].
-    pub fn evaluate(
-        &self,
-        observer: &mut dyn Observer,
-        stop: &Stop,
-    ) -> Result<BTreeMap<String, f64>> {
-        self.measure(&self.state, observer, stop)
-    }
-
-    fn measure(
-        &self,
-        state: &TrainingState<N>,
-        observer: &mut dyn Observer,
-        stop: &Stop,
-    ) -> Result<BTreeMap<String, f64>> {
-        let config = &self.config.evaluation;
-        let iteration = state.stats.total_iterations;
-        let search = self.search(config.simulations);
-        let evaluator: NetworkEvaluator<G, N> =
-            NetworkEvaluator::new(state.network.clone(), self.device.clone());
-        let mut results = BTreeMap::new();
-        for &named in &config.opponents {
-            observer.on_event(&Event::Evaluating { iteration, what: &named.to_string() });
-            let player = opponent::<G>(named);
-            let (first, second) = (Side::Network(&evaluator, search), Side::Player(&*player));
-            let seed = state.random.seed.wrapping_add(iteration);
-            let options = Match { games: config.games, drawn_plies: 0, seed };
-            let score = play_match(first, second, options, stop)?;
-            let name = match named {
-                Opponent::Random => "random".to_owned(),
-                Opponent::AlphaBeta { depth } => format!("alphabeta{depth}"),
-            };
-            results.insert(format!("win_rate_{name}"), score.rate());
-        }
-        if config.positions {
-            observer.on_event(&Event::Evaluating { iteration, what: "solved positions" });
-            if let Some(found) = optimality::<G>(&evaluator, search, stop)? {
-                let share = |count: usize| count as f64 / found.positions as f64;
-                results.insert("optimal_moves".to_owned(), share(found.by_search));
-                results.insert("optimal_moves_policy".to_owned(), share(found.by_policy));
-            }
-        }
-        Ok(results)
-    }
-
-    fn search(&self, simulations: usize) -> SearchOptions {
-        let c_puct = self.config.self_play.c_puct as f32;
-        SearchOptions { simulations, exploration: Exploration { c_puct } }
     }
 
     /// The state after the last iteration that is done, as a checkpoint.

@@ -171,7 +171,7 @@ fn tensorboard(directory: &Path) -> Option<Value> {
 }
 
 #[test]
-fn tensorboard_reads_the_values_and_discards_what_a_resume_dropped() {
+fn py_tensorboard_reads_the_values_and_discards_what_a_resume_dropped() {
     let directory = TempDir::new().unwrap();
     run(directory.path(), None, 5, 1.0);
     let Some(read) = tensorboard(directory.path()) else { return };

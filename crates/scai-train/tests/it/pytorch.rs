@@ -36,7 +36,7 @@ fn positions() -> Vec<TicTacToe> {
 }
 
 #[test]
-fn pytorch_gives_the_same_outputs_and_its_own_networks_train_on() {
+fn py_torch_gives_the_same_outputs_and_its_own_networks_train_on() {
     let Some(python) = python() else {
         eprintln!("SKIPPED: no Python with PyTorch; `make test-torch` installs one");
         return;
