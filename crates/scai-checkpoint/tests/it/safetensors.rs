@@ -280,3 +280,15 @@ fn lies_in_the_header_are_refused() {
     let message = read(wide, Unprotected::Accept).unwrap().tree().unwrap_err().to_string();
     assert!(message.contains("tensor `a`: a tensor of 101 dimensions"), "{message}");
 }
+
+#[test]
+fn a_header_that_is_not_utf_8_is_refused_though_the_bytes_are_skipped() {
+    // A field that nobody knows was skipped unread, and the safetensors crate refused the file.
+    let [start, end] =
+        [&br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"more":""#[..], br#""}}"#];
+    for (middle, valid) in [(&b"\xc3\xa9"[..], true), (b"\xff", false)] {
+        let header = [start, middle, end].concat();
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_slice(), &[0; 4]].concat();
+        assert_eq!(read(bytes, Unprotected::Accept).is_ok(), valid);
+    }
+}
