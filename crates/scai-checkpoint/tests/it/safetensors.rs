@@ -292,3 +292,25 @@ fn a_header_that_is_not_utf_8_is_refused_though_the_bytes_are_skipped() {
         assert_eq!(read(bytes, Unprotected::Accept).is_ok(), valid);
     }
 }
+
+#[test]
+fn a_tensor_whose_name_json_must_escape_is_written_and_read() {
+    // Its digest was not found again, and a file that had just been written did not open.
+    let tensor = || Tensor::from_vec(vec![2], vec![1_u8, 2]).unwrap();
+    let names = ["a \"quoted\" name", "back\\slash", "tab\t", "\u{1}", "π\n"];
+    let tree = Value::Dict(names.into_iter().map(|name| (name, tensor())).collect());
+    let file = read(write(&tree).unwrap(), Unprotected::Refuse).unwrap();
+    assert_eq!(describe(&file.tree().unwrap()), describe(&tree));
+}
+
+#[test]
+fn two_views_of_one_memory_in_other_orders_are_told_to_be_apart() {
+    // The second one got memory of its own, and nobody was told.
+    let storage = Storage::from_vec((0..6).map(|i| i as f32).collect::<Vec<_>>());
+    let view =
+        |shape, strides| Tensor::new(DType::Float32, shape, strides, 0, storage.clone()).unwrap();
+    let turned = view(vec![2, 3], vec![1, 2]);
+    let tree: Dict =
+        [("a", turned), ("b", view(vec![1, 2, 3], vec![6, 1, 2]))].into_iter().collect();
+    assert_eq!(Plan::new(&Value::Dict(tree)).unwrap().apart(), ["b"]);
+}
