@@ -48,7 +48,8 @@ learning-curve: $(VENV)/plot ## The default training, half an hour, and docs/lea
 fuzz: ## Fuzz each target for FUZZ_SECONDS (needs cargo-fuzz)
 	for target in $$(ls fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
 	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) \
-	    -max_len=8192 -rss_limit_mb=2048 -timeout=5 -print_final_stats=1 || exit 1; \
+	    -dict=fuzz/dictionary.txt -max_len=8192 -rss_limit_mb=2048 -malloc_limit_mb=128 \
+	    -timeout=20 -print_final_stats=1 || exit 1; \
 	done
 
 # strace is what the crash tests kill and fail system calls with; they say so where it is missing.

@@ -204,17 +204,18 @@ impl Fingerprint {
     }
 }
 
-struct Input<'a>(&'a [u8]);
+/// What the fuzzer made up, as numbers and bytes; zeros once it is used up.
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (&first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(first)
     }
 
     /// A number of few bytes: small, near a limit, or anything.
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         match self.byte().unwrap_or(0) {
             small @ 0..=99 => small.into(),
             below @ 100..=119 => u64::MAX - u64::from(below - 100),
@@ -225,7 +226,7 @@ impl Input<'_> {
         }
     }
 
-    fn bytes(&mut self) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self) -> Vec<u8> {
         let len = usize::from(self.byte().unwrap_or(0)).min(self.0.len());
         let (bytes, rest) = self.0.split_at(len);
         self.0 = rest;

@@ -5,6 +5,8 @@ use scai_checkpoint::{Error, Value};
 
 use crate::forge::{self, Member, honest, tensor, text};
 use crate::fuzz_checks;
+use crate::fuzz_manager;
+use crate::fuzz_safetensors;
 use crate::support::{open, read_file};
 
 /// Reads a pickle inside the honest file, with its storages.
@@ -107,4 +109,6 @@ fn the_corpus_of_the_fuzz_targets_is_read_without_harm() {
     assert!(replay("torch_zip", fuzz_checks::torch_zip) > 100);
     assert!(replay("pickle", fuzz_checks::pickle) > 100);
     assert!(replay("directory", fuzz_checks::directory) > 100);
+    assert!(replay("safetensors", fuzz_safetensors::safetensors) > 100);
+    assert!(replay("manager", fuzz_manager::manager) > 100);
 }

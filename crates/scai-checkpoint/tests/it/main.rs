@@ -23,7 +23,11 @@ mod describe;
 mod disk_full;
 #[allow(dead_code, reason = "`hostile_memory` uses the rest")]
 mod forge;
+mod fuzz_bench;
 mod fuzz_checks;
+mod fuzz_manager;
+mod fuzz_model;
+mod fuzz_safetensors;
 mod golden;
 mod hostile;
 mod huge;

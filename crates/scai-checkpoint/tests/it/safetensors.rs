@@ -280,3 +280,37 @@ fn lies_in_the_header_are_refused() {
     let message = read(wide, Unprotected::Accept).unwrap().tree().unwrap_err().to_string();
     assert!(message.contains("tensor `a`: a tensor of 101 dimensions"), "{message}");
 }
+
+#[test]
+fn a_header_that_is_not_utf_8_is_refused_though_the_bytes_are_skipped() {
+    // A field that nobody knows was skipped unread, and the safetensors crate refused the file.
+    let [start, end] =
+        [&br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"more":""#[..], br#""}}"#];
+    for (middle, valid) in [(&b"\xc3\xa9"[..], true), (b"\xff", false)] {
+        let header = [start, middle, end].concat();
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_slice(), &[0; 4]].concat();
+        assert_eq!(read(bytes, Unprotected::Accept).is_ok(), valid);
+    }
+}
+
+#[test]
+fn a_tensor_whose_name_json_must_escape_is_written_and_read() {
+    // Its digest was not found again, and a file that had just been written did not open.
+    let tensor = || Tensor::from_vec(vec![2], vec![1_u8, 2]).unwrap();
+    let names = ["a \"quoted\" name", "back\\slash", "tab\t", "\u{1}", "π\n"];
+    let tree = Value::Dict(names.into_iter().map(|name| (name, tensor())).collect());
+    let file = read(write(&tree).unwrap(), Unprotected::Refuse).unwrap();
+    assert_eq!(describe(&file.tree().unwrap()), describe(&tree));
+}
+
+#[test]
+fn two_views_of_one_memory_in_other_orders_are_told_to_be_apart() {
+    // The second one got memory of its own, and nobody was told.
+    let storage = Storage::from_vec((0..6).map(|i| i as f32).collect::<Vec<_>>());
+    let view =
+        |shape, strides| Tensor::new(DType::Float32, shape, strides, 0, storage.clone()).unwrap();
+    let turned = view(vec![2, 3], vec![1, 2]);
+    let tree: Dict =
+        [("a", turned), ("b", view(vec![1, 2, 3], vec![6, 1, 2]))].into_iter().collect();
+    assert_eq!(Plan::new(&Value::Dict(tree)).unwrap().apart(), ["b"]);
+}

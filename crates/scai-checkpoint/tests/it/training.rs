@@ -17,6 +17,8 @@ pub(crate) struct Save {
 /// How large the states of a test are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Size {
+    /// About 6 KiB, for thousands of saves in a second.
+    Tiny,
     /// About 12 KiB: a simulated disk has states enough with a few pages.
     Small,
     /// About 150 KiB.
@@ -28,6 +30,7 @@ pub(crate) enum Size {
 impl Size {
     fn elements(self) -> usize {
         match self {
+            Size::Tiny => 30,
             Size::Small => 400,
             Size::Medium => 11_000,
             Size::Large => (1 << 18) + 30_000,

@@ -198,9 +198,8 @@ fn take_aliases(header: &mut Header) -> Vec<(String, String)> {
 fn digests(header: &Header) -> Result<Vec<u128>> {
     let bad = || Error::damaged(Place::record(DIGESTS), "the digests are not valid");
     let text = header.metadata.get(DIGESTS).ok_or_else(bad)?;
-    let digests: BTreeMap<&str, &str> = serde_json::from_str(text).map_err(|_| bad())?;
-    let of = |(name, _): &(String, TensorInfo)| {
-        u128::from_str_radix(digests.get(name.as_str())?, 16).ok()
-    };
+    // Not `&str`, which a name with an escape in it cannot be read as.
+    let digests: BTreeMap<String, String> = serde_json::from_str(text).map_err(|_| bad())?;
+    let of = |(name, _): &(String, TensorInfo)| u128::from_str_radix(digests.get(name)?, 16).ok();
     header.tensors.iter().map(|tensor| of(tensor).ok_or_else(bad)).collect()
 }

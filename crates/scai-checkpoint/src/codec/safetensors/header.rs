@@ -57,7 +57,10 @@ impl Header {
         }
         let mut json = vec![0; length as usize];
         read(file, LENGTH as u64, &mut json)?;
-        let Entries { metadata, mut tensors } = serde_json::from_slice(&json)
+        // The parser skips what it does not know without looking whether that is UTF-8.
+        let text = std::str::from_utf8(&json)
+            .or_else(|error| bad(format!("the header is not valid: {error}")))?;
+        let Entries { metadata, mut tensors } = serde_json::from_str(text)
             .or_else(|error| bad(format!("the header is not valid: {error}")))?;
         // Stable, so that empty tensors stay in the order of the header.
         tensors.sort_by_key(|(_, info)| info.data_offsets);

@@ -73,17 +73,7 @@ impl SimulatedDisk {
         check: impl FnMut(&CrashState<'_>) -> Result<(), String>,
     ) -> CrashReport {
         let journal = self.journal();
-        let mut walk = Walk {
-            names: Names::default(),
-            files: (0..journal.files).map(|_| Content::default()).collect(),
-            freed: HashSet::new(),
-            ledger: Ledger::default(),
-            notes: 0,
-            random: Random::new(0x5CA1),
-            seen: HashSet::new(),
-            report: CrashReport::default(),
-            check,
-        };
+        let mut walk = Walk::new(journal.files, check);
         let mut last = "nothing".to_owned();
         for done in 0..=journal.steps.len() {
             if done >= first {
@@ -95,6 +85,27 @@ impl SimulatedDisk {
             }
         }
         walk.report
+    }
+
+    /// One state that a power failure may leave once `step` steps are done.
+    ///
+    /// `draw` chooses it: 0 loses everything that was not durable, 1 nothing, and any other number
+    /// draws one.
+    pub fn crash_once(&self, step: usize, draw: u64) -> MemoryStore {
+        let journal = self.journal();
+        let mut walk = Walk::new(journal.files, |_| Ok(()));
+        journal.steps.iter().take(step).for_each(|step| walk.advance(step));
+        walk.random = Random::new(draw);
+        let mut pick = Random::new(draw);
+        let mut pick = |count: usize| match draw {
+            0 => 0,
+            1 => count - 1,
+            _ => pick.below(count),
+        };
+        let mut left = walk.names.left(&mut walk.random);
+        let choice = walk.choice(left.swap_remove(pick(left.len())));
+        let picked = choice.files.iter().map(|(_, left)| pick(left.len())).collect();
+        choice.store(&choice.contents(picked))
     }
 }
 
@@ -131,9 +142,36 @@ impl Choice {
     fn count(&self) -> usize {
         self.files.iter().fold(1, |count, (_, left)| count.saturating_mul(left.len()))
     }
+
+    /// The content of each file, by the numbers that were picked.
+    fn contents(&self, picked: Vec<usize>) -> BTreeMap<FileId, &ContentLeft> {
+        let files = self.files.iter().zip(picked);
+        files.map(|((file, left), picked)| (*file, &left[picked])).collect()
+    }
+
+    fn store(&self, contents: &BTreeMap<FileId, &ContentLeft>) -> MemoryStore {
+        let named = self.left.names.iter();
+        let named = named.map(|(name, file)| (name.clone(), Arc::clone(&contents[file].inode)));
+        MemoryStore::of(named.collect())
+    }
 }
 
 impl<C: FnMut(&CrashState<'_>) -> Result<(), String>> Walk<C> {
+    /// A walk over the steps of a disk that had so many files.
+    fn new(files: usize, check: C) -> Self {
+        Self {
+            names: Names::default(),
+            files: (0..files).map(|_| Content::default()).collect(),
+            freed: HashSet::new(),
+            ledger: Ledger::default(),
+            notes: 0,
+            random: Random::new(0x5CA1),
+            seen: HashSet::new(),
+            report: CrashReport::default(),
+            check,
+        }
+    }
+
     fn advance(&mut self, step: &Step) {
         match step {
             Step::Names(change) => {
@@ -197,12 +235,7 @@ impl<C: FnMut(&CrashState<'_>) -> Result<(), String>> Walk<C> {
 
     /// Checks one state, unless the same was checked with the same promises.
     fn visit(&mut self, choice: &Choice, picked: Vec<usize>, moment: &Moment<'_>) {
-        let contents: BTreeMap<FileId, &ContentLeft> = choice
-            .files
-            .iter()
-            .zip(picked)
-            .map(|((file, left), picked)| (*file, &left[picked]))
-            .collect();
+        let contents = choice.contents(picked);
         let mut key = Xxh3::new();
         for (name, file) in &choice.left.names {
             key.update(name.as_bytes());
@@ -214,9 +247,7 @@ impl<C: FnMut(&CrashState<'_>) -> Result<(), String>> Walk<C> {
             return;
         }
         self.report.states += 1;
-        let named = choice.left.names.iter();
-        let named = named.map(|(name, file)| (name.clone(), Arc::clone(&contents[file].inode)));
-        let store = MemoryStore::of(named.collect());
+        let store = choice.store(&contents);
         let state = CrashState { store, ledger: &self.ledger, step: moment.step };
         if let Err(why) = (self.check)(&state) {
             self.report.bad += 1;

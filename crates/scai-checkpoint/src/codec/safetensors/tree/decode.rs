@@ -1,6 +1,6 @@
 //! JSON into the state tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value as Json};
 
@@ -124,10 +124,14 @@ impl<'a> Decoder<'a> {
                 .collect::<Result<_>>()?,
             Json::Array(pairs) => {
                 let mut entries = Vec::with_capacity(pairs.len());
+                let mut names = HashSet::new();
                 for pair in pairs {
                     let Ok([key, value]) = <[Value; 2]>::try_from(self.items(pair)?) else {
                         return bad("a pair");
                     };
+                    if key.as_str().is_some_and(|name| !names.insert(name.to_owned())) {
+                        return bad("a dict that has a key twice");
+                    }
                     entries.push((key, value));
                 }
                 entries

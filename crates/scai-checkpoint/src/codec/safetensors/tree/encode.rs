@@ -111,6 +111,8 @@ struct Encoder {
     bases: HashMap<usize, (String, View)>,
     stored: Vec<(String, Tensor)>,
     names: HashSet<String>,
+    /// The storages of which no tensor is all, in its order; the first view stands for them.
+    without_base: HashSet<usize>,
     /// The names of the views that are stored.
     views: HashMap<View, String>,
     ties: Vec<(String, String)>,
@@ -225,7 +227,8 @@ impl Encoder {
             }
             (None, base) => {
                 let whole = tensor.offset() == 0 && tensor.nbytes() == tensor.storage().len();
-                if base.is_none() && !(whole && tensor.is_dense()) {
+                let first = self.without_base.insert(tensor.storage().id());
+                if base.is_none() && !(whole && tensor.is_dense() && first) {
                     self.apart.push(name_of(path));
                 }
                 node.insert("$tensor".into(), name_of(path).into());
