@@ -17,10 +17,10 @@ use crate::stop::Stop;
 impl<G: Game, N: Network> Trainer<G, N> {
     /// Measures how strong the network plays, as `evaluation` of the configuration says.
     ///
-    /// The keys are those of [`TrainingStats::evaluation`].
+    /// The keys are those of [`TrainingStats::evaluation`](crate::TrainingStats::evaluation).
     ///
     /// # Errors
-    /// [`Error::Network`], [`Error::Stopped`].
+    /// [`Error::Network`](crate::Error::Network), [`Error::Stopped`](crate::Error::Stopped).
     pub fn evaluate(
         &self,
         observer: &mut dyn Observer,
