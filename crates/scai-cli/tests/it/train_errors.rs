@@ -73,6 +73,15 @@ fn where_all_are_damaged_nothing_is_begun() {
         sandbox.damage(&format!("checkpoints/checkpoint_iter_{n}.pt"), |bytes| bytes.len() / 2)
     });
     assert_snapshot!(redacted(&sandbox.run(&["train"])));
+    // They were set aside, and the next start must not take the directory for a new one.
+    assert_snapshot!(redacted(&sandbox.run(&["train"])), @r"
+    $ scai train
+    --- stderr
+    error: `checkpoints` holds no sound checkpoint, and 3 damaged ones that were set aside
+      tip: `--resume never` begins again and leaves them alone; `--resume FILE` takes a copy from elsewhere
+    --- exit code 2
+    ");
+    assert!(sandbox.run(&["train", "--resume", "never"]).contains("finished: 6 iterations"));
 }
 
 #[test]
