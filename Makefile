@@ -42,7 +42,10 @@ bench-train: ## What checkpoints cost the trainer, and how fast it plays and lea
 
 learning-curve: $(VENV)/plot ## The default training, half an hour, and docs/learning.png
 	cargo run --release -- train --resume never --checkpoint-dir target/learning/checkpoints
-	cargo run --release -- eval target/learning/checkpoints/latest.pt --games 200 --simulations 200 --positions
+	for simulations in 64 200; do \
+	  cargo run --release -- eval target/learning/checkpoints/checkpoint_iter_100.pt \
+	    --games 200 --simulations $$simulations --positions || exit 1; \
+	done
 	$(VENV)/bin/python docs/plot_learning.py logs/metrics.jsonl docs/learning.png
 
 fuzz: ## Fuzz each target for FUZZ_SECONDS (needs cargo-fuzz)

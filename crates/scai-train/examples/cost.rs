@@ -21,6 +21,7 @@ use scai_train::{Config, Evaluator as _, Event, LoadOptions, Stop, Timing, Train
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const GAMES: usize = 16;
+const SIMULATIONS: usize = 16;
 const STEPS: u64 = 10;
 /// Positions in a batch of self-play while all games go on.
 const BATCH: usize = 32;
@@ -67,16 +68,21 @@ fn main() -> Outcome<()> {
     let self_play = |timing: &Timing| timing.self_play;
     let samples = STEPS as f64 * default.training.batch_size as f64 / of(0, learning);
     let games = GAMES as f64 / of(0, self_play);
-    let usual = default.self_play.games_per_iteration as f64 / games
+    // The time of self-play grows with its simulations.
+    let longer = default.self_play.simulations as f64 / SIMULATIONS as f64;
+    let usual = default.self_play.games_per_iteration as f64 / games * longer
         + default.training.steps_per_iteration as f64 * default.training.batch_size as f64
             / samples;
-    println!("games of self-play           {games:.2} /s");
+    println!("a save, until it is durable  {:.0} ms", durable(&mut trainer)? * 1e3);
+    println!("games of {SIMULATIONS} simulations      {games:.1} /s");
     println!("positions judged in a batch  {:.0} /s, one thread", judged(&trainer)?);
     println!("training samples             {samples:.0} /s");
     println!("a default iteration          {usual:.1} s");
+    let at_most = durable(&mut trainer)?;
     for interval in [1.0, 10.0, 100.0] {
-        let share = lost.max(waited) / (interval * usual) * 100.0;
-        println!("lost at save_interval {interval:<6} {share:.3} %");
+        let share = |lost: f64| lost / (interval * usual) * 100.0;
+        let (measured, at_most) = (share(lost.max(waited)), share(at_most));
+        println!("lost at save_interval {interval:<6} {measured:.3} %, at most {at_most:.3} %");
     }
     match (before, after) {
         (Some(before), Some(after)) => {
@@ -99,7 +105,7 @@ fn short(directory: &Path, iterations: u64) -> Config {
     config.checkpoint.keep_last = 2;
     config.self_play.games_per_iteration = GAMES;
     config.self_play.parallel_games = GAMES / 2;
-    config.self_play.simulations = 16;
+    config.self_play.simulations = SIMULATIONS;
     config.training.steps_per_iteration = STEPS;
     config.training.iterations = iterations;
     config.training.save_interval = 2;
@@ -128,6 +134,17 @@ fn with_full_buffer(trainer: &mut Trainer<ConnectFour>, directory: &Path) -> Out
     let path = directory.join("full.pt");
     write_file(&path, Plan::Torch(torch::Plan::new(&tree)?), 1)?;
     Ok(path)
+}
+
+/// How long a save takes that training waits for, all of it: more than one in the background costs.
+fn durable(trainer: &mut Trainer<ConnectFour>) -> Outcome<f64> {
+    let mut taken = Vec::new();
+    for _ in 0..7 {
+        let begun = Instant::now();
+        trainer.save_checkpoint(trainer.training_stats().total_iterations)?;
+        taken.push(begun.elapsed().as_secs_f64());
+    }
+    Ok(median(taken))
 }
 
 /// Positions that one thread judges in a second, in batches of [`BATCH`].
