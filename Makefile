@@ -14,7 +14,7 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" 
 .PHONY: help test test-rust test-torch lint proofs fuzz golden tools bench-train learning-curve
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 test: test-rust test-torch ## Every test; installs what it needs
 
