@@ -311,6 +311,19 @@ fn every_single_bit_flip_of_a_small_checkpoint_is_refused() {
     counts.report_all_detected(&format!("every bit of a file of {} bytes flipped", file.len()));
 }
 
+/// Found by the fuzzing of the manager: a resume would have left the file in its place, as one that
+/// another program may read.
+#[test]
+fn a_directory_that_seems_to_speak_of_compression_or_encryption_is_damage() {
+    let file = Arc::new(write(&small(1)).unwrap());
+    let entry = (0..file.len()).rfind(|&at| file[at..].starts_with(b"PK\x01\x02")).unwrap();
+    for (field, bit) in [(8, 0), (10, 3), (10, 0)] {
+        let flipped = flipped(&file, (entry + field) * 8 + bit);
+        let error = TorchFile::open(Arc::new(flipped), Unprotected::Refuse).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+    }
+}
+
 #[test]
 fn a_bit_flip_in_a_record_of_a_file_torch_wrote_is_found() {
     let path = golden().join("files/torch-2.15.0/checkpoint.pt");

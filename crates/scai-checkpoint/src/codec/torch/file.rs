@@ -57,7 +57,13 @@ impl TorchFile {
     }
 
     fn open_zip(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
-        let directory = directory(&*file)?;
+        let directory = directory(&*file).map_err(|error| match error {
+            // Records of our own files are stored as they are: what says otherwise is damage.
+            Error::Unsupported { place, what, .. } if ends_with_root(&*file) => {
+                Error::Damaged { place, detail: what }
+            }
+            error => error,
+        })?;
         let records = directory.records;
         let find = |name: &str| records.iter().position(|record| record.name == name);
         let is_ours = directory.comment.starts_with(ROOT_PREFIX);
@@ -293,6 +299,13 @@ impl Source for Cut {
     fn record(&self) -> Option<&str> {
         self.source.record()
     }
+}
+
+/// Whether the file ends as our own do. What the root says is not looked at.
+fn ends_with_root(file: &dyn ReadAt) -> bool {
+    let mut prefix = vec![0; ROOT_PREFIX.len()];
+    let start = file.len().checked_sub((ROOT_PREFIX.len() + ROOT_LEN) as u64);
+    start.is_some_and(|start| file.read_at(start, &mut prefix).is_ok()) && prefix == ROOT_PREFIX
 }
 
 /// The bytes of a record that the root covers.
