@@ -9,7 +9,6 @@
 //! | 130, 143 | training was stopped by SIGINT (Ctrl-C), by SIGTERM; saved, unless there were two |
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use crate::render::style;
 
@@ -32,16 +31,16 @@ pub(crate) enum Exit {
 #[cfg(feature = "train")]
 pub(crate) const BY_SIGNAL: u8 = 128;
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(match exit {
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
             Exit::Success => 0,
             Exit::Found => 1,
             Exit::Error => 2,
             Exit::Unprotected => 3,
             #[cfg(feature = "train")]
             Exit::Stopped(signal) => BY_SIGNAL.saturating_add(signal),
-        })
+        }
     }
 }
 

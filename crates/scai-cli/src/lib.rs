@@ -1,0 +1,81 @@
+//! The `scai` command: look at, check, compare, convert and tidy up training checkpoints.
+//!
+//! In layers: [`args`] is what was typed, each file in [`cmd`] does one command, [`render`] is how
+//! things look. Data go to stdout, messages to stderr. Exit codes are in [`exit`].
+
+mod args;
+mod cmd;
+mod compute;
+mod exit;
+mod input;
+mod locate;
+mod progress;
+mod render;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+use exit::{Exit, Failure};
+
+/// Runs the command with these arguments, the program's name first, and returns the exit code.
+///
+/// What is wrong with the arguments is said, and so is the help, on the terminal; nothing ends the
+/// process.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Where the terminal is gone, nobody reads it.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    args.color.write_global();
+    let exit = match run(&args.command) {
+        Ok(exit) => exit,
+        // Whoever reads the output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Exit::Success
+        }
+        Err(failure) => {
+            let _ = failure.report(&mut anstream::stderr().lock());
+            Exit::Error
+        }
+    };
+    exit.code()
+}
+
+fn run(command: &Command) -> Result<Exit, Failure> {
+    let mut out = anstream::stdout().lock();
+    let exit = match command {
+        #[cfg(feature = "train")]
+        Command::Train(args) => {
+            // Threads of a training write to it.
+            drop(out);
+            return cmd::train::run(args);
+        }
+        #[cfg(feature = "train")]
+        Command::Play(args) => cmd::play::run(args, &mut out),
+        #[cfg(feature = "train")]
+        Command::Eval(args) => cmd::eval::run(args, &mut out),
+        Command::List(args) => cmd::list::run(args, &mut out),
+        Command::Verify(args) => cmd::verify::run(args, &mut out),
+        Command::Show(args) => cmd::show::run(args, &mut out),
+        Command::Diff(args) => cmd::diff::run(args, &mut out),
+        Command::Convert(args) => cmd::convert::run(args, &mut out),
+        Command::Prune(args) => cmd::prune::run(args, &mut out),
+        Command::Pin(args) => cmd::pin::run(args, cmd::pin::Pin::Set, &mut out),
+        Command::Unpin(args) => cmd::pin::run(args, cmd::pin::Pin::Clear, &mut out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "scai", &mut script);
+            out.write_all(&script)?;
+            Ok(Exit::Success)
+        }
+    }?;
+    out.flush()?;
+    Ok(exit)
+}

@@ -1,0 +1,67 @@
+//! Errors of the engine as exceptions of Python; the classes are in `python/scai/errors.py`.
+
+use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use scai_checkpoint::Error;
+
+/// The exception for an error of the engine.
+pub(crate) fn raise(error: &Error) -> PyErr {
+    Python::attach(|py| exception(py, error, error.to_string()).unwrap_or_else(|error| error))
+}
+
+/// What `?` turns into an exception in functions that return a [`PyResult`].
+pub(crate) trait OrRaise<T> {
+    fn or_raise(self) -> PyResult<T>;
+}
+
+impl<T> OrRaise<T> for Result<T, Error> {
+    fn or_raise(self) -> PyResult<T> {
+        self.map_err(|error| raise(&error))
+    }
+}
+
+/// `message` is what the error says; where it is the cause of another, that one's words.
+fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> {
+    let class = |name: &str| py.import("scai.errors")?.getattr(name);
+    let raised = match error {
+        Error::NotFound { .. } => return Ok(PyFileNotFoundError::new_err(message)),
+        Error::Io { source, .. } => return os_error(py, source, message),
+        Error::DiskFull { source, .. } => return os_error(py, source, message),
+        Error::NotDurable { .. } => class("NotDurableError")?.call1((message,))?,
+        Error::Damaged { .. } | Error::Unprotected { .. } => {
+            let name = match error {
+                Error::Damaged { .. } => "DamagedError",
+                _ => "UnprotectedError",
+            };
+            let place = error.place().cloned().unwrap_or_default();
+            let known = PyDict::new(py);
+            known.set_item("path", place.path)?;
+            known.set_item("record", place.record)?;
+            known.set_item("tensor", place.tensor)?;
+            known.set_item("bytes", place.bytes.map(|bytes| (bytes.start, bytes.end)))?;
+            class(name)?.call((message,), Some(&known))?
+        }
+        Error::Unsupported { .. } => class("UnsupportedError")?.call1((message,))?,
+        Error::MissingField { field, .. } => {
+            class("MissingFieldError")?.call1((message, field.as_str()))?
+        }
+        Error::Mismatch(_) => class("MismatchError")?.call1((message,))?,
+        Error::Locked { .. } => class("LockedError")?.call1((message,))?,
+        Error::NothingToResume { .. } => class("NothingToResumeError")?.call1((message,))?,
+        Error::Conversion { .. } => return Ok(PyTypeError::new_err(message)),
+        Error::Background(cause) => return exception(py, cause, message),
+        Error::Invalid(_) => return Ok(PyValueError::new_err(message)),
+        _ => class("CheckpointError")?.call1((message,))?,
+    };
+    Ok(PyErr::from_value(raised))
+}
+
+/// An `OSError` of the class that belongs to the number, saying what the engine says.
+fn os_error(py: Python<'_>, source: &std::io::Error, message: String) -> PyResult<PyErr> {
+    let class = py.get_type::<PyOSError>();
+    Ok(PyErr::from_value(match source.raw_os_error() {
+        Some(number) => class.call1((number, message))?,
+        None => class.call1((message,))?,
+    }))
+}

@@ -1,0 +1,19 @@
+"""The command ``scai``: the same as the Rust binary."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from scai import _native
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # The command has its own ways with Ctrl-C; Python's would only act once it has returned.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(_native.main(["scai", *sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    main()

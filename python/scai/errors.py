@@ -1,0 +1,98 @@
+"""What goes wrong, named by what can be done about it.
+
+Besides these, a checkpoint that does not exist is a `FileNotFoundError`, a full disk or another
+refusal of the file system an `OSError` with its `errno`, a value that cannot be saved a
+`TypeError` with its path in the tree, and an argument that makes no sense a `ValueError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChangedError",
+    "CheckpointError",
+    "DamagedError",
+    "LockedError",
+    "MismatchError",
+    "MissingFieldError",
+    "NotDurableError",
+    "NothingToResumeError",
+    "UnprotectedError",
+    "UnsupportedError",
+]
+
+
+class CheckpointError(RuntimeError):
+    """What all errors about the content of a checkpoint have in common."""
+
+
+class DamagedError(CheckpointError):
+    """The bytes are not the bytes that were saved: use another checkpoint.
+
+    Attributes:
+        path: the file, as far as it is known.
+        record: the record in the file, such as ``data/17``.
+        tensor: the path of the tensor in the tree, such as ``model_state_dict.conv1.weight``.
+        bytes: first and last byte of the file that are concerned, as ``(start, end)``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        path: str | None = None,
+        record: str | None = None,
+        tensor: str | None = None,
+        bytes: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.record = record
+        self.tensor = tensor
+        self.bytes = bytes
+
+
+class UnprotectedError(DamagedError):
+    """The file carries no checksums at all, so damage in it could not be noticed."""
+
+
+class UnsupportedError(CheckpointError):
+    """The file is sound, but holds something that is not read here; the message names it."""
+
+
+class MismatchError(CheckpointError):
+    """The saved state does not fit the model; nothing was changed. The message is the report."""
+
+
+class MissingFieldError(KeyError):
+    """A checkpoint lacks a field that the call needs.
+
+    Attributes:
+        field: the name of the field.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def __str__(self) -> str:
+        # KeyError shows its argument as a literal.
+        return str(self.args[0])
+
+
+class LockedError(CheckpointError):
+    """Another process is writing to the directory."""
+
+
+class NotDurableError(CheckpointError):
+    """The file was written, but may be gone after a power loss. The save is not acknowledged."""
+
+
+class NothingToResumeError(CheckpointError):
+    """Every checkpoint of the directory was tried, and none is sound."""
+
+
+class ChangedError(CheckpointError):
+    """The memory of a tensor was changed while it was being saved; nothing was published.
+
+    It was written to outside `optimizer.step()`, or its memory was moved or freed. Save with
+    ``snapshot="copy"``.
+    """
