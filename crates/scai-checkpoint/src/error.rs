@@ -145,6 +145,15 @@ pub enum Error {
         /// What is wrong there.
         detail: String,
     },
+    /// The memory of a tensor was changed while it was being saved. Nothing was published.
+    #[error(
+        "{place}its memory was changed, moved or freed while it was being saved; nothing was \
+         published, and the checkpoints saved before are untouched"
+    )]
+    Changed {
+        /// The tensor.
+        place: Box<Place>,
+    },
     /// The file carries no checksum at all, so damage could not be noticed.
     #[error(
         "{place}the file carries no checksums, so damage could not be noticed; to read it all the \
@@ -254,6 +263,7 @@ impl Error {
         match self {
             Self::Io { place, .. }
             | Self::Damaged { place, .. }
+            | Self::Changed { place }
             | Self::Unprotected { place }
             | Self::Unsupported { place, .. }
             | Self::MissingField { place, .. } => Some(place),
@@ -266,6 +276,7 @@ impl Error {
         match self {
             Self::Io { place, .. }
             | Self::Damaged { place, .. }
+            | Self::Changed { place }
             | Self::Unprotected { place }
             | Self::Unsupported { place, .. }
             | Self::MissingField { place, .. } => Some(place),

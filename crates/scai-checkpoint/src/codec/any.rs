@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::safetensors::{self, SafetensorsFile};
@@ -61,6 +62,14 @@ impl CheckpointFile {
             Self::Torch(file) if file.is_legacy() => Format::TorchLegacy,
             Self::Torch(_) => Format::Torch,
             Self::Safetensors(_) => Format::Safetensors,
+        }
+    }
+
+    /// The open file itself, for whoever maps a `.pt` file into memory.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Torch(file) => file.descriptor(),
+            Self::Safetensors(_) => None,
         }
     }
 

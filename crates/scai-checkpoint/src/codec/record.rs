@@ -220,6 +220,10 @@ impl Source for RecordSource {
         Some(&self.name)
     }
 
+    fn file_range(&self) -> Option<Range<u64>> {
+        Some(self.data..self.data + self.size)
+    }
+
     fn digests(&self) -> Option<&[u128]> {
         match &self.check {
             Check::Chunks(table, range) => table.get(range.clone()),

@@ -18,6 +18,7 @@ mod name;
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use local::LocalStore;
@@ -44,6 +45,12 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
 
     /// Makes the reads that follow come from the device, not from memory, where that is possible.
     fn forget_cached(&self) {}
+
+    /// The open file itself, for whoever maps it into memory; `None` where it is none of the
+    /// operating system's.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A place to put bytes at any offset, by several threads at once.

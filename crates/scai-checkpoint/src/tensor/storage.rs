@@ -42,6 +42,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Where in the file the bytes lie, where they are on disk as they are in memory.
+    fn file_range(&self) -> Option<Range<u64>> {
+        None
+    }
+
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -224,6 +229,11 @@ impl Storage {
     /// The record of the file that holds the bytes, where they are on disk: `data/17`.
     pub fn record(&self) -> Option<&str> {
         self.0.source.record()
+    }
+
+    /// Where in the file the bytes lie, where they are on disk.
+    pub fn file_range(&self) -> Option<Range<u64>> {
+        self.0.source.file_range()
     }
 
     /// The same storage with its bytes in memory.

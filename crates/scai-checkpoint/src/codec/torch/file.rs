@@ -1,6 +1,8 @@
 //! Opening a `.pt` file.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -154,6 +156,11 @@ impl TorchFile {
         self.manifest.as_ref()
     }
 
+    /// The open file itself, for whoever maps it into memory.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.descriptor()
+    }
+
     /// The length of the file in bytes.
     pub fn len(&self) -> u64 {
         self.file.len()
@@ -298,6 +305,11 @@ impl Source for Cut {
 
     fn record(&self) -> Option<&str> {
         self.source.record()
+    }
+
+    fn file_range(&self) -> Option<Range<u64>> {
+        let range = self.source.file_range()?;
+        Some(range.start..range.start + self.len)
     }
 }
 

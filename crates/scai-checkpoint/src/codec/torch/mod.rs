@@ -39,3 +39,9 @@ pub use file::{TorchFile, peek};
 pub use manifest::Manifest;
 pub(super) use pickle::kept as kept_global;
 pub use plan::Plan;
+
+/// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),
+/// where it is in the table of those that PyTorch accepts.
+pub fn constructor(name: &str) -> Option<&'static str> {
+    pickle::kept(name)
+}
