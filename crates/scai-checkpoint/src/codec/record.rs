@@ -1,5 +1,6 @@
 //! A run of bytes in a file, never handed out unchecked.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
