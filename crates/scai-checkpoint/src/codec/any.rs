@@ -93,6 +93,17 @@ impl CheckpointFile {
         }
     }
 
+    /// The notes that were saved beside the tree, which only `.pt` files of this crate can hold.
+    ///
+    /// # Errors
+    /// As [`TorchFile::notes`].
+    pub fn notes(&self) -> Result<Option<String>> {
+        match self {
+            Self::Torch(file) => file.notes(),
+            Self::Safetensors(_) => Ok(None),
+        }
+    }
+
     /// What another program put into the header of a safetensors file besides the tensors, which
     /// is no part of the state tree.
     pub fn foreign_metadata(&self) -> Option<&BTreeMap<String, String>> {
@@ -142,8 +153,17 @@ impl Plan {
     /// As [`torch::Plan::new`] and [`safetensors::Plan::new`]; [`Error::Invalid`] for the legacy
     /// format, which is not written.
     pub fn new(tree: &Value, format: Format) -> Result<Self> {
+        Self::with_notes(tree, None, format)
+    }
+
+    /// Plans the file for a state tree and notes, as [`torch::Plan::with_notes`]. A safetensors
+    /// file has no place for notes; they are left out.
+    ///
+    /// # Errors
+    /// As [`Plan::new`] and [`torch::Plan::with_notes`].
+    pub fn with_notes(tree: &Value, notes: Option<&str>, format: Format) -> Result<Self> {
         match format {
-            Format::Torch => torch::Plan::new(tree).map(Self::Torch),
+            Format::Torch => torch::Plan::with_notes(tree, notes).map(Self::Torch),
             Format::TorchLegacy => {
                 Err(Error::invalid("PyTorch's format before 1.6 is read but not written"))
             }

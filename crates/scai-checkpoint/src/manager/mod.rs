@@ -312,7 +312,7 @@ impl Shared {
         let writing = self.writing.begin(&*self.store)?;
         let mut checkpoint = checkpoint.clone();
         checkpoint.timestamp.get_or_insert_with(now_iso);
-        let plan = Plan::new(&checkpoint.to_tree()?)?;
+        let plan = Plan::with_notes(&checkpoint.to_tree()?, checkpoint.notes.as_deref())?;
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         self.writing.verified().remove(&name);
@@ -372,13 +372,13 @@ impl Shared {
     }
 
     fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
-        let load = || {
+        let load = || -> Result<Checkpoint> {
             let file = TorchFile::open(self.open(name)?, self.options.unprotected)?;
             let tree = match residency {
                 Residency::Memory => file.tree()?.resident(self.options.threads)?,
                 Residency::Disk => file.tree()?,
             };
-            Checkpoint::from_tree(tree)
+            Ok(Checkpoint { notes: file.notes()?, ..Checkpoint::from_tree(tree)? })
         };
         load().map_err(|error| error.at_path(self.path(name)))
     }

@@ -34,6 +34,7 @@ mod huge;
 mod lazy_reader;
 mod list_cost;
 mod manager;
+mod notes;
 mod payload;
 mod power_loss;
 mod races;

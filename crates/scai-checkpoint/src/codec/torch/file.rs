@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::legacy;
-use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
+use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Stop, run};
 use super::zip::Record;
@@ -152,6 +152,19 @@ impl TorchFile {
     /// What the file says of itself, where this crate wrote it.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
+    }
+
+    /// The notes that were saved beside the tree; `None` where there are none, and in files that
+    /// this crate did not write.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where they are not what was saved, no UTF-8 or longer than 64 MiB.
+    pub fn notes(&self) -> Result<Option<String>> {
+        if self.protection != Protection::Digests || !self.records.contains_key(NOTES) {
+            return Ok(None);
+        }
+        let notes = String::from_utf8(self.content(NOTES, MAX_NOTES)?);
+        notes.map(Some).map_err(|_| Error::damaged(Place::record(NOTES), "it is not UTF-8"))
     }
 
     /// The length of the file in bytes.

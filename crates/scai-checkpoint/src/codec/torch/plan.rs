@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
+use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
@@ -64,6 +64,18 @@ impl Plan {
     /// [`Error::Conversion`] where a value cannot be loaded by `torch.load(weights_only=True)`,
     /// with its path.
     pub fn new(tree: &Value) -> Result<Self> {
+        Self::with_notes(tree, None)
+    }
+
+    /// Plans the file for a state tree and notes: a text that [`super::TorchFile::notes`] gives
+    /// back as it is and that nothing else looks at.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; [`Error::Invalid`] for notes of more than 64 MiB.
+    pub fn with_notes(tree: &Value, notes: Option<&str>) -> Result<Self> {
+        if notes.is_some_and(|notes| notes.len() as u64 > MAX_NOTES) {
+            return Err(Error::invalid(format!("the notes are longer than {MAX_NOTES} bytes")));
+        }
         let pickled = write::write(tree)?;
         let manifest = Manifest::new(tree);
         let mut plan = Self { records: Vec::new(), contents: Vec::new(), directory: 0, len: 0 };
@@ -74,6 +86,9 @@ impl Plan {
             at = plan.add(&format!("data/{key}"), at, Content::Storage(storage));
         }
         at = plan.add("version", at, Content::Bytes(b"3\n".to_vec()));
+        if let Some(notes) = notes {
+            at = plan.add(NOTES, at, Content::Bytes(notes.as_bytes().to_vec()));
+        }
         let table = manifest::table_len(plan.records.iter().map(|record| record.size));
         at = plan.add(DIGESTS, at, Content::Bytes(vec![0; table as usize]));
         plan.directory = at;
