@@ -38,6 +38,7 @@ mod notes;
 mod payload;
 mod power_loss;
 mod races;
+mod read_into;
 mod replay;
 mod safetensors;
 mod store;

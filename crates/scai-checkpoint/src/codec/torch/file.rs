@@ -11,11 +11,12 @@ use super::pickle::machine::{Stop, run};
 use super::zip::Record;
 use super::zip::read::directory;
 use crate::codec::digest::chunks;
-use crate::codec::record::{Check, RecordSource, verify_all};
+use crate::codec::pass::verify_all;
+use crate::codec::record::{Check, RecordSource};
 use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
-use crate::tensor::{Source, Storage};
+use crate::tensor::{Pass, Source, Storage};
 use crate::value::Value;
 
 /// Records up to this size are checked when the tree is read, though it does not need them.
@@ -309,8 +310,39 @@ impl Source for Cut {
         self.source.read_at(offset, buf)
     }
 
+    fn pass(&self) -> Box<dyn Pass + '_> {
+        Box::new(CutPass {
+            pass: self.source.pass(),
+            len: self.len,
+            over: self.source.len() - self.len,
+        })
+    }
+
     fn record(&self) -> Option<&str> {
         self.source.record()
+    }
+}
+
+/// A pass over the whole source, of which the last bytes are not handed on.
+struct CutPass<'a> {
+    pass: Box<dyn Pass + 'a>,
+    len: u64,
+    over: u64,
+}
+
+impl Pass for CutPass<'_> {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset + (buf.len() as u64) < self.len {
+            return self.pass.read(offset, buf);
+        }
+        let mut whole = vec![0; buf.len() + self.over as usize];
+        self.pass.read(offset, &mut whole)?;
+        buf.copy_from_slice(&whole[..buf.len()]);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.pass.finish()
     }
 }
 

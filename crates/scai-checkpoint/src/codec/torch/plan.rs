@@ -52,8 +52,7 @@ enum Task {
 struct Done {
     record: usize,
     start: u64,
-    len: u64,
-    crc: u32,
+    crc: crc32fast::Hasher,
     digests: Vec<u128>,
 }
 
@@ -131,7 +130,7 @@ impl Plan {
         done.sort_unstable_by_key(|done| (done.record, done.start));
         for of_record in done.chunk_by(|a, b| a.record == b.record) {
             if let [first, ..] = of_record {
-                let crc = combine_crc(of_record.iter().map(|done| (done.crc, done.len)));
+                let crc = combine_crc(of_record.iter().map(|done| &done.crc));
                 self.records[first.record].crc = crc;
             }
         }
@@ -237,14 +236,10 @@ impl Plan {
                 ((record.header - first.header) as usize, (record.data - first.header) as usize);
             buffer.resize(data + record.size as usize, 0);
             self.contents[i].read(0, &mut buffer[data..])?;
-            record.crc = crc32fast::hash(&buffer[data..]);
-            all.push(Done {
-                record: i,
-                start: 0,
-                len: record.size,
-                crc: record.crc,
-                digests: digests(&buffer[data..]),
-            });
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&buffer[data..]);
+            record.crc = crc.clone().finalize();
+            all.push(Done { record: i, start: 0, crc, digests: digests(&buffer[data..]) });
             buffer[header..data].copy_from_slice(&local_header(&record));
         }
         write_at(file, first.header, buffer)?;
@@ -275,9 +270,7 @@ impl Plan {
             digests.extend(self::digests(chunk));
         }
         write_at(file, self.records[index].data + range.start, bytes)?;
-        let len = bytes.len() as u64;
-        let crc = crc.finalize();
-        Ok(vec![Done { record: index, start: range.start, len, crc, digests }])
+        Ok(vec![Done { record: index, start: range.start, crc, digests }])
     }
 }
 
