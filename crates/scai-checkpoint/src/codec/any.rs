@@ -126,9 +126,13 @@ impl CheckpointFile {
         }
     }
 
-    /// Reads and checks every byte, on `threads` threads, and returns all damage.
+    /// Reads and checks every byte, on `threads` threads, and returns all damage: each with the
+    /// record or tensor and the place. Takes little memory, however long the file is.
     ///
-    /// `progress` is told how many further bytes have been checked.
+    /// What [`CheckpointFile::tree`] gives, before or after, is read through the same open file.
+    /// Tensors are checked again when they are used, chunk by chunk; a file that has one checksum
+    /// for a whole record is not read whole again. `progress` is told how many further bytes have
+    /// been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         match self {
             Self::Torch(file) => file.verify(threads, progress),

@@ -1,5 +1,6 @@
 //! Reading records whole, in pieces that several threads take in any order.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,6 +12,7 @@ use crate::CHUNK_SIZE;
 use crate::error::{Error, Result};
 use crate::tensor::{PIECE, Pass};
 use crate::threads::{held, on_threads};
+use crate::value::Value;
 
 /// What is known of a run of bytes of a record once it was read.
 #[derive(Debug)]
@@ -193,4 +195,21 @@ pub(super) fn verify_all(
         error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
     });
     found
+}
+
+/// Adds the names of tensors to damage that names records only.
+pub(super) fn name_tensors(damage: Vec<Error>, tree: &Value) -> Vec<Error> {
+    let names: HashMap<&str, String> = tree
+        .storages()
+        .into_iter()
+        .filter_map(|(name, storage)| Some((storage.record()?, name)))
+        .collect();
+    let named = damage.into_iter().map(|error| {
+        let record = error.place().and_then(|place| place.record.as_deref());
+        match record.and_then(|record| names.get(record)) {
+            Some(name) => error.at_tensor(name),
+            None => error,
+        }
+    });
+    named.collect()
 }

@@ -48,3 +48,4 @@ mod support;
 mod syscall_faults;
 mod training;
 mod two_processes;
+mod verified;

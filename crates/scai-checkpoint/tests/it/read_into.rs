@@ -45,7 +45,7 @@ fn tree() -> Value {
 }
 
 /// The tree as torch writes it: a CRC-32 for each record, nothing else.
-fn as_torch_writes() -> Vec<u8> {
+pub(crate) fn as_torch_writes() -> Vec<u8> {
     let tree = tree();
     let mut pickle = b"\x80\x02}(".to_vec();
     let mut members = vec![Member::with_descriptor("archive/byteorder", "little")];
@@ -76,18 +76,18 @@ fn files() -> [(&'static str, Vec<u8>); 3] {
 
 /// A file in memory that counts how often each byte was read.
 #[derive(Debug)]
-struct Counted {
+pub(crate) struct Counted {
     bytes: Vec<u8>,
     reads: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Counted {
-    fn new(bytes: Vec<u8>) -> Arc<Self> {
+    pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
         Arc::new(Self { bytes, reads: Mutex::default() })
     }
 
     /// Bytes read since the last call.
-    fn take(&self) -> u64 {
+    pub(crate) fn take(&self) -> u64 {
         self.reads.lock().unwrap().drain(..).map(|(_, len)| len).sum()
     }
 }

@@ -11,7 +11,7 @@ use super::pickle::machine::{Stop, run};
 use super::zip::Record;
 use super::zip::read::directory;
 use crate::codec::digest::chunks;
-use crate::codec::pass::verify_all;
+use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
 use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
@@ -272,13 +272,21 @@ impl TorchFile {
         Ok(storage.clone())
     }
 
-    /// Reads and checks every byte of every record, on `threads` threads, and returns all damage.
+    /// Reads and checks every byte of every record, on `threads` threads, and returns all damage,
+    /// with the tensors concerned where the tree can be read.
     ///
-    /// `progress` is told how many further bytes have been checked.
+    /// A thread holds 256 KiB, however long the records are. `progress` is told how many further bytes have been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         let sources: Vec<&RecordSource> =
             self.order.iter().filter_map(|name| Some(&**self.records.get(name)?)).collect();
-        verify_all(&sources, threads, progress)
+        let damage = verify_all(&sources, threads, progress);
+        if damage.is_empty() {
+            return damage;
+        }
+        match self.tree() {
+            Ok(tree) => name_tensors(damage, &tree),
+            Err(_) => damage,
+        }
     }
 
     /// The checked content of a small record.
