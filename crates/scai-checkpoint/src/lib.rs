@@ -25,7 +25,9 @@ pub use manager::{
     Skipped, Strictness, TensorSpec, Verdict, Verification, match_state, transfer_optimizer,
     verify,
 };
-pub use tensor::{Attributes, DType, Element, MAX_RANK, Source, Storage, Tensor};
+pub use tensor::{
+    Attributes, DType, Destination, Element, MAX_RANK, Pass, Source, Storage, Tensor, read_into,
+};
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
 pub use writer::SaveHandle;
 

@@ -39,6 +39,11 @@ impl<'a> Input<'a> {
         Ok(self.file.tree().map_err(|error| error.at_path(self.path.display().to_string()))?)
     }
 
+    /// The notes beside the tree, with the path in errors.
+    pub(crate) fn notes(&self) -> Result<Option<String>, Failure> {
+        Ok(self.file.notes().map_err(|error| error.at_path(self.path.display().to_string()))?)
+    }
+
     /// The format, for scripts.
     pub(crate) fn format(&self) -> &'static str {
         match self.file.format() {

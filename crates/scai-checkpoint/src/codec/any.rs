@@ -102,6 +102,17 @@ impl CheckpointFile {
         }
     }
 
+    /// The notes that were saved beside the tree, which only `.pt` files of this crate can hold.
+    ///
+    /// # Errors
+    /// As [`TorchFile::notes`].
+    pub fn notes(&self) -> Result<Option<String>> {
+        match self {
+            Self::Torch(file) => file.notes(),
+            Self::Safetensors(_) => Ok(None),
+        }
+    }
+
     /// What another program put into the header of a safetensors file besides the tensors, which
     /// is no part of the state tree.
     pub fn foreign_metadata(&self) -> Option<&BTreeMap<String, String>> {
@@ -124,9 +135,13 @@ impl CheckpointFile {
         }
     }
 
-    /// Reads and checks every byte, on `threads` threads, and returns all damage.
+    /// Reads and checks every byte, on `threads` threads, and returns all damage: each with the
+    /// record or tensor and the place. Takes little memory, however long the file is.
     ///
-    /// `progress` is told how many further bytes have been checked.
+    /// What [`CheckpointFile::tree`] gives, before or after, is read through the same open file.
+    /// Tensors are checked again when they are used, chunk by chunk; a file that has one checksum
+    /// for a whole record is not read whole again. `progress` is told how many further bytes have
+    /// been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         match self {
             Self::Torch(file) => file.verify(threads, progress),
@@ -151,8 +166,17 @@ impl Plan {
     /// As [`torch::Plan::new`] and [`safetensors::Plan::new`]; [`Error::Invalid`] for the legacy
     /// format, which is not written.
     pub fn new(tree: &Value, format: Format) -> Result<Self> {
+        Self::with_notes(tree, None, format)
+    }
+
+    /// Plans the file for a state tree and notes, as [`torch::Plan::with_notes`]. A safetensors
+    /// file has no place for notes; they are left out.
+    ///
+    /// # Errors
+    /// As [`Plan::new`] and [`torch::Plan::with_notes`].
+    pub fn with_notes(tree: &Value, notes: Option<&str>, format: Format) -> Result<Self> {
         match format {
-            Format::Torch => torch::Plan::new(tree).map(Self::Torch),
+            Format::Torch => torch::Plan::with_notes(tree, notes).map(Self::Torch),
             Format::TorchLegacy => {
                 Err(Error::invalid("PyTorch's format before 1.6 is read but not written"))
             }

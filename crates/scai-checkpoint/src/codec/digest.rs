@@ -14,12 +14,10 @@ pub(super) fn digests(bytes: &[u8]) -> Vec<u128> {
     bytes.chunks(CHUNK_SIZE).map(xxh3_128).collect()
 }
 
-/// The CRC-32 of parts that were computed apart, given with their lengths in order.
-pub(super) fn combine_crc(parts: impl IntoIterator<Item = (u32, u64)>) -> u32 {
+/// The CRC-32 of parts that were computed apart, given in order.
+pub(super) fn combine_crc<'a>(parts: impl IntoIterator<Item = &'a crc32fast::Hasher>) -> u32 {
     let mut whole = crc32fast::Hasher::new();
-    for (crc, len) in parts {
-        whole.combine(&crc32fast::Hasher::new_with_initial_len(crc, len));
-    }
+    parts.into_iter().for_each(|part| whole.combine(part));
     whole.finalize()
 }
 

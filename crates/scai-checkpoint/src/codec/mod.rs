@@ -3,6 +3,7 @@
 
 mod any;
 mod digest;
+mod pass;
 mod record;
 pub mod safetensors;
 pub mod torch;

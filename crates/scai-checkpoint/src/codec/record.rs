@@ -1,26 +1,29 @@
 //! A run of bytes in a file, never handed out unchecked.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::digest::{digests, fold};
+use super::pass::WholePass;
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
-use crate::tensor::Source;
-use crate::threads::{held, on_threads};
+use crate::tensor::{Pass, PlainPass, Source};
 
-/// Bytes read at a time where a whole record must be checked for a part of it.
-const STEP: usize = 1 << 20;
+/// Bytes read at a time, whole chunks: they are still in the cache when they are hashed.
+pub(super) const STEP: usize = 4 * CHUNK_SIZE;
+
+pub(super) const MISMATCH: &str = "checksum mismatch";
+pub(super) const MISMATCH_CRC: &str = "checksum mismatch (CRC-32)";
 
 /// What the bytes of a record are checked against.
 #[derive(Debug)]
 pub(super) enum Check {
     /// The digests of its chunks: where they lie in the table.
-    Chunks(Arc<[u128]>, std::ops::Range<usize>),
+    Chunks(Arc<[u128]>, Range<usize>),
     /// One digest folded from those of its chunks, which are kept once they were found right.
     Folded(u128, OnceLock<Vec<u128>>),
     /// The zip's CRC-32 of the whole, and whether it was found right before.
@@ -43,7 +46,8 @@ pub(super) struct RecordSource {
 }
 
 impl RecordSource {
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    /// Reads without checking.
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.file.read_at(self.data + offset, buf).map_err(|error| {
             if error.kind() == std::io::ErrorKind::UnexpectedEof {
                 return self.damaged(offset..offset + buf.len() as u64, "the file was cut off");
@@ -56,43 +60,68 @@ impl RecordSource {
         })
     }
 
-    fn place(&self, range: std::ops::Range<u64>) -> Place {
+    fn place(&self, range: Range<u64>) -> Place {
         Place::record(&self.name).bytes(self.data + range.start..self.data + range.end)
     }
 
-    fn damaged(&self, range: std::ops::Range<u64>, detail: &str) -> Error {
+    fn damaged(&self, range: Range<u64>, detail: &str) -> Error {
         Error::damaged(self.place(range), detail)
     }
 
     /// Reads `buf` and checks every chunk it touches.
     fn read_chunks(&self, digests: &[u128], offset: u64, buf: &mut [u8]) -> Result<()> {
-        let chunk_size = CHUNK_SIZE as u64;
-        let end = offset + buf.len() as u64;
-        let mut at = offset;
-        let mut whole = Vec::new();
-        while at < end {
-            let index = at / chunk_size;
-            let start = index * chunk_size;
-            let stop = (start + chunk_size).min(self.size);
-            let until = stop.min(end);
-            let part = &mut buf[(at - offset) as usize..(until - offset) as usize];
-            let expected = digests.get(index as usize).copied();
-            let found = if part.len() as u64 == stop - start {
-                self.read(start, part)?;
-                xxh3_128(part)
+        let (mut at, mut rest) = (offset, buf);
+        let mut scratch = Vec::new();
+        while !rest.is_empty() {
+            let start = at - at % CHUNK_SIZE as u64;
+            let (part, after) = rest.split_at_mut(match self.whole_chunks(at, rest.len()) {
+                0 => rest.len().min((start + CHUNK_SIZE as u64 - at) as usize),
+                whole => whole.min(STEP),
+            });
+            if self.whole_chunks(at, part.len()) == part.len() {
+                self.read(at, part)?;
+                self.check_chunks(digests, at, part)?;
             } else {
-                whole.resize((stop - start) as usize, 0);
-                self.read(start, &mut whole)?;
-                let found = xxh3_128(&whole);
-                part.copy_from_slice(&whole[(at - start) as usize..(until - start) as usize]);
-                found
-            };
-            if expected != Some(found) {
-                return Err(self.damaged(start..stop, "checksum mismatch"));
+                scratch.resize((self.size - start).min(CHUNK_SIZE as u64) as usize, 0);
+                self.read(start, &mut scratch)?;
+                self.check_chunks(digests, start, &scratch)?;
+                let from = (at - start) as usize;
+                part.copy_from_slice(&scratch[from..from + part.len()]);
             }
-            at = until;
+            at += part.len() as u64;
+            rest = after;
         }
         Ok(())
+    }
+
+    /// How many of the `len` bytes from `at` on are whole chunks of which none is begun before.
+    fn whole_chunks(&self, at: u64, len: usize) -> usize {
+        match at % CHUNK_SIZE as u64 {
+            0 if at + len as u64 == self.size => len,
+            0 => len - len % CHUNK_SIZE,
+            _ => 0,
+        }
+    }
+
+    /// Compares whole chunks that begin at `start` with their digests.
+    fn check_chunks(&self, digests: &[u128], start: u64, bytes: &[u8]) -> Result<()> {
+        let first = (start / CHUNK_SIZE as u64) as usize;
+        for (i, chunk) in bytes.chunks(CHUNK_SIZE).enumerate() {
+            if digests.get(first + i) != Some(&xxh3_128(chunk)) {
+                return Err(self.chunk_damaged(start + (i * CHUNK_SIZE) as u64));
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for a chunk that does not match its digest.
+    pub(super) fn chunk_damaged(&self, start: u64) -> Error {
+        self.damaged(start..(start + CHUNK_SIZE as u64).min(self.size), MISMATCH)
+    }
+
+    /// The error for a record that does not match what is kept of the whole.
+    pub(super) fn whole_damaged(&self, detail: &str) -> Error {
+        self.damaged(0..self.size, detail)
     }
 
     /// Reads `buf`; the whole record is checked the first time, and each chunk from then on.
@@ -115,7 +144,7 @@ impl RecordSource {
             self.scan(|_, bytes| found.extend(digests(bytes)))?;
         }
         if fold(&found) != folded {
-            return Err(self.damaged(0..self.size, "checksum mismatch"));
+            return Err(self.whole_damaged(MISMATCH));
         }
         let known = known.get_or_init(|| found);
         if whole { Ok(()) } else { self.read_chunks(known, offset, buf) }
@@ -123,7 +152,6 @@ impl RecordSource {
 
     /// Reads `buf`; the whole record is checked the first time.
     fn read_crc(&self, checked: &AtomicBool, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let whole = 0..self.size;
         if checked.load(Ordering::Acquire) {
             return self.read(offset, buf);
         }
@@ -142,7 +170,7 @@ impl RecordSource {
             })?
         };
         if Some(crc) != self.crc {
-            return Err(self.damaged(whole, "checksum mismatch (CRC-32)"));
+            return Err(self.whole_damaged(MISMATCH_CRC));
         }
         checked.store(true, Ordering::Release);
         Ok(())
@@ -162,43 +190,6 @@ impl RecordSource {
         }
         Ok(crc.finalize())
     }
-
-    /// Checks every byte, the CRC-32 included, and returns all that is wrong.
-    pub(super) fn verify(&self, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
-        let mut found = Vec::new();
-        let mut seen = Vec::new();
-        let crc = self.scan(|at, bytes| {
-            match &self.check {
-                Check::Chunks(table, range) => {
-                    let expected = table.get(range.clone()).unwrap_or_default();
-                    let first = (at / CHUNK_SIZE as u64) as usize;
-                    for (i, digest) in digests(bytes).into_iter().enumerate() {
-                        if expected.get(first + i) != Some(&digest) {
-                            let start = at + (i * CHUNK_SIZE) as u64;
-                            let range = start..(start + CHUNK_SIZE as u64).min(self.size);
-                            found.push(self.damaged(range, "checksum mismatch"));
-                        }
-                    }
-                }
-                Check::Folded(..) => seen.extend(digests(bytes)),
-                Check::Crc(_) | Check::Nothing => {}
-            }
-            progress(bytes.len() as u64);
-        });
-        if let (Check::Folded(expected, _), Ok(_)) = (&self.check, &crc)
-            && fold(&seen) != *expected
-        {
-            found.push(self.damaged(0..self.size, "checksum mismatch"));
-        }
-        match crc {
-            Err(error) => found.push(error),
-            Ok(crc) if self.crc.is_some_and(|expected| crc != expected) && found.is_empty() => {
-                found.push(self.damaged(0..self.size, "checksum mismatch (CRC-32)"));
-            }
-            Ok(_) => {}
-        }
-        found
-    }
 }
 
 impl Source for RecordSource {
@@ -214,6 +205,16 @@ impl Source for RecordSource {
             Check::Folded(folded, known) => self.read_folded(*folded, known, offset, buf),
             Check::Crc(checked) => self.read_crc(checked, offset, buf),
             Check::Nothing => self.read(offset, buf),
+        }
+    }
+
+    fn pass(&self) -> Box<dyn Pass + '_> {
+        match &self.check {
+            Check::Folded(_, known) if known.get().is_none() => Box::new(WholePass::new(self)),
+            Check::Crc(checked) if !checked.load(Ordering::Acquire) => {
+                Box::new(WholePass::new(self))
+            }
+            _ => Box::new(PlainPass(self)),
         }
     }
 
@@ -240,28 +241,4 @@ impl Source for RecordSource {
             Check::Crc(_) | Check::Nothing => None,
         }
     }
-}
-
-/// Checks every byte of the records, on `threads` threads, and returns all that is wrong in the
-/// order of the file.
-pub(super) fn verify_all(
-    records: &[&RecordSource],
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Vec<Error> {
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new(Vec::new());
-    on_threads(threads.min(records.len()), || {
-        while let Some(record) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let damage = record.verify(progress);
-            if !damage.is_empty() {
-                held(&found).extend(damage);
-            }
-        }
-    });
-    let mut found = found.into_inner().unwrap_or_default();
-    found.sort_by_key(|error: &Error| {
-        error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
-    });
-    found
 }

@@ -9,7 +9,7 @@ pub(crate) const REQUIRED: [&str; 3] = ["iteration", "model_state_dict", "optimi
 /// A whole training state.
 ///
 /// In the file each field is a key at the top of the state tree, by the same name; the further
-/// parts stand beside them.
+/// parts stand beside them. The notes are no part of the tree and have a record of their own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// The iteration the state belongs to.
@@ -26,6 +26,9 @@ pub struct Checkpoint {
     pub timestamp: Option<String>,
     /// Further parts: `rng_state`, `scheduler_state_dict`, `replay_buffer`, …
     pub parts: Dict,
+    /// What a binding has to remember of the state besides the tree: which types of its language
+    /// the plain values had, say. Kept as it is; at most 64 MiB.
+    pub notes: Option<String>,
 }
 
 impl Checkpoint {
@@ -39,6 +42,7 @@ impl Checkpoint {
             metadata: Value::Dict(Dict::new()),
             timestamp: None,
             parts: Dict::new(),
+            notes: None,
         }
     }
 
@@ -70,7 +74,7 @@ impl Checkpoint {
         Ok(Value::Dict(tree))
     }
 
-    /// The checkpoint in a state tree.
+    /// The checkpoint in a state tree, without notes.
     ///
     /// # Errors
     /// [`Error::MissingField`] where it lacks `iteration`, `model_state_dict` or
@@ -113,6 +117,7 @@ impl Checkpoint {
             metadata: or_empty(take("metadata")),
             timestamp: take("timestamp").as_str().map(str::to_owned),
             parts: tree,
+            notes: None,
         })
     }
 }

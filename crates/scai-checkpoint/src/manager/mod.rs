@@ -76,6 +76,9 @@ pub enum Residency {
     /// In memory; every byte was checked.
     #[default]
     Memory,
+    /// On disk; every byte was checked now, and is checked again when it is used. Takes no memory
+    /// for the tensors.
+    Verified,
     /// On disk; each is read and checked when it is used.
     Disk,
 }
@@ -312,7 +315,7 @@ impl Shared {
         let writing = self.writing.begin(&*self.store)?;
         let mut checkpoint = checkpoint.clone();
         checkpoint.timestamp.get_or_insert_with(now_iso);
-        let plan = Plan::new(&checkpoint.to_tree()?)?;
+        let plan = Plan::with_notes(&checkpoint.to_tree()?, checkpoint.notes.as_deref())?;
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         self.writing.verified().remove(&name);
@@ -372,13 +375,20 @@ impl Shared {
     }
 
     fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
-        let load = || {
+        let load = || -> Result<Checkpoint> {
             let file = TorchFile::open(self.open(name)?, self.options.unprotected)?;
-            let tree = match residency {
-                Residency::Memory => file.tree()?.resident(self.options.threads)?,
-                Residency::Disk => file.tree()?,
-            };
-            Checkpoint::from_tree(tree)
+            let mut tree = file.tree()?;
+            let threads = self.options.threads;
+            match residency {
+                Residency::Memory => tree = tree.resident(threads)?,
+                Residency::Verified => {
+                    if let Some(damage) = file.verify(threads, &|_| {}).into_iter().next() {
+                        return Err(damage);
+                    }
+                }
+                Residency::Disk => {}
+            }
+            Ok(Checkpoint { notes: file.notes()?, ..Checkpoint::from_tree(tree)? })
         };
         load().map_err(|error| error.at_path(self.path(name)))
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Resumed {
-    /// The state, in memory; every byte was checked.
+    /// The state; every byte was checked.
     pub checkpoint: Checkpoint,
     /// The file's name.
     pub name: String,
@@ -34,7 +34,7 @@ pub struct Skipped {
 }
 
 impl CheckpointManager {
-    /// Loads the newest checkpoint that is sound.
+    /// Loads the newest checkpoint that is sound into memory.
     ///
     /// The newest is tried first. One that is damaged is set aside: renamed to
     /// `….pt.damaged`, with the reason in a text file beside it, and never deleted. Where
@@ -45,8 +45,24 @@ impl CheckpointManager {
     /// # Errors
     /// [`Error::NothingToResume`] where there are checkpoints and none is sound; it lists why.
     pub fn resume(&self) -> Result<Option<Resumed>> {
+        self.resume_with(Residency::Memory)
+    }
+
+    /// As [`CheckpointManager::resume`], with the tensors in memory or left on disk.
+    ///
+    /// Every byte is checked in either case: [`Residency::Disk`] is as [`Residency::Verified`].
+    /// What is left on disk is read through the file that was checked, whatever happens to its
+    /// name.
+    ///
+    /// # Errors
+    /// As [`CheckpointManager::resume`].
+    pub fn resume_with(&self, residency: Residency) -> Result<Option<Resumed>> {
         self.flush()?;
-        let mut search = Search { shared: &self.shared, newest: 0, skipped: Vec::new() };
+        let residency = match residency {
+            Residency::Memory => Residency::Memory,
+            Residency::Verified | Residency::Disk => Residency::Verified,
+        };
+        let mut search = Search { shared: &self.shared, residency, newest: 0, skipped: Vec::new() };
         for _ in 0..ATTEMPTS {
             let found = search.look()?;
             if found.is_some() || !search.skipped.iter().any(is_gone) {
@@ -64,6 +80,7 @@ const ATTEMPTS: usize = 100;
 /// A resume that is under way.
 struct Search<'a> {
     shared: &'a Shared,
+    residency: Residency,
     /// The largest iteration there was.
     newest: u64,
     skipped: Vec<Skipped>,
@@ -86,7 +103,7 @@ impl Search<'_> {
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
         for iteration in iterations.into_iter().rev() {
             let name = name::checkpoint(iteration);
-            match self.shared.load(&name, Residency::Memory) {
+            match self.shared.load(&name, self.residency) {
                 Ok(checkpoint) => return Ok(Some((iteration, checkpoint))),
                 Err(reason) => self.skipped.push(self.shared.skip(&name, reason)),
             }
@@ -98,7 +115,7 @@ impl Search<'_> {
     }
 
     fn end(self, found: Option<(u64, Checkpoint)>) -> Result<Option<Resumed>> {
-        let Self { shared, newest, skipped } = self;
+        let Self { shared, newest, skipped, .. } = self;
         match found {
             Some((iteration, checkpoint)) => {
                 let name = name::checkpoint(iteration);
@@ -135,7 +152,7 @@ impl Shared {
 
     /// Renames a checkpoint where it is damaged. One that is not counts as gone.
     pub(super) fn set_aside(&self, name: &str, _operation: &Operation<'_>) -> Skipped {
-        let reason = match self.load(name, Residency::Memory) {
+        let reason = match self.load(name, Residency::Verified) {
             Ok(_) => Error::NotFound { path: self.path(name) },
             Err(reason) => reason,
         };

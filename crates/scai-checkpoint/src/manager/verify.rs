@@ -1,6 +1,5 @@
 //! Whether a checkpoint is whole: eight short answers, and everything that is wrong.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -88,9 +87,8 @@ fn look(
 ) -> Result<()> {
     let opened = CheckpointFile::open(file, Unprotected::Accept)?;
     verification.protection = Some(opened.protection());
-    let damage = opened.verify(threads, progress);
+    verification.damage = opened.verify(threads, progress);
     let tree = opened.tree();
-    verification.damage = name_tensors(damage, tree.as_ref().ok());
     if opened.protection() == Protection::None {
         verification.damage.push(Error::Unprotected { place: Box::default() });
     }
@@ -114,22 +112,4 @@ fn look(
     };
     verification.iteration = top.and_then(|top| top.get("iteration")).and_then(Value::as_int);
     Ok(())
-}
-
-/// Adds the names of tensors to damage that names records only.
-fn name_tensors(damage: Vec<Error>, tree: Option<&Value>) -> Vec<Error> {
-    let Some(tree) = tree.filter(|_| !damage.is_empty()) else { return damage };
-    let names: HashMap<&str, String> = tree
-        .storages()
-        .into_iter()
-        .filter_map(|(name, storage)| Some((storage.record()?, name)))
-        .collect();
-    let named = damage.into_iter().map(|error| {
-        let record = error.place().and_then(|place| place.record.as_deref());
-        match record.and_then(|record| names.get(record)) {
-            Some(name) => error.at_tensor(name),
-            None => error,
-        }
-    });
-    named.collect()
 }

@@ -1,12 +1,16 @@
 //! Tensors: an element type and a strided view of a storage that others may share.
 
 mod dtype;
+mod read;
 mod storage;
 
 use bytemuck::{NoUninit, Pod};
 
 pub use dtype::DType;
-pub use storage::{Source, Storage};
+pub(crate) use read::PIECE;
+pub use read::{Destination, read_into};
+pub use storage::{Pass, Source, Storage};
+pub(crate) use storage::{PlainPass, zeroed};
 
 use crate::error::{Error, Result};
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use bytemuck::allocation::try_zeroed_slice_box;
 use bytemuck::{NoUninit, cast_slice};
 
 use crate::error::{Error, Place, Result};
@@ -22,9 +23,16 @@ pub trait Source: Send + Sync {
     /// cannot be read. `buf` then holds nothing of use.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// All bytes, where they are in memory.
+    /// All bytes, where they are in memory and do not change.
     fn as_slice(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// Begins a reading of all bytes, which several threads may share. Where the bytes have one
+    /// checksum for the whole, this reads them once and checks it at the end, which `read_at`
+    /// cannot.
+    fn pass(&self) -> Box<dyn Pass + '_> {
+        Box::new(PlainPass(self))
     }
 
     /// The digests saved with the bytes, where there are any.
@@ -50,6 +58,39 @@ pub trait Source: Send + Sync {
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// One reading of all bytes of a [`Source`], in pieces that several threads take in any order.
+pub trait Pass: Sync {
+    /// Fills `buf` with the bytes from `offset` on.
+    ///
+    /// Each byte is read once. A piece begins at a multiple of [`crate::CHUNK_SIZE`] and ends at
+    /// one or at the end of the source.
+    ///
+    /// # Errors
+    /// As [`Source::read_at`]. What was read without an error may still be found damaged by
+    /// [`Pass::finish`].
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Checks what can be checked only once every byte was read. Nothing of what was read is of
+    /// use before this has returned without an error.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where the bytes are not those that were saved.
+    fn finish(&self) -> Result<()>;
+}
+
+/// A pass over a source that checks each piece as it is read.
+pub(crate) struct PlainPass<'a, S: ?Sized>(pub(crate) &'a S);
+
+impl<S: Source + ?Sized> Pass for PlainPass<'_, S> {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -130,6 +171,14 @@ fn copy_from(bytes: &[u8], offset: u64, buf: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+/// `len` zeros. The system hands out memory that is zero already and takes it when it is written.
+pub(crate) fn zeroed(len: u64) -> Result<Box<[u8]>> {
+    let zeroed = usize::try_from(len).ok().and_then(|len| try_zeroed_slice_box(len).ok());
+    zeroed.ok_or_else(|| {
+        Error::damaged(Place::default(), format!("there is no memory for {len} bytes"))
+    })
+}
+
 fn out_of_range(offset: u64, len: usize, of: u64) -> Error {
     Error::invalid(format!("{len} bytes at {offset} are not inside a storage of {of} bytes"))
 }
@@ -198,15 +247,14 @@ impl Storage {
         if range.start > range.end || range.end > self.len() {
             return Err(out_of_range(range.start, 0, self.len()));
         }
-        let len = usize::try_from(range.end - range.start)
-            .map_err(|_| Error::invalid("a storage larger than the address space"))?;
-        let mut buf = Vec::new();
-        buf.try_reserve_exact(len).map_err(|_| {
-            Error::damaged(Place::default(), format!("there is no memory for {len} bytes"))
-        })?;
-        buf.resize(len, 0);
+        let mut buf = zeroed(range.end - range.start)?;
         self.read_at(range.start, &mut buf)?;
-        Ok(buf)
+        Ok(buf.into_vec())
+    }
+
+    /// Begins a reading of all bytes, which several threads may share.
+    pub(crate) fn pass(&self) -> Box<dyn Pass + '_> {
+        self.0.source.pass()
     }
 
     /// All bytes, where they are in memory.
@@ -244,9 +292,13 @@ impl Storage {
         if self.as_slice().is_some() {
             return Ok(self.clone());
         }
-        let bytes = self.read(0..self.len())?;
+        Ok(self.held_in(self.read(0..self.len())?))
+    }
+
+    /// The same storage with its bytes in `memory`.
+    pub(crate) fn held_in(&self, memory: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         let location = Arc::clone(&self.0.location);
-        Ok(Self(Arc::new(Inner { source: Arc::new(Borrowed(bytes)), location })))
+        Self(Arc::new(Inner { source: Arc::new(Borrowed(memory)), location }))
     }
 
     /// Whether both are the same memory, not merely equal bytes.

@@ -4,13 +4,10 @@
 //! dots themselves (`backbone.conv1.weight`); a lookup takes whichever key fits.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::{Dict, Value};
 use crate::error::Result;
-use crate::tensor::{Storage, Tensor};
-use crate::threads::{held, on_threads};
+use crate::tensor::{Destination, Storage, Tensor, read_into, zeroed};
 
 /// Joins a parent's path and a key.
 pub(crate) fn join(parent: &str, key: &str) -> String {
@@ -169,24 +166,23 @@ impl Value {
     /// # Errors
     /// [`crate::Error::Damaged`] naming the first tensor whose bytes are not those that were saved.
     pub fn resident(&self, threads: usize) -> Result<Value> {
-        let storages = self.storages();
-        let next = AtomicUsize::new(0);
-        let outcome = Mutex::new(Ok(HashMap::new()));
-        on_threads(threads.min(storages.len()), || {
-            while let Some((path, storage)) = storages.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let read = storage.resident().map_err(|error| error.at_tensor(path));
-                let mut outcome = held(&outcome);
-                match (&mut *outcome, read) {
-                    (Ok(resident), Ok(read)) => drop(resident.insert(storage.id(), read)),
-                    (Ok(_), Err(error)) => *outcome = Err(error),
-                    (Err(_), _) => break,
-                }
-            }
-        });
-        let mut resident = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-        self.map_storages(&mut |path, storage| match resident.remove(&storage.id()) {
-            Some(resident) => Ok(resident),
-            None => storage.resident().map_err(|error| error.at_tensor(path)),
+        let mut storages = self.storages();
+        storages.retain(|(_, storage)| storage.as_slice().is_none());
+        let memory = storages
+            .iter()
+            .map(|(path, storage)| zeroed(storage.len()).map_err(|error| error.at_tensor(path)));
+        let mut memory = memory.collect::<Result<Vec<_>>>()?;
+        let destinations = storages.iter().zip(&mut memory);
+        let destinations =
+            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        read_into(destinations.collect(), threads, &|_| {})?;
+        let mut resident: HashMap<usize, Storage> = storages
+            .into_iter()
+            .zip(memory)
+            .map(|((_, storage), memory)| (storage.id(), storage.held_in(memory)))
+            .collect();
+        self.map_storages(&mut |_, storage| {
+            Ok(resident.remove(&storage.id()).unwrap_or_else(|| storage.clone()))
         })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use scai_checkpoint::codec::torch::Unprotected;
+use scai_checkpoint::codec::torch::{Plan, Unprotected};
 use serde_json::Value as Json;
 
 use crate::describe::describe;
-use crate::support::{golden, open, pt_files, read_file, write};
+use crate::support::{golden, in_memory, open, pt_files, read_file};
 
 /// What this crate does not read, and the words its message must hold.
 const REFUSED: [(&str, &str); 2] = [("byteorder_big", "big-endian"), ("protocol1", "protocol 0")];
@@ -52,7 +52,10 @@ fn every_golden_file_is_read_and_written_again_bit_for_bit() {
             if name == "py_int_long4" {
                 return Ok(());
             }
-            let written = write(&tree).map_err(|e| e.to_string())?;
+            // With notes, which torch must not mind.
+            let written = Plan::with_notes(&tree, Some(&name))
+                .and_then(|plan| in_memory(plan.len(), |file| plan.write(2, file)))
+                .map_err(|error| error.to_string())?;
             keep_for_torch(&path, &written);
             let again = open(written, Unprotected::Refuse).map_err(|e| e.to_string())?;
             if let Some(error) = again.verify(2, &|_| {}).first() {

@@ -49,7 +49,12 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     if !keys.is_empty() {
         warn(&format!("left out: metadata of the file ({})", few(&keys)));
     }
-    let plan = Plan::new(&tree, format)?;
+    // What they say of a whole state is not true of a part of it.
+    let notes_beside = match &args.part {
+        Some(_) => None,
+        None => input.notes()?,
+    };
+    let plan = Plan::with_notes(&tree, notes_beside.as_deref(), format)?;
     if let Plan::Safetensors(plan) = &plan {
         remark(plan, &mut notes);
     }

@@ -1,6 +1,8 @@
 //! `scai convert`
 
 use insta::assert_snapshot;
+use scai_checkpoint::codec::{Format, Plan, Unprotected};
+use scai_checkpoint::{open_file, write_file};
 
 use crate::support::{Sandbox, state};
 
@@ -75,4 +77,16 @@ fn files_of_other_programs_are_read_with_warnings() {
         &["convert", "view_small_part.pt", "small.safetensors"],
     ];
     assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+}
+
+#[test]
+fn notes_stay_with_a_whole_checkpoint_and_not_with_a_part_of_it() {
+    let sandbox = Sandbox::new();
+    let plan = Plan::with_notes(&state(100, 0.5, 0.0), Some("a note"), Format::Torch).unwrap();
+    write_file(sandbox.path("a.pt"), plan, 1).unwrap();
+    let notes = |name: &str| open_file(sandbox.path(name), Unprotected::Refuse).unwrap().notes();
+    sandbox.run(&["convert", "a.pt", "whole.pt"]);
+    assert_eq!(notes("whole.pt").unwrap().as_deref(), Some("a note"));
+    sandbox.run(&["convert", "a.pt", "part.pt", "--part", "model_state_dict"]);
+    assert_eq!(notes("part.pt").unwrap(), None);
 }

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::legacy;
-use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
+use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Stop, run};
 use super::zip::Record;
 use super::zip::read::directory;
 use crate::codec::digest::chunks;
-use crate::codec::record::{Check, RecordSource, verify_all};
+use crate::codec::pass::{name_tensors, verify_all};
+use crate::codec::record::{Check, RecordSource};
 use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
-use crate::tensor::{Source, Storage};
+use crate::tensor::{Pass, Source, Storage};
 use crate::value::Value;
 
 /// Records up to this size are checked when the tree is read, though it does not need them.
@@ -161,6 +162,19 @@ impl TorchFile {
         self.file.descriptor()
     }
 
+    /// The notes that were saved beside the tree; `None` where there are none, and in files that
+    /// this crate did not write.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where they are not what was saved, no UTF-8 or longer than 64 MiB.
+    pub fn notes(&self) -> Result<Option<String>> {
+        if self.protection != Protection::Digests || !self.records.contains_key(NOTES) {
+            return Ok(None);
+        }
+        let notes = String::from_utf8(self.content(NOTES, MAX_NOTES)?);
+        notes.map(Some).map_err(|_| Error::damaged(Place::record(NOTES), "it is not UTF-8"))
+    }
+
     /// The length of the file in bytes.
     pub fn len(&self) -> u64 {
         self.file.len()
@@ -265,13 +279,21 @@ impl TorchFile {
         Ok(storage.clone())
     }
 
-    /// Reads and checks every byte of every record, on `threads` threads, and returns all damage.
+    /// Reads and checks every byte of every record, on `threads` threads, and returns all damage,
+    /// with the tensors concerned where the tree can be read.
     ///
-    /// `progress` is told how many further bytes have been checked.
+    /// A thread holds 256 KiB, however long the records are. `progress` is told how many further bytes have been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         let sources: Vec<&RecordSource> =
             self.order.iter().filter_map(|name| Some(&**self.records.get(name)?)).collect();
-        verify_all(&sources, threads, progress)
+        let damage = verify_all(&sources, threads, progress);
+        if damage.is_empty() {
+            return damage;
+        }
+        match self.tree() {
+            Ok(tree) => name_tensors(damage, &tree),
+            Err(_) => damage,
+        }
     }
 
     /// The checked content of a small record.
@@ -303,6 +325,14 @@ impl Source for Cut {
         self.source.read_at(offset, buf)
     }
 
+    fn pass(&self) -> Box<dyn Pass + '_> {
+        Box::new(CutPass {
+            pass: self.source.pass(),
+            len: self.len,
+            over: self.source.len() - self.len,
+        })
+    }
+
     fn record(&self) -> Option<&str> {
         self.source.record()
     }
@@ -310,6 +340,29 @@ impl Source for Cut {
     fn file_range(&self) -> Option<Range<u64>> {
         let range = self.source.file_range()?;
         Some(range.start..range.start + self.len)
+    }
+}
+
+/// A pass over the whole source, of which the last bytes are not handed on.
+struct CutPass<'a> {
+    pass: Box<dyn Pass + 'a>,
+    len: u64,
+    over: u64,
+}
+
+impl Pass for CutPass<'_> {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset + (buf.len() as u64) < self.len {
+            return self.pass.read(offset, buf);
+        }
+        let mut whole = vec![0; buf.len() + self.over as usize];
+        self.pass.read(offset, &mut whole)?;
+        buf.copy_from_slice(&whole[..buf.len()]);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.pass.finish()
     }
 }
 

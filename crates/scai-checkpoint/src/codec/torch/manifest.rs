@@ -12,6 +12,8 @@ use crate::value::{Dict, DictKind, Value};
 
 /// What the file is, as JSON; the first record, so that one read of a few KiB finds it.
 pub(super) const MANIFEST: &str = ".scai/manifest.json";
+/// What a binding keeps beside the tree, opaque UTF-8; the record before the digests, if there is one.
+pub(super) const NOTES: &str = ".scai/notes";
 /// The digests of all chunks of all other records; the last record.
 pub(super) const DIGESTS: &str = ".scai/digests";
 /// The comment at the end of the archive is this and the root as 32 hexadecimal digits.
@@ -31,6 +33,9 @@ const MAX_SUMMARY: usize = 1 << 10;
 const MAX_SUMMARIES: usize = 32 << 10;
 /// No manifest is longer; a longer one is not read.
 pub(super) const MAX_MANIFEST: u64 = 1 << 20;
+/// Notes are not longer; longer ones are neither written nor read. They speak of plain values, of
+/// which a state has thousands and not millions.
+pub(super) const MAX_NOTES: u64 = 64 << 20;
 
 /// What a checkpoint says of itself, readable without unpickling anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@
 //! archive/byteorder             "little"
 //! archive/data/0 …              one storage each, raw bytes, at a multiple of 64 or 4096
 //! archive/version               "3\n"
+//! archive/.scai/notes           what a binding keeps beside the tree, if anything
 //! archive/.scai/digests         XXH3-128 of every 64 KiB of every record above
 //! central directory             names, offsets, sizes, CRC-32
 //! end record                    with the comment "scai-root:" and 32 hexadecimal digits

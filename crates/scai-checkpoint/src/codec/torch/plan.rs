@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::manifest::{self, DIGESTS, MANIFEST, Manifest, ROOT_LEN, ROOT_PREFIX};
+use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
@@ -52,8 +52,7 @@ enum Task {
 struct Done {
     record: usize,
     start: u64,
-    len: u64,
-    crc: u32,
+    crc: crc32fast::Hasher,
     digests: Vec<u128>,
 }
 
@@ -64,6 +63,18 @@ impl Plan {
     /// [`Error::Conversion`] where a value cannot be loaded by `torch.load(weights_only=True)`,
     /// with its path.
     pub fn new(tree: &Value) -> Result<Self> {
+        Self::with_notes(tree, None)
+    }
+
+    /// Plans the file for a state tree and notes: a text that [`super::TorchFile::notes`] gives
+    /// back as it is and that nothing else looks at.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; [`Error::Invalid`] for notes of more than 64 MiB.
+    pub fn with_notes(tree: &Value, notes: Option<&str>) -> Result<Self> {
+        if notes.is_some_and(|notes| notes.len() as u64 > MAX_NOTES) {
+            return Err(Error::invalid(format!("the notes are longer than {MAX_NOTES} bytes")));
+        }
         let pickled = write::write(tree)?;
         let manifest = Manifest::new(tree);
         let mut plan = Self { records: Vec::new(), contents: Vec::new(), directory: 0, len: 0 };
@@ -74,6 +85,9 @@ impl Plan {
             at = plan.add(&format!("data/{key}"), at, Content::Storage(storage));
         }
         at = plan.add("version", at, Content::Bytes(b"3\n".to_vec()));
+        if let Some(notes) = notes {
+            at = plan.add(NOTES, at, Content::Bytes(notes.as_bytes().to_vec()));
+        }
         let table = manifest::table_len(plan.records.iter().map(|record| record.size));
         at = plan.add(DIGESTS, at, Content::Bytes(vec![0; table as usize]));
         plan.directory = at;
@@ -116,7 +130,7 @@ impl Plan {
         done.sort_unstable_by_key(|done| (done.record, done.start));
         for of_record in done.chunk_by(|a, b| a.record == b.record) {
             if let [first, ..] = of_record {
-                let crc = combine_crc(of_record.iter().map(|done| (done.crc, done.len)));
+                let crc = combine_crc(of_record.iter().map(|done| &done.crc));
                 self.records[first.record].crc = crc;
             }
         }
@@ -222,14 +236,10 @@ impl Plan {
                 ((record.header - first.header) as usize, (record.data - first.header) as usize);
             buffer.resize(data + record.size as usize, 0);
             self.contents[i].read(0, &mut buffer[data..])?;
-            record.crc = crc32fast::hash(&buffer[data..]);
-            all.push(Done {
-                record: i,
-                start: 0,
-                len: record.size,
-                crc: record.crc,
-                digests: digests(&buffer[data..]),
-            });
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&buffer[data..]);
+            record.crc = crc.clone().finalize();
+            all.push(Done { record: i, start: 0, crc, digests: digests(&buffer[data..]) });
             buffer[header..data].copy_from_slice(&local_header(&record));
         }
         write_at(file, first.header, buffer)?;
@@ -260,9 +270,7 @@ impl Plan {
             digests.extend(self::digests(chunk));
         }
         write_at(file, self.records[index].data + range.start, bytes)?;
-        let len = bytes.len() as u64;
-        let crc = crc.finalize();
-        Ok(vec![Done { record: index, start: range.start, len, crc, digests }])
+        Ok(vec![Done { record: index, start: range.start, crc, digests }])
     }
 }
 

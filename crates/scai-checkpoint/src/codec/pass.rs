@@ -1,0 +1,215 @@
+//! Reading records whole, in pieces that several threads take in any order.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::digest::{combine_crc, fold};
+use super::record::{Check, MISMATCH, MISMATCH_CRC, RecordSource, STEP};
+use crate::CHUNK_SIZE;
+use crate::error::{Error, Result};
+use crate::tensor::{PIECE, Pass};
+use crate::threads::{held, on_threads};
+use crate::value::Value;
+
+/// What is known of a run of bytes of a record once it was read.
+#[derive(Debug)]
+struct Seen {
+    start: u64,
+    len: u64,
+    crc: crc32fast::Hasher,
+    digests: Vec<u128>,
+}
+
+impl Seen {
+    /// Nothing yet, of a run that begins with the chunk at `start`.
+    fn from(start: u64) -> Self {
+        Self { start, len: 0, crc: crc32fast::Hasher::new(), digests: Vec::new() }
+    }
+
+    /// Reads the bytes that follow, whole chunks or up to the end of the record, and hashes them
+    /// while they are in the cache.
+    fn read(&mut self, record: &RecordSource, buf: &mut [u8]) -> Result<()> {
+        let (with_crc, with_digests) =
+            (record.crc.is_some(), matches!(record.check, Check::Chunks(..) | Check::Folded(..)));
+        for step in buf.chunks_mut(STEP) {
+            record.read(self.start + self.len, step)?;
+            for chunk in step.chunks(CHUNK_SIZE) {
+                if with_crc {
+                    self.crc.update(chunk);
+                }
+                if with_digests {
+                    self.digests.push(xxh3_128(chunk));
+                }
+            }
+            self.len += step.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Compares all that was seen of a record with what is kept of the whole, and remembers that it
+/// was right.
+fn check_whole(record: &RecordSource, mut seen: Vec<Seen>) -> Result<()> {
+    seen.sort_unstable_by_key(|seen| seen.start);
+    let crc = combine_crc(seen.iter().map(|seen| &seen.crc));
+    if let Check::Folded(expected, known) = &record.check {
+        let found: Vec<u128> = seen.into_iter().flat_map(|seen| seen.digests).collect();
+        if fold(&found) != *expected {
+            return Err(record.whole_damaged(MISMATCH));
+        }
+        let _ = known.set(found);
+    }
+    if record.crc.is_some_and(|expected| crc != expected) {
+        return Err(record.whole_damaged(MISMATCH_CRC));
+    }
+    if let Check::Crc(checked) = &record.check {
+        checked.store(true, Ordering::Release);
+    }
+    Ok(())
+}
+
+/// A pass over a record that has one checksum for the whole.
+#[derive(Debug)]
+pub(super) struct WholePass<'a> {
+    record: &'a RecordSource,
+    seen: Mutex<Vec<Seen>>,
+}
+
+impl<'a> WholePass<'a> {
+    pub(super) fn new(record: &'a RecordSource) -> Self {
+        Self { record, seen: Mutex::default() }
+    }
+}
+
+impl Pass for WholePass<'_> {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut seen = Seen::from(offset);
+        seen.read(self.record, buf)?;
+        held(&self.seen).push(seen);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        check_whole(self.record, std::mem::take(&mut *held(&self.seen)))
+    }
+}
+
+/// A record that is being verified.
+struct Verifying<'a> {
+    record: &'a RecordSource,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Pieces that were not read yet.
+    left: usize,
+    seen: Vec<Seen>,
+    damage: Vec<Error>,
+    /// It cannot be read; once is enough.
+    unreadable: bool,
+}
+
+impl Verifying<'_> {
+    /// Reads a piece through `buf`, and notes what is wrong with it; the last piece also what is
+    /// wrong with the whole.
+    fn piece(&self, start: u64, buf: &mut [u8], progress: &(dyn Fn(u64) + Sync)) {
+        let end = (start + PIECE).min(self.record.size);
+        let mut seen = Seen::from(start);
+        let mut damage = Vec::new();
+        for at in (start..end).step_by(STEP) {
+            let step = &mut buf[..(end - at).min(STEP as u64) as usize];
+            let unreadable = held(&self.state).unreadable;
+            if unreadable {
+                break;
+            }
+            if let Err(error) = seen.read(self.record, step) {
+                let mut state = held(&self.state);
+                if !state.unreadable {
+                    state.unreadable = true;
+                    damage.push(error);
+                }
+                break;
+            }
+            self.compare(at, &mut seen.digests, &mut damage);
+            progress(step.len() as u64);
+        }
+        let mut state = held(&self.state);
+        state.damage.extend(damage);
+        state.seen.push(seen);
+        state.left -= 1;
+        if state.left == 0 && state.damage.is_empty() {
+            let seen = std::mem::take(&mut state.seen);
+            state.damage.extend(check_whole(self.record, seen).err());
+        }
+    }
+
+    /// Compares digests with those of the chunks from `start` on, where each chunk has one, and
+    /// drops them then.
+    fn compare(&self, start: u64, found: &mut Vec<u128>, damage: &mut Vec<Error>) {
+        let Check::Chunks(table, range) = &self.record.check else { return };
+        let expected = table.get(range.clone()).unwrap_or_default();
+        let first = (start / CHUNK_SIZE as u64) as usize;
+        for (i, digest) in found.drain(..).enumerate() {
+            if expected.get(first + i) != Some(&digest) {
+                damage.push(self.record.chunk_damaged(start + (i * CHUNK_SIZE) as u64));
+            }
+        }
+    }
+}
+
+/// Checks every byte of the records, the CRC-32 included, on `threads` threads, and returns all
+/// that is wrong in the order of the file. A record that cannot be read is not read on.
+///
+/// Each thread holds [`STEP`] bytes, however long the records are.
+pub(super) fn verify_all(
+    records: &[&RecordSource],
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Vec<Error> {
+    let pieces = |record: &RecordSource| record.size.div_ceil(PIECE).max(1);
+    let verifying: Vec<Verifying<'_>> = records
+        .iter()
+        .map(|record| {
+            let left = pieces(record) as usize;
+            Verifying { record, state: Mutex::new(State { left, ..State::default() }) }
+        })
+        .collect();
+    let tasks: Vec<(&Verifying<'_>, u64)> = verifying
+        .iter()
+        .flat_map(|one| (0..pieces(one.record)).map(move |piece| (one, piece * PIECE)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    on_threads(threads.min(tasks.len()), || {
+        let mut buf = vec![0; STEP];
+        while let Some((one, start)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            one.piece(*start, &mut buf, progress);
+        }
+    });
+    let mut found: Vec<Error> =
+        verifying.iter().flat_map(|one| std::mem::take(&mut held(&one.state).damage)).collect();
+    found.sort_by_key(|error: &Error| {
+        error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
+    });
+    found
+}
+
+/// Adds the names of tensors to damage that names records only.
+pub(super) fn name_tensors(damage: Vec<Error>, tree: &Value) -> Vec<Error> {
+    let names: HashMap<&str, String> = tree
+        .storages()
+        .into_iter()
+        .filter_map(|(name, storage)| Some((storage.record()?, name)))
+        .collect();
+    let named = damage.into_iter().map(|error| {
+        let record = error.place().and_then(|place| place.record.as_deref());
+        match record.and_then(|record| names.get(record)) {
+            Some(name) => error.at_tensor(name),
+            None => error,
+        }
+    });
+    named.collect()
+}
