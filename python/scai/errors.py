@@ -59,7 +59,16 @@ class UnsupportedError(CheckpointError):
 
 
 class MismatchError(CheckpointError):
-    """The saved state does not fit the model; nothing was changed. The message is the report."""
+    """The saved state does not fit the model; nothing was changed. The message is the report.
+
+    Attributes:
+        report: names by what was found of them: ``loaded``, ``missing``, ``unexpected``,
+            ``mismatched``, and ``hints``.
+    """
+
+    def __init__(self, message: str, report: dict[str, list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.report = report or {}
 
 
 class MissingFieldError(KeyError):

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::manager::{Checkpoint, Saved, Shared};
@@ -66,6 +67,18 @@ impl SaveHandle {
                 }
             }
         }
+    }
+
+    /// Waits at most so long until the checkpoint is durable; `None` where it is not by then.
+    ///
+    /// # Errors
+    /// As [`SaveHandle::wait`].
+    pub fn wait_for(&self, limit: Duration) -> Option<Result<Arc<Saved>>> {
+        let state = held(&self.0.state);
+        let pending = |state: &mut State| matches!(state, State::Pending);
+        let waited = self.0.changed.wait_timeout_while(state, limit, pending);
+        drop(waited.unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.is_done().then(|| self.wait())
     }
 
     fn end(&self, outcome: Result<Saved>) {

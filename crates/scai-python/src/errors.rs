@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use scai_checkpoint::Error;
+use scai_checkpoint::{Error, LoadReport};
 
 /// The exception for an error of the engine.
 pub(crate) fn raise(error: &Error) -> PyErr {
@@ -46,7 +46,10 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         Error::MissingField { field, .. } => {
             class("MissingFieldError")?.call1((message, field.as_str()))?
         }
-        Error::Mismatch(_) => class("MismatchError")?.call1((message,))?,
+        Error::Mismatch(report) => {
+            class("MismatchError")?.call1((message, report_dict(py, report)?))?
+        }
+        Error::Changed { .. } => class("ChangedError")?.call1((message,))?,
         Error::Locked { .. } => class("LockedError")?.call1((message,))?,
         Error::NothingToResume { .. } => class("NothingToResumeError")?.call1((message,))?,
         Error::Conversion { .. } => return Ok(PyTypeError::new_err(message)),
@@ -55,6 +58,21 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         _ => class("CheckpointError")?.call1((message,))?,
     };
     Ok(PyErr::from_value(raised))
+}
+
+/// What a load found, by what became of each name.
+pub(crate) fn report_dict<'py>(
+    py: Python<'py>,
+    report: &LoadReport,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let mismatched: Vec<String> = report.mismatched.iter().map(ToString::to_string).collect();
+    dict.set_item("loaded", &report.loaded)?;
+    dict.set_item("missing", &report.missing)?;
+    dict.set_item("unexpected", &report.unexpected)?;
+    dict.set_item("mismatched", mismatched)?;
+    dict.set_item("hints", &report.hints)?;
+    Ok(dict)
 }
 
 /// An `OSError` of the class that belongs to the number, saying what the engine says.

@@ -5,7 +5,15 @@
 //! detached wherever files are touched.
 
 mod command;
+mod decode;
+mod encode;
 mod errors;
+mod file;
+mod manager;
+mod memory;
+mod pool;
+mod torch;
+mod tree;
 
 use pyo3::prelude::pymodule;
 
@@ -13,4 +21,12 @@ use pyo3::prelude::pymodule;
 mod _native {
     #[pymodule_export]
     use super::command::main;
+    #[pymodule_export]
+    use super::file::{File, verify};
+    #[pymodule_export]
+    use super::manager::{Handle, Manager};
+    #[pymodule_export]
+    use super::pool::Pool;
+    #[pymodule_export]
+    use super::tree::Tree;
 }

@@ -1,0 +1,477 @@
+//! A state tree to objects of Python.
+
+use std::collections::HashMap;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{
+    PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyList, PySet, PyString, PyTuple,
+};
+use scai_checkpoint::{
+    Attributes, Call, Destination, Dict, DictKind, Storage, Tensor, Value, read_into,
+};
+
+use crate::errors::OrRaise;
+use crate::memory::Region;
+use crate::torch::Torch;
+
+/// Where the tensors of the result are.
+pub(crate) enum Place<'py> {
+    /// In new memory, or in that of the tensors of a template where these fit.
+    Memory { template: Option<Bound<'py, PyAny>> },
+    /// In a memory map of the file: an object with Python's buffer protocol.
+    Map(Bound<'py, PyAny>),
+    /// On disk: what stands in their place is made by calling this with tree, path, dtype, shape.
+    Disk(Bound<'py, PyAny>),
+}
+
+/// How a tree becomes objects.
+pub(crate) struct Options<'py> {
+    pub(crate) place: Place<'py>,
+    /// Gives the device for a location such as `cuda:0`; `None` is the CPU.
+    pub(crate) locate: Option<Bound<'py, PyAny>>,
+    pub(crate) threads: usize,
+}
+
+/// Converts `value`; `notes` say which types plain values had.
+///
+/// # Errors
+/// `DamagedError` where bytes of a tensor are not what was saved.
+pub(crate) fn decode<'py>(
+    py: Python<'py>,
+    value: &Value,
+    notes: Option<&str>,
+    options: &Options<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut uses = HashMap::new();
+    count_uses(value, &mut uses);
+    let mut decoder = Decoder {
+        py,
+        options,
+        notes: read_notes(py, notes)?,
+        path: Vec::new(),
+        keys: Vec::new(),
+        uses,
+        storages: HashMap::new(),
+        fills: Vec::new(),
+    };
+    let template = match &options.place {
+        Place::Memory { template } => template.clone(),
+        Place::Map(_) | Place::Disk(_) => None,
+    };
+    let object = decoder.value(value, template.as_ref())?;
+    decoder.fill()?;
+    Ok(object)
+}
+
+/// Counts what refers to each storage.
+fn count_uses(value: &Value, uses: &mut HashMap<usize, usize>) {
+    let mut each = |items: &[Value]| items.iter().for_each(|item| count_uses(item, uses));
+    match value {
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) => each(items),
+        Value::Call(call) => {
+            each(&call.args);
+            call.state.iter().for_each(|state| count_uses(state, uses));
+        }
+        Value::Dict(dict) => dict.entries.iter().for_each(|(key, value)| {
+            count_uses(key, uses);
+            count_uses(value, uses);
+        }),
+        Value::Tensor(tensor) => *uses.entry(tensor.storage().id()).or_default() += 1,
+        Value::Storage(storage, _) => *uses.entry(storage.id()).or_default() += 1,
+        _ => {}
+    }
+}
+
+/// The tags of each place of the tree, in the order in which values were made plain.
+type Notes<'py> = HashMap<Vec<i64>, Vec<Bound<'py, PyAny>>>;
+
+fn read_notes<'py>(py: Python<'py>, notes: Option<&str>) -> PyResult<Notes<'py>> {
+    let mut found: Notes<'py> = HashMap::new();
+    let Some(notes) = notes else { return Ok(found) };
+    let entries: Vec<(Vec<i64>, Bound<'py, PyAny>)> =
+        py.import("json")?.call_method1("loads", (notes,))?.extract().map_err(|_| {
+            PyValueError::new_err("the notes on types in the file are not of the form they have")
+        })?;
+    for (path, tag) in entries {
+        found.entry(path).or_default().push(tag);
+    }
+    Ok(found)
+}
+
+/// Memory to be filled, and what from.
+struct Fill {
+    storage: Storage,
+    region: Region,
+    name: String,
+}
+
+struct Decoder<'a, 'py> {
+    py: Python<'py>,
+    options: &'a Options<'py>,
+    notes: Notes<'py>,
+    path: Vec<i64>,
+    keys: Vec<String>,
+    /// How many tensors are views of each storage.
+    uses: HashMap<usize, usize>,
+    /// The `UntypedStorage` of each storage.
+    storages: HashMap<usize, Bound<'py, PyAny>>,
+    fills: Vec<Fill>,
+}
+
+impl<'py> Decoder<'_, 'py> {
+    fn value(
+        &mut self,
+        value: &Value,
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let object = self.plain(value, template)?;
+        match self.notes.remove(&self.path) {
+            None => Ok(object),
+            Some(tags) => {
+                // A tensor that is turned into something else must have its bytes.
+                self.fill()?;
+                let convert = self.py.import(intern!(self.py, "scai._convert"))?;
+                tags.into_iter().rev().try_fold(object, |object, tag| {
+                    convert.call_method1(intern!(self.py, "from_plain"), (object, tag))
+                })
+            }
+        }
+    }
+
+    fn plain(
+        &mut self,
+        value: &Value,
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        Ok(match value {
+            Value::None => py.None().into_bound(py),
+            Value::Bool(value) => value.into_pyobject(py)?.to_owned().into_any(),
+            Value::Int(int) => int.into_pyobject(py)?.into_any(),
+            Value::BigInt(int) => {
+                let int_class = py.import("builtins")?.getattr("int")?;
+                int_class.call1((int.to_str_radix(16), 16))?
+            }
+            Value::Float(float) => PyFloat::new(py, *float).into_any(),
+            Value::Complex(re, im) => PyComplex::from_doubles(py, *re, *im).into_any(),
+            Value::Str(text) => PyString::new(py, text).into_any(),
+            Value::Wtf8(bytes) => {
+                PyBytes::new(py, bytes).call_method1("decode", ("utf-8", "surrogatepass"))?
+            }
+            Value::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
+            Value::ByteArray(bytes) => PyByteArray::new(py, bytes).into_any(),
+            Value::List(items) => PyList::new(py, self.items(items, template)?)?.into_any(),
+            Value::Tuple(items) => PyTuple::new(py, self.items(items, template)?)?.into_any(),
+            Value::Set(items) => PySet::new(py, self.items(items, None)?)?.into_any(),
+            Value::Dict(dict) => self.dict(dict, template)?,
+            Value::Tensor(tensor) => self.tensor(tensor, template)?,
+            Value::Storage(storage, dtype) => {
+                let torch = Torch::get(py)?;
+                let untyped = self.storage(torch, storage)?;
+                match dtype {
+                    None => untyped,
+                    Some(dtype) => {
+                        let named = PyDict::new(py);
+                        named.set_item("wrap_storage", untyped)?;
+                        named.set_item("dtype", torch.dtype_object(py, *dtype)?)?;
+                        named.set_item("_internal", true)?;
+                        torch.typed_storage.bind(py).call((), Some(&named))?
+                    }
+                }
+            }
+            Value::Size(dims) => Torch::get(py)?.size.bind(py).call1((dims.clone(),))?,
+            Value::DType(dtype) => Torch::get(py)?.dtype_object(py, *dtype)?.clone(),
+            Value::Device(device) => Torch::get(py)?.device.bind(py).call1((device,))?,
+            Value::Layout(layout) => {
+                py.import("torch.serialization")?.call_method1("_get_layout", (layout,))?
+            }
+            Value::QScheme(scheme) => py.import("torch")?.getattr(scheme.as_str())?,
+            Value::Call(call) => self.call(call)?,
+            other => {
+                let message = format!("a {} has no form in Python", other.type_name());
+                return Err(PyValueError::new_err(message));
+            }
+        })
+    }
+
+    fn child(
+        &mut self,
+        number: i64,
+        name: &str,
+        value: &Value,
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.path.push(number);
+        self.keys.push(name.to_owned());
+        let object = self.value(value, template);
+        self.path.pop();
+        self.keys.pop();
+        object
+    }
+
+    fn items(
+        &mut self,
+        items: &[Value],
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let same = template.filter(|template| {
+            template.is_instance_of::<PyList>() || template.is_instance_of::<PyTuple>()
+        });
+        let items = items.iter().enumerate();
+        items
+            .map(|(i, item)| {
+                let template = same.and_then(|template| template.get_item(i).ok());
+                self.child(i as i64, &i.to_string(), item, template.as_ref())
+            })
+            .collect()
+    }
+
+    fn dict(
+        &mut self,
+        dict: &Dict,
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        let class = match dict.kind {
+            DictKind::Ordered => Some("OrderedDict"),
+            DictKind::Counter => Some("Counter"),
+            _ => None,
+        };
+        let object = match class {
+            Some(class) => py.import(intern!(py, "collections"))?.getattr(class)?.call0()?,
+            None => PyDict::new(py).into_any(),
+        };
+        let entries = object.cast::<PyDict>()?.clone();
+        let template = template.and_then(|template| template.cast::<PyDict>().ok());
+        for (i, (key, value)) in dict.entries.iter().enumerate() {
+            let i = i as i64;
+            let key = self.child(-1 - i, "", key, None)?;
+            let template = template.and_then(|template| template.get_item(&key).ok().flatten());
+            let name = match key.cast::<PyString>() {
+                Ok(text) => text.to_string_lossy().into_owned(),
+                Err(_) => key.str()?.to_string_lossy().into_owned(),
+            };
+            let value = self.child(i, &name, value, template.as_ref())?;
+            // The type's own way: an `OrderedDict` keeps its order in a list beside.
+            if class.is_some() {
+                object.set_item(key, value)?;
+            } else {
+                entries.set_item(key, value)?;
+            }
+        }
+        if let Some(attributes) = &dict.attributes {
+            // Their paths are not in the notes, which hold none for them.
+            let path = std::mem::replace(&mut self.path, vec![i64::MIN]);
+            let attributes = self.dict(attributes, None)?;
+            self.path = path;
+            object.getattr(intern!(py, "__dict__"))?.call_method1("update", (attributes,))?;
+        }
+        Ok(object)
+    }
+
+    fn tensor(
+        &mut self,
+        tensor: &Tensor,
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        if let Place::Disk(make) = &self.options.place {
+            let shape = PyTuple::new(py, tensor.shape())?;
+            return make.call1((PyTuple::new(py, &self.path)?, tensor.dtype().name(), shape));
+        }
+        let torch = Torch::get(py)?;
+        let whole = tensor.is_contiguous()
+            && tensor.offset() == 0
+            && tensor.nbytes() == tensor.storage().len();
+        if whole
+            && tensor.attributes() == Attributes::default()
+            && let Some(template) = template
+            && let Some(region) = fitting(torch, tensor, template)?
+        {
+            self.fill_later(tensor.storage(), region);
+            return Ok(template.clone());
+        }
+        let alone = self.uses.get(&tensor.storage().id()) == Some(&1);
+        let in_memory = matches!(self.options.place, Place::Memory { .. });
+        let made = if whole && alone && in_memory && self.device(tensor.storage())?.is_none() {
+            let named = PyDict::new(py);
+            named.set_item(intern!(py, "dtype"), torch.dtype_object(py, tensor.dtype())?)?;
+            let shape = PyTuple::new(py, tensor.shape())?;
+            let made = torch.empty.bind(py).call((shape,), Some(&named))?;
+            let address = made.call_method0(intern!(py, "data_ptr"))?.extract()?;
+            let region = Region { address, len: tensor.nbytes() as usize };
+            self.fill_later(tensor.storage(), region);
+            made
+        } else {
+            self.view(torch, tensor)?
+        };
+        self.finish(torch, tensor.attributes(), made)
+    }
+
+    /// A tensor as a view of a storage that others may share.
+    fn view(&mut self, torch: &Torch, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        let untyped = self.storage(torch, tensor.storage())?;
+        let named = PyDict::new(py);
+        named.set_item(intern!(py, "dtype"), torch.dtype_object(py, tensor.dtype())?)?;
+        named.set_item(intern!(py, "device"), untyped.getattr(intern!(py, "device"))?)?;
+        let empty = torch.empty.bind(py).call((0,), Some(&named))?;
+        let shape = PyTuple::new(py, tensor.shape())?;
+        let strides = PyTuple::new(py, tensor.strides())?;
+        empty.call_method1(intern!(py, "set_"), (untyped, tensor.offset(), shape, strides))
+    }
+
+    fn finish(
+        &self,
+        torch: &Torch,
+        attributes: Attributes,
+        made: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        let Attributes { requires_grad, parameter, conjugate, negative } = attributes;
+        let mut made = made;
+        if conjugate {
+            made = py.import("torch")?.call_method1("_conj", (made,))?;
+        }
+        if negative {
+            made = py.import("torch")?.call_method1("_neg_view", (made,))?;
+        }
+        if parameter {
+            let hooks = py.import("collections")?.getattr("OrderedDict")?.call0()?;
+            return torch.rebuild_parameter.bind(py).call1((made, requires_grad, hooks));
+        }
+        if requires_grad {
+            made.call_method1("requires_grad_", (true,))?;
+        }
+        Ok(made)
+    }
+
+    /// The device that a storage is to live on; `None` is the CPU.
+    fn device(&self, storage: &Storage) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(locate) = &self.options.locate else { return Ok(None) };
+        let device = locate.call1((storage.location(),))?;
+        Ok((!device.is_none()).then_some(device))
+    }
+
+    fn storage(&mut self, torch: &Torch, storage: &Storage) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        if let Some(made) = self.storages.get(&storage.id()) {
+            return Ok(made.clone());
+        }
+        let len = storage.len() as usize;
+        let named = PyDict::new(py);
+        named.set_item(intern!(py, "dtype"), &torch.uint8)?;
+        let mapped = match (&self.options.place, storage.file_range()) {
+            (Place::Map(map), Some(range)) if len > 0 => {
+                named.set_item("count", len)?;
+                named.set_item("offset", range.start)?;
+                Some(py.import("torch")?.getattr("frombuffer")?.call((map,), Some(&named))?)
+            }
+            _ => None,
+        };
+        let bytes = match &mapped {
+            Some(mapped) => mapped.clone(),
+            None => torch.empty.bind(py).call((len,), Some(&named))?,
+        };
+        let mut untyped = bytes.call_method0(intern!(py, "untyped_storage"))?;
+        if mapped.is_none() {
+            let address = bytes.call_method0(intern!(py, "data_ptr"))?.extract()?;
+            self.fill_later(storage, Region { address, len });
+        }
+        if let Some(device) = self.device(storage)? {
+            self.fill()?;
+            let named = PyDict::new(py);
+            named.set_item("device", device)?;
+            untyped = untyped.call_method("to", (), Some(&named))?;
+        }
+        self.storages.insert(storage.id(), untyped.clone());
+        Ok(untyped)
+    }
+
+    fn fill_later(&mut self, storage: &Storage, region: Region) {
+        let name = self.keys.join(".");
+        self.fills.push(Fill { storage: storage.clone(), region, name });
+    }
+
+    /// Reads what waits for its bytes, all at once.
+    fn fill(&mut self) -> PyResult<()> {
+        let mut fills = std::mem::take(&mut self.fills);
+        // Tensors that share memory are filled once.
+        fills.sort_by_key(|fill| fill.region.address);
+        fills.dedup_by_key(|fill| (fill.region.address, fill.region.len));
+        if fills.windows(2).any(|two| two[0].region.end() > two[1].region.address) {
+            return Err(PyValueError::new_err(
+                "tensors that are to be loaded into overlap in memory without being the same; \
+                 load into a model whose tensors do not",
+            ));
+        }
+        let threads = self.options.threads;
+        self.py.detach(|| read_into(destinations(&fills), threads, &|_| {})).or_raise()
+    }
+
+    fn call(&mut self, call: &Call) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        // Arguments have no notes.
+        let path = std::mem::replace(&mut self.path, vec![i64::MIN]);
+        let args = call.args.iter().map(|arg| self.value(arg, None)).collect::<PyResult<Vec<_>>>();
+        let state = call.state.as_ref().map(|state| self.value(state, None)).transpose();
+        self.path = path;
+        let (args, state) = (args?, state?);
+        // What is made of tensors may look at their bytes.
+        self.fill()?;
+        let (module, name) = call.global.rsplit_once('.').unwrap_or(("torch", call.global));
+        let constructor = py.import(module)?.getattr(name)?;
+        if args.is_empty() {
+            return Ok(constructor);
+        }
+        let made = constructor.call1(PyTuple::new(py, args)?)?;
+        if let Some(state) = state {
+            made.call_method1("__setstate__", (state,))?;
+        }
+        Ok(made)
+    }
+}
+
+#[expect(unsafe_code, reason = "tensors are memory of Python")]
+fn destinations(fills: &[Fill]) -> Vec<Destination<'_>> {
+    fills
+        .iter()
+        .map(|Fill { storage, region, name }| Destination {
+            name,
+            storage,
+            // SAFETY: the tensor was made for this fill and nobody else has it, or it is one of a
+            // template, whose caller waits; regions do not overlap, as was checked.
+            bytes: unsafe { region.as_mut() },
+        })
+        .collect()
+}
+
+/// The memory of a tensor of the template, where the saved one fits into it as it is.
+fn fitting(
+    torch: &Torch,
+    tensor: &Tensor,
+    template: &Bound<'_, PyAny>,
+) -> PyResult<Option<Region>> {
+    let py = template.py();
+    let class = template.get_type();
+    if !(class.is(&torch.tensor) || class.is(&torch.parameter))
+        || !template.getattr(intern!(py, "layout"))?.is(&torch.strided)
+        || !template.getattr(intern!(py, "is_cpu"))?.is_truthy()?
+    {
+        return Ok(None);
+    }
+    let dtype = torch.dtype_of(&template.getattr(intern!(py, "dtype"))?);
+    let shape: Vec<usize> = template.getattr(intern!(py, "shape"))?.extract()?;
+    if dtype != Some(tensor.dtype())
+        || shape != tensor.shape()
+        || !template.call_method0(intern!(py, "is_contiguous"))?.is_truthy()?
+        || template.call_method0(intern!(py, "is_neg"))?.is_truthy()?
+        || template.call_method0(intern!(py, "is_conj"))?.is_truthy()?
+    {
+        return Ok(None);
+    }
+    let address = template.call_method0(intern!(py, "data_ptr"))?.extract()?;
+    Ok(Some(Region { address, len: tensor.nbytes() as usize }))
+}

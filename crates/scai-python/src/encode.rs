@@ -1,0 +1,385 @@
+//! Objects of Python to a state tree.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use num_bigint::BigInt;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PySet, PyString,
+    PyTuple,
+};
+use scai_checkpoint::codec::torch::constructor;
+use scai_checkpoint::{
+    Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Source, Storage, Tensor, Value,
+};
+
+use crate::errors::OrRaise;
+use crate::memory::{Region, Snapshot};
+use crate::torch::Torch;
+
+/// The tree of an object, the types that its values had, and the memory of its tensors.
+pub(crate) struct Encoded {
+    pub(crate) value: Value,
+    /// JSON, where a value is not what `torch.load` gives back.
+    pub(crate) notes: Option<String>,
+    pub(crate) snapshots: Vec<Arc<Snapshot>>,
+}
+
+/// Where an error happened, from the inside out.
+struct Refusal {
+    path: Vec<String>,
+    error: PyErr,
+}
+
+impl From<PyErr> for Refusal {
+    fn from(error: PyErr) -> Self {
+        Self { path: Vec::new(), error }
+    }
+}
+
+type Walked<T> = Result<T, Refusal>;
+
+/// Converts `object`. What has no form of its own in a tree is made plain by `scai._convert`.
+///
+/// # Errors
+/// `TypeError` with the path of the value that cannot be saved.
+pub(crate) fn encode(object: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+    let py = object.py();
+    let mut encoder = Encoder {
+        py,
+        torch: Torch::loaded(py)?,
+        collections: py.import(intern!(py, "collections"))?,
+        path: Vec::new(),
+        keys: Vec::new(),
+        notes: PyList::empty(py),
+        storages: HashMap::new(),
+        snapshots: Vec::new(),
+    };
+    match encoder.value(object) {
+        Ok(value) => {
+            Ok(Encoded { value, notes: encoder.notes_text()?, snapshots: encoder.snapshots })
+        }
+        Err(Refusal { mut path, error }) => {
+            path.reverse();
+            Err(at_path(py, &path.join("."), error))
+        }
+    }
+}
+
+/// The same error, saying where in the tree.
+fn at_path(py: Python<'_>, path: &str, error: PyErr) -> PyErr {
+    let place = if path.is_empty() { "the object" } else { path };
+    let is_about_values =
+        error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py);
+    if !is_about_values {
+        return error;
+    }
+    let located = PyTypeError::new_err(format!("cannot save `{place}`: {}", error.value(py)));
+    located.set_cause(py, error.cause(py));
+    located
+}
+
+struct Encoder<'py> {
+    py: Python<'py>,
+    torch: Option<&'static Torch>,
+    collections: Bound<'py, PyModule>,
+    /// Where the walk is: the number of each child on the way, keys of dictionaries below zero.
+    path: Vec<i64>,
+    /// The same, for people.
+    keys: Vec<String>,
+    notes: Bound<'py, PyList>,
+    /// Storages by address and length, so that tensors that share memory stay tied.
+    storages: HashMap<(usize, usize, String), Storage>,
+    snapshots: Vec<Arc<Snapshot>>,
+}
+
+impl<'py> Encoder<'py> {
+    fn notes_text(&self) -> PyResult<Option<String>> {
+        if self.notes.is_empty() {
+            return Ok(None);
+        }
+        let json = self.py.import("json")?;
+        Ok(Some(json.call_method1("dumps", (&self.notes,))?.extract()?))
+    }
+
+    fn value(&mut self, object: &Bound<'py, PyAny>) -> Walked<Value> {
+        let py = self.py;
+        // Exact types only: what is derived from them would come back as less than it was.
+        if object.is_none() {
+            Ok(Value::None)
+        } else if let Ok(text) = object.cast_exact::<PyString>() {
+            string(text)
+        } else if let Ok(value) = object.cast_exact::<PyBool>() {
+            Ok(Value::Bool(value.is_true()))
+        } else if let Ok(int) = object.cast_exact::<PyInt>() {
+            integer(int)
+        } else if let Ok(float) = object.cast_exact::<PyFloat>() {
+            Ok(Value::Float(float.value()))
+        } else if let Ok(dict) = object.cast_exact::<PyDict>() {
+            self.dict(dict, DictKind::Dict)
+        } else if let Ok(list) = object.cast_exact::<PyList>() {
+            Ok(Value::List(self.items(list.iter())?))
+        } else if let Ok(tuple) = object.cast_exact::<PyTuple>() {
+            Ok(Value::Tuple(self.items(tuple.iter())?))
+        } else if let Some(value) = self.torch_value(object)? {
+            Ok(value)
+        } else if object.get_type().is(&self.collections.getattr(intern!(py, "OrderedDict"))?) {
+            let mut value = self.dict(object.cast().map_err(PyErr::from)?, DictKind::Ordered)?;
+            self.attributes(object, &mut value)?;
+            Ok(value)
+        } else if object.get_type().is(&self.collections.getattr(intern!(py, "Counter"))?) {
+            self.dict(object.cast().map_err(PyErr::from)?, DictKind::Counter)
+        } else if let Ok(set) = object.cast_exact::<PySet>() {
+            Ok(Value::Set(self.items(set.iter())?))
+        } else if let Ok(bytes) = object.cast_exact::<PyBytes>()
+            && !bytes.as_bytes().is_empty()
+        {
+            Ok(Value::Bytes(bytes.as_bytes().to_vec()))
+        } else if let Ok(bytes) = object.cast_exact::<PyByteArray>() {
+            Ok(Value::ByteArray(bytes.to_vec()))
+        } else if let Ok(complex) = object.cast_exact::<PyComplex>() {
+            Ok(Value::Complex(complex.real(), complex.imag()))
+        } else {
+            self.plain(object)
+        }
+    }
+
+    /// A value that `scai._convert` makes plain; notes what it was.
+    fn plain(&mut self, object: &Bound<'py, PyAny>) -> Walked<Value> {
+        let convert = self.py.import(intern!(self.py, "scai._convert"))?;
+        let made = convert.call_method1(intern!(self.py, "to_plain"), (object,))?;
+        let (plain, tag): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
+        self.notes.append((PyList::new(self.py, &self.path)?, tag))?;
+        // What was made may be of a type that is made plain in turn.
+        self.deeper(|encoder| encoder.value(&plain))
+    }
+
+    fn deeper<T>(&mut self, walk: impl FnOnce(&mut Self) -> Walked<T>) -> Walked<T> {
+        self.keys.push(String::new());
+        let walked = if self.keys.len() > MAX_DEPTH {
+            let message = format!("containers nest deeper than {MAX_DEPTH}, or hold themselves");
+            Err(PyValueError::new_err(message).into())
+        } else {
+            walk(self)
+        };
+        self.keys.pop();
+        walked
+    }
+
+    /// A child by its number and its name for people.
+    fn child(
+        &mut self,
+        number: i64,
+        name: impl Fn() -> String,
+        object: &Bound<'py, PyAny>,
+    ) -> Walked<Value> {
+        self.path.push(number);
+        let walked = self.deeper(|encoder| {
+            if let Some(key) = encoder.keys.last_mut() {
+                *key = name();
+            }
+            encoder.value(object)
+        });
+        self.path.pop();
+        walked.map_err(|mut refusal| {
+            refusal.path.push(name());
+            refusal
+        })
+    }
+
+    fn items(&mut self, items: impl Iterator<Item = Bound<'py, PyAny>>) -> Walked<Vec<Value>> {
+        items.enumerate().map(|(i, item)| self.child(i as i64, || i.to_string(), &item)).collect()
+    }
+
+    fn dict(&mut self, dict: &Bound<'py, PyDict>, kind: DictKind) -> Walked<Value> {
+        let mut entries = Vec::with_capacity(dict.len());
+        for (i, (key, value)) in dict.iter().enumerate() {
+            let i = i as i64;
+            let text = match key.cast_exact::<PyString>() {
+                Ok(text) => text.to_string_lossy().into_owned(),
+                Err(_) => key.str()?.to_string_lossy().into_owned(),
+            };
+            let name = || text.clone();
+            entries.push((self.child(-1 - i, name, &key)?, self.child(i, name, &value)?));
+        }
+        Ok(Value::Dict(Dict { kind, entries, attributes: None }))
+    }
+
+    /// The `_metadata` that a module's state dict carries.
+    fn attributes(&mut self, object: &Bound<'py, PyAny>, value: &mut Value) -> Walked<()> {
+        let attributes = object.getattr(intern!(self.py, "__dict__"))?;
+        let attributes = attributes.cast::<PyDict>().map_err(PyErr::from)?;
+        if let (false, Value::Dict(dict)) = (attributes.is_empty(), value)
+            && let Value::Dict(attributes) = self.dict(attributes, DictKind::Dict)?
+        {
+            dict.attributes = Some(Box::new(attributes));
+        }
+        Ok(())
+    }
+
+    /// A value of one of PyTorch's own types.
+    fn torch_value(&mut self, object: &Bound<'py, PyAny>) -> Walked<Option<Value>> {
+        let Some(torch) = self.torch else { return Ok(None) };
+        let class = object.get_type();
+        let py = self.py;
+        Ok(Some(if class.is(&torch.tensor) {
+            self.tensor(torch, object, false)?
+        } else if class.is(&torch.parameter) {
+            self.tensor(torch, object, true)?
+        } else if class.is(&torch.size) {
+            Value::Size(object.extract()?)
+        } else if class.is(&torch.dtype) {
+            match torch.dtype_of(object) {
+                Some(dtype) => Value::DType(dtype),
+                None => {
+                    let message = format!("{} is not one that PyTorch saves", object.str()?);
+                    return Err(PyTypeError::new_err(message).into());
+                }
+            }
+        } else if class.is(&torch.device) {
+            Value::Device(object.str()?.extract()?)
+        } else if class.is(&torch.layout) {
+            Value::Layout(object.str()?.extract()?)
+        } else if class.is(&torch.qscheme) {
+            let name: String = object.str()?.extract()?;
+            Value::QScheme(name.trim_start_matches("torch.").to_owned())
+        } else if class.is(&torch.untyped_storage) {
+            Value::Storage(self.storage(object)?, None)
+        } else if class.is(&torch.typed_storage) {
+            let dtype = torch.dtype_of(&object.getattr(intern!(py, "dtype"))?);
+            let untyped = object.getattr(intern!(py, "_untyped_storage"))?;
+            Value::Storage(self.storage(&untyped)?, dtype)
+        } else if object.is_instance(torch.tensor.bind(py))? {
+            let message = format!(
+                "a {} is a tensor of a class that only the program that made it knows; save an \
+                 ordinary tensor with its data",
+                class.qualname()?
+            );
+            return Err(PyTypeError::new_err(message).into());
+        } else {
+            return Ok(None);
+        }))
+    }
+
+    fn tensor(
+        &mut self,
+        torch: &Torch,
+        tensor: &Bound<'py, PyAny>,
+        parameter: bool,
+    ) -> Walked<Value> {
+        let py = self.py;
+        let truth = |name| -> PyResult<bool> { tensor.call_method0(name)?.extract() };
+        let ordinary = tensor.getattr(intern!(py, "layout"))?.is(&torch.strided)
+            && !tensor.getattr(intern!(py, "is_quantized"))?.is_truthy()?
+            && !tensor.getattr(intern!(py, "is_meta"))?.is_truthy()?
+            && !tensor.getattr(intern!(py, "is_nested"))?.is_truthy()?;
+        if !ordinary {
+            return self.constructed(tensor);
+        }
+        let dtype_object = tensor.getattr(intern!(py, "dtype"))?;
+        let Some(dtype) = torch.dtype_of(&dtype_object) else {
+            let message = format!("a tensor of {} is not one that PyTorch saves", dtype_object);
+            return Err(PyTypeError::new_err(message).into());
+        };
+        let shape = tensor.getattr(intern!(py, "shape"))?.extract()?;
+        let strides = tensor.call_method0(intern!(py, "stride"))?.extract()?;
+        let offset = tensor.call_method0(intern!(py, "storage_offset"))?.extract()?;
+        let storage = self.storage(&tensor.call_method0(intern!(py, "untyped_storage"))?)?;
+        let complex = matches!(dtype, DType::Complex32 | DType::Complex64 | DType::Complex128);
+        let attributes = Attributes {
+            requires_grad: tensor.getattr(intern!(py, "requires_grad"))?.is_truthy()?,
+            parameter,
+            conjugate: complex && truth(intern!(py, "is_conj"))?,
+            negative: truth(intern!(py, "is_neg"))?,
+        };
+        let tensor = Tensor::new(dtype, shape, strides, offset, storage).or_raise()?;
+        Ok(Value::Tensor(tensor.with_attributes(attributes)))
+    }
+
+    /// A tensor of another kind (sparse, quantised, without data), as PyTorch takes it apart.
+    fn constructed(&mut self, tensor: &Bound<'py, PyAny>) -> Walked<Value> {
+        let reduced = tensor.call_method1(intern!(self.py, "__reduce_ex__"), (2,))?;
+        let reduced = reduced.cast::<PyTuple>().map_err(PyErr::from)?;
+        let function = reduced.get_item(0)?;
+        let name = format!(
+            "{}.{}",
+            function.getattr(intern!(self.py, "__module__"))?,
+            function.getattr(intern!(self.py, "__qualname__"))?
+        );
+        let Some(global) = constructor(&name) else {
+            let message = format!(
+                "a tensor that is made by {name} cannot be loaded by \
+                 torch.load(weights_only=True); save an ordinary tensor with its data"
+            );
+            return Err(PyTypeError::new_err(message).into());
+        };
+        let args = reduced.get_item(1)?;
+        let args = args.cast::<PyTuple>().map_err(PyErr::from)?;
+        let args = args.iter().map(|arg| self.deeper(|encoder| encoder.value(&arg)));
+        let args = args.collect::<Walked<_>>()?;
+        Ok(Value::Call(Box::new(Call { global, args, state: None })))
+    }
+
+    /// The memory behind an `UntypedStorage`. What lives on another device is copied to the CPU.
+    fn storage(&mut self, untyped: &Bound<'py, PyAny>) -> Walked<Storage> {
+        let py = self.py;
+        let address: usize = untyped.call_method0(intern!(py, "data_ptr"))?.extract()?;
+        let len: usize = untyped.call_method0(intern!(py, "nbytes"))?.extract()?;
+        let device = untyped.getattr(intern!(py, "device"))?;
+        let on_cpu = device.getattr(intern!(py, "type"))?.eq(intern!(py, "cpu"))?;
+        let location = if on_cpu { String::new() } else { device.str()?.extract()? };
+        // Memory without an address is told apart by the object that stands for it.
+        let identity = match address {
+            0 => untyped.getattr(intern!(py, "_cdata"))?.extract()?,
+            address => address,
+        };
+        let key = (identity, len, location);
+        if let Some(storage) = self.storages.get(&key) {
+            return Ok(storage.clone());
+        }
+        let (owner, address) = if on_cpu {
+            (untyped.clone(), address)
+        } else {
+            let copy = untyped.call_method0(intern!(py, "cpu"))?;
+            let address = copy.call_method0(intern!(py, "data_ptr"))?.extract()?;
+            (copy, address)
+        };
+        let name = self.keys.iter().filter(|key| !key.is_empty()).cloned().collect::<Vec<_>>();
+        let region = Region { address, len };
+        let snapshot = Arc::new(Snapshot::new(region, owner.unbind(), name.join(".")));
+        let mut storage = Storage::new(Arc::clone(&snapshot) as Arc<dyn Source>);
+        if !on_cpu {
+            storage = storage.with_location(&key.2);
+        } else {
+            self.snapshots.push(snapshot);
+        }
+        self.storages.insert(key, storage.clone());
+        Ok(storage)
+    }
+}
+
+fn string(text: &Bound<'_, PyString>) -> Walked<Value> {
+    match text.to_str() {
+        Ok(text) => Ok(Value::Str(text.to_owned())),
+        // Lone surrogates, which UTF-8 does not have.
+        Err(_) => {
+            let bytes = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
+            Ok(Value::Wtf8(bytes.extract()?))
+        }
+    }
+}
+
+fn integer(int: &Bound<'_, PyInt>) -> Walked<Value> {
+    match int.extract::<i64>() {
+        Ok(int) => Ok(Value::Int(int)),
+        Err(_) => {
+            let hex: String = int.call_method1("__format__", ("x",))?.extract()?;
+            let big = BigInt::parse_bytes(hex.as_bytes(), 16);
+            let big = big.ok_or_else(|| PyValueError::new_err("an integer that is none"))?;
+            Ok(Value::BigInt(big))
+        }
+    }
+}

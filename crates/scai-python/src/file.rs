@@ -1,0 +1,77 @@
+//! `_native.File`: an open checkpoint file, and the verification of one by its path.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use scai_checkpoint::codec::{CheckpointFile, Unprotected};
+use scai_checkpoint::{Answers, open_file, verify_file};
+
+use crate::errors::{OrRaise, raise};
+use crate::tree::Tree;
+
+/// An open file. What is read of it is what was opened, whatever happens to its name.
+#[pyclass(frozen, module = "scai._native")]
+pub(crate) struct File {
+    file: CheckpointFile,
+    path: String,
+}
+
+#[pymethods]
+impl File {
+    #[new]
+    #[pyo3(signature = (path, allow_unprotected=false))]
+    fn new(py: Python<'_>, path: PathBuf, allow_unprotected: bool) -> PyResult<Self> {
+        let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
+        let file = py.detach(|| open_file(&path, unprotected)).or_raise()?;
+        Ok(Self { file, path: path.to_string_lossy().into_owned() })
+    }
+
+    /// Reads every byte; raises the first damage there is.
+    fn check(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
+        let damage = py.detach(|| self.file.verify(threads, &|_| {}));
+        match damage.into_iter().next() {
+            Some(error) => Err(raise(&error.at_path(&self.path))),
+            None => Ok(()),
+        }
+    }
+
+    /// The state tree. Its tensors are read and checked when they are used.
+    fn tree(&self, py: Python<'_>) -> PyResult<Tree> {
+        let read = || Ok(Tree::new(self.file.tree()?, self.file.notes()?));
+        py.detach(read)
+            .map_err(|error: scai_checkpoint::Error| error.at_path(&self.path))
+            .or_raise()
+    }
+
+    /// The number of the open file for the operating system; `None` where it cannot be mapped.
+    fn fileno(&self) -> Option<i32> {
+        use std::os::fd::AsRawFd;
+        self.file.descriptor().map(|descriptor| descriptor.as_raw_fd())
+    }
+}
+
+/// The eight answers about a file, what is wrong with it, and its iteration.
+#[pyfunction]
+pub(crate) fn verify(py: Python<'_>, path: PathBuf, threads: usize) -> PyResult<Bound<'_, PyDict>> {
+    let found = py.detach(|| verify_file(&path, threads, &|_| {})).or_raise()?;
+    let dict = PyDict::new(py);
+    dict.set_item("answers", answers(py, found.answers)?)?;
+    let damage = found.damage.iter().map(|error| raise(error).into_value(py));
+    dict.set_item("damage", PyList::new(py, damage)?)?;
+    dict.set_item("iteration", found.iteration)?;
+    Ok(dict)
+}
+
+fn answers(py: Python<'_>, answers: Answers) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("exists", answers.exists)?;
+    dict.set_item("readable", answers.readable)?;
+    dict.set_item("has_required_fields", answers.has_required_fields)?;
+    dict.set_item("has_model_state", answers.has_model_state)?;
+    dict.set_item("has_optimizer_state", answers.has_optimizer_state)?;
+    dict.set_item("has_training_stats", answers.has_training_stats)?;
+    dict.set_item("has_metadata", answers.has_metadata)?;
+    dict.set_item("has_timestamp", answers.has_timestamp)?;
+    Ok(dict)
+}

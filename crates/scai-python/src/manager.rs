@@ -1,0 +1,224 @@
+//! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::{
+    Checkpoint, CheckpointManager, Error, Goal, Options, Prune, Residency, Retention, Rule,
+    SaveHandle, Saved,
+};
+
+use crate::errors::{OrRaise, raise};
+use crate::memory::Capture;
+use crate::tree::Tree;
+
+/// A directory of checkpoints.
+#[pyclass(frozen, module = "scai._native")]
+pub(crate) struct Manager {
+    /// Taken out in a forked child, whose copy has no threads.
+    manager: std::mem::ManuallyDrop<CheckpointManager>,
+    process: u32,
+}
+
+/// Retention, as Python says it.
+#[derive(FromPyObject, Default)]
+#[pyo3(from_item_all)]
+struct Keep {
+    last: Option<usize>,
+    every: Option<u64>,
+    best: Vec<(String, String, usize)>,
+    within: Option<u64>,
+}
+
+impl Keep {
+    fn retention(self) -> PyResult<Retention> {
+        let mut rules: Vec<Rule> = Vec::new();
+        rules.extend(self.last.map(Rule::Last));
+        rules.extend(self.every.map(Rule::Every));
+        for (statistic, goal, count) in self.best {
+            let goal: Goal = goal.parse().or_raise()?;
+            rules.push(Rule::Best { statistic, goal, count });
+        }
+        rules.extend(self.within.map(Rule::Within));
+        Ok(Retention { rules })
+    }
+}
+
+#[pymethods]
+impl Manager {
+    #[new]
+    #[pyo3(signature = (directory, keep, threads=None, allow_unprotected=false))]
+    fn new(
+        py: Python<'_>,
+        directory: PathBuf,
+        keep: Keep,
+        threads: Option<usize>,
+        allow_unprotected: bool,
+    ) -> PyResult<Self> {
+        let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
+        let mut options = Options::default().retention(keep.retention()?).unprotected(unprotected);
+        options.threads = threads.unwrap_or(options.threads).max(1);
+        let manager = py.detach(|| CheckpointManager::create(&directory, options)).or_raise()?;
+        Ok(Self { manager: std::mem::ManuallyDrop::new(manager), process: std::process::id() })
+    }
+
+    /// Saves a tree as the checkpoint of the iteration it says, and returns when it is durable.
+    fn save<'py>(&self, py: Python<'py>, tree: &Tree) -> PyResult<Bound<'py, PyDict>> {
+        let manager = self.here()?;
+        let saved = py.detach(|| manager.save(&checkpoint(tree)?)).or_raise()?;
+        saved_dict(py, &saved)
+    }
+
+    /// Begins to save a tree.
+    fn save_in_background(&self, py: Python<'_>, tree: &Tree) -> PyResult<Handle> {
+        let manager = self.here()?;
+        let begin = || manager.save_in_background(checkpoint(tree)?);
+        let handle = py.detach(begin).or_raise()?;
+        Ok(Handle { handle, capture: tree.capture() })
+    }
+
+    /// Waits until all saves in the background are durable.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        let manager = self.here()?;
+        py.detach(|| manager.flush()).or_raise()
+    }
+
+    /// The checkpoints, by iteration: name, iteration, size, what they say of themselves.
+    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let manager = self.here()?;
+        let listed = py.detach(|| manager.list()).or_raise()?;
+        let json = serde_json::to_string(&listed).unwrap_or_default();
+        py.import("json")?.call_method1("loads", (json,))
+    }
+
+    /// Finds the newest checkpoint that is sound; the story of how.
+    fn resume<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let manager = self.here()?;
+        let Some(found) = py.detach(|| manager.resume_with(Residency::Disk)).or_raise()? else {
+            return Ok(None);
+        };
+        let dict = PyDict::new(py);
+        dict.set_item("name", &found.name)?;
+        dict.set_item("iteration", found.checkpoint.iteration)?;
+        dict.set_item("iterations_lost", found.iterations_lost)?;
+        let skipped = found.skipped.iter().map(|skipped| {
+            let reason = raise(&skipped.reason).into_value(py);
+            (skipped.name.clone(), reason, skipped.set_aside.clone())
+        });
+        dict.set_item("skipped", PyList::new(py, skipped)?)?;
+        Ok(Some(dict))
+    }
+
+    /// Deletes what no rule keeps, or says what would be: name, reasons to stay, whether it went.
+    fn prune(
+        &self,
+        py: Python<'_>,
+        keep: Keep,
+        dry_run: bool,
+    ) -> PyResult<Vec<(String, Vec<String>, bool)>> {
+        let manager = self.here()?;
+        let retention = keep.retention()?;
+        let prune = if dry_run { Prune::DryRun } else { Prune::Remove };
+        let verdicts = py.detach(|| manager.prune(&retention, prune, &|_| {})).or_raise()?;
+        let verdict = |verdict: scai_checkpoint::Verdict| {
+            let reasons = verdict.reasons.iter().map(ToString::to_string).collect();
+            (verdict.checkpoint.name, reasons, verdict.removed)
+        };
+        Ok(verdicts.into_iter().map(verdict).collect())
+    }
+
+    fn pin(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let manager = self.here()?;
+        py.detach(|| manager.pin(name)).or_raise()
+    }
+
+    fn unpin(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let manager = self.here()?;
+        py.detach(|| manager.unpin(name)).or_raise()
+    }
+
+    /// Whether this is the process that made it, and not a fork of it.
+    fn is_here(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+impl Manager {
+    fn here(&self) -> PyResult<&CheckpointManager> {
+        if self.is_here() {
+            return Ok(&self.manager);
+        }
+        Err(raise(&Error::Invalid(
+            "this process was forked from the one that made the manager, and has none of its \
+             threads; make a new CheckpointManager here"
+                .to_owned(),
+        )))
+    }
+}
+
+impl Drop for Manager {
+    #[expect(unsafe_code, reason = "a fork must not wait for threads that it does not have")]
+    fn drop(&mut self) {
+        if self.is_here() {
+            // SAFETY: nobody uses it after this.
+            let manager = unsafe { std::mem::ManuallyDrop::take(&mut self.manager) };
+            // Dropping waits for saves under way, whose thread may want the interpreter.
+            Python::attach(|py| py.detach(|| drop(manager)));
+        }
+    }
+}
+
+/// A save in the background.
+#[pyclass(frozen, module = "scai._native")]
+pub(crate) struct Handle {
+    handle: SaveHandle,
+    capture: Arc<Capture>,
+}
+
+#[pymethods]
+impl Handle {
+    /// Whether the save has ended, well or not.
+    fn done(&self) -> bool {
+        self.handle.is_done()
+    }
+
+    /// Waits at most so long; what was saved, or `None` where it has not ended.
+    fn wait<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let ended = py.detach(|| self.handle.wait_for(limit));
+        match ended {
+            None => Ok(None),
+            Some(Ok(saved)) => Ok(Some(saved_dict(py, &saved)?)),
+            // What failed is this very save, not an earlier one.
+            Some(Err(Error::Background(cause))) => Err(raise(&cause)),
+            Some(Err(error)) => Err(raise(&error)),
+        }
+    }
+
+    /// Waits until all live memory has been read, at most so many seconds; says whether it has.
+    fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
+        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        py.detach(|| self.capture.wait(limit))
+    }
+}
+
+fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::from_tree(tree.value.clone())?;
+    checkpoint.notes = tree.notes.clone();
+    Ok(checkpoint)
+}
+
+fn saved_dict<'py>(py: Python<'py>, saved: &Saved) -> PyResult<Bound<'py, PyDict>> {
+    let directory = Path::new(&saved.path).parent().unwrap_or(Path::new(""));
+    let dict = PyDict::new(py);
+    dict.set_item("name", &saved.name)?;
+    dict.set_item("directory", directory.to_string_lossy())?;
+    dict.set_item("bytes", saved.size)?;
+    dict.set_item("removed", &saved.removed)?;
+    dict.set_item("warnings", saved.warnings.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(dict)
+}

@@ -1,0 +1,82 @@
+//! Memory for copies, used again by the next save: fresh memory costs more than the copying.
+
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
+
+use pyo3::prelude::*;
+
+use crate::memory::held;
+
+/// Buffers between saves. Holds at most what one save needed.
+#[derive(Debug, Clone, Default)]
+#[pyclass(frozen)]
+pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// A buffer that goes back to its pool.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    pool: Option<Pool>,
+}
+
+impl Pool {
+    /// A buffer of this length, of whatever content: the smallest of the pool that is large enough.
+    pub(crate) fn take(&self, len: usize) -> Buffer {
+        let mut free = held(&self.0);
+        let fitting = free.iter().enumerate().filter(|(_, bytes)| bytes.capacity() >= len);
+        // One that is much too large waits for a tensor of its size.
+        let best = fitting
+            .min_by_key(|(_, bytes)| bytes.capacity())
+            .filter(|(_, bytes)| bytes.capacity() / 2 <= len)
+            .map(|(i, _)| i);
+        let mut bytes = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        drop(free);
+        bytes.resize(len, 0);
+        Buffer { bytes, pool: Some(self.clone()) }
+    }
+
+    /// Drops what the save that has just taken its buffers had no use for.
+    pub(crate) fn trim(&self) {
+        held(&self.0).clear();
+    }
+}
+
+#[pymethods]
+impl Pool {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes that wait for the next save.
+    fn nbytes(&self) -> usize {
+        held(&self.0).iter().map(Vec::capacity).sum()
+    }
+}
+
+impl Buffer {
+    /// A buffer without a pool.
+    pub(crate) fn loose(len: usize) -> Self {
+        Self { bytes: vec![0; len], pool: None }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            held(&pool.0).push(std::mem::take(&mut self.bytes));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `_native.Tree`: a state tree, from objects or from a file.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use scai_checkpoint::codec::{Format, Plan};
+use scai_checkpoint::{
+    DType, Dict, MatchOptions, Strictness, TensorSpec, Value, match_state, transfer_optimizer,
+    write_file,
+};
+use serde_json::Value as Json;
+
+use crate::decode::{self, Place};
+use crate::encode::{Encoded, encode};
+use crate::errors::{OrRaise, report_dict};
+use crate::memory::{Capture, PIECE, Snapshot, held};
+use crate::pool::{Buffer, Pool};
+
+/// Memory shorter than this is copied while the interpreter waits, even where it could be read
+/// later: it is over before a thread would have begun.
+const SMALL: usize = 64 << 10;
+
+/// A state tree.
+#[pyclass(frozen, module = "scai._native")]
+pub(crate) struct Tree {
+    pub(crate) value: Value,
+    pub(crate) notes: Option<String>,
+    capture: Arc<Capture>,
+}
+
+/// When the bytes of tensors are taken.
+enum Mode {
+    /// When they are written; the caller sees to it that they stay as they are until then.
+    Borrow,
+    /// Now.
+    Copy(Pool),
+    /// When they are written where the address is among these, and now otherwise.
+    Live(Pool, HashSet<usize>),
+}
+
+/// Name, element type and shape of a tensor of a model.
+type Spec = (String, String, Vec<usize>);
+
+#[pymethods]
+impl Tree {
+    /// The tree of any object that can be saved. Without a pool, tensors must stay as they are
+    /// until the tree was written; with one they may change at once, but for those whose address
+    /// is in `live`: these when `wait_captured` says so.
+    #[staticmethod]
+    #[pyo3(signature = (object, pool=None, live=None))]
+    fn encode(
+        object: &Bound<'_, PyAny>,
+        pool: Option<&Bound<'_, Pool>>,
+        live: Option<HashSet<usize>>,
+    ) -> PyResult<Self> {
+        let py = object.py();
+        let Encoded { value, notes, snapshots } = encode(object)?;
+        let mode = match (pool, live) {
+            (None, _) => Mode::Borrow,
+            (Some(pool), None) => Mode::Copy(pool.get().clone()),
+            (Some(pool), Some(live)) => Mode::Live(pool.get().clone(), live),
+        };
+        let capture = Arc::new(Capture::default());
+        take(py, &snapshots, &mode, &capture)?;
+        Ok(Self { value, notes, capture })
+    }
+
+    /// The objects of the tree. Tensors are in new memory, in that of the tensors of `template`
+    /// where these fit, in `map`, or what `disk` makes of tree, path, dtype and shape.
+    #[pyo3(signature = (*, template=None, map=None, disk=None, locate=None, threads=1))]
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        template: Option<Bound<'py, PyAny>>,
+        map: Option<Bound<'py, PyAny>>,
+        disk: Option<Bound<'py, PyAny>>,
+        locate: Option<Bound<'py, PyAny>>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let place = match (map, disk) {
+            (Some(map), _) => Place::Map(map),
+            (None, Some(disk)) => Place::Disk(disk),
+            (None, None) => Place::Memory { template },
+        };
+        let options = decode::Options { place, locate, threads };
+        decode::decode(py, &self.value, self.notes.as_deref(), &options)
+    }
+
+    /// The keys of a dictionary that are strings.
+    fn keys(&self) -> Vec<String> {
+        let dict = self.value.as_dict();
+        dict.map(|dict| dict.keys().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// The tree under a key; `None` where there is none.
+    fn part(&self, key: &str) -> Option<Self> {
+        let entries = &self.value.as_dict()?.entries;
+        let index = entries.iter().position(|(found, _)| found.as_str() == Some(key))?;
+        Some(self.child(index, &entries[index].1))
+    }
+
+    /// The tree of a child, by the numbers on the way to it.
+    fn at(&self, path: Vec<i64>) -> Option<Self> {
+        let mut tree =
+            Self { value: self.value.clone(), notes: self.notes.clone(), ..self.empty() };
+        for index in path {
+            let index = usize::try_from(index).ok()?;
+            let child = match &tree.value {
+                Value::Dict(dict) => &dict.entries.get(index)?.1,
+                Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.get(index)?,
+                _ => return None,
+            };
+            tree = tree.child(index, &child.clone());
+        }
+        Some(tree)
+    }
+
+    /// The tensors of a state dict that fit a model's, by the model's names, and the report.
+    #[pyo3(signature = (specs, strict, remap))]
+    fn matched<'py>(
+        &self,
+        py: Python<'py>,
+        specs: Vec<Spec>,
+        strict: bool,
+        remap: Vec<(String, String)>,
+    ) -> PyResult<(Self, Bound<'py, PyDict>)> {
+        let options = options(strict, &remap)?;
+        let matched = match_state(&self.value, &tensor_specs(specs)?, &options).or_raise()?;
+        let report = report_dict(py, &matched.report)?;
+        let dict: Dict = matched.tensors.into_iter().collect();
+        Ok((Self { value: dict.into(), ..self.empty() }, report))
+    }
+
+    /// The optimizer state `current` with the moments of this one, by the names of parameters.
+    fn transferred<'py>(
+        &self,
+        py: Python<'py>,
+        names: Vec<String>,
+        current: &Self,
+        specs: Vec<Spec>,
+        remap: Vec<(String, String)>,
+    ) -> PyResult<(Self, Bound<'py, PyDict>)> {
+        let options = options(false, &remap)?;
+        let specs = tensor_specs(specs)?;
+        let (value, report) =
+            transfer_optimizer(&self.value, &names, &current.value, &specs, &options).or_raise()?;
+        Ok((Self { value, ..self.empty() }, report_dict(py, &report)?))
+    }
+
+    /// Writes a `.pt` file and returns when it is durable.
+    fn write(&self, py: Python<'_>, path: std::path::PathBuf, threads: usize) -> PyResult<()> {
+        py.detach(|| {
+            let plan = Plan::with_notes(&self.value, self.notes.as_deref(), Format::Torch)?;
+            write_file(path, plan, threads)
+        })
+        .or_raise()
+    }
+
+    /// Whether all live memory has been read.
+    fn captured(&self) -> bool {
+        self.capture.is_done()
+    }
+
+    /// Waits until all live memory has been read, at most so many seconds; says whether it has.
+    fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
+        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        py.detach(|| self.capture.wait(limit))
+    }
+}
+
+impl Tree {
+    pub(crate) fn new(value: Value, notes: Option<String>) -> Self {
+        Self { value, notes, capture: Arc::default() }
+    }
+
+    pub(crate) fn capture(&self) -> Arc<Capture> {
+        Arc::clone(&self.capture)
+    }
+
+    /// Nothing, but what is captured together with this.
+    fn empty(&self) -> Self {
+        Self { value: Value::None, notes: None, capture: self.capture() }
+    }
+
+    fn child(&self, index: usize, value: &Value) -> Self {
+        let notes = self.notes.as_deref().and_then(|notes| notes_below(notes, index as i64));
+        Self { value: value.clone(), notes, ..self.empty() }
+    }
+}
+
+/// The notes on what is below the child of this number.
+fn notes_below(notes: &str, index: i64) -> Option<String> {
+    let notes: Vec<(Vec<i64>, Json)> = serde_json::from_str(notes).ok()?;
+    let below: Vec<(&[i64], &Json)> = notes
+        .iter()
+        .filter_map(|(path, tag)| match path.split_first() {
+            Some((first, rest)) if *first == index => Some((rest, tag)),
+            _ => None,
+        })
+        .collect();
+    if below.is_empty() { None } else { serde_json::to_string(&below).ok() }
+}
+
+fn options(strict: bool, remap: &[(String, String)]) -> PyResult<MatchOptions> {
+    let strictness = if strict { Strictness::Strict } else { Strictness::Partial };
+    let table = remap.iter().map(|(pattern, with)| (pattern.as_str(), with.as_str()));
+    MatchOptions { strictness, ..MatchOptions::default() }.with_remap(table).or_raise()
+}
+
+fn tensor_specs(specs: Vec<Spec>) -> PyResult<Vec<TensorSpec>> {
+    let spec =
+        |(name, dtype, shape): Spec| Ok(TensorSpec { name, dtype: dtype.parse::<DType>()?, shape });
+    specs.into_iter().map(spec).collect::<scai_checkpoint::Result<_>>().or_raise()
+}
+
+/// Takes the bytes of tensors, or what is needed to take them later.
+fn take(
+    py: Python<'_>,
+    snapshots: &[Arc<Snapshot>],
+    mode: &Mode,
+    capture: &Arc<Capture>,
+) -> PyResult<()> {
+    let (pool, live) = match mode {
+        Mode::Borrow => return Ok(()),
+        Mode::Copy(pool) => (pool, None),
+        Mode::Live(pool, live) => (pool, Some(live)),
+    };
+    let mut large = Vec::new();
+    for snapshot in snapshots {
+        let is_live = live.is_some_and(|live| live.contains(&snapshot.address()));
+        if snapshot.len() < SMALL {
+            let mut bytes = Buffer::loose(snapshot.len());
+            snapshot.copy_to(0, bytes.bytes_mut()).or_raise()?;
+            snapshot.set_copy(bytes);
+        } else if is_live {
+            snapshot.go_live(capture).or_raise()?;
+        } else {
+            large.push((snapshot, pool.take(snapshot.len())));
+        }
+    }
+    pool.trim();
+    py.detach(|| copy(&mut large)).or_raise()?;
+    for (snapshot, bytes) in large {
+        snapshot.set_copy(bytes);
+    }
+    Ok(())
+}
+
+/// Copies by several threads, in pieces.
+fn copy(large: &mut [(&Arc<Snapshot>, Buffer)]) -> scai_checkpoint::Result<()> {
+    let pieces: Vec<_> = large
+        .iter_mut()
+        .flat_map(|(snapshot, bytes)| {
+            let pieces = bytes.bytes_mut().chunks_mut(PIECE).enumerate();
+            pieces.map(|(i, piece)| std::sync::Mutex::new((&**snapshot, i * PIECE, piece)))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let failed = std::sync::Mutex::new(Ok(()));
+    let work = || {
+        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut piece = held(piece);
+            let (snapshot, offset, bytes) = &mut *piece;
+            if let Err(error) = snapshot.copy_to(*offset, bytes) {
+                *held(&failed) = Err(error);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(pieces.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
