@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from scai import errors
+from scai._files import LazyTensor, Verification, load, save, verify
 
-__all__ = ["errors"]
+__all__ = ["LazyTensor", "Verification", "errors", "load", "save", "verify"]

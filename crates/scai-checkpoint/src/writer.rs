@@ -74,11 +74,25 @@ impl SaveHandle {
     /// # Errors
     /// As [`SaveHandle::wait`].
     pub fn wait_for(&self, limit: Duration) -> Option<Result<Arc<Saved>>> {
+        self.wait_end(limit).then(|| self.wait())
+    }
+
+    /// Waits at most so long for the end of the save, and says whether it has ended. An error
+    /// stays untold.
+    pub fn wait_end(&self, limit: Duration) -> bool {
         let state = held(&self.0.state);
         let pending = |state: &mut State| matches!(state, State::Pending);
         let waited = self.0.changed.wait_timeout_while(state, limit, pending);
         drop(waited.unwrap_or_else(std::sync::PoisonError::into_inner));
-        self.is_done().then(|| self.wait())
+        self.is_done()
+    }
+
+    /// What was saved, where the save has ended well. An error stays untold.
+    pub fn saved(&self) -> Option<Arc<Saved>> {
+        match &*held(&self.0.state) {
+            State::Done(saved) => Some(Arc::clone(saved)),
+            State::Pending | State::Failed(..) => None,
+        }
     }
 
     fn end(&self, outcome: Result<Saved>) {

@@ -55,6 +55,7 @@ pub(crate) fn decode<'py>(
         uses,
         storages: HashMap::new(),
         fills: Vec::new(),
+        used: false,
     };
     let template = match &options.place {
         Place::Memory { template } => template.clone(),
@@ -90,12 +91,13 @@ type Notes<'py> = HashMap<Vec<i64>, Vec<Bound<'py, PyAny>>>;
 fn read_notes<'py>(py: Python<'py>, notes: Option<&str>) -> PyResult<Notes<'py>> {
     let mut found: Notes<'py> = HashMap::new();
     let Some(notes) = notes else { return Ok(found) };
-    let entries: Vec<(Vec<i64>, Bound<'py, PyAny>)> =
-        py.import("json")?.call_method1("loads", (notes,))?.extract().map_err(|_| {
-            PyValueError::new_err("the notes on types in the file are not of the form they have")
-        })?;
-    for (path, tag) in entries {
-        found.entry(path).or_default().push(tag);
+    let other_form =
+        || PyValueError::new_err("the notes on types in the file are not of the form they have");
+    let entries = py.import("json")?.call_method1("loads", (notes,)).map_err(|_| other_form())?;
+    for entry in entries.try_iter()? {
+        let entry: Vec<Bound<'py, PyAny>> = entry?.extract().map_err(|_| other_form())?;
+        let [path, tag] = <[_; 2]>::try_from(entry).map_err(|_| other_form())?;
+        found.entry(path.extract().map_err(|_| other_form())?).or_default().push(tag);
     }
     Ok(found)
 }
@@ -118,6 +120,8 @@ struct Decoder<'a, 'py> {
     /// The `UntypedStorage` of each storage.
     storages: HashMap<usize, Bound<'py, PyAny>>,
     fills: Vec<Fill>,
+    /// Something is made of the tensors met now, which must not stay on disk.
+    used: bool,
 }
 
 impl<'py> Decoder<'_, 'py> {
@@ -126,11 +130,10 @@ impl<'py> Decoder<'_, 'py> {
         value: &Value,
         template: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let object = self.plain(value, template)?;
         match self.notes.remove(&self.path) {
-            None => Ok(object),
+            None => self.plain(value, template),
             Some(tags) => {
-                // A tensor that is turned into something else must have its bytes.
+                let object = self.using(|decoder| decoder.plain(value, None))?;
                 self.fill()?;
                 let convert = self.py.import(intern!(self.py, "scai._convert"))?;
                 tags.into_iter().rev().try_fold(object, |object, tag| {
@@ -138,6 +141,13 @@ impl<'py> Decoder<'_, 'py> {
                 })
             }
         }
+    }
+
+    fn using<T>(&mut self, decode: impl FnOnce(&mut Self) -> PyResult<T>) -> PyResult<T> {
+        let before = std::mem::replace(&mut self.used, true);
+        let decoded = decode(self);
+        self.used = before;
+        decoded
     }
 
     fn plain(
@@ -277,7 +287,7 @@ impl<'py> Decoder<'_, 'py> {
         template: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
-        if let Place::Disk(make) = &self.options.place {
+        if let (Place::Disk(make), false) = (&self.options.place, self.used) {
             let shape = PyTuple::new(py, tensor.shape())?;
             return make.call1((PyTuple::new(py, &self.path)?, tensor.dtype().name(), shape));
         }
@@ -294,7 +304,7 @@ impl<'py> Decoder<'_, 'py> {
             return Ok(template.clone());
         }
         let alone = self.uses.get(&tensor.storage().id()) == Some(&1);
-        let in_memory = matches!(self.options.place, Place::Memory { .. });
+        let in_memory = !matches!(self.options.place, Place::Map(_));
         let made = if whole && alone && in_memory && self.device(tensor.storage())?.is_none() {
             let named = PyDict::new(py);
             named.set_item(intern!(py, "dtype"), torch.dtype_object(py, tensor.dtype())?)?;
@@ -415,18 +425,20 @@ impl<'py> Decoder<'_, 'py> {
         let py = self.py;
         // Arguments have no notes.
         let path = std::mem::replace(&mut self.path, vec![i64::MIN]);
-        let args = call.args.iter().map(|arg| self.value(arg, None)).collect::<PyResult<Vec<_>>>();
+        let args = self.using(|decoder| {
+            call.args.iter().map(|arg| decoder.value(arg, None)).collect::<PyResult<Vec<_>>>()
+        });
         let state = call.state.as_ref().map(|state| self.value(state, None)).transpose();
         self.path = path;
         let (args, state) = (args?, state?);
         // What is made of tensors may look at their bytes.
         self.fill()?;
         let (module, name) = call.global.rsplit_once('.').unwrap_or(("torch", call.global));
-        let constructor = py.import(module)?.getattr(name)?;
         if args.is_empty() {
-            return Ok(constructor);
+            return py.import(module)?.getattr(name);
         }
-        let made = constructor.call1(PyTuple::new(py, args)?)?;
+        let rebuild = py.import(intern!(py, "scai._rebuild"))?.getattr(intern!(py, "rebuild"))?;
+        let made = rebuild.call1((module, name, PyTuple::new(py, args)?))?;
         if let Some(state) = state {
             made.call_method1("__setstate__", (state,))?;
         }

@@ -49,7 +49,10 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         Error::Mismatch(report) => {
             class("MismatchError")?.call1((message, report_dict(py, report)?))?
         }
-        Error::Changed { .. } => class("ChangedError")?.call1((message,))?,
+        Error::Changed { .. } => {
+            let advice = "change it only in optimizer.step(), or save with snapshot=\"copy\"";
+            class("ChangedError")?.call1((format!("{message}; {advice}"),))?
+        }
         Error::Locked { .. } => class("LockedError")?.call1((message,))?,
         Error::NothingToResume { .. } => class("NothingToResumeError")?.call1((message,))?,
         Error::Conversion { .. } => return Ok(PyTypeError::new_err(message)),

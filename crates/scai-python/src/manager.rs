@@ -1,7 +1,6 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -13,7 +12,6 @@ use scai_checkpoint::{
 };
 
 use crate::errors::{OrRaise, raise};
-use crate::memory::Capture;
 use crate::tree::Tree;
 
 /// A directory of checkpoints.
@@ -78,7 +76,7 @@ impl Manager {
         let manager = self.here()?;
         let begin = || manager.save_in_background(checkpoint(tree)?);
         let handle = py.detach(begin).or_raise()?;
-        Ok(Handle { handle, capture: tree.capture() })
+        Ok(Handle { handle })
     }
 
     /// Waits until all saves in the background are durable.
@@ -176,7 +174,6 @@ impl Drop for Manager {
 #[pyclass(frozen, module = "scai._native")]
 pub(crate) struct Handle {
     handle: SaveHandle,
-    capture: Arc<Capture>,
 }
 
 #[pymethods]
@@ -199,10 +196,15 @@ impl Handle {
         }
     }
 
-    /// Waits until all live memory has been read, at most so many seconds; says whether it has.
-    fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
+    /// Waits at most so long, without asking how it ended; says whether it has.
+    fn wait_ended(&self, py: Python<'_>, seconds: f64) -> bool {
         let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        py.detach(|| self.capture.wait(limit))
+        py.detach(|| self.handle.wait_end(limit))
+    }
+
+    /// What was saved, where the save has ended well; an error that it failed with stays untold.
+    fn outcome<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        self.handle.saved().map(|saved| saved_dict(py, &saved)).transpose()
     }
 }
 

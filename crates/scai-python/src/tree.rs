@@ -38,8 +38,25 @@ enum Mode {
     Borrow,
     /// Now.
     Copy(Pool),
-    /// When they are written where the address is among these, and now otherwise.
-    Live(Pool, HashSet<usize>),
+    /// When they are written where this says so of the address, and now otherwise.
+    Live(Pool, Live),
+}
+
+/// Which memory is read only when it is written.
+#[derive(FromPyObject)]
+enum Live {
+    /// All of it, or nothing.
+    All(bool),
+    At(HashSet<usize>),
+}
+
+impl Live {
+    fn includes(&self, address: usize) -> bool {
+        match self {
+            Live::All(all) => *all,
+            Live::At(addresses) => addresses.contains(&address),
+        }
+    }
 }
 
 /// Name, element type and shape of a tensor of a model.
@@ -49,13 +66,13 @@ type Spec = (String, String, Vec<usize>);
 impl Tree {
     /// The tree of any object that can be saved. Without a pool, tensors must stay as they are
     /// until the tree was written; with one they may change at once, but for those whose address
-    /// is in `live`: these when `wait_captured` says so.
+    /// is in `live` (all, where that is `True`): these when `wait_captured` says so.
     #[staticmethod]
     #[pyo3(signature = (object, pool=None, live=None))]
     fn encode(
         object: &Bound<'_, PyAny>,
         pool: Option<&Bound<'_, Pool>>,
-        live: Option<HashSet<usize>>,
+        live: Option<Live>,
     ) -> PyResult<Self> {
         let py = object.py();
         let Encoded { value, notes, snapshots } = encode(object)?;
@@ -129,7 +146,8 @@ impl Tree {
         remap: Vec<(String, String)>,
     ) -> PyResult<(Self, Bound<'py, PyDict>)> {
         let options = options(strict, &remap)?;
-        let matched = match_state(&self.value, &tensor_specs(specs)?, &options).or_raise()?;
+        let value = tensors_of(&self.value);
+        let matched = match_state(&value, &tensor_specs(specs)?, &options).or_raise()?;
         let report = report_dict(py, &matched.report)?;
         let dict: Dict = matched.tensors.into_iter().collect();
         Ok((Self { value: dict.into(), ..self.empty() }, report))
@@ -177,13 +195,9 @@ impl Tree {
         Self { value, notes, capture: Arc::default() }
     }
 
-    pub(crate) fn capture(&self) -> Arc<Capture> {
-        Arc::clone(&self.capture)
-    }
-
     /// Nothing, but what is captured together with this.
     fn empty(&self) -> Self {
-        Self { value: Value::None, notes: None, capture: self.capture() }
+        Self { value: Value::None, notes: None, capture: Arc::clone(&self.capture) }
     }
 
     fn child(&self, index: usize, value: &Value) -> Self {
@@ -203,6 +217,14 @@ fn notes_below(notes: &str, index: i64) -> Option<String> {
         })
         .collect();
     if below.is_empty() { None } else { serde_json::to_string(&below).ok() }
+}
+
+/// A state dict without what modules keep in it besides tensors (`_extra_state`).
+fn tensors_of(value: &Value) -> Value {
+    let Value::Dict(dict) = value else { return value.clone() };
+    let mut dict = dict.clone();
+    dict.entries.retain(|(_, value)| matches!(value, Value::Tensor(_)));
+    Value::Dict(dict)
 }
 
 fn options(strict: bool, remap: &[(String, String)]) -> PyResult<MatchOptions> {
@@ -231,7 +253,7 @@ fn take(
     };
     let mut large = Vec::new();
     for snapshot in snapshots {
-        let is_live = live.is_some_and(|live| live.contains(&snapshot.address()));
+        let is_live = live.is_some_and(|live| live.includes(snapshot.address()));
         if snapshot.len() < SMALL {
             let mut bytes = Buffer::loose(snapshot.len());
             snapshot.copy_to(0, bytes.bytes_mut()).or_raise()?;

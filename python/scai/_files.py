@@ -1,0 +1,170 @@
+"""One file: `scai.save`, `scai.load` and `scai.verify`."""
+
+from __future__ import annotations
+
+import mmap as _mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from scai import _native
+
+if TYPE_CHECKING:
+    import torch
+
+PathLike = str | os.PathLike[str]
+
+THREADS = min(os.cpu_count() or 1, 8)
+"""Threads that read, write and check a file."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is known of a file once every byte of it was read. True where it is sound.
+
+    Attributes:
+        answers: ``exists, readable, has_required_fields, has_model_state, has_optimizer_state,
+            has_training_stats, has_metadata, has_timestamp``; ``readable`` says that every byte was
+            checked and is right.
+        damage: all that is wrong, as the exceptions that a load would raise.
+        iteration: the iteration that the file says it is of.
+    """
+
+    answers: dict[str, bool]
+    damage: list[Exception]
+    iteration: int | None
+
+    def __bool__(self) -> bool:
+        return self.answers["readable"]
+
+
+class LazyTensor:
+    """A tensor that is still on disk.
+
+    Attributes:
+        shape: length of each dimension.
+        dtype: the name of the element type, such as ``float32``.
+    """
+
+    def __init__(
+        self, tree: _native.Tree, path: tuple[int, ...], dtype: str, shape: tuple[int, ...]
+    ) -> None:
+        self._tree = tree
+        self._path = path
+        self.dtype = dtype
+        self.shape = shape
+
+    def load(self) -> torch.Tensor:
+        """The tensor, in new memory; every byte was checked.
+
+        Raises:
+            scai.errors.DamagedError: where bytes are not what was saved.
+        """
+        part = self._tree.at(list(self._path))
+        assert part is not None
+        tensor: torch.Tensor = part.decode(threads=THREADS)
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"LazyTensor(shape={self.shape}, dtype={self.dtype})"
+
+
+def save(obj: object, path: PathLike) -> None:
+    """Save an object as a `.pt` file, and return when it is durable.
+
+    In place of `torch.save`: what was at `path` is replaced in one step, and is there unchanged
+    until then. The file holds only what ``torch.load(path, weights_only=True)`` accepts; NumPy
+    arrays, paths, dates, enums, dataclasses and the like are stored as plain values and come back
+    as what they were from `scai.load`.
+
+    Raises:
+        TypeError: a value cannot be saved; the message has its path in the object.
+        OSError: the file system refuses, such as a full disk.
+    """
+    _native.Tree.encode(obj).write(Path(path), THREADS)
+
+
+def load(
+    path: PathLike,
+    map_location: Any = None,
+    *,
+    mmap: bool = False,
+    lazy: bool = False,
+    weights_only: bool = True,
+    allow_unprotected: bool = False,
+) -> Any:
+    """Load what `scai.save` or `torch.save` wrote; nothing damaged is returned, and no code is run.
+
+    Args:
+        path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file.
+        map_location: where tensors go that were saved from another device, as in `torch.load`.
+        mmap: leave tensors in a private memory map of the file, after every byte was checked.
+            The file must not be cut short while they are in use; replacing it is fine.
+        lazy: leave tensors on disk, as `LazyTensor`: each is checked when it is loaded.
+        weights_only: there for the sake of calls written for torch; must be true.
+        allow_unprotected: also load files without any checksums, in which damage is not noticed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        scai.errors.DamagedError: bytes are not what was saved; says where.
+        scai.errors.UnprotectedError: the file has no checksums.
+        scai.errors.UnsupportedError: the file needs code to be run, or something else unknown.
+    """
+    if not weights_only:
+        raise ValueError(
+            "scai.load never runs code from a file; load it with torch.load(weights_only=False) "
+            "where you trust it"
+        )
+    file = _native.File(Path(path), allow_unprotected)
+    tree = file.tree()
+    if lazy:
+        return tree.decode(disk=lambda *place: LazyTensor(tree, *place), threads=THREADS)
+    locate = locator(map_location)
+    if mmap and (mapping := mapped(file)) is not None:
+        file.check(THREADS)
+        return tree.decode(map=mapping, locate=locate, threads=THREADS)
+    return tree.decode(locate=locate, threads=THREADS)
+
+
+def verify(path: PathLike) -> Verification:
+    """Read every byte of a file, and report all that is wrong with it.
+
+    Raises:
+        OSError: the file is there but cannot be opened.
+    """
+    return Verification(**_native.verify(Path(path), THREADS))
+
+
+def mapped(file: _native.File) -> _mmap.mmap | None:
+    """A private memory map of an open file, where it is one of PyTorch's."""
+    number = file.fileno()
+    if number is None:
+        return None
+    # Tensors can be written to; what is written stays in memory.
+    return _mmap.mmap(
+        number, 0, flags=_mmap.MAP_PRIVATE, prot=_mmap.PROT_READ | _mmap.PROT_WRITE
+    )
+
+
+def locator(map_location: Any) -> Callable[[str], Any]:
+    """The device for a location such as ``cuda:0``; `None` is the CPU.
+
+    `map_location` is as in `torch.load`, except that a function gets and returns a location.
+    """
+
+    def locate(location: str) -> Any:
+        target = location
+        if callable(map_location):
+            target = map_location(location) or location
+        elif isinstance(map_location, dict):
+            target = map_location.get(location, location)
+        elif map_location is not None:
+            target = str(map_location)
+        if str(target) == "cpu":
+            return None
+        import torch
+
+        return torch.device(target)
+
+    return locate

@@ -1,0 +1,255 @@
+"""Loading a state into live objects: first everything is checked, then it is done."""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from scai import _native
+from scai._files import THREADS
+from scai._report import LoadReport
+from scai.errors import MismatchError, MissingFieldError
+
+Spec = tuple[str, str, list[int]]
+Remap = Mapping[str, str]
+
+
+def state_of(thing: Any, what: str) -> Any:
+    """The state dict of a module, of anything else with one, or a mapping as it is."""
+    if isinstance(thing, Mapping):
+        return thing
+    state_dict = getattr(thing, "state_dict", None)
+    if not callable(state_dict):
+        raise TypeError(
+            f"`{what}` is a {type(thing).__name__}, which has no state_dict(); pass a module, an "
+            "object with state_dict() and load_state_dict(), or a mapping"
+        )
+    return state_dict()
+
+
+def parameter_names(model: Any, optimizer: Any) -> list[list[str]] | None:
+    """The names of the optimizer's parameters, group by group, as far as the model knows them."""
+    groups = getattr(optimizer, "param_groups", None)
+    if groups is None:
+        return None
+    if all("param_names" in group for group in groups):
+        return [list(group["param_names"]) for group in groups]
+    named_parameters = getattr(model, "named_parameters", None)
+    if named_parameters is None:
+        return None
+    names = {id(parameter): name for name, parameter in named_parameters()}
+    found = [[names.get(id(parameter)) for parameter in group["params"]] for group in groups]
+    if any(name is None for group in found for name in group):
+        return None
+    return [[str(name) for name in group] for group in found]
+
+
+def specs_of(state: Mapping[str, Any]) -> list[Spec]:
+    """Name, element type and shape of the tensors of a state dict."""
+    import torch
+
+    return [
+        (name, str(value.dtype).removeprefix("torch."), list(value.shape))
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    ]
+
+
+class ModelLoad:
+    """A load of a module, or of what looks like one."""
+
+    def __init__(
+        self, tree: _native.Tree, model: Any, what: str, strict: bool, remap: Remap
+    ) -> None:
+        self._model = model
+        self._state = state_of(model, what)
+        specs = specs_of(self._state)
+        self._tree, report = tree.matched(specs, strict, list(remap.items()))
+        self._rest = {
+            name: value
+            for name, value in self._state.items()
+            if name not in set(report["loaded"])
+        }
+        self._saved = tree
+        self.report = LoadReport.of(report)
+
+    def apply(self) -> None:
+        """Fill the tensors of the model; where it has ways of its own to load, use these."""
+        if not isinstance(self._model, MutableMapping) and not _is_plain(self._model):
+            self._apply_by_its_own_way()
+            return
+        import torch
+
+        loaded = self._tree.decode(template=self._state, threads=THREADS)
+        filled = []
+        with torch.no_grad():
+            for name, tensor in loaded.items():
+                own = self._state[name]
+                if own is tensor:
+                    filled.append(own)
+                else:
+                    own.copy_(tensor)
+        # Autograd is to notice, as if torch had written.
+        if filled:
+            torch.autograd.graph.increment_version(filled)
+
+    def _apply_by_its_own_way(self) -> None:
+        # What is no tensor (`_extra_state`) goes by its name; what was not matched stays.
+        loaded = self._tree.decode(threads=THREADS)
+        extra = {
+            name: self._saved.part(name).decode(threads=THREADS)  # type: ignore[union-attr]
+            for name in self._saved.keys()
+            if name in self._rest and not hasattr(self._rest[name], "dtype")
+        }
+        state: Any = collections.OrderedDict({**self._rest, **loaded, **extra})
+        if hasattr(self._state, "_metadata"):
+            state._metadata = self._state._metadata
+        before = copy.deepcopy(self._state)
+        try:
+            self._model.load_state_dict(state)
+        except BaseException:
+            self._model.load_state_dict(before)
+            raise
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether loading into the module is no more than copying into its tensors."""
+    import torch
+    from torch.nn.modules.batchnorm import _NormBase
+
+    module = torch.nn.Module
+    if not isinstance(model, module) or type(model).load_state_dict is not module.load_state_dict:
+        return False
+    ordinary = {module._load_from_state_dict, _NormBase._load_from_state_dict}
+    hooks = (
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+    )
+    return all(
+        type(part)._load_from_state_dict in ordinary
+        and type(part).get_extra_state is module.get_extra_state
+        and not any(getattr(part, name, None) for name in hooks)
+        for part in model.modules()
+    )
+
+
+class OptimizerLoad:
+    """A load of an optimizer: by position, or by the names of parameters where not strict."""
+
+    def __init__(
+        self, tree: _native.Tree, optimizer: Any, model: Any, strict: bool, remap: Remap
+    ) -> None:
+        self._optimizer = optimizer
+        self._current = state_of(optimizer, "optimizer")
+        self.report = LoadReport()
+        self._tree = tree
+        self._keeps_groups = False
+        if not isinstance(self._current, Mapping) or "param_groups" not in self._current:
+            return
+        saved = _groups(tree)
+        names = parameter_names(model, optimizer)
+        same = [len(group["params"]) for group in saved] == [
+            len(group["params"]) for group in self._current["param_groups"]
+        ]
+        saved_names = [group["param_names"] for group in saved if "param_names" in group]
+        if len(saved_names) != len(saved) or names is None:
+            if not same:
+                raise MismatchError(_differ(saved, self._current["param_groups"]))
+            return
+        if same and saved_names == names and not remap:
+            self.report.loaded = [name for group in names for name in group]
+            return
+        if strict and not remap:
+            raise MismatchError(
+                _differ(saved, self._current["param_groups"])
+                + "\nthe saved parameters have other names or another order: load with "
+                "strict=False to move the state of each by its name"
+            )
+        flat = [name for group in saved_names for name in group]
+        current = _native.Tree.encode(self._current)
+        specs = _parameter_specs(optimizer, names)
+        self._tree, report = tree.transferred(flat, current, specs, list(remap.items()))
+        self._keeps_groups = True
+        self.report = LoadReport.of(report)
+
+    def apply(self) -> None:
+        """Fill the state of the optimizer, in place where it has one already."""
+        import torch
+
+        # A load of its own might fail half way; what it has must still be there then.
+        ours = isinstance(self._optimizer, torch.optim.Optimizer) and (
+            type(self._optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict
+        )
+        template = self._current if ours else None
+        state = self._tree.decode(template=template, threads=THREADS)
+        named = any("param_names" in group for group in self._current.get("param_groups", []))
+        if not named and not self._keeps_groups:
+            for group in state.get("param_groups", []):
+                # PyTorch allows no unnamed group beside a named one.
+                group.pop("param_names", None)
+        before = None if ours else copy.deepcopy(self._current)
+        try:
+            self._optimizer.load_state_dict(state)
+        except BaseException:
+            if before is not None:
+                self._optimizer.load_state_dict(before)
+            raise
+
+
+def _groups(tree: _native.Tree) -> list[dict[str, Any]]:
+    part = tree.part("param_groups")
+    if part is None:
+        raise MissingFieldError(
+            "the saved `optimizer_state_dict` has no `param_groups`: it was saved without an "
+            f"optimizer, or is of another kind; it has: {', '.join(tree.keys()) or 'nothing'}",
+            "param_groups",
+        )
+    groups: list[dict[str, Any]] = part.decode(threads=THREADS)
+    return groups
+
+
+def _differ(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> str:
+    def sizes(groups: list[dict[str, Any]]) -> str:
+        return ", ".join(str(len(group["params"])) for group in groups)
+
+    return (
+        "the optimizer does not match, and nothing was loaded\n"
+        f"  parameters by group in the checkpoint: {sizes(saved)}\n"
+        f"  parameters by group in the optimizer: {sizes(current)}"
+    )
+
+
+def _parameter_specs(optimizer: Any, names: list[list[str]]) -> list[Spec]:
+    specs: list[Spec] = []
+    for group, group_names in zip(optimizer.param_groups, names, strict=True):
+        for parameter, name in zip(group["params"], group_names, strict=True):
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            specs.append((name, dtype, list(parameter.shape)))
+    return specs
+
+
+class PartLoad:
+    """A load of anything else with `load_state_dict`: a scheduler, a scaler, a data loader."""
+
+    def __init__(self, tree: _native.Tree, part: Any, what: str) -> None:
+        if not callable(getattr(part, "load_state_dict", None)):
+            raise TypeError(f"`{what}` is a {type(part).__name__}, which has no load_state_dict()")
+        self._tree = tree
+        self._part = part
+        self._before: Any = None
+
+    def apply(self) -> None:
+        """Give the part its saved state."""
+        self._before = copy.deepcopy(self._part.state_dict())
+        self._part.load_state_dict(self._tree.decode(threads=THREADS))
+
+    def undo(self) -> None:
+        """Give it back the state it had."""
+        if self._before is not None:
+            self._part.load_state_dict(self._before)
+
+

@@ -1,0 +1,58 @@
+"""What a load found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoadReport:
+    """What a load did, or would do, with each name.
+
+    Attributes:
+        loaded: tensors taken from the checkpoint.
+        missing: tensors the model has and the checkpoint lacks; they keep their values.
+        unexpected: tensors the checkpoint has and the model lacks; they are left out.
+        mismatched: tensors both have, with another shape or element type; they keep their values.
+        hints: what may explain the differences.
+        optimizer: the same for the parameters whose state the optimizer was given.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    optimizer: LoadReport | None = None
+
+    @classmethod
+    def of(cls, names: dict[str, list[str]]) -> LoadReport:
+        """The report in the form the engine gives it."""
+        return cls(
+            names["loaded"],
+            names["missing"],
+            names["unexpected"],
+            names["mismatched"],
+            names["hints"],
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything found its place."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [f"  loaded: {len(self.loaded)}"]
+        for title, names in [
+            ("missing in the checkpoint", self.missing),
+            ("unexpected in the checkpoint", self.unexpected),
+            ("mismatched", self.mismatched),
+        ]:
+            if names:
+                lines.append(f"  {title}: {len(names)}")
+                lines += [f"    {name}" for name in names]
+        lines += [f"  hint: {hint}" for hint in self.hints]
+        if self.optimizer is not None:
+            lines.append("optimizer state")
+            lines += str(self.optimizer).splitlines()
+        return "\n".join(lines)

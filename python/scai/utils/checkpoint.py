@@ -1,0 +1,758 @@
+"""A directory of checkpoints: save, load, list, verify, prune, resume."""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import logging
+import operator
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scai import _native, _random
+from scai._files import THREADS, PathLike, Verification, locator, mapped
+from scai._files import verify as _verify
+from scai._live import Fence, live_addresses
+from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
+from scai._report import LoadReport
+from scai.errors import MissingFieldError
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointManager",
+    "LoadReport",
+    "Resumed",
+    "SaveHandle",
+    "SaveInfo",
+    "Skipped",
+    "Verdict",
+    "Verification",
+]
+
+Snapshot = Literal["live", "copy", "sync"]
+
+_REQUIRED = ("iteration", "model_state_dict", "optimizer_state_dict")
+_POLL = 0.1
+"""Seconds between two looks whether the user wants to interrupt a wait."""
+
+_log = logging.getLogger("scai")
+_open_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class SaveInfo:
+    """A checkpoint that is durable.
+
+    Attributes:
+        path: the file.
+        iteration: the iteration.
+        bytes: length of the file.
+        seconds: from the call until the checkpoint was durable.
+        removed: checkpoints that retention removed.
+        warnings: what went wrong after the checkpoint was durable, such as retention.
+    """
+
+    path: Path
+    iteration: int
+    bytes: int
+    seconds: float
+    removed: list[Path]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A checkpoint that could not be resumed from.
+
+    Attributes:
+        path: the file as it was called.
+        reason: why, as the exception that a load would raise.
+        set_aside: what it is called now, where it was damaged.
+    """
+
+    path: Path
+    reason: Exception
+    set_aside: Path | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What retention says about a checkpoint: it stays where there are reasons.
+
+    Attributes:
+        path: the file.
+        reasons: why it stays.
+        removed: it was deleted.
+    """
+
+    path: Path
+    reasons: list[str]
+    removed: bool
+
+
+class Checkpoint(dict[str, Any]):
+    """What a checkpoint holds, as `torch.load` gives it.
+
+    Tensors lie in a private memory map of the file: they cost no memory until they are used, and
+    do not change when the file is replaced.
+
+    Attributes:
+        path: the file.
+        report: what was loaded, and what was not.
+    """
+
+    path: Path
+    report: LoadReport
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a training goes on.
+
+    Attributes:
+        checkpoint: what was loaded.
+        path: the file.
+        iteration: its iteration.
+        skipped: newer checkpoints that could not be used, newest first.
+        iterations_lost: iterations between the newest checkpoint there was and this one.
+    """
+
+    checkpoint: Checkpoint
+    path: Path
+    iteration: int
+    skipped: list[Skipped]
+    iterations_lost: int
+
+
+class SaveHandle:
+    """A save in the background.
+
+    Attributes:
+        path: where the checkpoint will be.
+    """
+
+    def __init__(
+        self, path: Path, iteration: int, handle: _native.Handle, fence: Fence | None
+    ) -> None:
+        self.path = path
+        self._iteration = iteration
+        self._handle = handle
+        self._fence = fence
+        self._began = time.monotonic()
+        self._info: SaveInfo | None = None
+
+    def done(self) -> bool:
+        """Whether the save has ended, well or not."""
+        return self._handle.done()
+
+    def wait(self, timeout: float | None = None) -> Path:
+        """Wait until the checkpoint is durable, at most `timeout` seconds, and return its path.
+
+        Raises:
+            TimeoutError: it is not durable yet; the save goes on.
+            scai.errors.ChangedError: a tensor was changed while it was being saved.
+            OSError: the file system refused, such as a full disk.
+        """
+        return self._wait(timeout).path
+
+    def _wait(self, timeout: float | None = None) -> SaveInfo:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        saved = None
+        while saved is None:
+            left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+            saved = self._handle.wait(max(left, 0.0))
+            if saved is None and deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{self.path} is not durable yet after {timeout} s")
+        if self._fence is not None:
+            self._fence.remove()
+        if self._info is None:
+            seconds = time.monotonic() - self._began
+            self._info = _info(saved, self.path.parent, self._iteration, seconds)
+        return self._info
+
+    def __repr__(self) -> str:
+        state = "ended" if self.done() else "under way"
+        return f"SaveHandle({str(self.path)!r}, {state})"
+
+
+class CheckpointManager:
+    """The checkpoints of a training, `checkpoint_iter_{N}.pt` in one directory.
+
+    A save that returned its path is there, whatever happens next; until it returns, the one before
+    it is. Nothing that is damaged is loaded. One process writes to a directory at a time.
+
+    Args:
+        checkpoint_dir: the directory; created where it does not exist.
+        keep_last: keep the newest so many. Without any `keep_…`, everything is kept.
+        keep_every: keep those whose iteration is a multiple of this.
+        keep_best: keep the best by a statistic of `training_stats`: ``"loss:min"``, or
+            ``"accuracy:max:3"`` for the best three; or a list of such.
+        keep_within: keep those saved within this time span, in seconds or a `timedelta`.
+        snapshot: how tensors are taken by ``save_checkpoint(wait=False)``. ``"live"``: parameters
+            and optimizer state are read while training goes on, up to the next `optimizer.step()`,
+            which waits where need be; all else is copied at once. ``"copy"``: everything is copied
+            at once, into memory that is used again. ``"sync"``: the call waits until everything
+            has been read.
+        on_commit: called with a `SaveInfo` when a checkpoint is durable; one or several. For saves
+            in the background this happens on another thread. What they raise is logged.
+        threads: threads that read, write and check; by default one per core, at most 8.
+        allow_unprotected: also load files without any checksums, in which damage is not noticed.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: PathLike = "./checkpoints",
+        *,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        keep_best: str | Sequence[str] | None = None,
+        keep_within: datetime.timedelta | float | None = None,
+        snapshot: Snapshot = "live",
+        on_commit: Callable[[SaveInfo], object] | Sequence[Callable[[SaveInfo], object]] = (),
+        threads: int | None = None,
+        allow_unprotected: bool = False,
+    ) -> None:
+        self.checkpoint_dir = Path(checkpoint_dir)
+        self._keep = _keep(keep_last, keep_every, keep_best, keep_within)
+        self._snapshot = _checked_snapshot(snapshot)
+        self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
+        self._threads = threads or THREADS
+        self._allow_unprotected = allow_unprotected
+        self._pool = _native.Pool()
+        self._handles: list[SaveHandle] = []
+        self._watchers: list[threading.Thread] = []
+        self._manager = self._open()
+        _open_managers.add(self)
+
+    def _open(self) -> _native.Manager:
+        return _native.Manager(
+            self.checkpoint_dir, self._keep, self._threads, self._allow_unprotected
+        )
+
+    @property
+    def _native(self) -> _native.Manager:
+        if not self._manager.is_here():
+            # A forked child has none of the threads, and nothing of what was under way.
+            self._handles.clear()
+            self._watchers.clear()
+            self._manager = self._open()
+        return self._manager
+
+    # Saving
+
+    def save_checkpoint(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        iteration: int = 0,
+        training_stats: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        extra: Mapping[str, Any] | None = None,
+        wait: bool = True,
+        snapshot: Snapshot | None = None,
+    ) -> Any:
+        """Save a checkpoint as ``checkpoint_iter_{iteration}.pt``; one that is there is replaced.
+
+        Args:
+            model: a module, anything with `state_dict()`, or a mapping of names to tensors.
+            optimizer: an optimizer of PyTorch, or anything with `state_dict()`.
+            iteration: the iteration the state belongs to, from 0 on.
+            training_stats: statistics; short ones are shown by lists.
+            metadata: whatever describes the run.
+            scheduler, scaler, ema, dataloader: further parts with `state_dict()`.
+            rng: whether to save the state of the random generators of Python, NumPy and PyTorch.
+            extra: further parts by name; values of all kinds that `scai.save` takes.
+            wait: whether to return only when the checkpoint is durable.
+            snapshot: for ``wait=False``, in place of the manager's own.
+
+        Returns:
+            The path, when the checkpoint is durable; with ``wait=False`` at once a `SaveHandle`.
+
+        Raises:
+            TypeError: a value cannot be saved; the message has its path.
+            OSError: the file system refuses, such as a full disk; nothing has changed then.
+            scai.errors.LockedError: another process writes to the directory.
+            Exception: what an earlier save in the background failed with, where nobody has asked
+                its handle; this checkpoint is then not saved.
+        """
+        began = time.monotonic()
+        manager = self._native
+        self._settle()
+        iteration = _checked_iteration(iteration)
+        parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        state = {
+            "iteration": iteration,
+            "model_state_dict": state_of(model, "model"),
+            "optimizer_state_dict": _optimizer_state(model, optimizer),
+            "training_stats": {} if training_stats is None else dict(training_stats),
+            "metadata": {} if metadata is None else dict(metadata),
+            "timestamp": None,
+            **{
+                f"{name}_state_dict": state_of(part, name)
+                for name, part in parts.items()
+                if part is not None
+            },
+        }
+        if rng:
+            state["rng_state"] = _random.capture()
+        for name, value in (extra or {}).items():
+            if name in state:
+                raise ValueError(f"a part of `extra` is called `{name}`, as a field is")
+            state[name] = value
+        if wait:
+            # Saves follow one another: one in the background comes first.
+            saved = manager.save(_native.Tree.encode(state))
+            info = _info(saved, self.checkpoint_dir, iteration, time.monotonic() - began)
+            self._committed(info)
+            return info.path
+        mode = self._snapshot if snapshot is None else _checked_snapshot(snapshot)
+        return self._save_in_background(state, model, optimizer, iteration, mode)
+
+    def _save_in_background(
+        self, state: dict[str, Any], model: Any, optimizer: Any, iteration: int, mode: Snapshot
+    ) -> SaveHandle:
+        fence = None
+        live: set[int] | bool | None = None
+        if mode == "live" and (live := live_addresses(model, optimizer)):
+            fence = Fence(model, optimizer)
+        elif mode == "sync":
+            live = True
+        try:
+            tree = _native.Tree.encode(state, self._pool, live)
+            if fence is not None:
+                fence.guard(tree)
+            native = self._native.save_in_background(tree)
+            if mode == "sync":
+                while not tree.wait_captured(_POLL):
+                    pass
+        except BaseException:
+            if fence is not None:
+                fence.remove()
+            raise
+        path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
+        handle = SaveHandle(path, iteration, native, fence)
+        self._handles.append(handle)
+        if self._on_commit:
+            watcher = threading.Thread(target=self._watch, args=(handle,), daemon=True)
+            watcher.start()
+            self._watchers.append(watcher)
+        return handle
+
+    def _watch(self, handle: SaveHandle) -> None:
+        while not handle._handle.wait_ended(_POLL):
+            pass
+        saved = handle._handle.outcome()
+        seconds = time.monotonic() - handle._began
+        # Where there is none, the next call of the manager raises what went wrong.
+        if saved is not None:
+            self._committed(_info(saved, self.checkpoint_dir, handle._iteration, seconds))
+
+    def _committed(self, info: SaveInfo) -> None:
+        for callback in self._on_commit:
+            try:
+                callback(info)
+            except Exception:
+                _log.exception("a callback for %s failed", info.path)
+
+    def _settle(self) -> None:
+        """Forget the saves that have ended."""
+        for handle in [handle for handle in self._handles if handle.done()]:
+            if handle._fence is not None:
+                handle._fence.remove()
+            self._handles.remove(handle)
+        self._watchers = [watcher for watcher in self._watchers if watcher.is_alive()]
+
+    # Loading
+
+    def load_checkpoint(
+        self,
+        checkpoint_path: PathLike | None = None,
+        model: Any = None,
+        optimizer: Any = None,
+        device: Any = None,
+        strict: bool = True,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = False,
+        dataloader: Any = None,
+        remap: Mapping[str, str] | None = None,
+        dry_run: bool = False,
+    ) -> Checkpoint:
+        """Load a checkpoint, of scai or of `torch.save`, into what is passed.
+
+        Every byte is checked before anything is changed, and so is whether everything fits: a load
+        that fails leaves model, optimizer and the rest as they were.
+
+        Args:
+            checkpoint_path: the file; the newest of the directory where it is left out.
+            model: a module, anything with `state_dict()` and `load_state_dict()`, or a mapping of
+                names to tensors.
+            optimizer: an optimizer of PyTorch, or anything with these two methods.
+            device: where the tensors of the result go, as `map_location` of `torch.load`. What is
+                loaded into model and optimizer stays on their devices.
+            strict: every name, shape and element type must match. Otherwise what matches is
+                loaded and the rest is reported; the optimizer's state then follows each parameter
+                by its name, and its hyperparameters stay as they are.
+            scheduler, scaler, ema, dataloader: further parts, as they were saved.
+            rng: whether to restore the state of the random generators.
+            remap: regular expressions for saved names, and replacements (``$1`` is the first
+                group).
+            dry_run: change nothing; the report says what would be loaded.
+
+        Returns:
+            A dict of everything in the file, with the attributes `path` and `report`.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            scai.errors.MissingFieldError: a field is missing that is asked for (a `KeyError`).
+            scai.errors.MismatchError: it does not fit (a `RuntimeError`); the message is the report.
+            scai.errors.DamagedError: bytes are not what was saved (a `RuntimeError`).
+        """
+        self.flush()
+        path = self._existing(checkpoint_path)
+        file = _native.File(path, self._allow_unprotected)
+        file.check(self._threads)
+        tree = file.tree()
+        keys = tree.keys()
+
+        def part(field: str) -> _native.Tree:
+            found = tree.part(field)
+            if found is None:
+                present = ", ".join(keys[:20]) or "none"
+                raise MissingFieldError(
+                    f"checkpoint `{path}`: the field `{field}` is missing; the fields are: "
+                    f"{present}",
+                    field,
+                )
+            return found
+
+        for field in _REQUIRED:
+            part(field)
+        remap = remap or {}
+        report = LoadReport()
+        models: list[ModelLoad] = []
+        if model is not None:
+            models.append(ModelLoad(part("model_state_dict"), model, "model", strict, remap))
+            report = models[0].report
+        if ema is not None:
+            models.append(ModelLoad(part("ema_state_dict"), ema, "ema", strict, remap))
+        optimizers: list[OptimizerLoad] = []
+        if optimizer is not None:
+            saved = part("optimizer_state_dict")
+            optimizers.append(OptimizerLoad(saved, optimizer, model, strict, remap))
+            report.optimizer = optimizers[0].report
+        others = {"scheduler": scheduler, "scaler": scaler, "dataloader": dataloader}
+        parts = [
+            PartLoad(part(f"{name}_state_dict"), other, name)
+            for name, other in others.items()
+            if other is not None
+        ]
+        random_state = part("rng_state").decode(threads=self._threads) if rng else None
+
+        mapping = mapped(file)
+        content = tree.decode(map=mapping, locate=locator(device), threads=self._threads)
+        if not dry_run:
+            _apply(parts, optimizers, models, random_state)
+        checkpoint = Checkpoint(content)
+        checkpoint.path = path
+        checkpoint.report = report
+        return checkpoint
+
+    def resume(
+        self,
+        model: Any = None,
+        optimizer: Any = None,
+        device: Any = None,
+        strict: bool = True,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        remap: Mapping[str, str] | None = None,
+    ) -> Resumed | None:
+        """Load the newest checkpoint that is sound; `None` in a directory without any.
+
+        Damaged ones are set aside: renamed to ``….pt.damaged`` with the reason in a text file
+        beside, never deleted. The arguments are those of `load_checkpoint`; the state of the random
+        generators is restored where it was saved, unless ``rng=False``.
+
+        Raises:
+            scai.errors.NothingToResumeError: there are checkpoints, and none is sound.
+            Exception: what `load_checkpoint` raises where a sound one does not fit.
+        """
+        found = self._native.resume()
+        if found is None:
+            return None
+        path = self.checkpoint_dir / found["name"]
+        checkpoint = self.load_checkpoint(
+            path,
+            model,
+            optimizer,
+            device,
+            strict,
+            scheduler=scheduler,
+            scaler=scaler,
+            ema=ema,
+            rng=False,
+            dataloader=dataloader,
+            remap=remap,
+        )
+        if rng and "rng_state" in checkpoint:
+            _random.restore(checkpoint["rng_state"])
+        skipped = [
+            Skipped(
+                self.checkpoint_dir / name,
+                reason,
+                None if aside is None else self.checkpoint_dir / aside,
+            )
+            for name, reason, aside in found["skipped"]
+        ]
+        return Resumed(checkpoint, path, found["iteration"], skipped, found["iterations_lost"])
+
+    # The directory
+
+    def list_checkpoints(self) -> list[Path]:
+        """The paths of all checkpoints, by iteration."""
+        return [self.checkpoint_dir / listed["name"] for listed in self._native.list()]
+
+    def get_latest_checkpoint(self) -> Path | None:
+        """The checkpoint with the largest iteration, or `latest.pt` where that is all there is.
+
+        `None` in an empty directory. It is not verified; see `resume`.
+        """
+        checkpoints = self.list_checkpoints()
+        if checkpoints:
+            return checkpoints[-1]
+        latest = self.checkpoint_dir / "latest.pt"
+        return latest if latest.exists() else None
+
+    def verify_checkpoint(self, checkpoint_path: PathLike) -> dict[str, bool]:
+        """Read every byte of a checkpoint, and answer eight questions about it.
+
+        ``exists, readable, has_required_fields, has_model_state, has_optimizer_state,
+        has_training_stats, has_metadata, has_timestamp``; ``readable`` says that every byte is
+        right. `scai.verify` also says what is wrong.
+        """
+        self.flush()
+        return _verify(self._path(checkpoint_path)).answers
+
+    def pin(self, checkpoint_path: PathLike) -> None:
+        """Keep a checkpoint from being pruned.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        self._native.pin(self._path(checkpoint_path).name)
+
+    def unpin(self, checkpoint_path: PathLike) -> None:
+        """Let a checkpoint be pruned again."""
+        self._native.unpin(self._path(checkpoint_path).name)
+
+    def prune(
+        self,
+        dry_run: bool = True,
+        *,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        keep_best: str | Sequence[str] | None = None,
+        keep_within: datetime.timedelta | float | None = None,
+    ) -> list[Verdict]:
+        """Delete what no rule keeps, or with ``dry_run`` say what would be.
+
+        The rules are those given here, or the manager's own where none is. Nothing is deleted
+        before what stays in its place was read back and found right.
+        """
+        keep = _keep(keep_last, keep_every, keep_best, keep_within)
+        if not any(keep.values()):
+            keep = self._keep
+        return [
+            Verdict(self.checkpoint_dir / name, reasons, removed)
+            for name, reasons, removed in self._native.prune(keep, dry_run)
+        ]
+
+    def flush(self) -> None:
+        """Wait until all saves in the background are durable.
+
+        Raises:
+            Exception: what one failed with, where nobody has asked its handle.
+        """
+        manager = self._native
+        while self._handles:
+            if self._handles[0].done():
+                self._settle()
+            else:
+                self._handles[0]._handle.wait_ended(_POLL)
+        for watcher in self._watchers:
+            if watcher is not threading.current_thread():
+                watcher.join()
+        manager.flush()
+
+    def close(self) -> None:
+        """Wait for the saves under way. The manager can still be used."""
+        self.flush()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error is None:
+            self.flush()
+            return
+        try:
+            self.flush()
+        except Exception:
+            # The error under way is the one to be seen.
+            _log.exception("a save in the background failed")
+
+    def __repr__(self) -> str:
+        return f"CheckpointManager({str(self.checkpoint_dir)!r})"
+
+    def _path(self, path: PathLike) -> Path:
+        """A path as it is, or the name of a checkpoint of the directory."""
+        path = Path(path)
+        within = self.checkpoint_dir / path
+        return within if path.parent == Path() and not path.exists() and within.exists() else path
+
+    def _existing(self, path: PathLike | None) -> Path:
+        if path is not None:
+            return self._path(path)
+        latest = self.get_latest_checkpoint()
+        if latest is None:
+            raise FileNotFoundError(f"there is no checkpoint in `{self.checkpoint_dir}`")
+        return latest
+
+
+def _apply(
+    parts: list[PartLoad],
+    optimizers: list[OptimizerLoad],
+    models: list[ModelLoad],
+    random_state: Any,
+) -> None:
+    """What may fail by the ways of others comes first, and is undone where it does."""
+    done: list[PartLoad] = []
+    try:
+        for part in parts:
+            done.append(part)
+            part.apply()
+        for optimizer in optimizers:
+            optimizer.apply()
+        for model in models:
+            model.apply()
+        if random_state is not None:
+            _random.restore(random_state)
+    except BaseException:
+        for part in reversed(done):
+            part.undo()
+        raise
+
+
+def _optimizer_state(model: Any, optimizer: Any) -> Any:
+    if optimizer is None:
+        return {}
+    state = state_of(optimizer, "optimizer")
+    names = parameter_names(model, optimizer)
+    if names is None or not isinstance(state, dict) or "param_groups" not in state:
+        return state
+    groups = [
+        {**group, "param_names": group_names}
+        for group, group_names in zip(state["param_groups"], names, strict=True)
+    ]
+    return {**state, "param_groups": groups}
+
+
+def _info(saved: dict[str, Any], directory: Path, iteration: int, seconds: float) -> SaveInfo:
+    return SaveInfo(
+        path=directory / saved["name"],
+        iteration=iteration,
+        bytes=saved["bytes"],
+        seconds=seconds,
+        removed=[directory / name for name in saved["removed"]],
+        warnings=saved["warnings"],
+    )
+
+
+def _checked_iteration(iteration: Any) -> int:
+    try:
+        number = operator.index(iteration)
+    except TypeError:
+        raise TypeError(
+            f"`iteration` is a {type(iteration).__name__}, not a whole number"
+        ) from None
+    if number < 0:
+        raise ValueError(f"`iteration` is {number}; iterations count from 0")
+    return number
+
+
+def _checked_snapshot(snapshot: str) -> Snapshot:
+    if snapshot not in ("live", "copy", "sync"):
+        raise ValueError(f'`snapshot` is {snapshot!r}; it is one of "live", "copy", "sync"')
+    return snapshot  # type: ignore[return-value]
+
+
+def _keep(
+    last: int | None,
+    every: int | None,
+    best: str | Sequence[str] | None,
+    within: datetime.timedelta | float | None,
+) -> dict[str, Any]:
+    for name, value in (("keep_last", last), ("keep_every", every)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` is {value}; it is at least 1")
+    if isinstance(within, datetime.timedelta):
+        within = within.total_seconds()
+    if within is not None and within < 0:
+        raise ValueError(f"`keep_within` is {within} seconds; it cannot be negative")
+    rules = [best] if isinstance(best, str) else list(best or ())
+    return {
+        "last": last,
+        "every": every,
+        "best": [_best(rule) for rule in rules],
+        "within": None if within is None else int(within),
+    }
+
+
+def _best(rule: str) -> tuple[str, str, int]:
+    parts = rule.split(":")
+    if len(parts) == 2:
+        parts.append("1")
+    if len(parts) != 3 or parts[1] not in ("min", "max") or not parts[2].isdigit():
+        raise ValueError(
+            f'`keep_best` is {rule!r}; write "loss:min", or "loss:min:3" for the best three'
+        )
+    return parts[0], parts[1], int(parts[2])
+
+
+@atexit.register
+def _flush_all() -> None:
+    """A program that ends waits for its saves."""
+    for manager in list(_open_managers):
+        if not manager._manager.is_here():
+            continue
+        try:
+            manager.flush()
+        except Exception:
+            _log.exception("a save in the background of %r failed", manager)
+
+
+def _forget_in_child() -> None:
+    _open_managers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
