@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= 2.15.0
 # Seconds each fuzz target runs with `make fuzz`.
 FUZZ_SECONDS ?= 600
 
@@ -11,22 +10,34 @@ REWRITTEN := target/rewritten
 # nextest runs tests in parallel across binaries; plain cargo does as well where it is missing.
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
-.PHONY: help test test-rust test-torch lint proofs fuzz golden tools bench-train learning-curve
+.PHONY: help test test-rust test-torch test-python python lint proofs fuzz golden tools bench-train \
+  learning-curve python-release bench-python
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-test: test-rust test-torch ## Every test; installs what it needs
+test: test-rust test-torch test-python ## Every test; installs what it needs
 
 test-rust: tools ## The Rust tests and the examples in the docs
 	SCAI_REWRITTEN=$(CURDIR)/$(REWRITTEN) cargo $(RUNNER) --workspace --all-features
 	cargo test --workspace --all-features --doc
 
-test-torch: $(VENV)/torch-$(TORCH) ## Real torch loads what Rust wrote; its networks are the same
+test-torch: $(VENV)/ready ## Real torch loads what Rust wrote; its networks are the same
 	test -d $(REWRITTEN) || $(MAKE) test-rust
 	$(VENV)/bin/python $(GOLDEN)/check_roundtrip.py $(GOLDEN)/files $(REWRITTEN)
 	SCAI_PYTHON=$(CURDIR)/$(VENV)/bin/python SCAI_TENSORBOARD_PYTHON=$(CURDIR)/$(VENV)/bin/python \
 	  cargo $(RUNNER) --workspace --all-features --test it py_
+
+test-python: python ## The Python package, its types and the code of the guides
+	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/python -m mypy.stubtest scai._native
+
+python: $(VENV)/ready ## The Python package, built for work on it, in $(VENV)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet
+
+python-release: $(VENV)/ready
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet --release
 
 lint: ## Formatter, clippy and rustdoc, warnings denied
 	cargo fmt --all --check
@@ -36,6 +47,9 @@ lint: ## Formatter, clippy and rustdoc, warnings denied
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
 	SCAI_PROOFS=full cargo test --release -p scai-cli --test it train_kill -- --nocapture
+
+bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, against other systems
+	$(VENV)/bin/python -W ignore bench/rivals.py
 
 bench-train: ## What checkpoints cost the trainer, and how fast it plays and learns
 	cargo run --release -p scai-train --example cost
@@ -60,9 +74,13 @@ tools:
 	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -y -qq strace; } || true
 
-$(VENV)/torch-$(TORCH):
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH) numpy safetensors tensorboard
+$(VENV)/ready: tests/requirements.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+$(VENV)/rivals: bench/requirements.txt $(VENV)/ready
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	touch $@
 
 $(VENV)/plot:

@@ -1,0 +1,151 @@
+"""Saving and loading compared: `make bench-python`, or `python bench/rivals.py --help`.
+
+Every round measures each system once, in another order, so that what else the machine does hits all
+of them; the tables show medians. "Durable" means that file and directory were synced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from states import KINDS, State
+from systems import SYSTEMS, System
+
+Times = dict[str, list[float]]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def peak_of(work: Callable[[], object]) -> float:
+    """MiB that the process held more at the most while it worked."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return float("nan")
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1])
+    return 0
+
+
+def measure(system: System, state: State, steps: int, found: Times) -> None:
+    """One round of one system."""
+    state.step()
+    baseline = statistics.median(seconds(state.step) for _ in range(steps))
+    wait: Callable[[], None] = lambda: None  # noqa: E731
+
+    began = time.perf_counter()
+    wait = system.begin(state)
+    found["call"].append(time.perf_counter() - began)
+    for _ in range(steps):
+        state.step()
+    wait()
+    found["lost"].append(time.perf_counter() - began - steps * baseline)
+
+    began = time.perf_counter()
+    system.begin(state)()
+    found["durable"].append(time.perf_counter() - began)
+    found["load"].append(seconds(lambda: system.load(state)))
+    found["peak save MiB"].append(peak_of(lambda: system.begin(state)()))
+    found["peak load MiB"].append(peak_of(lambda: system.load(state)))
+
+
+def bench(kind: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    state = KINDS[kind](args.scale)
+    base = Path(tempfile.mkdtemp(prefix="bench-", dir=args.directory))
+    wanted = [s for s in SYSTEMS if s.installed() and args.only in s.name]
+    found: dict[str, Times] = {system.name: defaultdict(list) for system in wanted}
+    failed: set[str] = set()
+    try:
+        systems = {}
+        for i, system in enumerate(wanted):
+            directory = base / str(i)
+            directory.mkdir()
+            systems[system.name] = system(directory)
+        for round_ in range(args.rounds + 1):
+            for name, system in random.sample(sorted(systems.items()), len(systems)):
+                if name in failed:
+                    continue
+                # The first round warms up.
+                times: Times = found[name] if round_ else defaultdict(list)
+                try:
+                    measure(system, state, args.steps, times)
+                except Exception as error:
+                    print(f"{name}: {type(error).__name__}: {error}")
+                    failed.add(name)
+        for system in systems.values():
+            system.close()
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print(f"\n## {kind}: {state.nbytes() / 1e6:.0f} MB in {state.count()} tensors\n")
+    return {
+        name: {key: statistics.median(values) for key, values in times.items()}
+        for name, times in found.items()
+        if name not in failed and times
+    }
+
+
+def table(results: dict[str, dict[str, float]]) -> None:
+    base = results.get("torch.save + fsync", {})
+    columns = ["call", "lost", "durable", "load"]
+    print("| system | " + " | ".join(f"{c}, ms (× torch)" for c in columns) + " | save, MiB | load, MiB |")
+    print("|---" * (len(columns) + 3) + "|")
+    for name, times in results.items():
+        cells = []
+        for column in columns:
+            ratio = f" ({times[column] / base[column]:.3f})" if base.get(column) else ""
+            cells.append(f"{times[column] * 1e3:.1f}{ratio}")
+        cells += [f"{times[key]:.0f}" for key in ("peak save MiB", "peak load MiB")]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4, help="training steps beside each save")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the states' size")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--only", default="", help="systems whose name contains this")
+    parser.add_argument("--directory", type=Path, default=Path("."), help="on the disk to measure")
+    parser.add_argument("--json", type=Path, help="write the medians here")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, "
+        f"{args.threads} thread(s) of torch, {args.rounds} rounds, medians"
+    )
+    results = {}
+    for kind in args.kinds:
+        results[kind] = bench(kind, args)
+        table(results[kind])
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
