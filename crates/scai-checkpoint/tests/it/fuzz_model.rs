@@ -221,7 +221,10 @@ impl Model {
 
     /// Adds what a power failure may leave from now on.
     fn remember(&mut self, effects: &Effects, left: &Directory) {
-        for iteration in self.iterations(left) {
+        let mut iterations = self.iterations(left);
+        // A save that does not read back had its name for a moment, whatever it has now.
+        iterations.extend(effects.save.map(|(saved, _)| saved));
+        for iteration in iterations {
             let (was, is) = (self.now.held(iteration), left.held(iteration));
             let was_pinned = self.now.pins.contains(&iteration);
             let since = self.since.entry(iteration).or_default();
