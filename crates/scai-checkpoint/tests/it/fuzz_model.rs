@@ -128,6 +128,10 @@ impl Model {
         if !effects.sets_aside && !effects.forgetful && left.aside != self.now.aside {
             return Err("something was set aside".to_owned());
         }
+        let took = !self.now.files.is_empty() || left.aside != self.now.aside;
+        if left.files.is_empty() && took {
+            return Err("it looks as if no checkpoint had ever been there".to_owned());
+        }
         self.check_removed(effects, &left)?;
         let certain = effects.acknowledged && !effects.disturbed && !effects.forgetful;
         if certain && effects.save.is_some() && left.newest() != left.latest {
