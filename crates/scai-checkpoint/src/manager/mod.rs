@@ -191,7 +191,8 @@ impl CheckpointManager {
     ///
     /// Two errors leave the new file: [`Error::NotDurable`] where it may not survive a power loss,
     /// and [`Error::Damaged`] where it was read back, which is done before others are deleted in
-    /// its favour, and was not what had been written. It is then set aside as by a resume.
+    /// its favour, and was not what had been written. It is then set aside as by a resume, unless
+    /// it is the only one: the next resume speaks of it.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
         self.flush()?;
         self.shared.save(checkpoint)
@@ -352,6 +353,8 @@ impl Shared {
         verdicts: Vec<Verdict>,
         writing: &lock::Operation<'_>,
     ) -> Result<()> {
+        let alone =
+            verdicts.iter().all(|verdict| verdict.removed || verdict.checkpoint.name == saved.name);
         for Verdict { checkpoint: Listed { name, problem, .. }, removed, .. } in verdicts {
             if removed {
                 saved.removed.push(name);
@@ -363,7 +366,8 @@ impl Shared {
                 saved.warnings.push(Error::damaged(place, problem));
                 continue;
             }
-            if self.set_aside(&name, writing).set_aside.is_some()
+            if !alone
+                && self.set_aside(&name, writing).set_aside.is_some()
                 && let Ok(Some(newest)) = self.newest()
             {
                 let _ = commit::point(&*self.store, name::LATEST, &newest);

@@ -36,14 +36,16 @@ pub struct Skipped {
 impl CheckpointManager {
     /// Loads the newest checkpoint that is sound into memory.
     ///
-    /// The newest is tried first. One that is damaged is set aside: renamed to
-    /// `….pt.damaged`, with the reason in a text file beside it, and never deleted. Where
-    /// something else is the matter (it cannot be read right now, holds something unknown) it is
-    /// skipped and left alone. `latest.pt` is moved to what was found. `None` in a directory
-    /// without checkpoints.
+    /// The newest is tried first. Once one is found, those that are newer and damaged are set
+    /// aside: renamed to `….pt.damaged`, with the reason in a text file beside it, and never
+    /// deleted. Where something else is the matter (it cannot be read right now, holds something
+    /// unknown) it is skipped and left alone. `latest.pt` is moved to what was found. `None` in a
+    /// directory without checkpoints.
     ///
     /// # Errors
     /// [`Error::NothingToResume`] where there are checkpoints and none is sound; it lists why.
+    /// Nothing is set aside then, so that the next resume says the same: a directory that held
+    /// checkpoints never comes to look like one that never did.
     pub fn resume(&self) -> Result<Option<Resumed>> {
         self.resume_with(Residency::Memory)
     }
@@ -65,7 +67,10 @@ impl CheckpointManager {
         let mut search = Search { shared: &self.shared, residency, newest: 0, skipped: Vec::new() };
         for _ in 0..ATTEMPTS {
             let found = search.look()?;
-            if found.is_some() || !search.skipped.iter().any(is_gone) {
+            if found.is_some() {
+                search.set_damaged_aside();
+            }
+            if !search.skipped.iter().any(is_gone) {
                 return search.end(found);
             }
         }
@@ -105,13 +110,26 @@ impl Search<'_> {
             let name = name::checkpoint(iteration);
             match self.shared.load(&name, self.residency) {
                 Ok(checkpoint) => return Ok(Some((iteration, checkpoint))),
-                Err(reason) => self.skipped.push(self.shared.skip(&name, reason)),
+                Err(reason) => self.skipped.push(Skipped { name, reason, set_aside: None }),
             }
             if self.skipped.last().is_some_and(is_gone) {
                 break;
             }
         }
         Ok(None)
+    }
+
+    /// Sets aside what is damaged, now that there is a sound one to go on from.
+    fn set_damaged_aside(&mut self) {
+        for skipped in &mut self.skipped {
+            if is_damage(&skipped.reason)
+                && skipped.set_aside.is_none()
+                && let Ok(operation) = self.shared.writing.begin(&*self.shared.store)
+            {
+                // It was read without the right to write, and may have been replaced since.
+                *skipped = self.shared.set_aside(&skipped.name, &operation);
+            }
+        }
     }
 
     fn end(self, found: Option<(u64, Checkpoint)>) -> Result<Option<Resumed>> {
@@ -139,17 +157,6 @@ impl Search<'_> {
 }
 
 impl Shared {
-    /// Sets a checkpoint aside where it is damaged and this process may write.
-    fn skip(&self, name: &str, reason: Error) -> Skipped {
-        if matches!(reason, Error::Damaged { .. })
-            && let Ok(operation) = self.writing.begin(&*self.store)
-        {
-            // It was read without the right to write, and may have been replaced since.
-            return self.set_aside(name, &operation);
-        }
-        Skipped { name: name.to_owned(), reason, set_aside: None }
-    }
-
     /// Renames a checkpoint where it is damaged. One that is not counts as gone.
     pub(super) fn set_aside(&self, name: &str, _operation: &Operation<'_>) -> Skipped {
         let reason = match self.load(name, Residency::Verified) {
@@ -157,11 +164,15 @@ impl Shared {
             Err(reason) => reason,
         };
         let mut skipped = Skipped { name: name.to_owned(), reason, set_aside: None };
-        if matches!(skipped.reason, Error::Damaged { .. }) {
+        if is_damage(&skipped.reason) {
             self.writing.verified().remove(name);
             let reason = format!("{}\n", skipped.reason);
             skipped.set_aside = commit::set_aside(&*self.store, name, &reason).ok();
         }
         skipped
     }
+}
+
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Damaged { .. })
 }

@@ -247,14 +247,14 @@ fn resume(bench: &mut Bench) -> Checked {
     let before = bench.model.now.clone();
     let set_aside =
         before.files.iter().rev().take_while(|(_, held)| !matches!(held, Held::Save(_)));
+    let newest = before.sound().last().copied();
     let effects = Effects {
-        sets_aside: true,
+        sets_aside: newest.is_some(),
         acknowledged: true,
-        syncs: set_aside.count() > 0,
+        syncs: newest.is_some() && set_aside.count() > 0,
         ..bench.effects()
     };
     let disturbed = bench.end(effects)?;
-    let newest = before.sound().last().copied();
     match resumed {
         Ok(Some(resumed)) => {
             let found = save_of(&resumed.checkpoint, SIZE)?;

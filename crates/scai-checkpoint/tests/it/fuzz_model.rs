@@ -128,6 +128,10 @@ impl Model {
         if !effects.sets_aside && !effects.forgetful && left.aside != self.now.aside {
             return Err("something was set aside".to_owned());
         }
+        let took = !self.now.files.is_empty() || left.aside != self.now.aside;
+        if left.files.is_empty() && took {
+            return Err("it looks as if no checkpoint had ever been there".to_owned());
+        }
         self.check_removed(effects, &left)?;
         let certain = effects.acknowledged && !effects.disturbed && !effects.forgetful;
         if certain && effects.save.is_some() && left.newest() != left.latest {
@@ -221,7 +225,10 @@ impl Model {
 
     /// Adds what a power failure may leave from now on.
     fn remember(&mut self, effects: &Effects, left: &Directory) {
-        for iteration in self.iterations(left) {
+        let mut iterations = self.iterations(left);
+        // A save that does not read back had its name for a moment, whatever it has now.
+        iterations.extend(effects.save.map(|(saved, _)| saved));
+        for iteration in iterations {
             let (was, is) = (self.now.held(iteration), left.held(iteration));
             let was_pinned = self.now.pins.contains(&iteration);
             let since = self.since.entry(iteration).or_default();

@@ -93,6 +93,7 @@ fn a_resume_sets_damaged_checkpoints_aside_and_says_what_was_lost() {
     }
     damage(&directory.path().join("checkpoint_iter_300.pt"));
     std::fs::write(directory.path().join("checkpoint_iter_250.pt"), b"half a file").unwrap();
+    let damage = manager.load("checkpoint_iter_300.pt", Residency::Memory).unwrap_err();
     let resumed = manager.resume().unwrap().unwrap();
     assert_eq!((resumed.name.as_str(), resumed.iterations_lost), ("checkpoint_iter_200.pt", 100));
     assert!(same(resumed.checkpoint, 200));
@@ -100,6 +101,7 @@ fn a_resume_sets_damaged_checkpoints_aside_and_says_what_was_lost() {
     assert_eq!(skipped, ["checkpoint_iter_300.pt", "checkpoint_iter_250.pt"]);
     let reason = resumed.skipped[0].reason.to_string();
     assert!(reason.contains("tensor `") && reason.contains("checksum mismatch"), "{reason}");
+    assert_eq!(reason, damage.to_string());
     assert!(reason.contains("checkpoint_iter_300.pt"), "{reason}");
     let aside = directory.path().join("checkpoint_iter_300.pt.damaged");
     assert!(aside.exists());
@@ -110,15 +112,47 @@ fn a_resume_sets_damaged_checkpoints_aside_and_says_what_was_lost() {
     assert_eq!(latest, std::fs::read(directory.path().join("checkpoint_iter_200.pt")).unwrap());
 }
 
+/// Were they set aside, the second resume would take the directory for a new one.
 #[test]
-fn where_nothing_is_sound_a_resume_is_an_error_and_not_a_new_start() {
+fn where_nothing_is_sound_each_resume_is_an_error_and_nothing_is_touched() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
-    manager.save(&state(1)).unwrap();
-    damage(&directory.path().join("checkpoint_iter_1.pt"));
+    for iteration in [1, 3] {
+        damage(Path::new(&manager.save(&state(iteration)).unwrap().path));
+    }
+    for _ in 0..2 {
+        // Each time as a process that knows nothing yet.
+        let manager = CheckpointManager::open(directory.path(), Options::default()).unwrap();
+        let error = manager.resume().unwrap_err();
+        assert!(matches!(&error, Error::NothingToResume { skipped, .. } if skipped.len() == 2));
+        assert!(error.to_string().contains("checkpoint_iter_1.pt: "), "{error}");
+        assert_eq!(names(&manager), ["checkpoint_iter_1.pt", "checkpoint_iter_3.pt"]);
+    }
+    // Once a sound one is there, the damaged one that is newer is set aside.
+    manager.save(&state(2)).unwrap();
+    assert!(same(manager.resume().unwrap().unwrap().checkpoint, 2));
+    assert_eq!(names(&manager), ["checkpoint_iter_1.pt", "checkpoint_iter_2.pt"]);
+    assert!(directory.path().join("checkpoint_iter_3.pt.damaged").exists());
+}
+
+#[test]
+fn an_only_save_that_does_not_read_back_is_what_the_next_resume_speaks_of() {
+    let store = FaultStore::new(MemoryStore::new());
+    let options = Options::default().retention(Retention::keep_last(1));
+    let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
+    store.arm(Fault {
+        concerns: |op| matches!(op, Op::Write { .. }),
+        after: 0,
+        times: Times::FromThenOn,
+        effect: Effect::Forget,
+    });
+    let error = manager.save(&state(1)).unwrap_err();
+    assert!(error.to_string().contains("does not read back"), "{error}");
+    store.disarm();
     let error = manager.resume().unwrap_err();
     assert!(matches!(error, Error::NothingToResume { .. }), "{error}");
-    assert!(error.to_string().contains("checkpoint_iter_1.pt: "), "{error}");
+    manager.save(&state(1)).unwrap();
+    assert!(same(manager.resume().unwrap().unwrap().checkpoint, 1));
 }
 
 #[test]

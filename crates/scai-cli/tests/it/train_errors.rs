@@ -72,15 +72,10 @@ fn where_all_are_damaged_nothing_is_begun() {
     let sandbox = [2, 4, 6].into_iter().fold(trained(), |sandbox, n| {
         sandbox.damage(&format!("checkpoints/checkpoint_iter_{n}.pt"), |bytes| bytes.len() / 2)
     });
-    assert_snapshot!(redacted(&sandbox.run(&["train"])));
-    // They were set aside, and the next start must not take the directory for a new one.
-    assert_snapshot!(redacted(&sandbox.run(&["train"])), @r"
-    $ scai train
-    --- stderr
-    error: `checkpoints` holds no sound checkpoint, and 3 damaged ones that were set aside
-      tip: `--resume never` begins again and leaves them alone; `--resume FILE` takes a copy from elsewhere
-    --- exit code 2
-    ");
+    let shown = redacted(&sandbox.run(&["train"]));
+    // The next start must not take the directory for a new one.
+    assert_eq!(redacted(&sandbox.run(&["train"])), shown);
+    assert_snapshot!(shown);
     assert!(sandbox.run(&["train", "--resume", "never"]).contains("finished: 6 iterations"));
 }
 

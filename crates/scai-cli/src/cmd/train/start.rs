@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::store::{LocalStore, Store};
 use scai_checkpoint::{Error as Engine, Listed, LoadReport, MatchOptions, Strictness, open_file};
 use scai_games::Game;
 use scai_train::{Config, Error, LoadOptions, Restore, ResumedAt, Trainer, TrainingStats};
@@ -101,9 +100,6 @@ pub(super) fn begin<G: Game>(
     screen: &Screen,
 ) -> Result<Start, Failure> {
     let listed = trainer.manager().list()?;
-    if listed.is_empty() && !matches!(args.resume, Some(ResumeFrom::Never | ResumeFrom::File(_))) {
-        refuse_after_damage(trainer.config())?;
-    }
     let newest = match &args.resume {
         Some(ResumeFrom::File(path)) => {
             if args.init_from.is_some() {
@@ -136,33 +132,6 @@ pub(super) fn begin<G: Game>(
     Ok(Start { from, stats: trainer.training_stats().clone() })
 }
 
-/// Where all checkpoints were damaged and set aside, the directory looks as if there had never been
-/// one. Whoever starts a training again and again, as a supervisor does, must not begin anew unasked.
-fn refuse_after_damage(config: &Config) -> Result<(), Failure> {
-    let directory = &config.checkpoint.directory;
-    let entries = LocalStore::open(Path::new(directory)).and_then(|store| store.list());
-    let entries = entries.map_err(|source| {
-        let error = Engine::Io { place: Box::default(), action: "list", source };
-        error.at_path(directory.as_str())
-    })?;
-    let aside = entries.iter().filter(|entry| entry.name.ends_with(".pt.damaged")).count();
-    if aside == 0 {
-        return Ok(());
-    }
-    Err(Failure::usage(
-        format!(
-            "`{}` holds no sound checkpoint, and {} that were set aside",
-            one_line(directory),
-            counted(aside as u64, "damaged one")
-        ),
-        Some(
-            "`--resume never` begins again and leaves them alone; `--resume FILE` takes a copy \
-             from elsewhere"
-                .to_owned(),
-        ),
-    ))
-}
-
 /// A directory that no checkpoints can go to.
 pub(super) fn unusable(error: Error, directory: &str) -> Failure {
     let message = match error {
@@ -177,13 +146,12 @@ pub(super) fn unusable(error: Error, directory: &str) -> Failure {
 
 fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failure> {
     let directory = PathBuf::from(&trainer.config().checkpoint.directory);
-    trainer.resume().map_err(|error| {
-        match error {
+    trainer.resume().map_err(|error| match error {
         Error::Checkpoint(error @ Engine::NothingToResume { .. }) => Failure::usage(
             error.to_string(),
             Some(
-                "`--resume never` begins again and leaves them alone; `--resume FILE` takes a copy \
-                 from elsewhere"
+                "`--resume FILE` takes a copy from elsewhere; `--checkpoint-dir DIR` begins again \
+                 in a directory of its own"
                     .to_owned(),
             ),
         ),
@@ -193,7 +161,6 @@ fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failur
             other_network(&report, path.as_deref(), trainer.config())
         }
         error => error.into(),
-    }
     })
 }
 
