@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use scai_checkpoint::{LoadReport, MatchOptions, Strictness};
+use pyo3::types::{PyDict, PyList};
+use scai_checkpoint::{MatchOptions, Strictness};
 use scai_games::{ConnectFour, TicTacToe};
 use scai_train::config::Game;
 use scai_train::metrics::Recorder;
@@ -19,7 +20,7 @@ use serde_json::json;
 use self::errors::{OrRaise as _, refused};
 use self::settings::{from_python, to_python};
 use self::watch::{guarded, watched};
-use crate::errors::OrRaise as _;
+use crate::errors::{OrRaise as _, raise, report_dict};
 
 /// What errors call settings that come from Python.
 const SETTINGS: &str = "the settings";
@@ -174,7 +175,7 @@ impl Trainer {
         strict: bool,
         network_only: bool,
         remap: Vec<(String, String)>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
         let mut any = self.begin()?;
         let any = &mut *any;
         let strictness = if strict { Strictness::Strict } else { Strictness::Partial };
@@ -189,30 +190,26 @@ impl Trainer {
             guarded(py, || each!(any, trainer => trainer.load_checkpoint(&path, &options)))?;
         let restored = restored.or_raise()?;
         self.refresh(any);
-        Ok((report(py, &restored.network)?, report(py, &restored.optimizer)?))
+        Ok((report_dict(py, &restored.network)?, report_dict(py, &restored.optimizer)?))
     }
 
-    /// The iteration, the checkpoint's name, what was skipped and the iterations lost.
-    fn resume<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// As `Manager.resume` gives it.
+    fn resume<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let mut any = self.begin()?;
         let any = &mut *any;
         let resumed = guarded(py, || each!(any, trainer => trainer.resume()))?.or_raise()?;
         let Some(at) = resumed else { return Ok(None) };
         self.refresh(any);
+        let dict = PyDict::new(py);
+        dict.set_item("name", &at.name)?;
+        dict.set_item("iteration", at.iteration)?;
+        dict.set_item("iterations_lost", at.iterations_lost)?;
         let skipped = at.skipped.iter().map(|skipped| {
-            json!({
-                "name": skipped.name,
-                "reason": skipped.reason.to_string(),
-                "set_aside": skipped.set_aside,
-            })
+            let reason = raise(&skipped.reason).into_value(py);
+            (skipped.name.clone(), reason, skipped.set_aside.clone())
         });
-        let told = json!({
-            "iteration": at.iteration,
-            "name": at.name,
-            "skipped": skipped.collect::<Vec<_>>(),
-            "iterations_lost": at.iterations_lost,
-        });
-        to_python(py, &told).map(Some)
+        dict.set_item("skipped", PyList::new(py, skipped)?)?;
+        Ok(Some(dict))
     }
 }
 
@@ -232,19 +229,6 @@ impl Trainer {
     fn refresh(&self, any: &Any) {
         *held(&self.stats) = each!(any, trainer => trainer.training_stats().clone());
     }
-}
-
-fn report<'py>(py: Python<'py>, report: &LoadReport) -> PyResult<Bound<'py, PyAny>> {
-    let LoadReport { loaded, missing, unexpected, mismatched, hints } = report;
-    let mismatched: Vec<String> = mismatched.iter().map(ToString::to_string).collect();
-    let told = json!({
-        "loaded": loaded,
-        "missing": missing,
-        "unexpected": unexpected,
-        "mismatched": mismatched,
-        "hints": hints,
-    });
-    to_python(py, &told)
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
