@@ -8,11 +8,11 @@ import sys
 from scai import _native
 
 
-def main() -> None:
-    """Run the command line and exit with its code."""
+def main(*args: str) -> None:
+    """Run the command line, with these arguments or else those of the program; exit with its code."""
     # The command has its own ways with Ctrl-C; Python's would only act once it has returned.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(_native.main(["scai", *sys.argv[1:]]))
+    sys.exit(_native.main(["scai", *(args or sys.argv[1:])]))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,17 @@
 bench_step.py NUM_BLOCKS CHANNELS BATCH INFERENCE_BATCH THREADS: prints the two medians.
 """
 
+import runpy
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
-from dual_res_net import DualResNet
+
+# By its file: the package itself need not be installed.
+MODELS = Path(__file__).parents[2] / "python" / "scai" / "models.py"
+DualResNet = runpy.run_path(str(MODELS))["DualResNet"]
 
 num_blocks, channels, batch, inference_batch, threads = map(int, sys.argv[1:])
 torch.set_num_threads(threads)

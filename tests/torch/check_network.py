@@ -4,10 +4,15 @@ check_network.py CHECKPOINT JUDGED FRESH: `JUDGED` holds planes and what Rust th
 largest difference is printed. A network that PyTorch initialised is written to `FRESH`.
 """
 
+import runpy
 import sys
+from pathlib import Path
 
 import torch
-from dual_res_net import DualResNet
+
+# By its file: the package itself need not be installed.
+MODELS = Path(__file__).parents[2] / "python" / "scai" / "models.py"
+DualResNet = runpy.run_path(str(MODELS))["DualResNet"]
 
 checkpoint_path, judged_path, fresh_path = sys.argv[1:]
 checkpoint = torch.load(checkpoint_path)

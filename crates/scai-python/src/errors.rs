@@ -7,7 +7,12 @@ use scai_checkpoint::{Error, LoadReport};
 
 /// The exception for an error of the engine.
 pub(crate) fn raise(error: &Error) -> PyErr {
-    Python::attach(|py| exception(py, error, error.to_string()).unwrap_or_else(|error| error))
+    raise_saying(error, error.to_string())
+}
+
+/// The exception for an error of the engine, with more to say about it.
+pub(crate) fn raise_saying(error: &Error, message: String) -> PyErr {
+    Python::attach(|py| exception(py, error, message).unwrap_or_else(|error| error))
 }
 
 /// What `?` turns into an exception in functions that return a [`PyResult`].
@@ -79,7 +84,11 @@ pub(crate) fn report_dict<'py>(
 }
 
 /// An `OSError` of the class that belongs to the number, saying what the engine says.
-fn os_error(py: Python<'_>, source: &std::io::Error, message: String) -> PyResult<PyErr> {
+pub(crate) fn os_error(
+    py: Python<'_>,
+    source: &std::io::Error,
+    message: String,
+) -> PyResult<PyErr> {
     let class = py.get_type::<PyOSError>();
     Ok(PyErr::from_value(match source.raw_os_error() {
         Some(number) => class.call1((number, message))?,

@@ -13,6 +13,8 @@ mod manager;
 mod memory;
 mod pool;
 mod torch;
+#[cfg(feature = "train")]
+mod trainer;
 mod tree;
 
 use pyo3::prelude::pymodule;
@@ -27,6 +29,9 @@ mod _native {
     use super::manager::{Handle, Manager};
     #[pymodule_export]
     use super::pool::Pool;
+    #[cfg(feature = "train")]
+    #[pymodule_export]
+    use super::trainer::Trainer;
     #[pymodule_export]
     use super::tree::Tree;
 }

@@ -28,3 +28,13 @@ pub enum Error {
     #[error("stopped")]
     Stopped,
 }
+
+impl Error {
+    /// What it says, without the news that it was in the background.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Checkpoint(scai_checkpoint::Error::Background(error)) => error.to_string(),
+            error => error.to_string(),
+        }
+    }
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scai_checkpoint::Saved;
+use serde_json::{Value as Json, json};
 
 use crate::error::Error;
 use crate::stats::TrainingStats;
@@ -67,6 +68,48 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Error,
     },
+}
+
+impl Event<'_> {
+    /// The event as an object for programs: `event` says which, times are in milliseconds.
+    pub fn to_json(&self) -> Json {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        match self {
+            Event::SelfPlay { iteration, games, of } => {
+                json!({"event": "self_play", "iteration": iteration, "games": games, "of": of})
+            }
+            Event::Learning { iteration, steps, of } => {
+                json!({"event": "learning", "iteration": iteration, "steps": steps, "of": of})
+            }
+            Event::Evaluating { iteration, what } => {
+                json!({"event": "evaluating", "iteration": iteration, "what": what})
+            }
+            Event::Iteration { stats, evaluated, timing } => json!({
+                "event": "iteration",
+                "iteration": stats.total_iterations,
+                "evaluated": evaluated,
+                "training_stats": stats,
+                "self_play_ms": ms(timing.self_play),
+                "learning_ms": ms(timing.learning),
+                "evaluation_ms": ms(timing.evaluation),
+            }),
+            Event::Saving { iteration, waited } => {
+                json!({"event": "saving", "iteration": iteration, "waited_ms": ms(*waited)})
+            }
+            Event::Saved { iteration, saved } => json!({
+                "event": "saved",
+                "iteration": iteration,
+                "name": saved.name,
+                "path": saved.path,
+                "size": saved.size,
+                "removed": saved.removed,
+                "warnings": saved.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            }),
+            Event::SaveFailed { iteration, error } => {
+                json!({"event": "save_failed", "iteration": iteration, "error": error.cause()})
+            }
+        }
+    }
 }
 
 /// Time the parts of an iteration took.

@@ -88,8 +88,29 @@ impl Config {
     /// [`ConfigError::Invalid`] with the first error of the syntax; or, if there is none, all keys
     /// and types that are wrong; or, if there are none, all values with which no run could work.
     pub fn from_yaml(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let tree = tree::parse(text).map_err(|problem| ConfigError::Invalid {
+            name: name.to_owned(),
+            problems: vec![problem],
+        })?;
+        Self::from_tree(tree, name)
+    }
+
+    /// These settings, with others in place of some: `settings` has the nesting of the file, and
+    /// what it does not say stays.
+    ///
+    /// `name` is what errors call `settings`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_yaml`]; there are keys, and no lines.
+    pub fn with(&self, settings: &serde_json::Value, name: &str) -> Result<Self, ConfigError> {
+        let mut tree = tree::Content::from(&serde_json::json!(self));
+        tree.overlay(settings.into());
+        Self::from_tree(tree::without_place(tree), name)
+    }
+
+    fn from_tree(mut tree: tree::Node, name: &str) -> Result<Self, ConfigError> {
         let invalid = |problems| ConfigError::Invalid { name: name.to_owned(), problems };
-        let mut tree = tree::parse(text).map_err(|problem| invalid(vec![problem]))?;
         let mut problems = Vec::new();
         // What is wrong is taken out, and the rest read again, until nothing wrong is left.
         let config = loop {
@@ -105,10 +126,7 @@ impl Config {
             tree.value.remove(&positions);
         };
         if problems.is_empty() {
-            problems = config.misfits(|key| {
-                let place = tree.value.get(key)?.referenced;
-                Some((place.line(), place.column()))
-            });
+            problems = config.misfits(|key| tree::line_and_column(tree.value.get(key)?.referenced));
         }
         if problems.is_empty() { Ok(config) } else { Err(invalid(problems)) }
     }

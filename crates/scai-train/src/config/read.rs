@@ -10,7 +10,7 @@ use serde::forward_to_deserialize_any;
 use serde_saphyr::{Location, Spanned};
 
 use super::error::Problem;
-use super::tree::{Content, Node};
+use super::tree::{Content, Node, line_and_column};
 
 /// Why a value cannot be read, and where it is.
 #[derive(Debug)]
@@ -51,12 +51,8 @@ impl Fault {
             What::Value(message) if path.is_empty() => message,
             What::Value(message) => format!("`{path}`: {message}"),
         };
-        let place = self.place;
-        Problem {
-            line: place.map(|place| place.line()),
-            column: place.map(|place| place.column()),
-            message,
-        }
+        let (line, column) = self.place.and_then(line_and_column).unzip();
+        Problem { line, column, message }
     }
 
     fn value(message: String) -> Self {

@@ -1,7 +1,10 @@
 //! The file as a tree in which every key and value knows its line.
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Spanned, UserMessageFormatter};
+use serde_json::Value as Json;
+use serde_saphyr::{
+    DuplicateKeyPolicy, Location, NonFiniteFloatPolicy, Spanned, UserMessageFormatter,
+};
 
 use super::error::Problem;
 
@@ -50,7 +53,32 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
     })
 }
 
+/// Where something stands; `None` for what came from no file.
+pub(super) fn line_and_column(place: Location) -> Option<(u64, u64)> {
+    (place != Location::UNKNOWN).then(|| (place.line(), place.column()))
+}
+
+/// Something that came from no file.
+pub(super) fn without_place<T>(value: T) -> Spanned<T> {
+    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
+}
+
 impl Content {
+    /// Takes over what `other` says, mapping by mapping.
+    pub(super) fn overlay(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Map(entries), Self::Map(others)) => {
+                for (key, node) in others {
+                    match entries.iter_mut().find(|(name, _)| name.value == key.value) {
+                        Some((_, under)) => under.value.overlay(node.value),
+                        None => entries.push((key, node)),
+                    }
+                }
+            }
+            (under, other) => *under = other,
+        }
+    }
+
     /// The value under a path of keys.
     pub(super) fn get(&self, path: &str) -> Option<&Node> {
         let (key, rest) =
@@ -127,6 +155,30 @@ impl<'de> Deserialize<'de> for Content {
         }
 
         deserializer.deserialize_any(Any)
+    }
+}
+
+impl From<&Json> for Content {
+    fn from(json: &Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(value) => Self::Bool(*value),
+            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+                (Some(value), _) => Self::Int(value),
+                (None, Some(value)) => Self::Unsigned(value),
+                (None, None) => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => Self::Text(text.clone()),
+            Json::Array(items) => {
+                Self::List(items.iter().map(|item| without_place(item.into())).collect())
+            }
+            Json::Object(entries) => Self::Map(
+                entries
+                    .iter()
+                    .map(|(key, value)| (without_place(key.clone()), without_place(value.into())))
+                    .collect(),
+            ),
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 mod error;
 mod file;
 mod json;
+mod record;
 mod tensorboard;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use jiff::{Timestamp, Zoned};
 use crate::config::Logging;
 pub use error::MetricsError;
 use file::Log;
+pub use record::Recorder;
 
 /// The logs of a run, open for writing.
 #[derive(Debug)]

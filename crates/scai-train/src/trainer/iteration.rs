@@ -35,7 +35,8 @@ impl<G: Game, N: Network> Trainer<G, N> {
         let interval = self.config.evaluation.interval;
         let evaluated = interval > 0 && state.stats.total_iterations.is_multiple_of(interval);
         if evaluated {
-            state.stats.evaluation = self.measure(&state, observer, stop)?;
+            state.stats.evaluation =
+                self.measure(&state, &self.config.evaluation, observer, stop)?;
             timing.evaluation = begun.elapsed();
         }
         self.state = state;

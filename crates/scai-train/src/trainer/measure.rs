@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use scai_games::Game;
 
 use super::Trainer;
-use crate::config::Opponent;
+use crate::config::{Evaluation, Opponent};
 use crate::error::Result;
 use crate::evaluation::{MatchOptions, Side, opponent, optimality, play_match};
 use crate::event::{Event, Observer};
@@ -15,7 +15,8 @@ use crate::state::TrainingState;
 use crate::stop::Stop;
 
 impl<G: Game, N: Network> Trainer<G, N> {
-    /// Measures how strong the network plays, as `evaluation` of the configuration says.
+    /// Measures how strong the network plays, against whom and how `evaluation` says; its interval
+    /// does not count.
     ///
     /// The keys are those of [`TrainingStats::evaluation`](crate::TrainingStats::evaluation).
     ///
@@ -23,19 +24,20 @@ impl<G: Game, N: Network> Trainer<G, N> {
     /// [`Error::Network`](crate::Error::Network), [`Error::Stopped`](crate::Error::Stopped).
     pub fn evaluate(
         &self,
+        evaluation: &Evaluation,
         observer: &mut dyn Observer,
         stop: &Stop,
     ) -> Result<BTreeMap<String, f64>> {
-        self.measure(&self.state, observer, stop)
+        self.measure(&self.state, evaluation, observer, stop)
     }
 
     pub(super) fn measure(
         &self,
         state: &TrainingState<N>,
+        config: &Evaluation,
         observer: &mut dyn Observer,
         stop: &Stop,
     ) -> Result<BTreeMap<String, f64>> {
-        let config = &self.config.evaluation;
         let iteration = state.stats.total_iterations;
         let search = self.search(config.simulations);
         let evaluator: NetworkEvaluator<G, N> =

@@ -230,6 +230,9 @@ impl<G: Game, N: Network> Trainer<G, N> {
             if self.state.stats.total_iterations >= self.config.training.iterations {
                 break Ended::Finished;
             }
+            if stop.is_asked() {
+                break Ended::Stopped;
+            }
             match self.iterate(observer, stop) {
                 Ok(()) => {}
                 Err(Error::Stopped) => break Ended::Stopped,

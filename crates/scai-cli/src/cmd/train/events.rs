@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::screen::Screen;
 use super::start::Start;
-use super::{End, Show, cause, game, settings};
+use super::{End, Show, game, settings};
 
 /// Prints an object for each event.
 pub(super) struct Events {
@@ -24,43 +24,7 @@ impl Events {
 
 impl Observer for Events {
     fn on_event(&mut self, event: &Event<'_>) {
-        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-        self.print(&match event {
-            Event::SelfPlay { iteration, games, of } => {
-                json!({"event": "self_play", "iteration": iteration, "games": games, "of": of})
-            }
-            Event::Learning { iteration, steps, of } => {
-                json!({"event": "learning", "iteration": iteration, "steps": steps, "of": of})
-            }
-            Event::Evaluating { iteration, what } => {
-                json!({"event": "evaluating", "iteration": iteration, "what": what})
-            }
-            Event::Iteration { stats, evaluated, timing } => json!({
-                "event": "iteration",
-                "iteration": stats.total_iterations,
-                "evaluated": evaluated,
-                "training_stats": stats,
-                "self_play_ms": ms(timing.self_play),
-                "learning_ms": ms(timing.learning),
-                "evaluation_ms": ms(timing.evaluation),
-            }),
-            Event::Saving { iteration, waited } => {
-                json!({"event": "saving", "iteration": iteration, "waited_ms": ms(*waited)})
-            }
-            Event::Saved { iteration, saved } => json!({
-                "event": "saved",
-                "iteration": iteration,
-                "name": saved.name,
-                "path": saved.path,
-                "size": saved.size,
-                "removed": saved.removed,
-                "warnings": saved.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            }),
-            Event::SaveFailed { iteration, error } => {
-                json!({"event": "save_failed", "iteration": iteration, "error": cause(error)})
-            }
-            _ => return,
-        });
+        self.print(&event.to_json());
     }
 }
 

@@ -8,7 +8,7 @@ use scai_train::{Config, Event, Observer, Stop, Timing, TrainingStats};
 
 use super::screen::{Screen, strong};
 use super::start::Start;
-use super::{End, Show, cause, header};
+use super::{End, Show, header};
 use crate::render::{count, counted, number, one_line, paint, size, style};
 
 /// Shows a training: one line an iteration, and a bar for what is under way.
@@ -92,7 +92,7 @@ impl Lines {
 
     fn save_failed(&mut self, iteration: u64, error: &scai_train::Error) {
         let waited = self.waited.remove(&iteration);
-        let what = format!("iteration {iteration} could not be saved: {}", cause(error));
+        let what = format!("iteration {iteration} could not be saved: {}", error.cause());
         if iteration < self.iterations && !self.stop.is_asked() {
             let next = (iteration / self.save_interval + 1) * self.save_interval;
             let next = next.min(self.iterations);

@@ -3,7 +3,6 @@
 mod ask;
 mod events;
 mod lines;
-mod record;
 mod screen;
 mod settings;
 mod signals;
@@ -12,9 +11,9 @@ mod transfer;
 
 use scai_games::{ConnectFour, Game, TicTacToe};
 use scai_train::config::Game as Named;
+use scai_train::metrics::{MetricsError, Recorder};
 use scai_train::{BACKEND, Config, Ended, Error, Event, Observer, Stop, Trainer};
 
-use self::record::Recorder;
 use self::screen::Screen;
 use self::start::Start;
 use crate::args::TrainArgs;
@@ -75,8 +74,11 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
         show.end(&End::WasComplete);
         return Ok(Exit::Success);
     }
-    let mut recorder =
-        Recorder::open(&config, start.resumed_at(), trainer.training_stats(), screen.clone());
+    let tell = |error: &MetricsError| {
+        screen.warn(&format!("{error}; training goes on without metrics"));
+    };
+    let (logging, stats) = (&config.logging, trainer.training_stats());
+    let mut recorder = Recorder::open(logging, start.resumed_at(), stats, &tell);
     let ended = trainer.train(
         &mut |event: &Event<'_>| {
             recorder.on_event(event);
@@ -109,20 +111,12 @@ fn failure<G: Game>(error: Error, trainer: &Trainer<G>) -> Failure {
             Failure::usage(
                 format!(
                     "the state after iteration {iteration} could not be saved: {}",
-                    cause(&source)
+                    source.cause()
                 ),
                 Some(format!("once that is put right, `scai train` {goes_on}")),
             )
         }
         error => error.into(),
-    }
-}
-
-/// An error of a save, without the news that it was in the background.
-fn cause(error: &Error) -> String {
-    match error {
-        Error::Checkpoint(scai_checkpoint::Error::Background(error)) => error.to_string(),
-        error => error.to_string(),
     }
 }
 

@@ -1,29 +1,32 @@
 //! The metrics of a training, written at the end of every iteration.
 
-use scai_train::metrics::{Metrics, MetricsError};
-use scai_train::{Config, Event, Observer, Timing, TrainingStats};
+use super::{Metrics, MetricsError};
+use crate::config::Logging;
+use crate::event::{Event, Observer, Timing};
+use crate::stats::TrainingStats;
 
-use super::screen::Screen;
-
-/// Writes the metrics. What cannot be written is told once and does not stop a training.
-pub(super) struct Recorder {
+/// Writes the metrics. What cannot be written is told once and does not stop a training: there are
+/// no further records then.
+pub struct Recorder<'a> {
     metrics: Option<Metrics>,
     /// The iteration before.
     before: TrainingStats,
     /// An iteration that is done; a save that follows it belongs to its record.
     pending: Option<(TrainingStats, Vec<(String, f64)>)>,
-    screen: Screen,
+    tell: &'a (dyn Fn(&MetricsError) + Sync),
 }
 
-impl Recorder {
-    pub(super) fn open(
-        config: &Config,
+impl<'a> Recorder<'a> {
+    /// Opens the logs, as [`Metrics::open`] does. `stats` are those of the training as it is;
+    /// `tell` is told what cannot be written.
+    pub fn open(
+        logging: &Logging,
         resumed_at: Option<u64>,
         stats: &TrainingStats,
-        screen: Screen,
+        tell: &'a (dyn Fn(&MetricsError) + Sync),
     ) -> Self {
-        let metrics = Metrics::open(&config.logging.directory, &config.logging, resumed_at);
-        let mut recorder = Self { metrics: None, before: stats.clone(), pending: None, screen };
+        let metrics = Metrics::open(&logging.directory, logging, resumed_at);
+        let mut recorder = Self { metrics: None, before: stats.clone(), pending: None, tell };
         match metrics {
             Ok(metrics) => recorder.metrics = Some(metrics),
             Err(error) => recorder.give_up(&error),
@@ -33,7 +36,7 @@ impl Recorder {
 
     fn give_up(&mut self, error: &MetricsError) {
         self.metrics = None;
-        self.screen.warn(&format!("{error}; training goes on without metrics"));
+        (self.tell)(error);
     }
 
     /// Writes what is pending.
@@ -49,7 +52,7 @@ impl Recorder {
     }
 
     /// Writes all that is left, and waits until it is on the device.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.write();
         if let Some(Err(error)) = self.metrics.as_mut().map(Metrics::flush) {
             self.give_up(&error);
@@ -57,7 +60,7 @@ impl Recorder {
     }
 }
 
-impl Observer for Recorder {
+impl Observer for Recorder<'_> {
     fn on_event(&mut self, event: &Event<'_>) {
         match event {
             Event::Iteration { stats, evaluated, timing } => {
