@@ -302,4 +302,8 @@ impl WriteAt for Planned<'_> {
         self.written.fetch_add(len, Ordering::Relaxed);
         Ok(())
     }
+
+    fn alignment(&self) -> usize {
+        self.draft.alignment()
+    }
 }

@@ -8,7 +8,7 @@ use crate::codec::{CheckpointFile, Plan, Unprotected};
 use crate::commit;
 use crate::error::{Error, Result};
 use crate::manager::{Answers, Verification, verify};
-use crate::store::{LocalStore, ReadAt, Store};
+use crate::store::{Io, LocalStore, ReadAt, Store};
 
 /// Opens the file at `path`, in whichever format it is.
 ///
@@ -24,9 +24,17 @@ pub fn open_file(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<Che
 /// # Errors
 /// As a save of a checkpoint: what was at `path` is then still there.
 pub fn write_file(path: impl AsRef<Path>, plan: Plan, threads: usize) -> Result<()> {
+    write_file_with(path, plan, threads, Io::default())
+}
+
+/// As [`write_file`], with a say in how the bytes reach the device.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_file_with(path: impl AsRef<Path>, plan: Plan, threads: usize, io: Io) -> Result<()> {
     let path = path.as_ref();
     let (store, name) = locate(path)?;
-    commit::publish(&store, &name, plan.len(), |draft| plan.write(threads, draft))
+    commit::publish(&store.with_io(io), &name, plan.len(), |draft| plan.write(threads, draft))
         .map_err(|error| error.at_path(text(path)))
 }
 

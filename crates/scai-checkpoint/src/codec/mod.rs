@@ -2,6 +2,7 @@
 //! opens no file.
 
 mod any;
+mod buffer;
 mod digest;
 mod pass;
 mod record;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use crate::codec::torch::{Plan, TorchFile, Unprotected};
 use crate::commit;
 use crate::error::{Error, Place, Result};
-use crate::store::{LocalStore, ReadAt, Store};
+use crate::store::{Io, LocalStore, ReadAt, Store};
 use crate::threads::held;
 use crate::writer::{SaveHandle, Writer};
 
@@ -40,6 +40,8 @@ pub struct Options {
     pub unprotected: Unprotected,
     /// Threads that read, write and verify.
     pub threads: usize,
+    /// How files reach the device, in directories of the local file system.
+    pub io: Io,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             retention: Retention::keep_all(),
             unprotected: Unprotected::Refuse,
             threads: cores.min(8),
+            io: Io::default(),
         }
     }
 }
@@ -66,6 +69,13 @@ impl Options {
     #[must_use]
     pub fn unprotected(mut self, unprotected: Unprotected) -> Self {
         self.unprotected = unprotected;
+        self
+    }
+
+    /// How files reach the device, in directories of the local file system.
+    #[must_use]
+    pub fn io(mut self, io: Io) -> Self {
+        self.io = io;
         self
     }
 }
@@ -153,7 +163,8 @@ impl CheckpointManager {
             }
             _ => Error::io("open the directory", error).at_path(directory.to_string_lossy()),
         })?;
-        Ok(Self::new(Arc::new(store), lock::Writing::of_directory(directory), options))
+        let store = Arc::new(store.with_io(options.io));
+        Ok(Self::new(store, lock::Writing::of_directory(directory), options))
     }
 
     /// Opens a directory, which is created where it does not exist.
@@ -165,10 +176,11 @@ impl CheckpointManager {
         let store = LocalStore::create(directory).map_err(|error| {
             Error::io("create the directory", error).at_path(directory.to_string_lossy())
         })?;
-        Ok(Self::new(Arc::new(store), lock::Writing::of_directory(directory), options))
+        let store = Arc::new(store.with_io(options.io));
+        Ok(Self::new(store, lock::Writing::of_directory(directory), options))
     }
 
-    /// Manages the checkpoints in any store.
+    /// Manages the checkpoints in any store, which writes as it is itself set to.
     pub fn with_store(store: Arc<dyn Store>, options: Options) -> Self {
         Self::new(store, lock::Writing::default(), options)
     }

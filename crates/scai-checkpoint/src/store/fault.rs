@@ -281,6 +281,10 @@ impl<S: Store> WriteAt for FaultDraft<S> {
             Now::Forget => Ok(()),
         }
     }
+
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
+    }
 }
 
 impl<S: Store> Draft for FaultDraft<S> {

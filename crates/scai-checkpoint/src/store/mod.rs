@@ -62,6 +62,28 @@ pub trait WriteAt: Send + Sync + fmt::Debug {
     /// # Errors
     /// Whatever the operating system says; the file is then of no further use.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Where bytes are best placed in memory: those whose address and offset agree modulo this
+    /// number, a power of two, reach the device without a copy. 1 where it makes no difference.
+    fn alignment(&self) -> usize {
+        1
+    }
+}
+
+/// How the bytes of a file on a local disk reach the device.
+///
+/// It makes a difference in speed alone. Where the file system or the system has no direct I/O,
+/// the page cache is used all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Io {
+    /// Files of 4 MiB or more past the page cache, smaller ones through it.
+    #[default]
+    Auto,
+    /// Past the page cache, whatever the length of the file.
+    Direct,
+    /// Through the page cache: a file that is read again soon is then read from memory.
+    Buffered,
 }
 
 /// A file being written under a temporary name, which nobody takes for a checkpoint.

@@ -7,8 +7,8 @@ mod storage;
 use bytemuck::{NoUninit, Pod};
 
 pub use dtype::DType;
-pub(crate) use read::PIECE;
 pub use read::{Destination, read_into};
+pub(crate) use read::{Divided, PIECE};
 pub use storage::{Pass, Source, Storage};
 pub(crate) use storage::{PlainPass, zeroed};
 

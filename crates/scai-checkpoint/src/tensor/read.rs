@@ -1,6 +1,6 @@
 //! Filling memory with the bytes of storages, by several threads.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::storage::{Pass, Storage};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::threads::{held, on_threads};
 
 /// Bytes of a long storage that a thread takes at a time: whole chunks.
-pub(crate) const PIECE: u64 = 64 * CHUNK_SIZE as u64;
+pub(crate) const PIECE: u64 = 32 * CHUNK_SIZE as u64;
 
 /// Memory that is to hold the bytes of a storage.
 #[derive(Debug)]
@@ -45,16 +45,18 @@ pub fn read_into(
             )));
         }
     }
-    let divided: Vec<Option<Divided<'_>>> = destinations.iter().map(Divided::new).collect();
+    let divided: Vec<Option<Divided<'_>>> = destinations
+        .iter()
+        .map(|to| (to.storage.len() > PIECE).then(|| Divided::new(to.storage)))
+        .collect();
     let mut tasks = Vec::with_capacity(destinations.len());
     for (Destination { name, storage, bytes }, divided) in destinations.into_iter().zip(&divided) {
         match divided {
-            None => tasks.push((Task::Whole(name, storage), bytes)),
+            None => tasks.push((name, Task::Whole(storage), bytes)),
             Some(divided) => {
-                let pieces = bytes.chunks_mut(PIECE as usize).enumerate();
-                tasks.extend(
-                    pieces.map(|(i, bytes)| (Task::Piece(divided, i as u64 * PIECE), bytes)),
-                );
+                for (i, bytes) in bytes.chunks_mut(PIECE as usize).enumerate() {
+                    tasks.push((name, Task::Piece(divided, i as u64 * PIECE), bytes));
+                }
             }
         }
     }
@@ -63,8 +65,8 @@ pub fn read_into(
     let outcome = Mutex::new(Ok(()));
     on_threads(threads, || {
         while held(&outcome).is_ok() {
-            let Some((task, bytes)) = held(&tasks).next() else { break };
-            match task.read(bytes) {
+            let Some((name, task, bytes)) = held(&tasks).next() else { break };
+            match task.read(bytes).map_err(|error| error.at_tensor(name)) {
                 Ok(()) => progress(bytes.len() as u64),
                 Err(error) => {
                     let mut outcome = held(&outcome);
@@ -78,44 +80,37 @@ pub fn read_into(
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A storage whose bytes are read in pieces.
-struct Divided<'a> {
-    name: &'a str,
+/// A storage that is read in pieces, by whichever threads.
+pub(crate) struct Divided<'a> {
     pass: Box<dyn Pass + 'a>,
-    /// Pieces that were not read yet.
-    left: AtomicUsize,
+    /// Bytes that were not read yet.
+    left: AtomicU64,
 }
 
 impl<'a> Divided<'a> {
-    fn new(destination: &Destination<'a>) -> Option<Self> {
-        let pieces = destination.storage.len().div_ceil(PIECE) as usize;
-        (pieces > 1).then(|| Self {
-            name: destination.name,
-            pass: destination.storage.pass(),
-            left: AtomicUsize::new(pieces),
-        })
+    pub(crate) fn new(storage: &'a Storage) -> Self {
+        Self { pass: storage.pass(), left: AtomicU64::new(storage.len()) }
+    }
+
+    /// As [`Pass::read`]; with the last bytes, whichever they are, also [`Pass::finish`].
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.pass.read(offset, buf)?;
+        let len = buf.len() as u64;
+        if self.left.fetch_sub(len, Ordering::AcqRel) == len { self.pass.finish() } else { Ok(()) }
     }
 }
 
 /// What a thread reads at a time.
 enum Task<'a> {
-    Whole(&'a str, &'a Storage),
+    Whole(&'a Storage),
     Piece(&'a Divided<'a>, u64),
 }
 
 impl Task<'_> {
     fn read(&self, bytes: &mut [u8]) -> Result<()> {
         match self {
-            Self::Whole(name, storage) => {
-                storage.read_at(0, bytes).map_err(|error| error.at_tensor(*name))
-            }
-            Self::Piece(Divided { name, pass, left }, offset) => {
-                pass.read(*offset, bytes).map_err(|error| error.at_tensor(*name))?;
-                match left.fetch_sub(1, Ordering::AcqRel) {
-                    1 => pass.finish().map_err(|error| error.at_tensor(*name)),
-                    _ => Ok(()),
-                }
-            }
+            Self::Whole(storage) => storage.read_at(0, bytes),
+            Self::Piece(divided, offset) => divided.read(*offset, bytes),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io, thread};
 
-use scai_checkpoint::CheckpointManager;
 use scai_checkpoint::store::LocalStore;
+use scai_checkpoint::{CheckpointManager, Io};
 use tempfile::TempDir;
 
 use crate::aftermath::Promised;
@@ -75,9 +75,10 @@ pub(crate) fn child(role: &str, directory: &Path) {
         CheckpointManager::with_store(Arc::new(store), options)
     };
     match role {
-        "for ever" => return save_for_ever(&open(directory, options)),
-        "once, two threads" => options.threads = 2,
-        _ => options.threads = 1,
+        "for ever" => return save_for_ever(&open(directory, options.io(Io::Direct))),
+        "once, two threads" => (options.threads, options.io) = (2, Io::Direct),
+        "once, past the page cache" => (options.threads, options.io) = (1, Io::Direct),
+        _ => (options.threads, options.io) = (1, Io::Buffered),
     }
     let manager = match role {
         "in place" => careless(options, Mistake::InPlace),
@@ -203,6 +204,15 @@ fn a_save_killed_at_any_system_call_loses_nothing() {
         return;
     }
     assert_harmless("once", |name, nth| full() || !INWARD.contains(&name) || nth % 8 == 1);
+}
+
+#[test]
+fn a_save_past_the_page_cache_killed_at_any_system_call_loses_nothing() {
+    if strace::missing("SIGKILL at every system call past the page cache") {
+        return;
+    }
+    let what = "once, past the page cache";
+    assert_harmless(what, |name, nth| full() || !INWARD.contains(&name) || nth % 8 == 1);
 }
 
 #[test]

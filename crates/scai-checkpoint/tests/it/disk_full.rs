@@ -17,7 +17,7 @@ use crate::training::{Save, Size, full, open, state};
 const SIZE: Size = Size::Large;
 const NEW: Save = Save { iteration: 4, writer: 1 };
 /// Room for the checkpoints that are there and two more.
-const ROOM: &str = "size=8m";
+const ROOM: &str = "size=16m";
 const LEVELS: u64 = 50;
 
 /// Runs `command` where it may mount file systems of its own, which nobody else sees and which go
@@ -50,7 +50,7 @@ pub(crate) fn child(role: &str, directory: &Path) {
     match role {
         "levels" => mounted(directory, ROOM, levels),
         "levels of writing" => mounted(directory, ROOM, levels_of_writing),
-        "no more files" => mounted(directory, "size=8m,nr_inodes=6", no_more_files),
+        "no more files" => mounted(directory, "size=16m,nr_inodes=6", no_more_files),
         "once" => save_once(&open(directory, options), SIZE),
         role => panic!("{role}"),
     }

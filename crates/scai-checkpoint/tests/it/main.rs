@@ -20,6 +20,7 @@ mod child;
 mod crash;
 mod damage;
 mod describe;
+mod direct;
 mod disk_full;
 #[allow(dead_code, reason = "`hostile_memory` uses the rest")]
 mod forge;

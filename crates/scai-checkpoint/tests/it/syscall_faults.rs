@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use scai_checkpoint::store::{draft_name, is_draft};
-use scai_checkpoint::{CheckpointManager, Error, Options};
+use scai_checkpoint::{CheckpointManager, Error, Io, Options};
 use tempfile::TempDir;
 
 use crate::aftermath::Promised;
@@ -40,6 +40,7 @@ const LOOKING: [&str; 5] = ["fcntl", "statx", "newfstatat", "getdents64", "pread
 pub(crate) fn child(role: &str, directory: &Path) {
     let mut options = Promised::new(SIZE, 2).options();
     options.threads = if role == "two threads" { 2 } else { 1 };
+    options.io = if role == "past the page cache" { Io::Direct } else { Io::Buffered };
     save_once(&open(directory, options));
 }
 
@@ -226,23 +227,52 @@ fn a_save_whose_system_calls_fail_says_so_and_harms_nothing() {
     if strace::missing("failing system calls") {
         return;
     }
+    mutating_calls_fail("once", 2);
+
     let mut bench = Bench::new("once");
+    let errors: &[&str] = if full() { &["EIO", "ENOMEM", "EACCES"] } else { &["EIO"] };
+    bench.fail(&LOOKING, errors, &[]);
+    bench.end("other system calls that fail");
+}
+
+#[test]
+fn a_save_past_the_page_cache_whose_system_calls_fail_says_so_and_harms_nothing() {
+    if strace::missing("failing system calls past the page cache") {
+        return;
+    }
+    // The end of the run of records, less than a page, is a write of its own.
+    mutating_calls_fail("past the page cache", 3);
+}
+
+/// Fails every mutating call of a save that consists of so many writes.
+fn mutating_calls_fail(role: &str, writes: usize) {
+    let mut bench = Bench::new(role);
     bench.fail(&MUTATING, &["EIO", "ENOSPC", "EDQUOT", "EFBIG"], &[]);
     if full() {
         bench.fail(&MUTATING, &["EROFS", "EMFILE", "EACCES", "ENOLCK"], &[]);
     }
     let essential = ["fallocate", "pwrite64", "fsync", "renameat"];
     let essential = essential.map(|name| (1..9).filter(|n| bench.is_essential(name, *n)).count());
-    assert_eq!(essential, [1, 2, 2, 1], "what a save is made of");
-    let faults = bench.end("mutating system calls that fail");
+    assert_eq!(essential, [1, writes, 2, 1], "what a save is made of");
+    let faults = bench.end(&format!("mutating system calls that fail ({role})"));
     for kind in ["acknowledged", "Io 5", "DiskFull 28", "DiskFull 122", "DiskFull 27"] {
         assert!(faults.outcomes.contains_key(kind), "no run ended with {kind}");
     }
+}
 
-    let mut bench = Bench::new("once");
-    let errors: &[&str] = if full() { &["EIO", "ENOMEM", "EACCES"] } else { &["EIO"] };
-    bench.fail(&LOOKING, errors, &[]);
-    bench.end("other system calls that fail");
+#[test]
+fn a_device_that_refuses_direct_writes_is_written_through_the_page_cache() {
+    if strace::missing("refused direct writes") {
+        return;
+    }
+    let mut bench = Bench::new("past the page cache");
+    // The first write signs the lock, the second one is of whole pages; some refuse the opening.
+    let mut opened = bench.calls.iter().filter(|call| call.name == "openat");
+    let direct = opened.position(|call| call.arguments.contains("O_DIRECT|")).unwrap() + 1;
+    for refused in ["pwrite64:error=EINVAL:when=2", &format!("openat:error=EINVAL:when={direct}")] {
+        assert_eq!(bench.run(&[refused.to_owned()]), ["acknowledged, 0 warnings"]);
+    }
+    bench.end("refused direct writes");
 }
 
 #[test]
@@ -288,7 +318,12 @@ fn a_disk_that_forgets_what_was_written_is_found_out_before_anything_is_deleted(
     if strace::missing("writes that are forgotten") {
         return;
     }
-    let mut bench = Bench::new("once");
+    forgotten_writes_are_found_out("once");
+    forgotten_writes_are_found_out("past the page cache");
+}
+
+fn forgotten_writes_are_found_out(role: &str) {
+    let mut bench = Bench::new(role);
     let writes: Vec<Call> =
         bench.calls.iter().filter(|call| call.name == "pwrite64").cloned().collect();
     // The first one signs the lock.

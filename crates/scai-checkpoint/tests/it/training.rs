@@ -23,7 +23,7 @@ pub(crate) enum Size {
     Small,
     /// About 150 KiB.
     Medium,
-    /// About 1.4 MiB, with a tensor that several threads write.
+    /// About 2.4 MiB, with a tensor that several threads write.
     Large,
 }
 
@@ -33,7 +33,7 @@ impl Size {
             Size::Tiny => 30,
             Size::Small => 400,
             Size::Medium => 11_000,
-            Size::Large => (1 << 18) + 30_000,
+            Size::Large => (1 << 19) + 30_000,
         }
     }
 

@@ -2,8 +2,8 @@
 //! digests last.
 
 use std::cmp::Reverse;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value as Json};
@@ -11,19 +11,18 @@ use serde_json::{Map, Value as Json};
 use super::header::{NO_ROOT, ROOT, encode};
 use super::to_format;
 use super::tree::{self, TREE};
-use crate::codec::digest::{digests, fold};
+use crate::codec::buffer::{Buffer, agrees, writers};
+use crate::codec::digest::{chunks, digests, fold};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
-use crate::tensor::Tensor;
+use crate::tensor::{PIECE, Storage, Tensor};
+use crate::threads::{held, on_threads};
 use crate::value::Value;
 
 /// The digest of each tensor.
 pub(super) const DIGESTS: &str = "scai.digests";
 /// Tied tensors that are stored once.
 const ALIASES: &str = "scai.aliases";
-
-/// Bytes taken at a time; a multiple of the chunk size.
-const PIECE: u64 = 1 << 20;
 
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
@@ -92,35 +91,25 @@ impl Plan {
     /// The first error of `file` or of a storage; the others stop soon.
     pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<()> {
         let next = AtomicUsize::new(0);
-        let stop = AtomicBool::new(false);
-        let outcome = Mutex::new((vec![0; self.tensors.len()], None));
+        let outcome = Mutex::new(Ok(vec![0; self.tensors.len()]));
         let work = || {
-            while !stop.load(Ordering::Relaxed) {
+            let mut buffer = Buffer::default();
+            while held(&outcome).is_ok() {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(tensor) = self.tensors.get(index) else { break };
                 let (name, info) = &self.infos[index];
                 let at = self.data.0 + info.data_offsets.0 as u64;
-                let result = write_tensor(tensor, at, file);
-                let mut outcome = outcome.lock().unwrap_or_else(|poison| poison.into_inner());
-                match result {
-                    Ok(digest) => outcome.0[index] = digest,
-                    Err(error) => {
-                        stop.store(true, Ordering::Relaxed);
-                        outcome.1.get_or_insert(error.at_tensor(name));
-                    }
+                let result = write_tensor(tensor, at, &mut buffer, file);
+                match (&mut *held(&outcome), result) {
+                    (Ok(digests), Ok(digest)) => digests[index] = digest,
+                    (outcome @ Ok(_), Err(error)) => *outcome = Err(error.at_tensor(name)),
+                    (Err(_), _) => {}
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(self.tensors.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        match outcome.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
-            (_, Some(error)) => Err(error),
-            (digests, None) => write_at(file, 0, &self.header(&digests)?),
-        }
+        on_threads(writers(threads, self.tensors.len(), file), work);
+        let digests = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        write_at(file, 0, &self.header(&digests)?)
     }
 
     /// The bytes before the tensors. The length does not depend on the digests.
@@ -140,33 +129,34 @@ impl Plan {
 }
 
 /// Writes the elements in row-major order; returns their digest.
-fn write_tensor(tensor: &Tensor, at: u64, file: &dyn WriteAt) -> Result<u128> {
-    let mut found = Vec::new();
-    let mut put = |offset: u64, bytes: &[u8]| {
-        found.extend(digests(bytes));
-        write_at(file, at + offset, bytes)
+fn write_tensor(tensor: &Tensor, at: u64, buffer: &mut Buffer, file: &dyn WriteAt) -> Result<u128> {
+    let gathered = match tensor.is_contiguous() {
+        true => None,
+        false => Some(Storage::from_vec(tensor.to_bytes()?)),
     };
-    if !tensor.is_contiguous() {
-        let bytes = tensor.to_bytes()?;
-        for (i, piece) in bytes.chunks(PIECE as usize).enumerate() {
-            put(i as u64 * PIECE, piece)?;
-        }
-        return Ok(fold(&found));
-    }
-    let (storage, len) = (tensor.storage(), tensor.nbytes());
-    let start = (tensor.offset() * tensor.dtype().size()) as u64;
-    let resident = storage.as_slice().and_then(|all| all.get(start as usize..));
-    let mut buffer = Vec::new();
+    let (storage, start) = match &gathered {
+        Some(gathered) => (gathered, 0),
+        None => (tensor.storage(), (tensor.offset() * tensor.dtype().size()) as u64),
+    };
+    let len = tensor.nbytes();
+    let alignment = file.alignment();
+    let mut found = Vec::with_capacity(chunks(len) as usize);
     for offset in (0..len).step_by(PIECE as usize) {
-        let size = PIECE.min(len - offset) as usize;
-        match resident.and_then(|all| all.get(offset as usize..)?.get(..size)) {
-            Some(bytes) => put(offset, bytes)?,
+        let (from, size) = (start + offset, PIECE.min(len - offset) as usize);
+        let lies = storage
+            .as_slice()
+            .and_then(|bytes| bytes.get(from as usize..)?.get(..size))
+            .filter(|bytes| agrees(bytes, at + offset, alignment));
+        let bytes = match lies {
+            Some(bytes) => bytes,
             None => {
-                buffer.resize(size, 0);
-                storage.read_at(start + offset, &mut buffer)?;
-                put(offset, &buffer)?;
+                let bytes = buffer.at(at + offset, size, alignment);
+                storage.read_at(from, bytes)?;
+                bytes
             }
-        }
+        };
+        found.extend(digests(bytes));
+        write_at(file, at + offset, bytes)?;
     }
     Ok(fold(&found))
 }

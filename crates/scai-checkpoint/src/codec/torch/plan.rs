@@ -1,19 +1,22 @@
 //! Writing a `.pt` file: first every offset, then the bytes, by several threads.
 
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
-use crate::codec::digest::{chunks, combine_crc, digests};
+use crate::codec::buffer::{Buffer, agrees, writers};
+use crate::codec::digest::{chunks, combine_crc};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
-use crate::tensor::Storage;
-use crate::threads::on_threads;
+use crate::tensor::{Divided, PIECE, Storage};
+use crate::threads::{held, on_threads};
 use crate::value::Value;
 
 /// Where the data of small records begin: a multiple of this, as in torch's own files.
@@ -23,23 +26,14 @@ const ALIGN_LARGE: u64 = 4096;
 /// From this size on a record is large: the padding then stays below one percent.
 const LARGE: u64 = 512 << 10;
 
-/// Bytes a thread takes at a time; a multiple of the chunk size.
-const PIECE: u64 = 1 << 20;
-
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
 pub struct Plan {
     records: Vec<Record>,
-    contents: Vec<Content>,
+    /// The bytes of each record.
+    contents: Vec<Storage>,
     directory: u64,
     len: u64,
-}
-
-/// The bytes of a record.
-#[derive(Debug)]
-enum Content {
-    Bytes(Vec<u8>),
-    Storage(Storage),
 }
 
 /// What a thread takes: neighbouring records that are written whole, or a part of a large one.
@@ -48,12 +42,26 @@ enum Task {
     Part { record: usize, range: Range<u64> },
 }
 
-/// What is known of the bytes of a task once they are written.
+/// What is known of a run of bytes of a record once they are written.
 struct Done {
     record: usize,
     start: u64,
     crc: crc32fast::Hasher,
     digests: Vec<u128>,
+}
+
+impl Done {
+    /// Nothing yet, of a run of `len` bytes.
+    fn new(record: usize, start: u64, len: u64) -> Self {
+        let digests = Vec::with_capacity(chunks(len) as usize);
+        Self { record, start, crc: crc32fast::Hasher::new(), digests }
+    }
+
+    /// Adds the chunk that follows.
+    fn add(&mut self, chunk: &[u8]) {
+        self.crc.update(chunk);
+        self.digests.push(xxh3_128(chunk));
+    }
 }
 
 impl Plan {
@@ -78,33 +86,39 @@ impl Plan {
         let pickled = write::write(tree)?;
         let manifest = Manifest::new(tree);
         let mut plan = Self { records: Vec::new(), contents: Vec::new(), directory: 0, len: 0 };
-        let mut at = plan.add(MANIFEST, 0, Content::Bytes(manifest.encode(0)));
-        at = plan.add("data.pkl", at, Content::Bytes(pickled.bytes));
-        at = plan.add("byteorder", at, Content::Bytes(b"little".to_vec()));
+        let mut at = plan.add(MANIFEST, 0, Storage::from_vec(manifest.encode(0)));
+        at = plan.add("data.pkl", at, Storage::from_vec(pickled.bytes));
+        at = plan.add("byteorder", at, Storage::from_vec(b"little".to_vec()));
         for (key, storage) in pickled.storages.into_iter().enumerate() {
-            at = plan.add(&format!("data/{key}"), at, Content::Storage(storage));
+            at = plan.add(&format!("data/{key}"), at, storage);
         }
-        at = plan.add("version", at, Content::Bytes(b"3\n".to_vec()));
+        at = plan.add("version", at, Storage::from_vec(b"3\n".to_vec()));
         if let Some(notes) = notes {
-            at = plan.add(NOTES, at, Content::Bytes(notes.as_bytes().to_vec()));
+            at = plan.add(NOTES, at, Storage::from_vec(notes.as_bytes().to_vec()));
         }
         let table = manifest::table_len(plan.records.iter().map(|record| record.size));
-        at = plan.add(DIGESTS, at, Content::Bytes(vec![0; table as usize]));
+        // Its bytes are known last.
+        at = plan.place(DIGESTS, at, table);
         plan.directory = at;
         plan.len = at + directory_len(&plan.records, at, ROOT_PREFIX.len() + ROOT_LEN) as u64;
         if let Some(first) = plan.contents.first_mut() {
-            *first = Content::Bytes(manifest.encode(plan.len));
+            *first = Storage::from_vec(manifest.encode(plan.len));
         }
         Ok(plan)
     }
 
     /// Places a record whose header begins at `at`; returns where the next one begins.
-    fn add(&mut self, name: &str, at: u64, content: Content) -> u64 {
+    fn add(&mut self, name: &str, at: u64, content: Storage) -> u64 {
         let size = content.len();
+        self.contents.push(content);
+        self.place(name, at, size)
+    }
+
+    /// As [`Plan::add`], for a record of `size` bytes.
+    fn place(&mut self, name: &str, at: u64, size: u64) -> u64 {
         let align = if size >= LARGE { ALIGN_LARGE } else { ALIGN };
         let data = data_offset(name, at, size, align);
         self.records.push(Record { name: name.to_owned(), header: at, data, size, crc: 0 });
-        self.contents.push(content);
         data + size
     }
 
@@ -120,13 +134,17 @@ impl Plan {
 
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
-    /// Every digest and checksum is computed from the bytes as they are handed to `file`.
+    /// Every digest and checksum is computed from the bytes as they are handed to `file`. A storage
+    /// that has no [`Source::as_slice`](crate::Source::as_slice) may change meanwhile: each of its
+    /// bytes is read once. Beside the state at most 48 MiB are held, and the digests, 16 bytes for
+    /// each 64 KiB. Where `file` wants bytes aligned, twice as many threads write: half of them wait
+    /// for the device.
     ///
     /// # Errors
     /// The first error of `file` or of a storage; the others stop soon.
     pub fn write(mut self, threads: usize, file: &dyn WriteAt) -> Result<()> {
         let last = self.records.len() - 1;
-        let mut done = self.write_tasks(&self.tasks(last), threads, file)?;
+        let mut done = self.write_tasks(threads, file)?;
         done.sort_unstable_by_key(|done| (done.record, done.start));
         for of_record in done.chunk_by(|a, b| a.record == b.record) {
             if let [first, ..] = of_record {
@@ -135,7 +153,7 @@ impl Plan {
             }
         }
         for record in &self.records[..last] {
-            if record.size >= PIECE {
+            if is_divided(record) {
                 write_at(file, record.header, &local_header(record))?;
             }
         }
@@ -164,142 +182,134 @@ impl Plan {
         hasher.digest128()
     }
 
-    /// Divides the records before `end` into tasks of about [`PIECE`] bytes.
-    fn tasks(&self, end: usize) -> Vec<Task> {
+    /// Divides the records before the digest table into tasks of about [`PIECE`] bytes at most.
+    fn tasks(&self) -> Vec<Task> {
         let mut tasks = Vec::new();
         let mut run = 0..0;
-        for (i, record) in self.records[..end].iter().enumerate() {
-            if record.size >= PIECE {
+        for (i, record) in self.records[..self.contents.len()].iter().enumerate() {
+            let run_len = record.data + record.size - self.records[run.start].header;
+            if is_divided(record) || run_len > PIECE {
                 tasks.push(Task::Whole(run));
-                run = i + 1..i + 1;
+                run = i..i;
+            }
+            if is_divided(record) {
                 let starts = (0..record.size).step_by(PIECE as usize);
                 tasks.extend(starts.map(|start| {
                     let range = start..(start + PIECE).min(record.size);
                     Task::Part { record: i, range }
                 }));
-                continue;
-            }
-            run.end = i + 1;
-            if record.data + record.size - self.records[run.start].header >= PIECE {
-                tasks.push(Task::Whole(run));
                 run = i + 1..i + 1;
+            } else {
+                run.end = i + 1;
             }
         }
         tasks.push(Task::Whole(run));
         tasks
     }
 
-    fn write_tasks(&self, tasks: &[Task], threads: usize, file: &dyn WriteAt) -> Result<Vec<Done>> {
+    fn write_tasks(&self, threads: usize, file: &dyn WriteAt) -> Result<Vec<Done>> {
+        let tasks = self.tasks();
+        let divided: Vec<Option<Divided<'_>>> = self
+            .records
+            .iter()
+            .zip(&self.contents)
+            .map(|(record, content)| is_divided(record).then(|| Divided::new(content)))
+            .collect();
         let next = AtomicUsize::new(0);
-        let stop = AtomicBool::new(false);
-        let outcome = Mutex::new((Vec::new(), None));
+        let outcome = Mutex::new(Ok(Vec::new()));
         let work = || {
-            let mut buffer = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
+            let mut buffer = Buffer::default();
+            while held(&outcome).is_ok() {
                 let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let result = match task {
                     Task::Whole(run) => self.write_whole(run.clone(), &mut buffer, file),
-                    Task::Part { record, range } => {
-                        self.write_part(*record, range.clone(), &mut buffer, file)
-                    }
+                    Task::Part { record, range } => match &divided[*record] {
+                        Some(divided) => {
+                            self.write_part(*record, divided, range.clone(), &mut buffer, file)
+                        }
+                        None => Ok(Vec::new()),
+                    },
                 };
-                let mut outcome = outcome.lock().unwrap_or_else(|poison| poison.into_inner());
-                match result {
-                    Ok(done) => outcome.0.extend(done),
-                    Err(error) => {
-                        stop.store(true, Ordering::Relaxed);
-                        outcome.1.get_or_insert(error);
-                    }
+                let mut outcome = held(&outcome);
+                match (&mut *outcome, result) {
+                    (Ok(all), Ok(done)) => all.extend(done),
+                    (Ok(_), Err(error)) => *outcome = Err(error),
+                    (Err(_), _) => {}
                 }
             }
         };
-        on_threads(threads.min(tasks.len()), work);
-        match outcome.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
-            (_, Some(error)) => Err(error),
-            (done, None) => Ok(done),
-        }
+        on_threads(writers(threads, tasks.len(), file), work);
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes neighbouring records, headers included, in one piece.
     fn write_whole(
         &self,
         run: Range<usize>,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         file: &dyn WriteAt,
     ) -> Result<Vec<Done>> {
-        let Some(first) = self.records[run.clone()].first() else { return Ok(Vec::new()) };
-        buffer.clear();
+        let records = &self.records[run.clone()];
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return Ok(Vec::new());
+        };
+        let at = first.header;
+        let bytes = buffer.at(at, (last.data + last.size - at) as usize, file.alignment());
         let mut all = Vec::with_capacity(run.len());
         for i in run {
             let mut record = self.records[i].clone();
-            let (header, data) =
-                ((record.header - first.header) as usize, (record.data - first.header) as usize);
-            buffer.resize(data + record.size as usize, 0);
-            self.contents[i].read(0, &mut buffer[data..])?;
-            let mut crc = crc32fast::Hasher::new();
-            crc.update(&buffer[data..]);
-            record.crc = crc.clone().finalize();
-            all.push(Done { record: i, start: 0, crc, digests: digests(&buffer[data..]) });
-            buffer[header..data].copy_from_slice(&local_header(&record));
+            let (header, data) = ((record.header - at) as usize, (record.data - at) as usize);
+            let content = &mut bytes[data..data + record.size as usize];
+            self.contents[i].read_at(0, content)?;
+            let mut done = Done::new(i, 0, record.size);
+            content.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
+            record.crc = done.crc.clone().finalize();
+            all.push(done);
+            bytes[header..data].copy_from_slice(&local_header(&record));
         }
-        write_at(file, first.header, buffer)?;
+        write_at(file, at, bytes)?;
         Ok(all)
     }
 
+    /// Writes a part of a long record, from where it lies if that will do, else from a copy.
     fn write_part(
         &self,
-        index: usize,
+        record: usize,
+        divided: &Divided<'_>,
         range: Range<u64>,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         file: &dyn WriteAt,
     ) -> Result<Vec<Done>> {
-        let bytes = match self.contents[index].slice(&range) {
-            Some(bytes) => bytes,
-            None => {
-                buffer.clear();
-                buffer.resize((range.end - range.start) as usize, 0);
-                self.contents[index].read(range.start, buffer)?;
-                buffer
+        let (len, alignment) = (range.end - range.start, file.alignment());
+        let at = self.records[record].data + range.start;
+        let mut done = Done::new(record, range.start, len);
+        let lies = self.contents[record]
+            .as_slice()
+            .and_then(|bytes| bytes.get(range.start as usize..range.end as usize))
+            .filter(|bytes| agrees(bytes, at, alignment));
+        // Chunk by chunk, so that the bytes are in the cache each time they are looked at.
+        if let Some(bytes) = lies {
+            bytes.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
+            write_at(file, at, bytes)?;
+        } else {
+            let bytes = buffer.at(at, len as usize, alignment);
+            for (chunk, start) in
+                bytes.chunks_mut(CHUNK_SIZE).zip((range.start..).step_by(CHUNK_SIZE))
+            {
+                divided.read(start, chunk)?;
+                done.add(chunk);
             }
-        };
-        // Small steps, so that the bytes are in the cache when they are hashed the second time.
-        let mut crc = crc32fast::Hasher::new();
-        let mut digests = Vec::with_capacity(chunks(bytes.len() as u64) as usize);
-        for chunk in bytes.chunks(CHUNK_SIZE) {
-            crc.update(chunk);
-            digests.extend(self::digests(chunk));
+            write_at(file, at, bytes)?;
         }
-        write_at(file, self.records[index].data + range.start, bytes)?;
-        Ok(vec![Done { record: index, start: range.start, crc, digests }])
+        Ok(vec![done])
     }
+}
+
+/// Whether a record is written in parts, and its header apart from them.
+fn is_divided(record: &Record) -> bool {
+    record.size > PIECE
 }
 
 fn write_at(file: &dyn WriteAt, offset: u64, bytes: &[u8]) -> Result<()> {
     file.write_at(offset, bytes).map_err(|error| Error::io("write", error))
-}
-
-impl Content {
-    fn len(&self) -> u64 {
-        match self {
-            Content::Bytes(bytes) => bytes.len() as u64,
-            Content::Storage(storage) => storage.len(),
-        }
-    }
-
-    fn slice(&self, range: &Range<u64>) -> Option<&[u8]> {
-        let bytes = match self {
-            Content::Bytes(bytes) => bytes,
-            Content::Storage(storage) => storage.as_slice()?,
-        };
-        bytes.get(range.start as usize..range.end as usize)
-    }
-
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        match (self, self.slice(&(offset..offset + buf.len() as u64))) {
-            (_, Some(bytes)) => buf.copy_from_slice(bytes),
-            (Content::Storage(storage), None) => storage.read_at(offset, buf)?,
-            (Content::Bytes(_), None) => {}
-        }
-        Ok(())
-    }
 }

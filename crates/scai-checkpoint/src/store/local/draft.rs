@@ -1,5 +1,9 @@
 //! Files that are being written, and the removal of those that nobody writes any more.
 //!
+//! A draft has a second descriptor, for direct I/O, where that is wanted and possible. Whole pages
+//! go through it, and only the ends of a run of bytes through the page cache: no page is ever
+//! written both ways, and what one way writes the other never holds a copy of.
+//!
 //! A draft is locked with `flock` by its writer for as long as it has its temporary name. The
 //! lock goes when the process does, however it ends, which makes it the sign that the writer
 //! lives. Where a file system has no locks, drafts cannot be judged and none is swept.
@@ -14,12 +18,19 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::{Draft, Synced, WriteAt, draft_name};
+use super::super::{Draft, Io, Synced, WriteAt, draft_name};
 use super::file::{close, full_sync};
 
 /// A new draft could be taken by a sweep before it is locked; more than a few times in a row means
 /// that something else is wrong.
 const ATTEMPTS: usize = 16;
+
+/// What direct I/O is aligned to: no less than the blocks of any common device.
+const PAGE: usize = 4096;
+
+/// From this length on a file is written past the page cache where nobody says how. A shorter one
+/// is on the device as soon, and is in memory for those who read it next.
+const DIRECT_FROM: u64 = 4 << 20;
 
 /// A sweep leaves empty drafts alone for so long: they may be between creation and lock.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -27,6 +38,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct LocalDraft {
     file: File,
+    /// The same file, opened for direct I/O.
+    direct: Option<File>,
     unsynced: Unsynced,
 }
 
@@ -38,10 +51,14 @@ struct Unsynced {
 }
 
 impl LocalDraft {
-    pub(super) fn create(dir: &Arc<OwnedFd>, len: u64) -> io::Result<Self> {
+    pub(super) fn create(dir: &Arc<OwnedFd>, len: u64, io: Io) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
-            if let Some(draft) = Self::attempt(dir)? {
+            if let Some(mut draft) = Self::attempt(dir)? {
                 reserve(&draft.file, len)?;
+                if is_direct(io, len) {
+                    // Where it cannot be had, everything goes through the page cache.
+                    draft.direct = open_direct(dir, draft.name()).ok();
+                }
                 return Ok(draft);
             }
         }
@@ -65,7 +82,7 @@ impl LocalDraft {
         let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         // Any other failure to lock means that there are no locks, and nobody sweeps then.
         let swept = locked == Err(Errno::WOULDBLOCK) || file.metadata()?.nlink() == 0;
-        Ok((!swept).then_some(Self { file, unsynced }))
+        Ok((!swept).then_some(Self { file, direct: None, unsynced }))
     }
 }
 
@@ -85,9 +102,63 @@ fn reserve(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+fn is_direct(io: Io, len: u64) -> bool {
+    match io {
+        Io::Auto => len >= DIRECT_FROM,
+        Io::Direct => true,
+        Io::Buffered => false,
+    }
+}
+
+/// The draft `name` once more. Its name cannot be another file's: it is unique, and the draft is
+/// locked by its writer.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn open_direct(dir: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn open_direct(_dir: &OwnedFd, _name: &str) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Writes whole pages and returns how many bytes of them; the rest is refused for its alignment,
+/// which some devices want larger.
+fn write_direct(file: &File, mut offset: u64, pages: &[u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < pages.len() && offset.is_multiple_of(PAGE as u64) {
+        match file.write_at(&pages[done..], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                done += written;
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
 impl WriteAt for LocalDraft {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        let agrees = bytes.as_ptr().addr() % PAGE == (offset % PAGE as u64) as usize;
+        let Some(direct) = self.direct.as_ref().filter(|_| agrees) else {
+            return self.file.write_all_at(bytes, offset);
+        };
+        let head = (offset.next_multiple_of(PAGE as u64) - offset).min(bytes.len() as u64) as usize;
+        let (head, rest) = bytes.split_at(head);
+        let (pages, _) = rest.split_at(rest.len() - rest.len() % PAGE);
+        let after = offset + head.len() as u64;
+        let done = write_direct(direct, after, pages)?;
+        self.file.write_all_at(head, offset)?;
+        self.file.write_all_at(&rest[done..], after + done as u64)
+    }
+
+    fn alignment(&self) -> usize {
+        if self.direct.is_some() { PAGE } else { 1 }
     }
 }
 
@@ -97,7 +168,8 @@ impl Draft for LocalDraft {
     }
 
     fn sync(self: Box<Self>) -> io::Result<Synced> {
-        let Self { file, unsynced } = *self;
+        let Self { file, direct, unsynced } = *self;
+        direct.map_or(Ok(()), close)?;
         full_sync(&file)?;
         // The duplicate shares the lock, which lasts until the last of the two is closed; closing
         // either makes the file system report what it has to.

@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::name::LOCK_NAME;
-use super::{Draft, Entry, Lock, ReadAt, Store, check_name, is_draft};
+use super::{Draft, Entry, Io, Lock, ReadAt, Store, check_name, is_draft};
 
 /// A store in a directory of the local file system.
 ///
@@ -37,6 +37,7 @@ use super::{Draft, Entry, Lock, ReadAt, Store, check_name, is_draft};
 pub struct LocalStore {
     path: PathBuf,
     dir: Arc<OwnedFd>,
+    io: Io,
 }
 
 impl LocalStore {
@@ -48,7 +49,7 @@ impl LocalStore {
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let dir = directory::open(path)?;
-        Ok(Self { path: path.to_owned(), dir: Arc::new(dir) })
+        Ok(Self { path: path.to_owned(), dir: Arc::new(dir), io: Io::default() })
     }
 
     /// The directory `path`, made together with its parents where they do not exist.
@@ -63,6 +64,12 @@ impl LocalStore {
         Self::open(path)
     }
 
+    /// The same store, whose files are written as `io` says.
+    #[must_use]
+    pub fn with_io(self, io: Io) -> Self {
+        Self { io, ..self }
+    }
+
     /// The directory, as it was given.
     pub fn path(&self) -> &Path {
         &self.path
@@ -71,7 +78,7 @@ impl LocalStore {
 
 impl Store for LocalStore {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
-        Ok(Box::new(draft::LocalDraft::create(&self.dir, len)?))
+        Ok(Box::new(draft::LocalDraft::create(&self.dir, len, self.io)?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {

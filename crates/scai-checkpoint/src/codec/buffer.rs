@@ -1,0 +1,57 @@
+//! Memory in which bytes lie as direct I/O wants them, and how much of it there is.
+
+use crate::store::WriteAt;
+use crate::tensor::PIECE;
+
+/// Bytes that the threads together hold of a state while it is written.
+const HELD: u64 = 48 << 20;
+
+/// How many threads write `tasks` tasks of about [`PIECE`] bytes, where `threads` may work at once.
+pub(super) fn writers(threads: usize, tasks: usize, file: &dyn WriteAt) -> usize {
+    // Past the page cache half of them wait for the device while the others hash.
+    let wanted = if file.alignment() > 1 { threads.saturating_mul(2) } else { threads };
+    wanted.min(tasks).min((HELD / PIECE) as usize)
+}
+
+/// A buffer that is used again and again, by one thread.
+#[derive(Debug, Default)]
+pub(super) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    /// `len` bytes of any content, the first at an address that agrees with `offset` modulo
+    /// `alignment`, a power of two.
+    pub(super) fn at(&mut self, offset: u64, len: usize, alignment: usize) -> &mut [u8] {
+        let needed = len + alignment - 1;
+        if self.0.len() < needed {
+            // Both would be there at once otherwise.
+            self.0 = Vec::new();
+            self.0 = vec![0; needed];
+        }
+        let start = (offset as usize).wrapping_sub(self.0.as_ptr().addr()) % alignment;
+        &mut self.0[start..start + len]
+    }
+}
+
+/// Whether the address of `bytes` agrees with `offset` modulo `alignment`.
+pub(super) fn agrees(bytes: &[u8], offset: u64, alignment: usize) -> bool {
+    (offset as usize).wrapping_sub(bytes.as_ptr().addr()).is_multiple_of(alignment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_agrees_with_every_offset() {
+        let mut buffer = Buffer::default();
+        for len in [0, 1, 5000, 300] {
+            for offset in [0, 1, 64, 4095, 4096, 123_456_789] {
+                for alignment in [1, 512, 4096] {
+                    let bytes = buffer.at(offset, len, alignment);
+                    assert_eq!(bytes.len(), len);
+                    assert!(agrees(bytes, offset, alignment));
+                }
+            }
+        }
+    }
+}
