@@ -34,7 +34,6 @@ ROOT = Path(__file__).parents[2]
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 READMES = ("README.md", "README.zh.md")
 UPDATE = "UPDATE" in os.environ
-HAS_TRAINER = (ROOT / "train.py").exists()
 COMMANDS = {"scai": [sys.executable, "-m", "scai"], "python": [sys.executable]}
 
 
@@ -115,9 +114,6 @@ class Run:
                 continue
             if kind != "text" and self.printed:
                 self.compare(example, "the block before", "", self.printed)
-            if not HAS_TRAINER and ("train.py" in source or "Trainer(" in source):
-                self.printed = None
-                continue
             name = re.match(r"# ([\w/]+\.\w+)\n", source)
             if name:
                 Path(name[1]).write_text(source)
@@ -172,8 +168,7 @@ def run(
 def test_a_guide_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scai").mkdir()  # stands for a clone of the repository
     (tmp_path / "work").mkdir()
-    if HAS_TRAINER:
-        shutil.copy(ROOT / "train.py", tmp_path / "scai")
+    shutil.copy(ROOT / "train.py", tmp_path / "scai")
     run(name, tmp_path / "work", monkeypatch)
 
 
