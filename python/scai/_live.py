@@ -7,7 +7,9 @@ step these can be written straight from where they are (the idea of DataStates-L
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,27 +21,60 @@ if TYPE_CHECKING:
 _POLL = 0.1
 """Seconds between two looks whether the user wants to interrupt a wait."""
 
+_fences: list[Fence] = []
+_is_hooked = False
 
-def live_addresses(model: Any, optimizer: Any) -> set[int]:
+
+class Versions:
+    """What is known of frozen parameters: how often each was written to when it was last saved.
+
+    That a parameter needs no gradient does not mean that nobody changes it: a momentum encoder
+    changes with every forward pass. One that did not change since the last save is read live.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, int] = {}
+
+    def unchanged(self, frozen: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Those that were not written to since the last call."""
+        # An inference tensor counts no writes.
+        counted = [tensor for tensor in frozen if not tensor.is_inference()]
+        before, self._seen = self._seen, {t.data_ptr(): t._version for t in counted}
+        return [t for t in counted if before.get(t.data_ptr()) == t._version]
+
+
+def live_addresses(model: Any, optimizer: Any, versions: Versions) -> set[int]:
     """The addresses of the memory that only a step of `optimizer` changes."""
     import torch
 
     if not isinstance(optimizer, torch.optim.Optimizer):
         return set()
-    tensors = [*_parameters(optimizer), *_state(optimizer)]
-    excluded: set[int] = set()
+    if not getattr(type(optimizer).step, "hooked", False):
+        # Its steps would not wait.
+        return set()
+    parameters = [*_parameters(optimizer)]
+    tensors = [*parameters, *_state(optimizer)]
+    # A backward pass changes these, and an optimizer may have kept one.
+    others = [p.grad for p in parameters if p.grad is not None]
     if isinstance(model, torch.nn.Module):
-        # Frozen: nobody changes them, and the fingerprint sees to it that nobody did.
-        tensors += [p for p in model.parameters() if not p.requires_grad]
-        excluded = _changed_by_forward(model)
-    return {
-        tensor.untyped_storage().data_ptr()
-        for tensor in tensors
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and tensor.is_cpu
-        and not tensor.untyped_storage().is_shared()
-    } - excluded
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        tensors += versions.unchanged(frozen)
+        # A forward pass changes these, and they may lie in the memory of a parameter.
+        others += [*model.buffers(), *_renormalized(model)]
+    return _addresses(tensors) - _addresses(others)
+
+
+def _addresses(tensors: Iterable[torch.Tensor]) -> set[int]:
+    import torch
+
+    plain = (torch.Tensor, torch.nn.Parameter)
+    addresses = set()
+    for tensor in tensors:
+        if type(tensor) in plain and tensor.layout is torch.strided and tensor.is_cpu:
+            storage = tensor.untyped_storage()
+            if not storage.is_shared():
+                addresses.add(storage.data_ptr())
+    return addresses
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
@@ -57,56 +92,93 @@ def _state(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
                 yield value
 
 
-def _changed_by_forward(model: torch.nn.Module) -> set[int]:
+def _renormalized(model: torch.nn.Module) -> Iterator[torch.Tensor]:
     """Parameters that a forward pass changes: embeddings that keep their norm."""
     import torch
 
     embeddings = (torch.nn.Embedding, torch.nn.EmbeddingBag)
-    return {
-        module.weight.untyped_storage().data_ptr()
-        for module in model.modules()
-        if isinstance(module, embeddings) and module.max_norm is not None
-    }
+    for module in model.modules():
+        if isinstance(module, embeddings) and module.max_norm is not None:
+            yield module.weight
 
 
 class Fence:
     """Keeps live memory as it is until it has been read.
 
     It waits before the next step of any optimizer of the process, and before anything is loaded
-    into the model or the optimizer. It goes away by itself.
+    into the model or the optimizer. It stands within a ``with``, in which the save is begun and
+    announced by `guard`, and from then on until the memory has been read.
     """
 
     def __init__(self, model: Any, optimizer: Any) -> None:
         import torch
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
 
         self._process = os.getpid()
-        self._tree: _native.Tree | None = None
-        # The hook of all optimizers also reaches copies of this one, as GradScaler makes them.
-        self._hooks: list[Any] = [register_optimizer_step_pre_hook(self._wait)]
-        self._hooks.append(optimizer.register_load_state_dict_pre_hook(self._wait))
+        self._handle: _native.Handle | None = None
+        # Held until the save has begun: a step on another thread has to wait for that.
+        self._begins = threading.RLock()
+        _hook_steps()
+        self._hooks: list[Any] = [optimizer.register_load_state_dict_pre_hook(lift_all)]
         if isinstance(model, torch.nn.Module):
             register: Any = model.register_load_state_dict_pre_hook
-            self._hooks.append(register(self._wait))
+            self._hooks.append(register(lift_all))
 
-    def guard(self, tree: _native.Tree) -> None:
-        """From now on wait for what this tree has not read yet."""
-        self._tree = tree
+    def __enter__(self) -> Fence:
+        self._begins.acquire()
+        _fences.append(self)
+        return self
 
-    def _wait(self, *_: Any, **__: Any) -> None:
-        self.lift()
+    def guard(self, handle: _native.Handle) -> None:
+        """From now on wait for what this save has not read yet."""
+        self._handle = handle
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is None:
+            self.remove()
+        self._begins.release()
 
     def lift(self) -> None:
-        """Wait until all live memory has been read, and let it change again."""
+        """Wait until all live memory has been read."""
         # A forked child has no thread that reads, and memory of its own.
-        if self._tree is not None and os.getpid() == self._process:
-            while not self._tree.wait_captured(_POLL):
-                pass
-        self.remove()
+        if os.getpid() != self._process:
+            return
+        with self._begins:
+            handle = self._handle
+        while handle is not None and not handle.wait_captured(_POLL):
+            pass
 
     def remove(self) -> None:
-        """Let memory change without waiting."""
+        """Let memory change without waiting. Not from within one of the load hooks."""
+        with contextlib.suppress(ValueError):
+            _fences.remove(self)
         for hook in self._hooks:
             hook.remove()
-        self._hooks.clear()
-        self._tree = None
+
+
+def lift_all(*_: Any, **__: Any) -> None:
+    """Wait until no live memory of this process is being read."""
+    for fence in tuple(_fences):
+        fence.lift()
+
+
+def _before_step(*_: Any, **__: Any) -> None:
+    for fence in tuple(_fences):
+        fence.lift()
+        fence.remove()
+
+
+def _hook_steps() -> None:
+    """Make the steps of all optimizers wait for the fences there are.
+
+    The hook of all optimizers also reaches copies of one, as GradScaler makes them. It stays, since
+    a hook cannot remove itself while PyTorch goes through them.
+    """
+    global _is_hooked
+    if not _is_hooked:
+        import torch
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        # A compiler would take the fences there are for ever the same.
+        hook: Any = torch.compiler.disable(_before_step)
+        register_optimizer_step_pre_hook(hook)
+        _is_hooked = True

@@ -17,7 +17,7 @@ use scai_checkpoint::{
 };
 
 use crate::errors::OrRaise;
-use crate::memory::{Region, Snapshot};
+use crate::memory::{Owners, Region, Snapshot};
 use crate::torch::Torch;
 
 /// The tree of an object, the types that its values had, and the memory of its tensors.
@@ -56,6 +56,7 @@ pub(crate) fn encode(object: &Bound<'_, PyAny>) -> PyResult<Encoded> {
         keys: Vec::new(),
         notes: PyList::empty(py),
         storages: HashMap::new(),
+        owners: Arc::default(),
         snapshots: Vec::new(),
     };
     match encoder.value(object) {
@@ -93,6 +94,7 @@ struct Encoder<'py> {
     notes: Bound<'py, PyList>,
     /// Storages by address and length, so that tensors that share memory stay tied.
     storages: HashMap<(usize, usize, String), Storage>,
+    owners: Arc<Owners>,
     snapshots: Vec<Arc<Snapshot>>,
 }
 
@@ -349,7 +351,8 @@ impl<'py> Encoder<'py> {
         };
         let name = self.keys.iter().filter(|key| !key.is_empty()).cloned().collect::<Vec<_>>();
         let region = Region { address, len };
-        let snapshot = Arc::new(Snapshot::new(region, owner.unbind(), name.join(".")));
+        self.owners.add(owner.unbind());
+        let snapshot = Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")));
         let mut storage = Storage::new(Arc::clone(&snapshot) as Arc<dyn Source>);
         if !on_cpu {
             storage = storage.with_location(&key.2);

@@ -1,6 +1,7 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -12,6 +13,7 @@ use scai_checkpoint::{
 };
 
 use crate::errors::{OrRaise, raise};
+use crate::memory::Capture;
 use crate::tree::Tree;
 
 /// A directory of checkpoints.
@@ -76,7 +78,7 @@ impl Manager {
         let manager = self.here()?;
         let begin = || manager.save_in_background(checkpoint(tree)?);
         let handle = py.detach(begin).or_raise()?;
-        Ok(Handle { handle })
+        Ok(Handle { handle, capture: Arc::clone(&tree.capture) })
     }
 
     /// Waits until all saves in the background are durable.
@@ -174,6 +176,7 @@ impl Drop for Manager {
 #[pyclass(frozen, module = "scai._native")]
 pub(crate) struct Handle {
     handle: SaveHandle,
+    capture: Arc<Capture>,
 }
 
 #[pymethods]
@@ -194,6 +197,13 @@ impl Handle {
             Some(Err(Error::Background(cause))) => Err(raise(&cause)),
             Some(Err(error)) => Err(raise(&error)),
         }
+    }
+
+    /// Waits until all live memory has been read, or the save has failed, at most so long; says
+    /// whether that is so.
+    fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
+        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        py.detach(|| self.handle.is_done() || self.capture.wait(limit) || self.handle.is_done())
     }
 
     /// Waits at most so long, without asking how it ended; says whether it has.

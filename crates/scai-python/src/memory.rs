@@ -2,8 +2,9 @@
 //!
 //! This is the one place that turns addresses into bytes.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -34,9 +35,27 @@ impl Region {
     ///
     /// The kernel copies where it can: it refuses an address that was unmapped, where a plain read
     /// would end the process.
-    pub(crate) fn read(self, offset: usize, buf: &mut [u8]) -> bool {
+    fn read(self, offset: usize, buf: &mut [u8]) -> bool {
         let inside = offset.checked_add(buf.len()).is_some_and(|end| end <= self.len);
-        inside && (buf.is_empty() || copy_out(self.address + offset, buf))
+        let there = self.address != 0 || self.len == 0;
+        if !(inside && there) || buf.is_empty() {
+            return inside && there;
+        }
+        if !reads_are_safe() {
+            copy_plain(self.address + offset, buf);
+            return true;
+        }
+        copy_checked(self.address + offset, buf) == Ok(true)
+    }
+
+    /// Copies bytes out while the interpreter is held, so that nobody frees them.
+    fn read_held(self, _py: Python<'_>, offset: usize, buf: &mut [u8]) -> bool {
+        let inside = offset.checked_add(buf.len()).is_some_and(|end| end <= self.len);
+        let there = self.address != 0 || self.len == 0;
+        if inside && there && !buf.is_empty() {
+            copy_plain(self.address + offset, buf);
+        }
+        inside && there
     }
 
     /// The memory as a destination.
@@ -53,46 +72,71 @@ impl Region {
     }
 }
 
-/// Whether the kernel does not copy memory of this process, as in some sandboxes.
-static REFUSED: AtomicBool = AtomicBool::new(false);
+/// Whether memory that is gone makes a read fail and does not end the process. Some sandboxes
+/// refuse the call that does so, and other systems have none; nothing is read late there.
+pub(crate) fn reads_are_safe() -> bool {
+    static SAFE: LazyLock<bool> = LazyLock::new(|| {
+        let (word, mut read) = ([7_u8; 8], [0; 8]);
+        copy_checked(word.as_ptr().addr(), &mut read) == Ok(true) && read == word
+    });
+    *SAFE
+}
+
+/// The kernel does not copy memory of this process.
+#[derive(Debug, PartialEq)]
+struct Refused;
 
 #[cfg(target_os = "linux")]
-fn copy_out(address: usize, buf: &mut [u8]) -> bool {
+fn copy_checked(address: usize, buf: &mut [u8]) -> std::result::Result<bool, Refused> {
     use nix::errno::Errno;
     use nix::sys::uio::{RemoteIoVec, process_vm_readv};
     use std::io::IoSliceMut;
 
-    if REFUSED.load(Ordering::Relaxed) {
-        return copy_plain(address, buf);
-    }
     let mut done = 0;
     while done < buf.len() {
         let remote = [RemoteIoVec { base: address + done, len: buf.len() - done }];
         let mut local = [IoSliceMut::new(&mut buf[done..])];
         match process_vm_readv(nix::unistd::Pid::this(), &mut local, &remote) {
-            Ok(0) | Err(Errno::EFAULT) => return false,
+            Ok(0) | Err(Errno::EFAULT) => return Ok(false),
             Ok(count) => done += count,
             Err(Errno::EINTR) => {}
-            Err(_) => {
-                REFUSED.store(true, Ordering::Relaxed);
-                return copy_plain(address + done, &mut buf[done..]);
-            }
+            Err(_) => return Err(Refused),
         }
     }
-    true
+    Ok(true)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn copy_out(address: usize, buf: &mut [u8]) -> bool {
-    copy_plain(address, buf)
+fn copy_checked(_address: usize, _buf: &mut [u8]) -> std::result::Result<bool, Refused> {
+    Err(Refused)
 }
 
 #[expect(unsafe_code, reason = "tensors are memory of Python")]
-fn copy_plain(address: usize, buf: &mut [u8]) -> bool {
-    // SAFETY: the region belongs to a storage that `Snapshot::owner` keeps alive. Another thread
-    // may write to it meanwhile; the bytes are then any bytes, which is found out by comparison.
+fn copy_plain(address: usize, buf: &mut [u8]) {
+    // SAFETY: the region belongs to a storage that `Owners` keeps alive, and that the caller was
+    // told not to resize meanwhile. Another thread may write to it; the bytes are then any bytes.
     unsafe { std::ptr::copy_nonoverlapping(address as *const u8, buf.as_mut_ptr(), buf.len()) };
-    true
+}
+
+/// The objects whose memory a save reads. They go all at once: one by one they would wait for
+/// whoever runs Python next, and a lock would be taken that a fork might copy while it is held.
+#[derive(Default)]
+pub(crate) struct Owners(Mutex<Vec<Py<PyAny>>>);
+
+impl Owners {
+    pub(crate) fn add(&self, owner: Py<PyAny>) {
+        held(&self.0).push(owner);
+    }
+}
+
+impl Drop for Owners {
+    fn drop(&mut self) {
+        let owners = std::mem::take(&mut *held(&self.0));
+        if !owners.is_empty() {
+            // An interpreter that has ended takes nothing back.
+            let _ = Python::try_attach(|_| drop(owners));
+        }
+    }
 }
 
 /// The bytes of a tensor's storage, as a source for the writer.
@@ -101,26 +145,32 @@ fn copy_plain(address: usize, buf: &mut [u8]) -> bool {
 pub(crate) struct Snapshot {
     region: Region,
     /// Keeps the memory alive.
-    _owner: Py<PyAny>,
+    _owners: Arc<Owners>,
     /// The first tensor that was found to be a view of it.
     name: String,
     taken: OnceLock<Taken>,
 }
 
 enum Taken {
-    Copied(Buffer),
+    Copied(Copied),
     Live(Live),
+}
+
+/// A copy: the whole of a buffer, or a part of one that many share.
+pub(crate) struct Copied {
+    buffer: Arc<Buffer>,
+    range: Range<usize>,
 }
 
 struct Live {
     samples: Vec<u64>,
     unread: AtomicUsize,
-    capture: std::sync::Arc<Capture>,
+    capture: Arc<Capture>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(region: Region, owner: Py<PyAny>, name: String) -> Self {
-        Self { region, _owner: owner, name, taken: OnceLock::new() }
+    pub(crate) fn new(region: Region, owners: Arc<Owners>, name: String) -> Self {
+        Self { region, _owners: owners, name, taken: OnceLock::new() }
     }
 
     pub(crate) fn address(&self) -> usize {
@@ -132,8 +182,8 @@ impl Snapshot {
     }
 
     /// From now on the bytes are these.
-    pub(crate) fn set_copy(&self, bytes: Buffer) {
-        let _ = self.taken.set(Taken::Copied(bytes));
+    pub(crate) fn set_copy(&self, buffer: Arc<Buffer>, range: Range<usize>) {
+        let _ = self.taken.set(Taken::Copied(Copied { buffer, range }));
     }
 
     /// Fills a part of a copy with the bytes as they are now.
@@ -141,30 +191,36 @@ impl Snapshot {
         if self.region.read(offset, buf) { Ok(()) } else { Err(self.changed()) }
     }
 
+    /// Fills a copy while the interpreter is held.
+    pub(crate) fn copy_held(&self, py: Python<'_>, buf: &mut [u8]) -> Result<()> {
+        if self.region.read_held(py, 0, buf) { Ok(()) } else { Err(self.changed()) }
+    }
+
     /// From now on the bytes are read when they are written, and `capture` waits for that.
-    pub(crate) fn go_live(&self, capture: &std::sync::Arc<Capture>) -> Result<()> {
+    pub(crate) fn go_live(&self, py: Python<'_>, capture: &Arc<Capture>) -> Result<()> {
         let mut samples = Vec::with_capacity(self.region.len / SAMPLED + 1);
         let mut word = [0; 8];
         for at in (0..self.region.len.saturating_sub(7)).step_by(SAMPLED) {
-            if !self.sample(at, &mut word) {
+            if !self.region.read_held(py, at, &mut word) {
                 return Err(self.changed());
             }
             samples.push(u64::from_le_bytes(word));
         }
         capture.add(self.region.len);
         let unread = AtomicUsize::new(self.region.len);
-        let _ = self.taken.set(Taken::Live(Live { samples, unread, capture: capture.clone() }));
+        let _ = self.taken.set(Taken::Live(Live { samples, unread, capture: Arc::clone(capture) }));
         Ok(())
-    }
-
-    /// Reads a word while the interpreter's owner of the memory waits: nothing unmaps it.
-    fn sample(&self, at: usize, word: &mut [u8; 8]) -> bool {
-        copy_plain(self.region.address + at, word)
     }
 
     fn changed(&self) -> Error {
         let place = Place { tensor: Some(self.name.clone()), ..Place::default() };
         Error::Changed { place: Box::new(place) }
+    }
+}
+
+impl Copied {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -188,7 +244,7 @@ impl Source for Snapshot {
 
     fn as_slice(&self) -> Option<&[u8]> {
         match self.taken.get() {
-            Some(Taken::Copied(bytes)) => Some(bytes),
+            Some(Taken::Copied(copied)) => Some(copied.bytes()),
             _ => None,
         }
     }
@@ -196,8 +252,9 @@ impl Source for Snapshot {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         match self.taken.get() {
-            Some(Taken::Copied(bytes)) => {
-                let part = bytes.get(offset..offset + buf.len()).ok_or_else(|| self.changed())?;
+            Some(Taken::Copied(copied)) => {
+                let part = copied.bytes().get(offset..offset + buf.len());
+                let part = part.ok_or_else(|| self.changed())?;
                 buf.copy_from_slice(part);
                 Ok(())
             }
@@ -239,10 +296,6 @@ impl Capture {
         if *left == 0 {
             self.done.notify_all();
         }
-    }
-
-    pub(crate) fn is_done(&self) -> bool {
-        *held(&self.left) == 0
     }
 
     /// Waits at most so long; says whether all has been read.

@@ -16,7 +16,7 @@ pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
-    pool: Option<Pool>,
+    pool: Pool,
 }
 
 impl Pool {
@@ -29,10 +29,17 @@ impl Pool {
             .min_by_key(|(_, bytes)| bytes.capacity())
             .filter(|(_, bytes)| bytes.capacity() / 2 <= len)
             .map(|(i, _)| i);
-        let mut bytes = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        let reused = best.map(|i| free.swap_remove(i));
         drop(free);
-        bytes.resize(len, 0);
-        Buffer { bytes, pool: Some(self.clone()) }
+        let bytes = match reused {
+            Some(mut bytes) => {
+                bytes.resize(len, 0);
+                bytes
+            }
+            // The system's memory is zero already.
+            None => vec![0; len],
+        };
+        Buffer { bytes, pool: self.clone() }
     }
 
     /// Drops what the save that has just taken its buffers had no use for.
@@ -55,11 +62,6 @@ impl Pool {
 }
 
 impl Buffer {
-    /// A buffer without a pool.
-    pub(crate) fn loose(len: usize) -> Self {
-        Self { bytes: vec![0; len], pool: None }
-    }
-
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -75,8 +77,6 @@ impl Deref for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
-            held(&pool.0).push(std::mem::take(&mut self.bytes));
-        }
+        held(&self.pool.0).push(std::mem::take(&mut self.bytes));
     }
 }

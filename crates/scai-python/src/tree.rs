@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -17,7 +16,7 @@ use serde_json::Value as Json;
 use crate::decode::{self, Place};
 use crate::encode::{Encoded, encode};
 use crate::errors::{OrRaise, report_dict};
-use crate::memory::{Capture, PIECE, Snapshot, held};
+use crate::memory::{Capture, PIECE, Snapshot, held, reads_are_safe};
 use crate::pool::{Buffer, Pool};
 
 /// Memory shorter than this is copied while the interpreter waits, even where it could be read
@@ -29,7 +28,7 @@ const SMALL: usize = 64 << 10;
 pub(crate) struct Tree {
     pub(crate) value: Value,
     pub(crate) notes: Option<String>,
-    capture: Arc<Capture>,
+    pub(crate) capture: Arc<Capture>,
 }
 
 /// When the bytes of tensors are taken.
@@ -66,7 +65,7 @@ type Spec = (String, String, Vec<usize>);
 impl Tree {
     /// The tree of any object that can be saved. Without a pool, tensors must stay as they are
     /// until the tree was written; with one they may change at once, but for those whose address
-    /// is in `live` (all, where that is `True`): these when `wait_captured` says so.
+    /// is in `live` (all, where that is `True`): these when `Handle.wait_captured` says so.
     #[staticmethod]
     #[pyo3(signature = (object, pool=None, live=None))]
     fn encode(
@@ -177,17 +176,6 @@ impl Tree {
         })
         .or_raise()
     }
-
-    /// Whether all live memory has been read.
-    fn captured(&self) -> bool {
-        self.capture.is_done()
-    }
-
-    /// Waits until all live memory has been read, at most so many seconds; says whether it has.
-    fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
-        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        py.detach(|| self.capture.wait(limit))
-    }
 }
 
 impl Tree {
@@ -251,23 +239,43 @@ fn take(
         Mode::Copy(pool) => (pool, None),
         Mode::Live(pool, live) => (pool, Some(live)),
     };
-    let mut large = Vec::new();
+    let live = live.filter(|_| reads_are_safe());
+    let (mut small, mut large) = (Vec::new(), Vec::new());
     for snapshot in snapshots {
-        let is_live = live.is_some_and(|live| live.includes(snapshot.address()));
         if snapshot.len() < SMALL {
-            let mut bytes = Buffer::loose(snapshot.len());
-            snapshot.copy_to(0, bytes.bytes_mut()).or_raise()?;
-            snapshot.set_copy(bytes);
-        } else if is_live {
-            snapshot.go_live(capture).or_raise()?;
+            small.push(snapshot);
+        } else if live.is_some_and(|live| live.includes(snapshot.address())) {
+            snapshot.go_live(py, capture).or_raise()?;
         } else {
             large.push((snapshot, pool.take(snapshot.len())));
         }
     }
+    let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum());
     pool.trim();
+    copy_small(py, &small, together).or_raise()?;
     py.detach(|| copy(&mut large)).or_raise()?;
     for (snapshot, bytes) in large {
-        snapshot.set_copy(bytes);
+        snapshot.set_copy(Arc::new(bytes), 0..snapshot.len());
+    }
+    Ok(())
+}
+
+/// Copies what is small into one buffer, one after the other.
+fn copy_small(
+    py: Python<'_>,
+    small: &[&Arc<Snapshot>],
+    mut buffer: Buffer,
+) -> scai_checkpoint::Result<()> {
+    let mut rest = buffer.bytes_mut();
+    for snapshot in small {
+        let (bytes, after) = rest.split_at_mut(snapshot.len());
+        snapshot.copy_held(py, bytes)?;
+        rest = after;
+    }
+    let (buffer, mut at) = (Arc::new(buffer), 0);
+    for snapshot in small {
+        snapshot.set_copy(Arc::clone(&buffer), at..at + snapshot.len());
+        at += snapshot.len();
     }
     Ok(())
 }

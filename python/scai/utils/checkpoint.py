@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import logging
 import operator
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from scai import _native, _random
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
-from scai._live import Fence, live_addresses
+from scai._live import Fence, Versions, lift_all, live_addresses
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
 from scai._report import LoadReport
 from scai.errors import MissingFieldError
@@ -146,10 +147,11 @@ class SaveHandle:
         self._fence = fence
         self._began = time.monotonic()
         self._info: SaveInfo | None = None
+        self._process = os.getpid()
 
     def done(self) -> bool:
-        """Whether the save has ended, well or not."""
-        return self._handle.done()
+        """Whether the save has ended, well or not. In a forked process it never has."""
+        return os.getpid() == self._process and self._handle.done()
 
     def wait(self, timeout: float | None = None) -> Path:
         """Wait until the checkpoint is durable, at most `timeout` seconds, and return its path.
@@ -158,10 +160,13 @@ class SaveHandle:
             TimeoutError: it is not durable yet; the save goes on.
             scai.errors.ChangedError: a tensor was changed while it was being saved.
             OSError: the file system refused, such as a full disk.
+            RuntimeError: this process was forked from the one that saves.
         """
         return self._wait(timeout).path
 
     def _wait(self, timeout: float | None = None) -> SaveInfo:
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self.path} is saved by the process that this one was forked from")
         deadline = None if timeout is None else time.monotonic() + timeout
         saved = None
         while saved is None:
@@ -225,6 +230,7 @@ class CheckpointManager:
         self._threads = threads or THREADS
         self._allow_unprotected = allow_unprotected
         self._pool = _native.Pool()
+        self._versions = Versions()
         self._handles: list[SaveHandle] = []
         self._watchers: list[threading.Thread] = []
         self._manager = self._open()
@@ -239,9 +245,11 @@ class CheckpointManager:
     def _native(self) -> _native.Manager:
         if not self._manager.is_here():
             # A forked child has none of the threads, and nothing of what was under way.
-            self._handles.clear()
-            self._watchers.clear()
+            self._handles = []
+            self._watchers = []
+            self._pool = _native.Pool()
             self._manager = self._open()
+            _open_managers.add(self)
         return self._manager
 
     # Saving
@@ -323,24 +331,16 @@ class CheckpointManager:
     def _save_in_background(
         self, state: dict[str, Any], model: Any, optimizer: Any, iteration: int, mode: Snapshot
     ) -> SaveHandle:
+        self._await_turn()
         fence = None
-        live: set[int] | bool | None = None
-        if mode == "live" and (live := live_addresses(model, optimizer)):
-            fence = Fence(model, optimizer)
-        elif mode == "sync":
-            live = True
-        try:
-            tree = _native.Tree.encode(state, self._pool, live)
-            if fence is not None:
-                fence.guard(tree)
-            native = self._native.save_in_background(tree)
-            if mode == "sync":
-                while not tree.wait_captured(_POLL):
-                    pass
-        except BaseException:
-            if fence is not None:
-                fence.remove()
-            raise
+        if mode == "live" and (live := live_addresses(model, optimizer, self._versions)):
+            with Fence(model, optimizer) as fence:
+                native = self._begin(state, live)
+                fence.guard(native)
+        else:
+            native = self._begin(state, mode == "sync")
+            while mode == "sync" and not native.wait_captured(_POLL):
+                pass
         path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
         handle = SaveHandle(path, iteration, native, fence)
         self._handles.append(handle)
@@ -349,6 +349,15 @@ class CheckpointManager:
             watcher.start()
             self._watchers.append(watcher)
         return handle
+
+    def _begin(self, state: dict[str, Any], live: set[int] | bool) -> _native.Handle:
+        # The tree lives no longer than the save: it keeps all tensors alive.
+        return self._native.save_in_background(_native.Tree.encode(state, self._pool, live))
+
+    def _await_turn(self) -> None:
+        """Wait while one save is under way and another waits for it."""
+        while len(waiting := [handle for handle in self._handles if not handle.done()]) > 1:
+            waiting[0]._handle.wait_ended(_POLL)
 
     def _watch(self, handle: SaveHandle) -> None:
         while not handle._handle.wait_ended(_POLL):
@@ -371,7 +380,9 @@ class CheckpointManager:
         for handle in [handle for handle in self._handles if handle.done()]:
             if handle._fence is not None:
                 handle._fence.remove()
-            self._handles.remove(handle)
+            # Another thread may have been faster.
+            with contextlib.suppress(ValueError):
+                self._handles.remove(handle)
         self._watchers = [watcher for watcher in self._watchers if watcher.is_alive()]
 
     # Loading
@@ -428,6 +439,8 @@ class CheckpointManager:
         file.check(self._threads)
         tree = file.tree()
         keys = tree.keys()
+        # Another manager may be saving what is to be filled.
+        lift_all()
 
         def part(field: str) -> _native.Tree:
             found = tree.part(field)
@@ -593,11 +606,11 @@ class CheckpointManager:
             Exception: what one failed with, where nobody has asked its handle.
         """
         manager = self._native
-        while self._handles:
-            if self._handles[0].done():
+        while handles := self._handles[:1]:
+            if handles[0].done():
                 self._settle()
             else:
-                self._handles[0]._handle.wait_ended(_POLL)
+                handles[0]._handle.wait_ended(_POLL)
         for watcher in self._watchers:
             if watcher is not threading.current_thread():
                 watcher.join()

@@ -20,17 +20,35 @@ pub(super) struct Writing {
 /// What managers of one directory share within a process.
 #[derive(Debug, Default)]
 struct Turn {
-    /// The right to write, once it was taken, and the process that took it: a forked process has
-    /// a copy of this, but not the right.
+    /// The right to write, once it was taken.
     taken: Mutex<Option<Taken>>,
+    /// The process that this is of. A fork has a copy, but not the right, and its copy of `taken`
+    /// may stay locked for ever.
+    process: Process,
     /// Checkpoints that were found right on the device since the right was taken.
     verified: Mutex<HashSet<String>>,
     /// The directory, by which the turn is found again.
     directory: Option<PathBuf>,
 }
 
-/// The lock, where the store has locks at all, and the process that took it.
-type Taken = (Option<Box<dyn Lock>>, u32);
+/// The lock, where the store has locks at all.
+type Taken = Option<Box<dyn Lock>>;
+
+/// The process that a value was made in.
+#[derive(Debug)]
+struct Process(u32);
+
+impl Default for Process {
+    fn default() -> Self {
+        Self(std::process::id())
+    }
+}
+
+impl Process {
+    fn is_this(&self) -> bool {
+        self.0 == std::process::id()
+    }
+}
 
 static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<Turn>>>> = LazyLock::new(Mutex::default);
 
@@ -44,9 +62,11 @@ impl Writing {
     pub(super) fn of_directory(directory: &Path) -> Self {
         let Ok(directory) = directory.canonicalize() else { return Self::default() };
         let mut turns = held(&TURNS);
-        let turn = turns.get(&directory).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let (taken, verified) = (Mutex::default(), Mutex::default());
-            let turn = Arc::new(Turn { taken, verified, directory: Some(directory.clone()) });
+        let known = turns.get(&directory).and_then(Weak::upgrade);
+        let turn = known.filter(|turn| turn.is_usable()).unwrap_or_else(|| {
+            let mut turn = Turn::default();
+            turn.directory = Some(directory.clone());
+            let turn = Arc::new(turn);
             turns.insert(directory, Arc::downgrade(&turn));
             turn
         });
@@ -57,15 +77,18 @@ impl Writing {
     ///
     /// Drafts that a dead writer left are swept when the right is first taken.
     pub(super) fn begin(&self, store: &dyn Store) -> Result<Operation<'_>> {
+        if !self.turn.process.is_this() {
+            return Err(Error::Locked {
+                path: store.describe(),
+                holder: Some(format!(
+                    "process {}, of which this one is a fork",
+                    self.turn.process.0
+                )),
+            });
+        }
         let mut taken = held(&self.turn.taken);
         match &*taken {
-            Some((_, process)) if *process == std::process::id() => {}
-            Some((_, process)) => {
-                return Err(Error::Locked {
-                    path: store.describe(),
-                    holder: Some(format!("process {process}, of which this one is a fork")),
-                });
-            }
+            Some(_) => {}
             None => {
                 let lock = match commit::lock(store) {
                     Ok(lock) => Some(lock),
@@ -80,7 +103,7 @@ impl Writing {
                 })?;
                 // What was seen without the right to write may have been replaced since.
                 self.verified().clear();
-                *taken = Some((lock, std::process::id()));
+                *taken = Some(lock);
             }
         }
         Ok(Operation { _turn: taken })
@@ -89,6 +112,14 @@ impl Writing {
     /// Checkpoints that were found right on the device while this process had the right to write.
     pub(super) fn verified(&self) -> MutexGuard<'_, HashSet<String>> {
         held(&self.turn.verified)
+    }
+}
+
+impl Turn {
+    /// Whether it is of this process, or of one that forked off this one while it had the right:
+    /// then it says so.
+    fn is_usable(&self) -> bool {
+        self.process.is_this() || self.taken.try_lock().map_or(true, |taken| taken.is_some())
     }
 }
 

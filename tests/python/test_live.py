@@ -1,0 +1,229 @@
+"""Live saves equal the state at the moment of the call, under training of every kind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import resource
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trainings
+from scai import _live
+from scai.utils.checkpoint import CheckpointManager, SaveHandle
+
+FULL = os.environ.get("SCAI_PROOFS") == "full"
+SAVES = max(1000 // len(trainings.KINDS) + 1, 5) if FULL else 1
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        if not isinstance(b, torch.Tensor) or a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        return torch.equal(a, b) or torch.equal(a.isnan(), b.isnan()) and torch.equal(
+            a.nan_to_num(), b.nan_to_num()
+        )
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    state = torch.load(path, weights_only=True)
+    for group in state["optimizer_state_dict"].get("param_groups", []):
+        group.pop("param_names", None)
+    return state
+
+
+def differing(state: dict[str, Any], path: Path) -> list[str]:
+    """The parts of a file that are not what they should be."""
+    found = loaded(path)
+    return [name for name in state if not same(state[name], found.get(name))]
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[CheckpointManager]:
+    manager = CheckpointManager(tmp_path, threads=1, keep_last=2)
+    yield manager
+    manager.flush()
+
+
+under_way = {"steps": 0, "still reading": 0}
+
+
+@pytest.mark.parametrize("kind", trainings.KINDS)
+def test_a_live_save_is_the_state_at_the_moment_of_the_call(
+    kind: str, manager: CheckpointManager
+) -> None:
+    training = trainings.KINDS[kind]()
+    for iteration in range(SAVES):
+        # Before the first save, after the backward pass, or just after the step.
+        if iteration > 0 or not FULL:
+            training.before()
+            training.step()
+        early = (iteration + len(kind)) % 2 == 0
+        if not early:
+            training.before()
+        state = training.state()
+        handle = save(manager, training, iteration)
+        if early:
+            training.before()
+        under_way["steps"] += 1
+        under_way["still reading"] += not handle._handle.wait_captured(0)
+        training.step()
+        assert handle._handle.wait_captured(0)
+        training.before()
+        training.step()
+        assert differing(state, handle.wait()) == []
+
+
+def test_most_steps_came_while_memory_was_still_being_read() -> None:
+    if under_way["steps"] < len(trainings.KINDS):
+        pytest.skip("looks at the saves of the test before, which did not run")
+    print(under_way)
+    assert under_way["still reading"] > under_way["steps"] / 3
+
+
+@pytest.mark.parametrize("snapshot", ["copy", "sync"])
+@pytest.mark.parametrize("kind", ["AdamW-fused", "buffers", "flat", "momentum_encoder", "ema"])
+def test_other_snapshots_are_the_state_too(
+    kind: str, snapshot: Any, manager: CheckpointManager
+) -> None:
+    training = trainings.KINDS[kind]()
+    for iteration in range(3):
+        training.before()
+        training.step()
+        state = training.state()
+        handle = save(manager, training, iteration, snapshot=snapshot)
+        # No hook is needed for these.
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.data.add_(1.0)
+        assert differing(state, handle.wait()) == []
+
+
+def test_saves_that_follow_each_other_closely_are_each_of_their_moment(
+    manager: CheckpointManager,
+) -> None:
+    training = trainings.KINDS["AdamW-fused"]()
+    manager = CheckpointManager(manager.checkpoint_dir / "many")
+    saved = []
+    for iteration in range(8):
+        training.before()
+        training.step()
+        saved.append((training.state(), save(manager, training, iteration)))
+    for state, handle in saved:
+        assert differing(state, handle.wait()) == []
+
+
+def test_frozen_parameters_are_read_live_once_they_are_known_to_rest() -> None:
+    training = trainings.KINDS["frozen"]()
+    versions = _live.Versions()
+    first = _live.live_addresses(training.model, training.optimizer, versions)
+    second = _live.live_addresses(training.model, training.optimizer, versions)
+    frozen = {p.data_ptr() for p in training.model.parameters() if not p.requires_grad}
+    assert not frozen & first
+    assert frozen < second
+
+
+def test_an_optimizer_whose_steps_nobody_hears_of_is_copied() -> None:
+    class Deaf(torch.optim.SGD):
+        def _patch_step_function(self) -> None:
+            pass
+
+        step = torch.optim.SGD.step.__wrapped__
+
+    model = trainings.mlp()
+    optimizer = Deaf(model.parameters(), lr=1e-3)
+    assert _live.live_addresses(model, optimizer, _live.Versions()) == set()
+
+
+def test_no_hook_stays_on_model_or_optimizer(manager: CheckpointManager) -> None:
+    training = trainings.KINDS["AdamW-fused"]()
+    training.before()
+    hooks = (
+        training.optimizer._optimizer_load_state_dict_pre_hooks,
+        training.model._load_state_dict_pre_hooks,
+    )
+    handle = save(manager, training, 0)
+    assert all(hooks)
+    # What is under way must not keep a model from being copied.
+    copy.deepcopy(training.model)
+    copy.deepcopy(training.optimizer)
+    training.step()
+    assert not any(hooks) and not _live._fences
+    handle.wait()
+    save(manager, training, 1).wait()
+    assert not any(hooks) and not _live._fences
+    with pytest.raises(TypeError, match="extra"):
+        manager.save_checkpoint(
+            training.model, training.optimizer, 2, extra={"extra": object()}, wait=False
+        )
+    assert not any(hooks) and not _live._fences
+
+
+def test_a_save_is_let_go_of_when_it_has_ended(tmp_path: Path) -> None:
+    """The memory of a process does not grow with the saves it makes."""
+    manager = CheckpointManager(tmp_path, keep_last=1)
+    training = trainings.KINDS["AdamW-fused"]()
+    sizes = []
+    for iteration in range(200 if FULL else 24):
+        training.before()
+        training.step()
+        save(manager, training, iteration, snapshot="copy" if iteration % 3 == 2 else "live")
+        if iteration % 4 == 3:
+            manager.flush()
+            gc.collect()
+            sizes.append(resident())
+    manager.flush()
+    size = sum(p.nbytes for p in training.model.parameters())
+    assert manager._pool.nbytes() < 10 * size
+    assert sizes[-1] < sizes[1] + size, [f"{size >> 20} MiB" for size in sizes]
+
+
+def test_a_model_that_is_gone_takes_its_memory_with_it(manager: CheckpointManager) -> None:
+    memory = np.random.default_rng(0).random((1024, 1024), dtype=np.float32)
+    freed = []
+    weakref.finalize(memory, freed.append, True)
+    model = torch.nn.Linear(1024, 1024)
+    model.weight = torch.nn.Parameter(torch.from_numpy(memory))
+    del memory
+    training = trainings.Training(model, torch.optim.SGD(model.parameters()), lambda: None)
+    state = training.state()
+    handle = save(manager, training, 0)
+    del model, training
+    gc.collect()
+    assert differing(state, handle.wait()) == []
+    manager.flush()
+    wait_until(lambda: freed)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def save(
+    manager: CheckpointManager, training: trainings.Training, iteration: int, **options: Any
+) -> SaveHandle:
+    handle = manager.save_checkpoint(
+        training.model, training.optimizer, iteration, wait=False, **training.parts, **options
+    )
+    assert isinstance(handle, SaveHandle)
+    return handle

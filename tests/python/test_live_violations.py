@@ -1,0 +1,346 @@
+"""Memory that changes while it is being saved: it is noticed, or it does no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trainings
+from scai.errors import ChangedError
+from scai.utils.checkpoint import CheckpointManager, SaveHandle
+from test_live import differing, save
+from trainings import Training
+
+BUSY = torch.zeros(96 << 20, dtype=torch.uint8)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[CheckpointManager]:
+    manager = CheckpointManager(tmp_path, threads=1)
+    yield manager
+    with contextlib.suppress(ChangedError):
+        manager.flush()
+    manager.flush()
+
+
+def training_of(kind: str = "AdamW-fused") -> Training:
+    training = trainings.KINDS[kind]()
+    for _ in range(2):
+        training.before()
+        training.step()
+    return training
+
+
+def held_back(
+    manager: CheckpointManager, training: Training, iteration: int = 2, **options: Any
+) -> SaveHandle:
+    """A save that does not begin to read yet, because another one is under way."""
+    manager.save_checkpoint({"busy": BUSY}, iteration=0, wait=False)
+    handle = save(manager, training, iteration, **options)
+    assert not handle._handle.wait_captured(0)
+    return handle
+
+
+def no_grad_add(training: Training) -> None:
+    with torch.no_grad():
+        for p in training.model.parameters():
+            p.add_(1.0)
+
+
+def data_write(training: Training) -> None:
+    for p in training.model.parameters():
+        p.data.mul_(1.5)
+
+
+def numpy_write(training: Training) -> None:
+    training.model[0].weight.detach().numpy()[:] = 7.0
+
+
+def unhooked_step(training: Training) -> None:
+    type(training.optimizer).step.__wrapped__(training.optimizer)
+
+
+def state_write(training: Training) -> None:
+    for state in training.optimizer.state.values():
+        state["exp_avg"].data.add_(1.0)
+
+
+def weights_of_the_average(training: Training) -> None:
+    for p in training.model.parameters():
+        p.data.copy_(torch.zeros_like(p))
+
+
+@pytest.mark.parametrize(
+    "violate",
+    [no_grad_add, data_write, numpy_write, unhooked_step, state_write, weights_of_the_average],
+)
+@pytest.mark.parametrize("told_by", ["handle", "manager"])
+def test_a_write_outside_of_a_step_is_noticed(
+    violate: Callable[[Training], None], told_by: str, manager: CheckpointManager
+) -> None:
+    training = training_of()
+    training.before()
+    earlier = training.state()
+    path = Path(manager.save_checkpoint(training.model, training.optimizer, 1))
+    handle = held_back(manager, training)
+    violate(training)
+    with pytest.raises(ChangedError, match=r"_state_dict.*snapshot=\"copy\""):
+        if told_by == "handle":
+            handle.wait()
+        else:
+            manager.flush()
+    assert not handle.path.exists()
+    assert manager.get_latest_checkpoint() == path
+    assert differing(earlier, path) == []
+    # Training goes on, and so do saves.
+    training.step()
+    state = training.state()
+    handle = save(manager, training, 3)
+    training.before()
+    training.step()
+    assert differing(state, handle.wait()) == []
+    assert not [p for p in path.parent.iterdir() if not p.name.endswith((".pt", "lock"))]
+
+
+def new_data(training: Training) -> None:
+    for p in training.model.parameters():
+        p.data = torch.full_like(p, 3.0)
+
+
+def double(training: Training) -> None:
+    training.model.double()
+
+
+def share_memory(training: Training) -> None:
+    training.model.share_memory()
+    gc.collect()
+    # What was freed is used for something else.
+    [torch.full((trainings.SIDE, trainings.SIDE), 9.0) for _ in range(8)]
+
+
+def resize(training: Training) -> None:
+    for p in training.model.parameters():
+        p.untyped_storage().resize_(0)
+    [torch.full((trainings.SIDE, trainings.SIDE), 9.0) for _ in range(8)]
+
+
+def resize_and_back(training: Training) -> None:
+    for p in training.model.parameters():
+        size = p.untyped_storage().nbytes()
+        p.untyped_storage().resize_(0)
+        p.untyped_storage().resize_(size)
+        p.data.fill_(5.0)
+
+
+def delete(training: Training) -> None:
+    del training.model, training.optimizer, training.before, training.step
+    gc.collect()
+    [torch.full((trainings.SIDE, trainings.SIDE), 9.0) for _ in range(8)]
+
+
+def swap(training: Training) -> None:
+    for p in training.model.parameters():
+        torch.utils.swap_tensors(p, torch.nn.Parameter(torch.zeros_like(p)))
+
+
+@pytest.mark.parametrize(
+    "move", [new_data, double, share_memory, resize, resize_and_back, delete, swap]
+)
+def test_memory_that_moves_does_no_harm(
+    move: Callable[[Training], None], manager: CheckpointManager
+) -> None:
+    training = training_of()
+    training.optimizer.zero_grad()
+    earlier = training.state()
+    path = Path(manager.save_checkpoint(training.model, training.optimizer, 1))
+    handle = held_back(manager, training)
+    move(training)
+    try:
+        handle.wait()
+    except ChangedError:
+        assert not handle.path.exists()
+        assert move in (share_memory, resize, resize_and_back)
+    else:
+        assert differing(earlier, handle.path) == []
+    assert differing(earlier, path) == []
+
+
+def test_memory_that_was_unmapped_is_an_error(manager: CheckpointManager) -> None:
+    training = training_of()
+    # So large that the allocator gives it back.
+    training.model.big = torch.nn.Parameter(torch.ones(40 << 20, dtype=torch.uint8), False)
+    training.optimizer.add_param_group({"params": [training.model.big]})
+    handle = held_back(manager, training)
+    training.model.big.untyped_storage().resize_(0)
+    with pytest.raises(ChangedError, match=r"`model_state_dict.big`"):
+        handle.wait()
+
+
+def test_an_embedding_that_keeps_its_norm_is_copied(manager: CheckpointManager) -> None:
+    training = training_of("max_norm")
+    state = training.state()
+    handle = held_back(manager, training)
+    training.before()
+    assert differing(state, handle.wait()) == []
+
+
+def test_loads_wait(manager: CheckpointManager) -> None:
+    training = training_of()
+    other = training_of().state()
+    no_grad_add(training)
+    for load in (
+        lambda: training.model.load_state_dict(other["model_state_dict"]),
+        lambda: training.optimizer.load_state_dict(other["optimizer_state_dict"]),
+    ):
+        state = training.state()
+        handle = held_back(manager, training)
+        load()
+        assert handle._handle.wait_captured(0)
+        assert differing(state, handle.wait()) == []
+
+
+@pytest.mark.parametrize("who", ["the same manager", "another"])
+def test_a_load_of_a_checkpoint_waits(
+    who: str, manager: CheckpointManager, tmp_path: Path
+) -> None:
+    training = training_of()
+    first = training.state()
+    path = manager.save_checkpoint(training.model, training.optimizer, 1)
+    training.before()
+    training.step()
+    second = training.state()
+    loader = manager if who == "the same manager" else CheckpointManager(tmp_path)
+    handle = held_back(manager, training)
+    loader.load_checkpoint(path, training.model, training.optimizer)
+    assert differing(second, handle.wait()) == []
+    assert differing(first, Path(path)) == []
+    third = save(manager, training, 3)
+    assert differing(first, third.wait()) == []
+
+
+def test_an_exception_in_training_leaves_the_save_alone(manager: CheckpointManager) -> None:
+    training = training_of()
+    state = training.state()
+    with pytest.raises(ZeroDivisionError), manager:
+        handle = held_back(manager, training)
+        training.before()
+        1 / 0  # noqa: B018
+    assert handle.done()
+    assert differing(state, handle.path) == []
+
+
+def test_a_step_on_another_thread_waits_for_a_save_that_is_beginning(
+    manager: CheckpointManager,
+) -> None:
+    training = training_of()
+    training.before()
+    state = training.state()
+    stepped = threading.Event()
+
+    class Slow:
+        """Gives another thread all the time it wants, in the midst of the save."""
+
+        def state_dict(self) -> dict[str, int]:
+            return {}
+
+        def __reduce_ex__(self, version: int) -> Any:
+            raise TypeError
+
+    def step() -> None:
+        training.step()
+        stepped.set()
+
+    original = manager._begin
+
+    def begin(*arguments: Any) -> Any:
+        thread.start()
+        assert not stepped.wait(0.2)
+        return original(*arguments)
+
+    thread = threading.Thread(target=step)
+    manager._begin = begin  # type: ignore[method-assign]
+    handle = save(manager, training, 1)
+    thread.join()
+    assert differing(state, handle.wait()) == []
+
+
+def test_threads_that_save_at_once(manager: CheckpointManager, tmp_path: Path) -> None:
+    training = training_of()
+    state = training.state()
+    failures = []
+
+    def work(number: int) -> None:
+        own = CheckpointManager(tmp_path) if number % 2 else manager
+        try:
+            for i in range(3):
+                path = save(own, training, 100 * number + i).wait()
+                failures.extend(differing(state, path))
+            own.flush()
+        except Exception as error:
+            failures.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(manager.list_checkpoints()) == 12
+
+
+def test_a_directory_that_is_gone_ends_the_save_and_not_the_training(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path / "run")
+    training = training_of()
+    for snapshot in ("live", "copy", "sync"):
+        training.before()
+        save(manager, training, 1).wait()
+        shutil.rmtree(tmp_path / "run")
+        handle = save(manager, training, 2, snapshot=snapshot)
+        training.step()
+        with pytest.raises(OSError):
+            handle.wait()
+        (tmp_path / "run").mkdir(exist_ok=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB."""
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("snapshot", ["live", "copy", "sync"])
+def test_a_full_disk_ends_the_save_and_not_the_training(full_disk: Path, snapshot: Any) -> None:
+    manager = CheckpointManager(full_disk, threads=1)
+    training = training_of()
+    state = training.state()
+    path = save(manager, training, 1, snapshot=snapshot).wait()
+    for told_by_handle in (True, False):
+        training.before()
+        handle = save(manager, training, 2, snapshot=snapshot)
+        training.step()
+        with pytest.raises(OSError) as raised:
+            handle.wait() if told_by_handle else manager.flush()
+        assert raised.value.errno == errno.ENOSPC
+    assert manager.list_checkpoints() == [path]
+    assert differing(state, path) == []
+    path.unlink()
+    (full_disk / "latest.pt").unlink()
+    state = training.state()
+    handle = save(manager, training, 3, snapshot=snapshot)
+    training.before()
+    training.step()
+    assert differing(state, handle.wait()) == []
