@@ -33,7 +33,8 @@ pub fn write_file(path: impl AsRef<Path>, plan: Plan, threads: usize) -> Result<
 /// As [`write_file`].
 pub fn write_file_with(path: impl AsRef<Path>, plan: Plan, threads: usize, io: Io) -> Result<()> {
     let path = path.as_ref();
-    let (store, name) = locate(path)?;
+    let (store, name) =
+        locate(path, |error| Error::io("open its directory", error).at_path(text(path)))?;
     commit::publish(&store.with_io(io), &name, plan.len(), |draft| plan.write(threads, draft))
         .map_err(|error| error.at_path(text(path)))
 }
@@ -64,18 +65,19 @@ pub fn verify_file(
 }
 
 fn open(path: &Path) -> Result<Arc<dyn ReadAt>> {
-    let (store, name) = locate(path)?;
+    let (store, name) = locate(path, |error| refused(path, "open", error))?;
     store.open(&name).map_err(|error| refused(path, "open", error))
 }
 
-/// The directory of a path, and the name in it.
-fn locate(path: &Path) -> Result<(LocalStore, String)> {
+/// The directory of a path, and the name in it. `absent` says what it means that the directory
+/// cannot be opened.
+fn locate(path: &Path, absent: impl Fn(std::io::Error) -> Error) -> Result<(LocalStore, String)> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return Err(Error::invalid(format!("`{}` cannot name a checkpoint", path.display())));
     };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    let store = LocalStore::open(parent).map_err(|error| refused(parent, "open", error))?;
+    let store = LocalStore::open(parent).map_err(absent)?;
     Ok((store, name.to_owned()))
 }
 

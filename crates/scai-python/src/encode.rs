@@ -117,7 +117,10 @@ impl<'py> Encoder<'py> {
         } else if let Ok(value) = object.cast_exact::<PyBool>() {
             Ok(Value::Bool(value.is_true()))
         } else if let Ok(int) = object.cast_exact::<PyInt>() {
-            integer(int)
+            match integer(int)? {
+                Some(int) => Ok(int),
+                None => self.plain(object),
+            }
         } else if let Ok(float) = object.cast_exact::<PyFloat>() {
             Ok(Value::Float(float.value()))
         } else if let Ok(dict) = object.cast_exact::<PyDict>() {
@@ -197,7 +200,8 @@ impl<'py> Encoder<'py> {
     }
 
     fn dict(&mut self, dict: &Bound<'py, PyDict>, kind: DictKind) -> Walked<Value> {
-        let mut entries = Vec::with_capacity(dict.len());
+        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(dict.len());
+        let mut made_plain = false;
         for (i, (key, value)) in dict.iter().enumerate() {
             let i = i as i64;
             let text = match key.cast_exact::<PyString>() {
@@ -205,7 +209,13 @@ impl<'py> Encoder<'py> {
                 Err(_) => key.str()?.to_string_lossy().into_owned(),
             };
             let name = || text.clone();
-            entries.push((self.child(-1 - i, name, &key)?, self.child(i, name, &value)?));
+            let notes = self.notes.len();
+            let plain = self.child(-1 - i, name, &key)?;
+            made_plain |= self.notes.len() > notes;
+            entries.push((plain, self.child(i, name, &value)?));
+        }
+        if made_plain {
+            all_differ(&entries)?;
         }
         Ok(Value::Dict(Dict { kind, entries, attributes: None }))
     }
@@ -364,6 +374,18 @@ impl<'py> Encoder<'py> {
     }
 }
 
+/// Refuses keys that became equal when they were made plain, such as `Path("a")` and `"a"`: of
+/// their values, one would be lost.
+fn all_differ(entries: &[(Value, Value)]) -> Walked<()> {
+    for (i, (key, _)) in entries.iter().enumerate() {
+        if entries[..i].iter().any(|(other, _)| other == key) {
+            let message = format!("two keys are saved as the same, {key:?}; use other keys");
+            return Err(PyValueError::new_err(message).into());
+        }
+    }
+    Ok(())
+}
+
 fn string(text: &Bound<'_, PyString>) -> Walked<Value> {
     match text.to_str() {
         Ok(text) => Ok(Value::Str(text.to_owned())),
@@ -375,14 +397,16 @@ fn string(text: &Bound<'_, PyString>) -> Walked<Value> {
     }
 }
 
-fn integer(int: &Bound<'_, PyInt>) -> Walked<Value> {
-    match int.extract::<i64>() {
-        Ok(int) => Ok(Value::Int(int)),
-        Err(_) => {
-            let hex: String = int.call_method1("__format__", ("x",))?.extract()?;
-            let big = BigInt::parse_bytes(hex.as_bytes(), 16);
-            let big = big.ok_or_else(|| PyValueError::new_err("an integer that is none"))?;
-            Ok(Value::BigInt(big))
-        }
+/// PyTorch reads integers of at most so many bits.
+const MAX_BITS: u64 = 255 * 8 - 1;
+
+/// An integer; `None` where it is too long for PyTorch to read.
+fn integer(int: &Bound<'_, PyInt>) -> Walked<Option<Value>> {
+    if let Ok(int) = int.extract::<i64>() {
+        return Ok(Some(Value::Int(int)));
     }
+    let hex: String = int.call_method1("__format__", ("x",))?.extract()?;
+    let big = BigInt::parse_bytes(hex.as_bytes(), 16);
+    let big = big.ok_or_else(|| PyValueError::new_err("an integer that is none"))?;
+    Ok((big.bits() <= MAX_BITS).then_some(Value::BigInt(big)))
 }

@@ -25,7 +25,7 @@ pub enum Rule {
     Every(u64),
     /// The best so many by a statistic; those without it do not count.
     Best {
-        /// The key in `training_stats`.
+        /// The key in `training_stats`. Where no checkpoint has it, all stay.
         statistic: String,
         /// Which end is good.
         goal: Goal,
@@ -86,6 +86,9 @@ pub enum Reason {
     JustSaved,
     /// It cannot be loaded, and nothing damaged is deleted.
     Damaged,
+    /// A rule asks for the best by a statistic that no checkpoint has: a wrong name must not delete
+    /// everything.
+    NoStatistic(String),
     /// A rule keeps it; for [`Rule::Last`] and [`Rule::Best`] with its rank from 1 on.
     Rule(Rule, usize),
 }
@@ -98,6 +101,7 @@ impl fmt::Display for Reason {
             Reason::JustSaved => f.write_str("just saved"),
             Reason::Pinned => f.write_str("pinned"),
             Reason::Damaged => f.write_str("damaged, never deleted"),
+            Reason::NoStatistic(name) => write!(f, "no checkpoint has a number `{name}`"),
             Reason::Rule(Rule::Last(count), rank) => write!(f, "last {count} (no. {rank})"),
             Reason::Rule(Rule::Every(step), _) => write!(f, "multiple of {step}"),
             Reason::Rule(Rule::Best { statistic, goal, .. }, rank) => {
@@ -159,7 +163,13 @@ impl Retention {
             }
         }
         for rule in &self.rules {
-            for (rank, i) in rule.keeps(candidates, &sound, now).into_iter().enumerate() {
+            let kept = rule.keeps(candidates, &sound, now);
+            if let (Rule::Best { statistic, count: 1.., .. }, true) = (rule, kept.is_empty()) {
+                for &i in &sound {
+                    reasons[i].push(Reason::NoStatistic(statistic.clone()));
+                }
+            }
+            for (rank, i) in kept.into_iter().enumerate() {
                 reasons[i].push(Reason::Rule(rule.clone(), rank + 1));
             }
         }
@@ -243,6 +253,13 @@ mod tests {
         // 4 is damaged and stays, 3 is the newest sound one, 2 is pinned and the best.
         assert_eq!(kept(&Retention { rules: vec![rule] }, &all, 0), [2, 3, 4]);
         assert_eq!(kept(&Retention::keep_last(1), &all, 0), [2, 3, 4]);
+    }
+
+    #[test]
+    fn the_best_by_a_statistic_that_nobody_has_deletes_nothing() {
+        let all: Vec<Candidate> = (1..=4).map(candidate).collect();
+        let rule = Rule::Best { statistic: "los".into(), goal: Goal::Min, count: 1 };
+        assert_eq!(kept(&Retention::keep_last(1).and(rule), &all, 0), [1, 2, 3, 4]);
     }
 
     proptest! {
