@@ -11,7 +11,7 @@ REWRITTEN := target/rewritten
 # nextest runs tests in parallel across binaries; plain cargo does as well where it is missing.
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
-.PHONY: help test test-rust test-torch lint proofs fuzz golden tools bench-train learning-curve
+.PHONY: help test test-rust test-torch lint proofs fuzz golden tools bench-engine bench-train learning-curve
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,9 @@ lint: ## Formatter, clippy and rustdoc, warnings denied
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
 	SCAI_PROOFS=full cargo test --release -p scai-cli --test it train_kill -- --nocapture
+
+bench-engine: ## Saves beside raw writes, loads beside copies of memory
+	cargo run --release -p scai-checkpoint --example rates
 
 bench-train: ## What checkpoints cost the trainer, and how fast it plays and learns
 	cargo run --release -p scai-train --example cost
