@@ -11,7 +11,7 @@ REWRITTEN := target/rewritten
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .PHONY: help test test-rust test-torch test-python python lint proofs fuzz golden tools bench-train \
-  learning-curve python-release bench-python
+  learning-curve python-release bench-python bench-engine
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ proofs: tools ## The slow proofs: every system call, thousands of kills
 
 bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, against other systems
 	$(VENV)/bin/python -W ignore bench/rivals.py
+
+bench-engine: ## Saves beside raw writes, loads beside copies of memory
+	cargo run --release -p scai-checkpoint --example rates
 
 bench-train: ## What checkpoints cost the trainer, and how fast it plays and learns
 	cargo run --release -p scai-train --example cost

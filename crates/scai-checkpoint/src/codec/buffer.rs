@@ -4,7 +4,11 @@ use crate::store::WriteAt;
 use crate::tensor::PIECE;
 
 /// Bytes that the threads together hold of a state while it is written.
-const HELD: u64 = 48 << 20;
+const HELD: u64 = 32 << 20;
+
+/// The length of a buffer: a piece, the header of a record and what alignment leaves out. Buffers
+/// that grew would leave holes in memory, as large as themselves.
+const LEN: usize = PIECE as usize + (16 << 10);
 
 /// How many threads write `tasks` tasks of about [`PIECE`] bytes, where `threads` may work at once.
 pub(super) fn writers(threads: usize, tasks: usize, file: &dyn WriteAt) -> usize {
@@ -25,7 +29,7 @@ impl Buffer {
         if self.0.len() < needed {
             // Both would be there at once otherwise.
             self.0 = Vec::new();
-            self.0 = vec![0; needed];
+            self.0 = vec![0; needed.max(LEN)];
         }
         let start = (offset as usize).wrapping_sub(self.0.as_ptr().addr()) % alignment;
         &mut self.0[start..start + len]

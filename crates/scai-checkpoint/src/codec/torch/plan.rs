@@ -136,7 +136,7 @@ impl Plan {
     ///
     /// Every digest and checksum is computed from the bytes as they are handed to `file`. A storage
     /// that has no [`Source::as_slice`](crate::Source::as_slice) may change meanwhile: each of its
-    /// bytes is read once. Beside the state at most 48 MiB are held, and the digests, 16 bytes for
+    /// bytes is read once. Beside the state at most 32 MiB are held, and the digests, 16 bytes for
     /// each 64 KiB. Where `file` wants bytes aligned, twice as many threads write: half of them wait
     /// for the device.
     ///

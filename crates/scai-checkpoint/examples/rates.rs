@@ -1,0 +1,203 @@
+//! What the engine makes of the machine: saves beside raw writes, loads beside copies of memory.
+//!
+//! ```sh
+//! cargo run --release -p scai-checkpoint --example rates [DIRECTORY]
+//! ```
+//!
+//! A state of 1 GiB in 64 tensors is saved and read in `DIRECTORY` (`target` where none is named),
+//! which should be on the disk in question; 4 GiB must be free there and in memory. Everything is
+//! done in turns, [`ROUNDS`] times, so that whatever else the machine does hits all alike, and the
+//! medians are compared. The raw rate is that of the fastest of three ways to write the same bytes
+//! past the page cache and sync them. All files are removed.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a measurement beside the engine: plain files, plain output, no recovery"
+)]
+
+#[path = "rates/raw.rs"]
+mod raw;
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::{
+    Checkpoint, CheckpointManager, DType, Destination, Dict, Io, Options, Storage, Tensor, Value,
+    open_file, read_into,
+};
+
+/// How often each is done.
+const ROUNDS: usize = 9;
+const TENSORS: usize = 64;
+const TENSOR: usize = 16 << 20;
+const TOTAL: usize = TENSORS * TENSOR;
+/// A state of many small tensors: so many, of so many floats.
+const SMALL: (usize, usize) = (20_000, 64);
+
+/// What was done, in order: its name, bytes, and how long it took each time.
+#[derive(Default)]
+struct Table(Vec<(&'static str, usize, Vec<Duration>)>);
+
+impl Table {
+    fn add(&mut self, name: &'static str, bytes: usize, time: Duration) {
+        match self.0.iter_mut().find(|line| line.0 == name) {
+            Some(line) => line.2.push(time),
+            None => self.0.push((name, bytes, vec![time])),
+        }
+    }
+
+    /// The median time in seconds, and bytes a second.
+    fn median(&self, name: &str) -> (f64, f64) {
+        let (_, bytes, times) = self.0.iter().find(|line| line.0 == name).unwrap();
+        let mut times = times.clone();
+        times.sort_unstable();
+        let median = times[times.len() / 2].as_secs_f64();
+        (median, *bytes as f64 / median)
+    }
+
+    fn print(&self) {
+        println!("{:<24} {:>9} {:>8}", "", "ms", "GB/s");
+        for (name, ..) in &self.0 {
+            let (time, rate) = self.median(name);
+            println!("{name:<24} {:>9.1} {:>8.2}", 1e3 * time, rate / 1e9);
+        }
+        println!();
+        let of = |name: &str, other: &str, rate: f64| {
+            println!("{name:<24} {:>9.2} of {other}", self.median(name).1 / rate);
+        };
+        let raw = ["raw, 1 writer", "raw, 2 writers", "raw, 4 writers"];
+        let raw = raw.map(|name| self.median(name).1).into_iter().fold(0.0, f64::max);
+        for name in ["save", "save direct", "save buffered"] {
+            of(name, "raw", raw);
+        }
+        for (name, other) in [
+            ("verify", "read and hash"),
+            ("verify", "read, hash, CRC-32"),
+            ("load into memory", "read and hash"),
+            ("load into memory", "copy memory"),
+        ] {
+            of(name, other, self.median(other).1);
+        }
+    }
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let result = work();
+    (start.elapsed(), result)
+}
+
+/// Random bytes, which no disk compresses, as a framework holds them: not at the start of a page.
+fn large_state() -> Checkpoint {
+    let mut seed = 1_u64;
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let model: Dict = (0..TENSORS)
+        .map(|i| {
+            let words: Vec<u64> = (0..TENSOR / 8).map(|_| next()).collect();
+            let storage = Storage::from_vec(words);
+            let tensor = Tensor::contiguous(DType::Float32, vec![TENSOR / 4], storage).unwrap();
+            (format!("layer.{i}.weight"), tensor)
+        })
+        .collect();
+    Checkpoint::new(1, model, Dict::new())
+}
+
+fn small_state() -> Checkpoint {
+    let (tensors, floats) = SMALL;
+    let tensor = |i: usize| Tensor::from_vec(vec![floats], vec![i as f32; floats]).unwrap();
+    let model: Dict = (0..tensors).map(|i| (format!("layer.{i}.weight"), tensor(i))).collect();
+    Checkpoint::new(1, model, Dict::new())
+}
+
+/// Saves, and removes what was saved once the time has been taken.
+fn save(directory: &Path, io: Io, state: &Checkpoint) -> Duration {
+    let directory = directory.join("run");
+    let manager = CheckpointManager::create(&directory, Options::default().io(io)).unwrap();
+    let (time, saved) = timed(|| manager.save(state));
+    assert!(saved.unwrap().warnings.is_empty());
+    std::fs::remove_dir_all(directory).unwrap();
+    time
+}
+
+fn write(table: &mut Table, directory: &Path, states: [&Checkpoint; 2], bytes: &[&[u8]]) {
+    let raw = directory.join("raw");
+    for (name, writers) in [("raw, 1 writer", 1), ("raw, 2 writers", 2), ("raw, 4 writers", 4)] {
+        table.add(name, TOTAL, raw::write_direct(&raw, bytes, writers));
+        std::fs::remove_file(&raw).unwrap();
+    }
+    for (name, io) in
+        [("save", Io::Auto), ("save direct", Io::Direct), ("save buffered", Io::Buffered)]
+    {
+        table.add(name, TOTAL, save(directory, io, states[0]));
+    }
+    table.add("save 20,000 tensors", SMALL.0 * SMALL.1 * 4, save(directory, Io::Auto, states[1]));
+}
+
+/// Reads a file that is in the page cache.
+fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>]) {
+    let threads = Options::default().threads;
+    let open = || open_file(path, Unprotected::Refuse).unwrap();
+    table.add("read", TOTAL, raw::read(path, threads, |_| {}));
+    let hash = |step: &[u8]| {
+        black_box(raw::hash(step));
+    };
+    table.add("read and hash", TOTAL, raw::read(path, threads, hash));
+    let hash_and_crc = |step: &[u8]| {
+        black_box((raw::hash(step), crc32fast::hash(step)));
+    };
+    table.add("read, hash, CRC-32", TOTAL, raw::read(path, threads, hash_and_crc));
+    let (time, damage) = timed(|| open().verify(threads, &|_| {}));
+    assert!(damage.is_empty());
+    table.add("verify", TOTAL, time);
+
+    table.add("copy memory", TOTAL, raw::copy(bytes, memory, threads));
+    let (time, ()) = timed(|| {
+        let tree = open().tree().unwrap();
+        let storages = tree.storages();
+        let destinations = storages.iter().zip(&mut *memory);
+        let destinations =
+            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        read_into(destinations.collect(), threads, &|_| {}).unwrap();
+    });
+    table.add("load into memory", TOTAL, time);
+    let (time, loaded) = timed(|| open().tree().unwrap().resident(threads).unwrap());
+    table.add("load into new memory", TOTAL, time);
+    drop(loaded);
+    let (time, tensor) = timed(|| {
+        let tree = open().tree().unwrap();
+        let tensor = tree.lookup("model_state_dict.layer.40.weight").and_then(Value::as_tensor);
+        tensor.unwrap().to_bytes().unwrap()
+    });
+    assert!(tensor == bytes[40]);
+    table.add("open, read one tensor", TENSOR, time);
+}
+
+fn main() {
+    let directory = std::env::args_os().nth(1).map_or_else(|| "target".into(), PathBuf::from);
+    let directory = tempfile::tempdir_in(directory).unwrap();
+    let (large, small) = (large_state(), small_state());
+    let storages = large.model_state_dict.storages();
+    let bytes: Vec<&[u8]> =
+        storages.iter().map(|(_, storage)| storage.as_slice().unwrap()).collect();
+    let mut memory: Vec<Vec<u8>> = bytes.iter().map(|bytes| bytes.to_vec()).collect();
+
+    let options = Options::default().io(Io::Buffered);
+    let manager = CheckpointManager::create(directory.path().join("warm"), options).unwrap();
+    let path = manager.save(&large).unwrap().path;
+    let mut table = Table::default();
+    for _ in 0..ROUNDS {
+        write(&mut table, directory.path(), [&large, &small], &bytes);
+        read(&mut table, Path::new(&path), &bytes, &mut memory);
+    }
+    table.print();
+}
