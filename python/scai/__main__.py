@@ -9,7 +9,7 @@ from scai import _native
 
 
 def main(*args: str) -> None:
-    """Run the command line, with these arguments or else those of the program; exit with its code."""
+    """Run the command line, by default with the program's arguments, and exit with its code."""
     # The command has its own ways with Ctrl-C; Python's would only act once it has returned.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(_native.main(["scai", *(args or sys.argv[1:])]))

@@ -10,7 +10,8 @@ try:
     import torch
     from torch import Tensor, nn
 except ImportError as error:
-    raise ImportError("scai.models needs PyTorch, which is not installed: pip install torch") from error
+    message = "scai.models needs PyTorch, which is not installed: pip install torch"
+    raise ImportError(message) from error
 
 __all__ = ["DualResNet"]
 

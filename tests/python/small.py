@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scai.training.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {
@@ -53,6 +51,8 @@ def names(directory: Path) -> list[str]:
 
 def state(path: Path) -> dict[str, Any]:
     """What a checkpoint holds, as PyTorch reads it, without what depends on the clock."""
+    import torch
+
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     del checkpoint["metadata"], checkpoint["timestamp"]
     return checkpoint
@@ -60,13 +60,19 @@ def state(path: Path) -> dict[str, Any]:
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
     """The paths of what is not the same, bit for bit."""
+    import torch
+
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
         return [] if same else [path]
     if isinstance(a, dict) and isinstance(b, dict):
         found = [] if list(a) == list(b) else [f"{path}: keys"]
-        return found + [x for key in a if key in b for x in differences(a[key], b[key], f"{path}.{key}")]
+        return found + [
+            x for key in a if key in b for x in differences(a[key], b[key], f"{path}.{key}")
+        ]
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         found = [] if len(a) == len(b) else [f"{path}: length"]
-        return found + [x for i, (x, y) in enumerate(zip(a, b)) for x in differences(x, y, f"{path}.{i}")]
+        return found + [
+            z for i, (x, y) in enumerate(zip(a, b)) for z in differences(x, y, f"{path}.{i}")
+        ]
     return [] if type(a) is type(b) and a == b else [path]

@@ -23,7 +23,6 @@ def test_the_defaults_are_those_of_the_trainer_for_connect_four(tmp_path: Path) 
     assert list(saved) == list(network.state_dict())
     network.load_state_dict(saved, strict=True)
     assert differences(dict(network.state_dict()), dict(saved)) == []
-    assert dict(network.named_parameters()).keys() == dict(DualResNet(num_blocks=4).named_parameters()).keys()
 
 
 def test_the_number_of_blocks_is_all_it_needs() -> None:
@@ -55,7 +54,7 @@ def test_a_trained_network_and_its_optimizer_go_on_in_pytorch(tmp_path: Path) ->
     # What it learnt from is what it knows: a network with names exchanged would be far off.
     assert loss.item() < trainer.training_stats["loss"] + 0.5
     network.train()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
 
 

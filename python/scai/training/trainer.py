@@ -1,4 +1,4 @@
-"""Training by self-play, as AlphaZero does, that can be killed anywhere and continues bit for bit."""
+"""Training by self-play, as AlphaZero does: it can be killed anywhere, and goes on bit for bit."""
 
 from __future__ import annotations
 

@@ -4,6 +4,10 @@ use std::fmt::Display;
 
 use super::{Config, Schedule};
 
+/// Elements of the residual blocks. More would not fit into memory, four times as training needs
+/// them, and the process would end where they are allocated.
+const MOST_PARAMETERS: u128 = 1 << 31;
+
 /// What is wrong, and the keys it is about.
 pub(super) struct Misfit {
     /// The paths of the keys, the one to be blamed first.
@@ -15,6 +19,7 @@ pub(super) struct Misfit {
 /// Everything that is wrong with the values of `config`.
 pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
     let mut misfits = counts(config);
+    misfits.extend(size(config));
     misfits.extend(fractions(config));
     misfits.extend(names(config));
     // A number that is wrong by itself is not compared with others.
@@ -53,6 +58,20 @@ fn counts(config: &Config) -> Vec<Misfit> {
         misfits.push(misfit("evaluation.games", expected, evaluation.games));
     }
     misfits
+}
+
+/// A network that is too large.
+fn size(config: &Config) -> Option<Misfit> {
+    let (blocks, channels) = (config.model.num_blocks as u128, config.model.channels as u128);
+    let convolution = channels.saturating_mul(channels).saturating_mul(9);
+    let parameters = convolution.saturating_mul(blocks.saturating_mul(2));
+    (parameters > MOST_PARAMETERS).then(|| Misfit {
+        keys: vec!["model.channels", "model.num_blocks"],
+        message: format!(
+            "`model.num_blocks` ({blocks}) of `model.channels` ({channels}) have {parameters} \
+             parameters; at most {MOST_PARAMETERS} fit"
+        ),
+    })
 }
 
 /// Numbers with a fraction. NaN and infinity are outside every range.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use scai_checkpoint::{Goal, Retention, Rule, from_value, to_value};
 use scai_train::config::{Config, ConfigError, Game, Opponent, Schedule};
+use serde_json::json;
 
 fn read(yaml: &str) -> Config {
     Config::from_yaml(yaml, "config.yaml").unwrap()
@@ -208,6 +209,11 @@ fn a_value_with_which_no_run_could_work_is_refused() {
              (0.5); lower the one or raise the other",
         ),
         (
+            "model: { num_blocks: 20, channels: 1000000 }",
+            "1:36: `model.num_blocks` (20) of `model.channels` (1000000) have 360000000000000 \
+             parameters; at most 2147483648 fit",
+        ),
+        (
             "evaluation: { games: 7 }",
             "1:22: `evaluation.games`: expected an even number of 2 or more, half of them to move \
              first, found 7",
@@ -378,4 +384,44 @@ fn the_rules_of_retention_follow_the_keys() {
 #[test]
 fn the_schedule_spans_all_steps() {
     assert_eq!(read("training: { iterations: 3, steps_per_iteration: 4 }").total_steps(), 12);
+}
+
+#[test]
+fn settings_take_the_place_of_others_key_by_key() {
+    let file = read("seed: 3\ntraining: { iterations: 5, batch_size: 32 }\n");
+    let settings = json!({
+        "game": "tictactoe",
+        "training": { "iterations": 7, "learning_rate": 1 },
+        "evaluation": { "opponents": ["random"] },
+    });
+    let config = file.with(&settings, "the settings").unwrap();
+    let mut expected = file;
+    expected.game = Game::TicTacToe;
+    (expected.training.iterations, expected.training.learning_rate) = (7, 1.0);
+    expected.evaluation.opponents = vec![Opponent::Random];
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_named_without_a_line() {
+    let settings = json!({
+        "seed": -1,
+        "training": { "iteration": 7, "batch_size": "many" },
+        "model": 5,
+    });
+    let error = Config::default().with(&settings, "the settings").unwrap_err();
+    assert_eq!(
+        error.to_string().lines().collect::<Vec<_>>(),
+        [
+            "the settings: `seed`: expected a whole number of 0 or more, found -1",
+            "the settings: `model`: expected a mapping of keys, found 5",
+            "the settings: `training.batch_size`: expected a whole number, found a string \"many\"",
+            "the settings: `training.iteration` is not a key; did you mean `iterations`?",
+        ]
+    );
+    let error = Config::default().with(&json!({ "seed": 1, "model": { "channels": 0 } }), "these");
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "these: `model.channels`: expected 1 or more, found 0"
+    );
 }
