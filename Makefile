@@ -65,9 +65,11 @@ learning-curve: $(VENV)/plot ## The default training, half an hour, and docs/lea
 	done
 	$(VENV)/bin/python docs/plot_learning.py logs/metrics.jsonl docs/learning.png
 
+# `manager` is about the order of operations: five times as many without AddressSanitizer.
 fuzz: ## Fuzz each target for FUZZ_SECONDS (needs cargo-fuzz)
 	for target in $$(ls fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
-	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) \
+	  case $$target in manager) sanitizer=none;; *) sanitizer=address;; esac; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run -s $$sanitizer $$target -- -max_total_time=$(FUZZ_SECONDS) \
 	    -dict=fuzz/dictionary.txt -max_len=8192 -rss_limit_mb=2048 -malloc_limit_mb=128 \
 	    -timeout=20 -print_final_stats=1 || exit 1; \
 	done

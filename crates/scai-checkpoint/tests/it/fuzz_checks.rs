@@ -52,6 +52,10 @@ pub(crate) fn directory(input: &[u8]) {
     }
 }
 
+/// Larger trees are not written: a few hundred bytes may ask for copies up to the reader's limit, which
+/// takes seconds and shows nothing that a small one does not.
+const LARGE: usize = 1 << 20;
+
 /// Opens, reads, verifies, writes and reads again. Returns the tree where all its bytes are sound.
 pub(crate) fn any_file(bytes: Vec<u8>) -> Option<Value> {
     let _ = peek(&Bytes(bytes.clone())).map_err(|error| error.to_string());
@@ -69,12 +73,16 @@ pub(crate) fn any_file(bytes: Vec<u8>) -> Option<Value> {
             tensor.to_bytes().expect("a tensor in memory has its bytes");
         }
     }
+    let print = Fingerprint::of(&tree);
+    if print.len() > LARGE {
+        return Some(tree);
+    }
     if let Ok(written) = write(&tree) {
         let again = open(written.clone(), Unprotected::Refuse).expect("what is written opens");
         assert_eq!(again.protection(), Protection::Digests);
         assert!(again.verify(1, &|_| {}).is_empty());
         let read = again.tree().expect("what is written is read").resident(1).unwrap();
-        if Fingerprint::of(&read) != Fingerprint::of(&tree) {
+        if Fingerprint::of(&read) != print {
             panic!("written and read differently:\n{read:?}\n{tree:?}");
         }
         assert!(write(&read).unwrap() == written, "written differently the second time");
