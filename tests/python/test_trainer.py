@@ -220,6 +220,7 @@ def in_the_way(directory: Path, *iterations: int) -> list[Path]:
     return paths
 
 
+@pytest.mark.filterwarnings("ignore:iteration 6 could not be saved")
 def test_a_save_that_fails_is_a_warning_and_the_last_one_an_error(tmp_path: Path) -> None:
     trainer = small(tmp_path, training={"save_interval": 1})
     paths = in_the_way(tmp_path, 3, 6)
@@ -264,6 +265,14 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_sound_state(tmp_pat
         trainer.train()
     done = trainer.training_stats["total_iterations"]
     assert names(tmp_path) == ([f"checkpoint_iter_{done}.pt"] if done else [])
+
+
+def test_a_panic_is_an_error_and_the_training_as_it_was(tmp_path: Path) -> None:
+    trainer = small(tmp_path, evaluation={"interval": 2, "games": 2**62})
+    with pytest.raises(RuntimeError, match="the trainer has failed: capacity overflow"):
+        trainer.train()
+    assert trainer.training_stats["total_iterations"] == 1
+    assert trainer.save_checkpoint() == tmp_path / "checkpoint_iter_1.pt"
 
 
 def test_another_process_that_writes_keeps_the_training_out(tmp_path: Path) -> None:
