@@ -306,7 +306,9 @@ class CheckpointManager:
             "optimizer_state_dict": _optimizer_state(model, optimizer),
             "training_stats": {} if training_stats is None else dict(training_stats),
             "metadata": {} if metadata is None else dict(metadata),
-            "timestamp": None,
+            # A zone is looked up under a lock, which a fork might copy while the thread that
+            # saves holds it.
+            "timestamp": datetime.datetime.now().astimezone().isoformat(timespec="microseconds"),
             **{
                 f"{name}_state_dict": state_of(part, name)
                 for name, part in parts.items()
