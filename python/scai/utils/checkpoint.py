@@ -21,6 +21,7 @@ from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
 from scai._live import Fence, Versions, lift_all, live_addresses
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
+from scai._native import Handle
 from scai._report import LoadReport
 from scai.errors import MissingFieldError
 
@@ -138,7 +139,7 @@ class SaveHandle:
     """
 
     def __init__(
-        self, path: Path, iteration: int, handle: _native.Handle, fence: Fence | None
+        self, path: Path, iteration: int, handle: Handle, fence: Fence | None
     ) -> None:
         self.path = path
         self._iteration = iteration
@@ -352,7 +353,7 @@ class CheckpointManager:
             self._watchers.append(watcher)
         return handle
 
-    def _begin(self, state: dict[str, Any], live: set[int] | bool) -> _native.Handle:
+    def _begin(self, state: dict[str, Any], live: set[int] | bool) -> Handle:
         # The tree lives no longer than the save: it keeps all tensors alive.
         return self._native.save_in_background(_native.Tree.encode(state, self._pool, live))
 
