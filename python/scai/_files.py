@@ -150,21 +150,23 @@ def mapped(file: _native.File) -> _mmap.mmap | None:
 def locator(map_location: Any) -> Callable[[str], Any]:
     """The device for a location such as ``cuda:0``; `None` is the CPU.
 
-    `map_location` is as in `torch.load`, except that a function gets and returns a location.
+    `map_location` is as in `torch.load`. A function of storage and location gets an empty storage
+    on the CPU: what counts is the device of what it returns.
     """
 
     def locate(location: str) -> Any:
-        target = location
+        import torch
+
+        target: Any = location
         if callable(map_location):
-            target = map_location(location) or location
+            empty: Any = torch.UntypedStorage
+            storage = map_location(empty(0), location)
+            target = location if storage is None else storage.device
         elif isinstance(map_location, dict):
             target = map_location.get(location, location)
         elif map_location is not None:
-            target = str(map_location)
-        if str(target) == "cpu":
-            return None
-        import torch
-
-        return torch.device(target)
+            target = map_location
+        device = torch.device(target)
+        return None if device.type == "cpu" else device
 
     return locate

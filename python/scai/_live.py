@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scai import _native
@@ -35,7 +35,7 @@ class Versions:
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
 
-    def unchanged(self, frozen: list[torch.Tensor]) -> list[torch.Tensor]:
+    def unchanged(self, frozen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Those that were not written to since the last call."""
         # An inference tensor counts no writes.
         counted = [tensor for tensor in frozen if not tensor.is_inference()]
@@ -179,6 +179,6 @@ def _hook_steps() -> None:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
         # A compiler would take the fences there are for ever the same.
-        hook: Any = torch.compiler.disable(_before_step)
-        register_optimizer_step_pre_hook(hook)
+        disable: Any = torch.compiler.disable
+        register_optimizer_step_pre_hook(disable(_before_step))
         _is_hooked = True

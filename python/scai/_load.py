@@ -47,14 +47,24 @@ def parameter_names(model: Any, optimizer: Any) -> list[list[str]] | None:
 
 
 def specs_of(state: Mapping[str, Any]) -> list[Spec]:
-    """Name, element type and shape of the tensors of a state dict."""
-    import torch
-
+    """Name, element type and shape of the ordinary tensors of a state dict."""
     return [
         (name, str(value.dtype).removeprefix("torch."), list(value.shape))
         for name, value in state.items()
-        if isinstance(value, torch.Tensor)
+        if _is_ordinary(value)
     ]
+
+
+def _is_ordinary(value: Any) -> bool:
+    """Whether a value is a tensor that is loaded by filling its memory."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and not value.is_nested
+    )
 
 
 class ModelLoad:
@@ -65,27 +75,54 @@ class ModelLoad:
     ) -> None:
         self._model = model
         self._state = state_of(model, what)
+        if not isinstance(self._state, Mapping):
+            raise TypeError(f"the state_dict() of `{what}` is a {type(self._state).__name__}")
         specs = specs_of(self._state)
-        self._tree, report = tree.matched(specs, strict, list(remap.items()))
-        self._rest = {
-            name: value
-            for name, value in self._state.items()
-            if name not in set(report["loaded"])
-        }
-        self._saved = tree
+        others = [name for name, value in self._state.items() if not _is_ordinary(value)]
+        self.may_fail = not isinstance(model, Mapping) and not _is_plain(model)
+        if self.may_fail and not callable(getattr(model, "load_state_dict", None)):
+            raise TypeError(f"`{what}` is a {type(model).__name__}, which has no load_state_dict()")
+        if others and isinstance(model, Mapping) and not isinstance(model, MutableMapping):
+            raise TypeError(f"`{what}` cannot be changed, and holds more than tensors")
+        for name, value in self._state.items():
+            if getattr(value, "is_meta", False):
+                raise ValueError(
+                    f"`{name}` of `{what}` is on the meta device, where there is no memory to "
+                    f"load into; give it some first: {what}.to_empty(device=\"cpu\")"
+                )
+        self._tree, self._others, report = tree.matched(specs, others, strict, list(remap.items()))
         self.report = LoadReport.of(report)
+        self._before: Any = None
 
     def apply(self) -> None:
         """Fill the tensors of the model; where it has ways of its own to load, use these."""
-        if not isinstance(self._model, MutableMapping) and not _is_plain(self._model):
+        if self.may_fail:
             self._apply_by_its_own_way()
             return
+        loaded = self._tree.decode(template=self._state, threads=THREADS)
+        self._copy(loaded)
+        for name, other in self._others:
+            self._model[name] = other.decode(threads=THREADS)
+
+    def undo(self) -> None:
+        """Give it back the state it had."""
+        if self._before is None:
+            return
+        try:
+            self._model.load_state_dict(self._before)
+        finally:
+            # Whatever its own way does: where these are the tensors themselves, they are right.
+            self._copy(
+                {name: value for name, value in self._before.items() if _is_ordinary(value)}
+            )
+
+    def _copy(self, tensors: Mapping[str, Any]) -> None:
+        """Copy into the tensors of the model what is not in them already."""
         import torch
 
-        loaded = self._tree.decode(template=self._state, threads=THREADS)
         filled = []
         with torch.no_grad():
-            for name, tensor in loaded.items():
+            for name, tensor in tensors.items():
                 own = self._state[name]
                 if own is tensor:
                     filled.append(own)
@@ -96,22 +133,14 @@ class ModelLoad:
             torch.autograd.graph.increment_version(filled)
 
     def _apply_by_its_own_way(self) -> None:
-        # What is no tensor (`_extra_state`) goes by its name; what was not matched stays.
         loaded = self._tree.decode(threads=THREADS)
-        extra = {
-            name: self._saved.part(name).decode(threads=THREADS)  # type: ignore[union-attr]
-            for name in self._saved.keys()
-            if name in self._rest and not hasattr(self._rest[name], "dtype")
-        }
-        state: Any = collections.OrderedDict({**self._rest, **loaded, **extra})
+        others = {name: other.decode(threads=THREADS) for name, other in self._others}
+        # What was not matched stays.
+        state: Any = collections.OrderedDict({**self._state, **loaded, **others})
+        self._before = copy.deepcopy(self._state)
         if hasattr(self._state, "_metadata"):
             state._metadata = self._state._metadata
-        before = copy.deepcopy(self._state)
-        try:
-            self._model.load_state_dict(state)
-        except BaseException:
-            self._model.load_state_dict(before)
-            raise
+        self._model.load_state_dict(state)
 
 
 def _is_plain(model: Any) -> bool:
@@ -129,6 +158,8 @@ def _is_plain(model: Any) -> bool:
         "_state_dict_hooks",
         "_state_dict_pre_hooks",
     )
+    if not all(map(_is_ordinary, model.state_dict().values())):
+        return False
     return all(
         type(part)._load_from_state_dict in ordinary
         and type(part).get_extra_state is module.get_extra_state
@@ -143,8 +174,14 @@ class OptimizerLoad:
     def __init__(
         self, tree: _native.Tree, optimizer: Any, model: Any, strict: bool, remap: Remap
     ) -> None:
+        if not callable(getattr(optimizer, "load_state_dict", None)):
+            raise TypeError(
+                f"`optimizer` is a {type(optimizer).__name__}, which has no load_state_dict()"
+            )
         self._optimizer = optimizer
         self._current = state_of(optimizer, "optimizer")
+        self.may_fail = not _loads_as_torch(optimizer)
+        self._before: Any = None
         self.report = LoadReport()
         self._tree = tree
         self._keeps_groups = False
@@ -178,26 +215,37 @@ class OptimizerLoad:
 
     def apply(self) -> None:
         """Fill the state of the optimizer, in place where it has one already."""
-        import torch
-
         # A load of its own might fail half way; what it has must still be there then.
-        ours = isinstance(self._optimizer, torch.optim.Optimizer) and (
-            type(self._optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict
-        )
-        template = self._current if ours else None
+        template = None if self.may_fail else self._current
         state = self._tree.decode(template=template, threads=THREADS)
-        named = any("param_names" in group for group in self._current.get("param_groups", []))
-        if not named and not self._keeps_groups:
+        named = isinstance(self._current, Mapping) and any(
+            "param_names" in group for group in self._current.get("param_groups", [])
+        )
+        if not named and not self._keeps_groups and isinstance(state, dict):
             for group in state.get("param_groups", []):
                 # PyTorch allows no unnamed group beside a named one.
                 group.pop("param_names", None)
-        before = None if ours else copy.deepcopy(self._current)
-        try:
-            self._optimizer.load_state_dict(state)
-        except BaseException:
-            if before is not None:
-                self._optimizer.load_state_dict(before)
-            raise
+        if self.may_fail:
+            self._before = copy.deepcopy(self._current)
+        self._optimizer.load_state_dict(state)
+
+    def undo(self) -> None:
+        """Give it back the state it had."""
+        if self._before is not None:
+            self._optimizer.load_state_dict(self._before)
+
+
+def _loads_as_torch(optimizer: Any) -> bool:
+    """Whether an optimizer only takes what it is given, once the groups are known to match."""
+    import torch
+
+    ordinary = torch.optim.Optimizer
+    return (
+        isinstance(optimizer, ordinary)
+        and type(optimizer).load_state_dict is ordinary.load_state_dict
+        and not optimizer._optimizer_load_state_dict_pre_hooks
+        and not optimizer._optimizer_load_state_dict_post_hooks
+    )
 
 
 def _groups(tree: _native.Tree) -> list[dict[str, Any]]:
@@ -235,21 +283,23 @@ def _parameter_specs(optimizer: Any, names: list[list[str]]) -> list[Spec]:
 class PartLoad:
     """A load of anything else with `load_state_dict`: a scheduler, a scaler, a data loader."""
 
+    may_fail = True
+
     def __init__(self, tree: _native.Tree, part: Any, what: str) -> None:
-        if not callable(getattr(part, "load_state_dict", None)):
-            raise TypeError(f"`{what}` is a {type(part).__name__}, which has no load_state_dict()")
+        for method in ("state_dict", "load_state_dict"):
+            if not callable(getattr(part, method, None)):
+                raise TypeError(f"`{what}` is a {type(part).__name__}, which has no {method}()")
         self._tree = tree
         self._part = part
         self._before: Any = None
 
     def apply(self) -> None:
         """Give the part its saved state."""
+        state = self._tree.decode(threads=THREADS)
         self._before = copy.deepcopy(self._part.state_dict())
-        self._part.load_state_dict(self._tree.decode(threads=THREADS))
+        self._part.load_state_dict(state)
 
     def undo(self) -> None:
         """Give it back the state it had."""
         if self._before is not None:
             self._part.load_state_dict(self._before)
-
-

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["capture", "restore"]
+__all__ = ["capture", "prepared", "restore"]
 
 _PARTS = ("python", "numpy", "torch", "cuda", "xpu", "mps")
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
@@ -56,6 +56,11 @@ def restore(state: object) -> None:
     Raises:
         ValueError: the state is not one that `capture` returns.
     """
+    prepared(state)()
+
+
+def prepared(state: object) -> Callable[[], None]:
+    """What sets the generators to a state that has been checked; otherwise as `restore`."""
     if not isinstance(state, dict) or "python" not in state:
         raise ValueError("not the state of the random generators: it has no entry `python`")
     steps: list[Callable[[], object]] = []
@@ -70,12 +75,16 @@ def restore(state: object) -> None:
                 _warn(f"the random state of {name} is left out: {name} is not installed here")
             except Exception as error:
                 raise ValueError(f"the random state of {name} is not one: {error}") from error
-    for step in steps:
-        step()
+
+    def restore() -> None:
+        for step in steps:
+            step()
+
+    return restore
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=3)
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 # Each of these tries a state on a generator of its own, and gives what sets the global one.

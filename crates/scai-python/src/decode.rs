@@ -1,6 +1,6 @@
 //! A state tree to objects of Python.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -55,6 +55,7 @@ pub(crate) fn decode<'py>(
         uses,
         storages: HashMap::new(),
         fills: Vec::new(),
+        claimed: BTreeMap::new(),
         used: false,
     };
     let template = match &options.place {
@@ -120,6 +121,9 @@ struct Decoder<'a, 'py> {
     /// The `UntypedStorage` of each storage.
     storages: HashMap<usize, Bound<'py, PyAny>>,
     fills: Vec<Fill>,
+    /// Memory of the template that is filled: from where, to where, and the storage it is filled
+    /// from.
+    claimed: BTreeMap<usize, (usize, usize)>,
     /// Something is made of the tensors met now, which must not stay on disk.
     used: bool,
 }
@@ -274,8 +278,9 @@ impl<'py> Decoder<'_, 'py> {
         if let Some(attributes) = &dict.attributes {
             // Their paths are not in the notes, which hold none for them.
             let path = std::mem::replace(&mut self.path, vec![i64::MIN]);
-            let attributes = self.dict(attributes, None)?;
+            let attributes = self.using(|decoder| decoder.dict(attributes, None));
             self.path = path;
+            let attributes = attributes?;
             object.getattr(intern!(py, "__dict__"))?.call_method1("update", (attributes,))?;
         }
         Ok(object)
@@ -299,6 +304,7 @@ impl<'py> Decoder<'_, 'py> {
             && tensor.attributes() == Attributes::default()
             && let Some(template) = template
             && let Some(region) = fitting(torch, tensor, template)?
+            && self.claim(region, tensor.storage())
         {
             self.fill_later(tensor.storage(), region);
             return Ok(template.clone());
@@ -309,7 +315,9 @@ impl<'py> Decoder<'_, 'py> {
             let named = PyDict::new(py);
             named.set_item(intern!(py, "dtype"), torch.dtype_object(py, tensor.dtype())?)?;
             let shape = PyTuple::new(py, tensor.shape())?;
-            let made = torch.empty.bind(py).call((shape,), Some(&named))?;
+            // A dimension of length 1 may have any stride.
+            let strides = PyTuple::new(py, tensor.strides())?;
+            let made = torch.empty_strided.bind(py).call((shape, strides), Some(&named))?;
             let address = made.call_method0(intern!(py, "data_ptr"))?.extract()?;
             let region = Region { address, len: tensor.nbytes() as usize };
             self.fill_later(tensor.storage(), region);
@@ -371,6 +379,17 @@ impl<'py> Decoder<'_, 'py> {
             return Ok(made.clone());
         }
         let len = storage.len() as usize;
+        let device = self.device(storage)?;
+        if let Some(device) = &device
+            && device.getattr(intern!(py, "type"))?.eq("meta")?
+        {
+            // Where there are no bytes, none are read.
+            let named = PyDict::new(py);
+            named.set_item("device", device)?;
+            let untyped = torch.untyped_storage.bind(py).call((len,), Some(&named))?;
+            self.storages.insert(storage.id(), untyped.clone());
+            return Ok(untyped);
+        }
         let named = PyDict::new(py);
         named.set_item(intern!(py, "dtype"), &torch.uint8)?;
         let mapped = match (&self.options.place, storage.file_range()) {
@@ -390,7 +409,7 @@ impl<'py> Decoder<'_, 'py> {
             let address = bytes.call_method0(intern!(py, "data_ptr"))?.extract()?;
             self.fill_later(storage, Region { address, len });
         }
-        if let Some(device) = self.device(storage)? {
+        if let Some(device) = device {
             self.fill()?;
             let named = PyDict::new(py);
             named.set_item("device", device)?;
@@ -400,7 +419,27 @@ impl<'py> Decoder<'_, 'py> {
         Ok(untyped)
     }
 
+    /// Takes memory of the template for one storage. `false` where another one fills some of it:
+    /// tensors that share memory there are not the same in the file.
+    fn claim(&mut self, region: Region, storage: &Storage) -> bool {
+        let Region { address, len } = region;
+        let claim = (region.end(), storage.id());
+        if len == 0 || self.claimed.get(&address) == Some(&claim) {
+            return true;
+        }
+        // Those before it end before it begins.
+        let last = self.claimed.range(..region.end()).next_back();
+        let free = last.is_none_or(|(_, (end, _))| *end <= address);
+        if free {
+            self.claimed.insert(address, claim);
+        }
+        free
+    }
+
     fn fill_later(&mut self, storage: &Storage, region: Region) {
+        if region.len == 0 {
+            return;
+        }
         let name = self.keys.join(".");
         self.fills.push(Fill { storage: storage.clone(), region, name });
     }
@@ -428,7 +467,8 @@ impl<'py> Decoder<'_, 'py> {
         let args = self.using(|decoder| {
             call.args.iter().map(|arg| decoder.value(arg, None)).collect::<PyResult<Vec<_>>>()
         });
-        let state = call.state.as_ref().map(|state| self.value(state, None)).transpose();
+        let state = call.state.as_ref();
+        let state = self.using(|decoder| state.map(|state| decoder.value(state, None)).transpose());
         self.path = path;
         let (args, state) = (args?, state?);
         // What is made of tensors may look at their bytes.

@@ -200,9 +200,17 @@ impl<'py> Encoder<'py> {
     }
 
     fn dict(&mut self, dict: &Bound<'py, PyDict>, kind: DictKind) -> Walked<Value> {
-        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(dict.len());
+        let items = match kind {
+            // Its order is its own.
+            DictKind::Ordered => {
+                dict.call_method0("items")?.try_iter()?.collect::<PyResult<_>>()?
+            }
+            _ => dict.items().iter().collect::<Vec<_>>(),
+        };
+        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(items.len());
         let mut made_plain = false;
-        for (i, (key, value)) in dict.iter().enumerate() {
+        for (i, item) in items.into_iter().enumerate() {
+            let (key, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = item.extract()?;
             let i = i as i64;
             let text = match key.cast_exact::<PyString>() {
                 Ok(text) => text.to_string_lossy().into_owned(),

@@ -19,6 +19,7 @@ pub(crate) struct Torch {
     pub(crate) typed_storage: Py<PyAny>,
     pub(crate) strided: Py<PyAny>,
     pub(crate) empty: Py<PyAny>,
+    pub(crate) empty_strided: Py<PyAny>,
     pub(crate) uint8: Py<PyAny>,
     pub(crate) rebuild_parameter: Py<PyAny>,
     dtypes: HashMap<usize, DType>,
@@ -70,6 +71,7 @@ impl Torch {
                 typed_storage: get("TypedStorage")?,
                 strided: get("strided")?,
                 empty: get("empty")?,
+                empty_strided: get("empty_strided")?,
                 uint8: get("uint8")?,
                 rebuild_parameter: py
                     .import("torch._utils")?

@@ -8,14 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::{
-    DType, Dict, MatchOptions, Strictness, TensorSpec, Value, match_state, transfer_optimizer,
-    write_file,
+    Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, match_state,
+    transfer_optimizer, write_file,
 };
 use serde_json::Value as Json;
 
 use crate::decode::{self, Place};
 use crate::encode::{Encoded, encode};
-use crate::errors::{OrRaise, report_dict};
+use crate::errors::{OrRaise, raise, report_dict};
 use crate::memory::{Capture, PIECE, Snapshot, held, reads_are_safe};
 use crate::pool::{Buffer, Pool};
 
@@ -119,6 +119,12 @@ impl Tree {
         Some(self.child(index, &entries[index].1))
     }
 
+    /// Checks that this is a checkpoint: that it has the fields that every one has.
+    fn check_fields(&self, path: &str) -> PyResult<()> {
+        let checked = Checkpoint::from_tree(self.value.clone());
+        checked.map(drop).map_err(|error| error.at_path(path)).or_raise()
+    }
+
     /// The tree of a child, by the numbers on the way to it.
     fn at(&self, path: Vec<i64>) -> Option<Self> {
         let mut tree =
@@ -135,21 +141,38 @@ impl Tree {
         Some(tree)
     }
 
-    /// The tensors of a state dict that fit a model's, by the model's names, and the report.
-    #[pyo3(signature = (specs, strict, remap))]
+    /// The tensors of a state dict that fit a model's, by the model's names; what it has besides
+    /// under one of the names `others`; and the report on both.
+    #[pyo3(signature = (specs, others, strict, remap))]
     fn matched<'py>(
         &self,
         py: Python<'py>,
         specs: Vec<Spec>,
+        others: Vec<String>,
         strict: bool,
         remap: Vec<(String, String)>,
-    ) -> PyResult<(Self, Bound<'py, PyDict>)> {
-        let options = options(strict, &remap)?;
-        let value = tensors_of(&self.value);
-        let matched = match_state(&value, &tensor_specs(specs)?, &options).or_raise()?;
-        let report = report_dict(py, &matched.report)?;
+    ) -> PyResult<(Self, Vec<(String, Self)>, Bound<'py, PyDict>)> {
+        let options = options(false, &remap)?;
+        let specs = tensor_specs(specs)?;
+        let (tensors, mut saved_others) = self.split(&options);
+        // Of what is a tensor on one side only, the report speaks as of two things.
+        let matched = match_state(&tensors, &specs, &options).or_raise()?;
+        let mut report = matched.report;
+        let mut found = Vec::new();
+        for name in others {
+            match saved_others.iter().position(|(saved, _)| *saved == name) {
+                Some(at) => found.push(saved_others.remove(at)),
+                None => report.missing.push(name),
+            }
+        }
+        report.unexpected.extend(saved_others.into_iter().map(|(name, _)| name));
+        report.loaded.extend(found.iter().map(|(name, _)| name.clone()));
+        if strict && !report.is_complete() {
+            return Err(raise(&Error::Mismatch(Box::new(report))));
+        }
+        let report = report_dict(py, &report)?;
         let dict: Dict = matched.tensors.into_iter().collect();
-        Ok((Self { value: dict.into(), ..self.empty() }, report))
+        Ok((Self { value: dict.into(), ..self.empty() }, found, report))
     }
 
     /// The optimizer state `current` with the moments of this one, by the names of parameters.
@@ -188,10 +211,36 @@ impl Tree {
         Self { value: Value::None, notes: None, capture: Arc::clone(&self.capture) }
     }
 
+    /// The tensors of a state dict, and what modules keep in it besides (`_extra_state`), by the
+    /// name that it gets.
+    fn split(&self, options: &MatchOptions) -> (Value, Vec<(String, Self)>) {
+        let Value::Dict(dict) = &self.value else { return (self.value.clone(), Vec::new()) };
+        let mut tensors = Dict { entries: Vec::new(), attributes: None, ..dict.clone() };
+        let mut others = Vec::new();
+        // A tensor that stands for something else, such as an array, is none.
+        let converted = self.notes.as_deref().map(notes_on_children).unwrap_or_default();
+        for (i, (key, value)) in dict.entries.iter().enumerate() {
+            let is_tensor = matches!(value, Value::Tensor(_)) && !converted.contains(&(i as i64));
+            match key.as_str() {
+                Some(name) if !is_tensor => {
+                    others.push((options.rename(name), self.child(i, value)));
+                }
+                _ => tensors.entries.push((key.clone(), value.clone())),
+            }
+        }
+        (Value::Dict(tensors), others)
+    }
+
     fn child(&self, index: usize, value: &Value) -> Self {
         let notes = self.notes.as_deref().and_then(|notes| notes_below(notes, index as i64));
         Self { value: value.clone(), notes, ..self.empty() }
     }
+}
+
+/// The numbers of the children that were made plain themselves.
+fn notes_on_children(notes: &str) -> HashSet<i64> {
+    let notes: Vec<(Vec<i64>, Json)> = serde_json::from_str(notes).unwrap_or_default();
+    notes.into_iter().filter(|(path, _)| path.len() == 1).map(|(path, _)| path[0]).collect()
 }
 
 /// The notes on what is below the child of this number.
@@ -205,14 +254,6 @@ fn notes_below(notes: &str, index: i64) -> Option<String> {
         })
         .collect();
     if below.is_empty() { None } else { serde_json::to_string(&below).ok() }
-}
-
-/// A state dict without what modules keep in it besides tensors (`_extra_state`).
-fn tensors_of(value: &Value) -> Value {
-    let Value::Dict(dict) = value else { return value.clone() };
-    let mut dict = dict.clone();
-    dict.entries.retain(|(_, value)| matches!(value, Value::Tensor(_)));
-    Value::Dict(dict)
 }
 
 fn options(strict: bool, remap: &[(String, String)]) -> PyResult<MatchOptions> {

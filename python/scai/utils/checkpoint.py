@@ -21,6 +21,7 @@ from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
 from scai._live import Fence, Versions, lift_all, live_addresses
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
+from scai._native import Handle
 from scai._report import LoadReport
 from scai.errors import MissingFieldError
 
@@ -38,7 +39,6 @@ __all__ = [
 
 Snapshot = Literal["live", "copy", "sync"]
 
-_REQUIRED = ("iteration", "model_state_dict", "optimizer_state_dict")
 _POLL = 0.1
 """Seconds between two looks whether the user wants to interrupt a wait."""
 
@@ -139,7 +139,7 @@ class SaveHandle:
     """
 
     def __init__(
-        self, path: Path, iteration: int, handle: _native.Handle, fence: Fence | None
+        self, path: Path, iteration: int, handle: Handle, fence: Fence | None
     ) -> None:
         self.path = path
         self._iteration = iteration
@@ -182,7 +182,7 @@ class SaveHandle:
         return self._info
 
     def __repr__(self) -> str:
-        state = "ended" if self.done() else "under way"
+        state = "ended" if self._handle.done() else "under way"
         return f"SaveHandle({str(self.path)!r}, {state})"
 
 
@@ -227,7 +227,10 @@ class CheckpointManager:
         self._keep = _keep(keep_last, keep_every, keep_best, keep_within)
         self._snapshot = _checked_snapshot(snapshot)
         self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
-        self._threads = threads or THREADS
+        for callback in self._on_commit:
+            if not callable(callback):
+                raise TypeError(f"`on_commit` is a {type(callback).__name__}, which cannot be called")
+        self._threads = _count("threads", threads) or THREADS
         self._allow_unprotected = allow_unprotected
         self._pool = _native.Pool()
         self._versions = Versions()
@@ -296,9 +299,10 @@ class CheckpointManager:
                 its handle; this checkpoint is then not saved.
         """
         began = time.monotonic()
+        iteration = _checked_iteration(iteration)
+        mode = self._snapshot if snapshot is None else _checked_snapshot(snapshot)
         manager = self._native
         self._settle()
-        iteration = _checked_iteration(iteration)
         parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
         state = {
             "iteration": iteration,
@@ -327,7 +331,6 @@ class CheckpointManager:
             info = _info(saved, self.checkpoint_dir, iteration, time.monotonic() - began)
             self._committed(info)
             return info.path
-        mode = self._snapshot if snapshot is None else _checked_snapshot(snapshot)
         return self._save_in_background(state, model, optimizer, iteration, mode)
 
     def _save_in_background(
@@ -352,7 +355,7 @@ class CheckpointManager:
             self._watchers.append(watcher)
         return handle
 
-    def _begin(self, state: dict[str, Any], live: set[int] | bool) -> _native.Handle:
+    def _begin(self, state: dict[str, Any], live: set[int] | bool) -> Handle:
         # The tree lives no longer than the save: it keeps all tensors alive.
         return self._native.save_in_background(_native.Tree.encode(state, self._pool, live))
 
@@ -455,8 +458,7 @@ class CheckpointManager:
                 )
             return found
 
-        for field in _REQUIRED:
-            part(field)
+        tree.check_fields(str(path))
         remap = remap or {}
         report = LoadReport()
         models: list[ModelLoad] = []
@@ -477,11 +479,14 @@ class CheckpointManager:
             if other is not None
         ]
         random_state = part("rng_state").decode(threads=self._threads) if rng else None
+        restore = None if random_state is None else _random.prepared(random_state)
 
         mapping = mapped(file)
         content = tree.decode(map=mapping, locate=locator(device), threads=self._threads)
         if not dry_run:
-            _apply(parts, optimizers, models, random_state)
+            _apply([*parts, *models, *optimizers])
+            if restore is not None:
+                restore()
         checkpoint = Checkpoint(content)
         checkpoint.path = path
         checkpoint.report = report
@@ -653,27 +658,21 @@ class CheckpointManager:
         return latest
 
 
-def _apply(
-    parts: list[PartLoad],
-    optimizers: list[OptimizerLoad],
-    models: list[ModelLoad],
-    random_state: Any,
-) -> None:
+def _apply(loads: Sequence[PartLoad | OptimizerLoad | ModelLoad]) -> None:
     """What may fail by the ways of others comes first, and is undone where it does."""
-    done: list[PartLoad] = []
+    done = []
     try:
-        for part in parts:
-            done.append(part)
-            part.apply()
-        for optimizer in optimizers:
-            optimizer.apply()
-        for model in models:
-            model.apply()
-        if random_state is not None:
-            _random.restore(random_state)
+        for load in sorted(loads, key=lambda load: not load.may_fail):
+            if load.may_fail:
+                done.append(load)
+            load.apply()
     except BaseException:
-        for part in reversed(done):
-            part.undo()
+        for load in reversed(done):
+            try:
+                load.undo()
+            except Exception:
+                # The error under way is the one to be seen.
+                _log.warning("what was loaded could not be undone as usual", exc_info=True)
         raise
 
 
@@ -711,6 +710,8 @@ def _checked_iteration(iteration: Any) -> int:
         ) from None
     if number < 0:
         raise ValueError(f"`iteration` is {number}; iterations count from 0")
+    if number >= 2**63:
+        raise ValueError(f"`iteration` is {number}; it must be less than 2**63")
     return number
 
 
@@ -726,31 +727,48 @@ def _keep(
     best: str | Sequence[str] | None,
     within: datetime.timedelta | float | None,
 ) -> dict[str, Any]:
-    for name, value in (("keep_last", last), ("keep_every", every)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` is {value}; it is at least 1")
     if isinstance(within, datetime.timedelta):
         within = within.total_seconds()
-    if within is not None and within < 0:
-        raise ValueError(f"`keep_within` is {within} seconds; it cannot be negative")
-    rules = [best] if isinstance(best, str) else list(best or ())
+    if within is not None:
+        if not isinstance(within, (int, float)):
+            raise TypeError(
+                f"`keep_within` is a {type(within).__name__}; write seconds or a timedelta"
+            )
+        if not 0 <= within < 2**63:
+            raise ValueError(f"`keep_within` is {within} seconds; it is a time span from 0 on")
+    rules = best if isinstance(best, Sequence) and not isinstance(best, str) else [best]
     return {
-        "last": last,
-        "every": every,
-        "best": [_best(rule) for rule in rules],
+        "last": _count("keep_last", last),
+        "every": _count("keep_every", every),
+        "best": [_best(rule) for rule in rules if rule is not None],
         "within": None if within is None else int(within),
     }
 
 
-def _best(rule: str) -> tuple[str, str, int]:
+def _count(name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` is a {type(value).__name__}, not a whole number") from None
+    if not 0 < number < 2**63:
+        raise ValueError(f"`{name}` is {number}; it is at least 1")
+    return number
+
+
+def _best(rule: Any) -> tuple[str, str, int]:
+    if not isinstance(rule, str):
+        raise TypeError(f'`keep_best` is a {type(rule).__name__}; write "loss:min", or a list')
     parts = rule.split(":")
     if len(parts) == 2:
         parts.append("1")
-    if len(parts) != 3 or parts[1] not in ("min", "max") or not parts[2].isdigit():
+    count = int(parts[2]) if parts[-1].isdecimal() and len(parts) == 3 else 0
+    if not parts[0] or parts[1:2] not in (["min"], ["max"]) or not 0 < count < 2**63:
         raise ValueError(
             f'`keep_best` is {rule!r}; write "loss:min", or "loss:min:3" for the best three'
         )
-    return parts[0], parts[1], int(parts[2])
+    return parts[0], parts[1], count
 
 
 @atexit.register

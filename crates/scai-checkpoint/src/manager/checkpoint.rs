@@ -99,10 +99,12 @@ impl Checkpoint {
         let iteration = match take("iteration") {
             Value::Int(iteration) if iteration >= 0 => iteration as u64,
             other => {
-                return Err(Error::damaged(
-                    Place::default(),
-                    format!("`iteration` is {other:?}, not a number from 0 on"),
-                ));
+                let found = match other {
+                    Value::Int(iteration) => iteration.to_string(),
+                    other => format!("of type {}", other.type_name()),
+                };
+                let detail = format!("`iteration` is {found}, not a whole number from 0 on");
+                return Err(Error::damaged(Place::default(), detail));
             }
         };
         let or_empty = |value| match value {

@@ -62,7 +62,9 @@ impl MatchOptions {
         Ok(self)
     }
 
-    fn rename(&self, name: &str) -> String {
+    /// What a saved name becomes.
+    #[must_use]
+    pub fn rename(&self, name: &str) -> String {
         self.remap.iter().fold(name.to_owned(), |name, (pattern, replacement)| {
             pattern.replace_all(&name, replacement).into_owned()
         })
@@ -144,9 +146,7 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
         .filter(|name| !expected.contains(name.as_str()))
         .collect();
     report.hints = hints(report);
-    let complete =
-        report.missing.is_empty() && report.unexpected.is_empty() && report.mismatched.is_empty();
-    if options.strictness == Strictness::Strict && !complete {
+    if options.strictness == Strictness::Strict && !report.is_complete() {
         return Err(Error::Mismatch(Box::new(matched.report)));
     }
     Ok(matched)

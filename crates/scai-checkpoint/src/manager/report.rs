@@ -30,6 +30,14 @@ pub struct ShapeMismatch {
     pub model: (DType, Vec<usize>),
 }
 
+impl LoadReport {
+    /// Whether everything found its place.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+}
+
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = vec![format!("  loaded: {}", self.loaded.len())];

@@ -1,0 +1,270 @@
+"""What cannot be saved, a file system that refuses, and several processes at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import scai
+import torch
+from nets import training
+from programs import run_python
+from same import assert_same
+from scai.utils.checkpoint import CheckpointManager
+from torch import nn
+
+ANSWERS = {
+    "exists": True,
+    "readable": True,
+    "has_required_fields": True,
+    "has_model_state": True,
+    "has_optimizer_state": True,
+    "has_training_stats": True,
+    "has_metadata": True,
+    "has_timestamp": True,
+}
+
+
+# What cannot be saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        ({"metadata": {"config": {"fn": lambda: None}}}, "metadata.config.fn"),
+        ({"training_stats": {"best": [1, object()]}}, "training_stats.best.1"),
+        ({"extra": {"model": nn.Linear(1, 1)}}, "model"),
+        ({"model": {"a.b": open}}, "model_state_dict.a.b"),
+        (
+            {"dataloader": types.SimpleNamespace(state_dict=lambda: {"it": iter([])})},
+            "dataloader_state_dict.it",
+        ),
+        ({"metadata": {1.5: {("a", 2): print}}}, r"metadata.1.5.('a', 2)"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(
+    arguments: dict[str, object], path: str, manager: CheckpointManager
+) -> None:
+    for wait in (True, False):
+        with pytest.raises(TypeError) as raised:
+            manager.save_checkpoint(**{"model": {}, "iteration": 1, **arguments}, wait=wait)
+        assert str(raised.value).startswith(f"cannot save `{path}`: ")
+    assert manager.list_checkpoints() == []
+    assert os.listdir(manager.checkpoint_dir) in ([], [".lock"])
+
+
+def test_what_holds_itself_is_refused(manager: CheckpointManager) -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(TypeError, match="hold themselves"):
+        manager.save_checkpoint({}, iteration=0, metadata={"loop": loop})
+
+
+@pytest.mark.parametrize("iteration", [1.0, "1", None, torch.tensor(1.5), [1]])
+def test_an_iteration_must_be_a_whole_number(iteration: object, manager: CheckpointManager) -> None:
+    with pytest.raises(TypeError, match="`iteration` is a .*, not a whole number"):
+        manager.save_checkpoint({}, iteration=iteration)
+
+
+def test_an_iteration_out_of_range_is_refused(manager: CheckpointManager) -> None:
+    with pytest.raises(ValueError, match="`iteration` is -1; iterations count from 0"):
+        manager.save_checkpoint({}, iteration=-1)
+    with pytest.raises(ValueError, match="`iteration` is 9223372036854775808"):
+        manager.save_checkpoint({}, iteration=2**63)
+    assert manager.save_checkpoint({}, iteration=torch.tensor(3)).name == "checkpoint_iter_3.pt"
+    assert manager.save_checkpoint({}, iteration=2**63 - 1).exists()
+
+
+def test_an_extra_part_must_not_be_called_as_a_field(manager: CheckpointManager) -> None:
+    for name in ("iteration", "model_state_dict", "rng_state"):
+        with pytest.raises(ValueError, match=f"a part of `extra` is called `{name}`, as a field"):
+            manager.save_checkpoint({}, iteration=0, extra={name: 1})
+    path = manager.save_checkpoint({}, iteration=0, rng=False, extra={"rng_state": 5, "more": [1]})
+    assert torch.load(path)["rng_state"] == 5
+
+
+# What the file system refuses
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted only by root, with the right to")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_an_error_and_what_was_saved_stays(tiny: Path) -> None:
+    large = {"w": torch.rand(200, 1000)}
+    manager = CheckpointManager(tiny)
+    first = manager.save_checkpoint(large, iteration=1)
+    with pytest.raises(OSError, match="no space") as raised:
+        manager.save_checkpoint(large, iteration=2)
+    assert raised.value.errno == 28
+    assert manager.list_checkpoints() == [first]
+    assert manager.verify_checkpoint(first) == ANSWERS
+    assert manager.save_checkpoint({}, iteration=3).exists()
+    with pytest.raises(OSError, match="no space"):
+        scai.save(large, tiny / "other.pt")
+    assert not (tiny / "other.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.save_checkpoint({}, iteration=9),
+        lambda manager: manager.save_checkpoint({}, iteration=9, wait=False),
+        lambda manager: manager.load_checkpoint(),
+        lambda manager: manager.list_checkpoints(),
+        lambda manager: manager.get_latest_checkpoint(),
+        lambda manager: manager.verify_checkpoint("checkpoint_iter_1.pt"),
+        lambda manager: manager.prune(),
+        lambda manager: manager.pin("checkpoint_iter_1.pt"),
+        lambda manager: manager.resume(),
+        lambda manager: manager.flush(),
+        lambda manager: manager.close(),
+        lambda manager: manager.__exit__(None, None, None),
+    ],
+)
+def test_what_failed_in_the_background_comes_out_of_the_next_call(
+    call: Callable[[CheckpointManager], object], tiny: Path
+) -> None:
+    manager = CheckpointManager(tiny)
+    large = {"w": torch.rand(200, 1000)}
+    manager.save_checkpoint({}, iteration=1)
+    handles = [manager.save_checkpoint(large, iteration=i, wait=False) for i in (2,)]
+    handles += [manager.save_checkpoint(large, iteration=3, wait=False)]
+    deadline = time.monotonic() + 60
+    while not all(handle.done() for handle in handles):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    with pytest.raises(OSError, match="checkpoint_iter_3.pt.*no space"):
+        call(manager)
+    # Once is enough.
+    assert len(manager.list_checkpoints()) == 2
+    assert manager.save_checkpoint({}, iteration=4).exists()
+
+
+def test_a_handle_that_was_asked_has_told_the_error(tiny: Path) -> None:
+    manager = CheckpointManager(tiny)
+    handle = manager.save_checkpoint({"w": torch.rand(400, 1000)}, iteration=1, wait=False)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space"):
+            handle.wait()
+    assert manager.list_checkpoints() == []
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path / "run")
+    path = manager.save_checkpoint({}, iteration=1)
+    if os.geteuid() == 0:
+        freeze, thaw = (["chattr", sign, str(tmp_path / "run")] for sign in ("+i", "-i"))
+        if subprocess.run(freeze, check=False, capture_output=True).returncode:
+            pytest.skip("this file system has no directories that are immutable")
+    else:
+        freeze, thaw = (["chmod", mode, str(tmp_path / "run")] for mode in ("a-w", "u+w"))
+        subprocess.run(freeze, check=True)
+    try:
+        with pytest.raises(PermissionError, match="checkpoint_iter_2.pt"):
+            manager.save_checkpoint({}, iteration=2)
+        assert manager.load_checkpoint()["iteration"] == 1
+        assert manager.list_checkpoints() == [path]
+    finally:
+        subprocess.run(thaw, check=True)
+    manager.save_checkpoint({}, iteration=2)
+
+
+# Several processes
+
+
+LOCKED = """
+import sys
+from scai.errors import LockedError
+from scai.utils.checkpoint import CheckpointManager
+manager = CheckpointManager(sys.argv[1])
+print(manager.load_checkpoint()["iteration"], len(manager.list_checkpoints()))
+print(manager.verify_checkpoint("checkpoint_iter_1.pt")["readable"], manager.resume().iteration)
+calls = [
+    lambda: manager.save_checkpoint({}, iteration=2),
+    lambda: manager.save_checkpoint({}, iteration=2, wait=False).wait(),
+    lambda: manager.prune(dry_run=False, keep_last=1),
+]
+for call in calls:
+    try:
+        call()
+    except LockedError as error:
+        print(error)
+"""
+
+
+def test_one_process_writes_and_others_read(manager: CheckpointManager) -> None:
+    manager.save_checkpoint({}, iteration=1)
+    lines = run_python(LOCKED, manager.checkpoint_dir).splitlines()
+    assert lines[:2] == ["1 1", "True 1"]
+    assert len(lines) == 5 and len(set(lines[2:])) == 1
+    assert str(manager.checkpoint_dir) in lines[2] and str(os.getpid()) in lines[2]
+    assert len(manager.list_checkpoints()) == 1
+
+
+def forked(function: Callable[[], object], seconds: float = 60) -> str:
+    """What a forked child makes of a function; an error where it hangs or dies."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            said = str(function())
+        except BaseException as error:  # noqa: BLE001
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    deadline = time.monotonic() + seconds
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child hangs")
+        time.sleep(0.01)
+    with os.fdopen(reader) as file:
+        return file.read()
+
+
+def test_a_fork_in_the_midst_of_a_save_reads_and_never_hangs(
+    manager: CheckpointManager, tmp_path: Path
+) -> None:
+    model, optimizer = training()
+    big = {"w": torch.rand(4_000_000)}
+    manager.save_checkpoint(model, optimizer, 1)
+
+    def elsewhere() -> bool:
+        return CheckpointManager(tmp_path / "other").save_checkpoint({}).exists()
+
+    for iteration in range(2, 6):
+        handle = manager.save_checkpoint(big, iteration=iteration, wait=False)
+        assert forked(lambda: manager.load_checkpoint("checkpoint_iter_1.pt")["iteration"]) == "1"
+        assert forked(lambda: manager.save_checkpoint({}, iteration=9)).startswith("LockedError: ")
+        assert forked(elsewhere) == "True"
+        assert "by the process that this one was forked from" in forked(handle.wait)
+        assert forked(handle.done) == "False"
+        assert forked(manager.flush) == "None"
+        handle.wait()
+    child = CheckpointManager(tmp_path / "unused")
+    assert forked(lambda: child.save_checkpoint(model, optimizer, 3, wait=False).wait().name) == (
+        "checkpoint_iter_3.pt"
+    )
+    assert_same(torch.load(child.list_checkpoints()[0])["model_state_dict"], model.state_dict())
