@@ -58,6 +58,9 @@ impl Live {
     }
 }
 
+/// Trees by name.
+type Named = Vec<(String, Tree)>;
+
 /// Name, element type and shape of a tensor of a model.
 type Spec = (String, String, Vec<usize>);
 
@@ -151,7 +154,7 @@ impl Tree {
         others: Vec<String>,
         strict: bool,
         remap: Vec<(String, String)>,
-    ) -> PyResult<(Self, Vec<(String, Self)>, Bound<'py, PyDict>)> {
+    ) -> PyResult<(Self, Named, Bound<'py, PyDict>)> {
         let options = options(false, &remap)?;
         let specs = tensor_specs(specs)?;
         let (tensors, mut saved_others) = self.split(&options);
@@ -213,7 +216,7 @@ impl Tree {
 
     /// The tensors of a state dict, and what modules keep in it besides (`_extra_state`), by the
     /// name that it gets.
-    fn split(&self, options: &MatchOptions) -> (Value, Vec<(String, Self)>) {
+    fn split(&self, options: &MatchOptions) -> (Value, Named) {
         let Value::Dict(dict) = &self.value else { return (self.value.clone(), Vec::new()) };
         let mut tensors = Dict { entries: Vec::new(), attributes: None, ..dict.clone() };
         let mut others = Vec::new();

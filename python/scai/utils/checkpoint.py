@@ -138,9 +138,7 @@ class SaveHandle:
         path: where the checkpoint will be.
     """
 
-    def __init__(
-        self, path: Path, iteration: int, handle: Handle, fence: Fence | None
-    ) -> None:
+    def __init__(self, path: Path, iteration: int, handle: Handle, fence: Fence | None) -> None:
         self.path = path
         self._iteration = iteration
         self._handle = handle
@@ -229,7 +227,9 @@ class CheckpointManager:
         self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
         for callback in self._on_commit:
             if not callable(callback):
-                raise TypeError(f"`on_commit` is a {type(callback).__name__}, which cannot be called")
+                raise TypeError(
+                    f"`on_commit` is a {type(callback).__name__}, which cannot be called"
+                )
         self._threads = _count("threads", threads) or THREADS
         self._allow_unprotected = allow_unprotected
         self._pool = _native.Pool()
