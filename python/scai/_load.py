@@ -188,6 +188,8 @@ class OptimizerLoad:
         if not isinstance(self._current, Mapping) or "param_groups" not in self._current:
             return
         saved = _groups(tree)
+        if strict:
+            _same_kind(saved, self._current["param_groups"])
         names = parameter_names(model, optimizer)
         same = [len(group["params"]) for group in saved] == [
             len(group["params"]) for group in self._current["param_groups"]
@@ -258,6 +260,23 @@ def _groups(tree: _native.Tree) -> list[dict[str, Any]]:
         )
     groups: list[dict[str, Any]] = part.decode(threads=THREADS)
     return groups
+
+
+def _same_kind(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
+    """Refuse the state of another optimizer, with which the next step would fail.
+
+    Versions of one optimizer differ in what the newer one has besides.
+    """
+    for ours, theirs in zip(current, saved, strict=False):
+        lacking = ours.keys() - theirs.keys() - {"param_names"}
+        unknown = theirs.keys() - ours.keys() - {"param_names"}
+        if lacking and unknown:
+            raise MismatchError(
+                "the optimizer does not match, and nothing was loaded\n"
+                f"  in the checkpoint only: {', '.join(sorted(unknown))}\n"
+                f"  in the optimizer only: {', '.join(sorted(lacking))}\n"
+                "it was saved from an optimizer of another class"
+            )
 
 
 def _differ(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
+_SHOWN = 20
+"""Names of each kind that are shown; more hide what is to be read below them."""
+
+
 @dataclass
 class LoadReport:
     """What a load did, or would do, with each name.
@@ -50,7 +54,9 @@ class LoadReport:
         ]:
             if names:
                 lines.append(f"  {title}: {len(names)}")
-                lines += [f"    {name}" for name in names]
+                lines += [f"    {name}" for name in names[:_SHOWN]]
+                if len(names) > _SHOWN:
+                    lines.append(f"    … and {len(names) - _SHOWN} more")
         lines += [f"  hint: {hint}" for hint in self.hints]
         if self.optimizer is not None:
             lines.append("optimizer state")

@@ -187,7 +187,8 @@ def test_a_save_is_let_go_of_when_it_has_ended(tmp_path: Path) -> None:
     manager.flush()
     size = sum(p.nbytes for p in training.model.parameters())
     assert manager._pool.nbytes() < 10 * size
-    assert sizes[-1] < sizes[1] + size, [f"{size >> 20} MiB" for size in sizes]
+    # Other things of the process come and go; a leak would be one state for each save.
+    assert sizes[-1] < sizes[1] + 4 * size, [f"{size >> 20} MiB" for size in sizes]
 
 
 def test_a_model_that_is_gone_takes_its_memory_with_it(manager: CheckpointManager) -> None:

@@ -27,11 +27,13 @@ pub(crate) enum Place<'py> {
 }
 
 /// How a tree becomes objects.
-pub(crate) struct Options<'py> {
+pub(crate) struct Options<'a, 'py> {
     pub(crate) place: Place<'py>,
     /// Gives the device for a location such as `cuda:0`; `None` is the CPU.
     pub(crate) locate: Option<Bound<'py, PyAny>>,
     pub(crate) threads: usize,
+    /// What errors call the file.
+    pub(crate) path: Option<&'a str>,
 }
 
 /// Converts `value`; `notes` say which types plain values had.
@@ -42,7 +44,7 @@ pub(crate) fn decode<'py>(
     py: Python<'py>,
     value: &Value,
     notes: Option<&str>,
-    options: &Options<'py>,
+    options: &Options<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut uses = HashMap::new();
     count_uses(value, &mut uses);
@@ -112,7 +114,7 @@ struct Fill {
 
 struct Decoder<'a, 'py> {
     py: Python<'py>,
-    options: &'a Options<'py>,
+    options: &'a Options<'a, 'py>,
     notes: Notes<'py>,
     path: Vec<i64>,
     keys: Vec<String>,
@@ -457,7 +459,13 @@ impl<'py> Decoder<'_, 'py> {
             ));
         }
         let threads = self.options.threads;
-        self.py.detach(|| read_into(destinations(&fills), threads, &|_| {})).or_raise()
+        let path = self.options.path;
+        let read = || read_into(destinations(&fills), threads, &|_| {});
+        let named = |error: scai_checkpoint::Error| match path {
+            Some(path) => error.at_path(path),
+            None => error,
+        };
+        self.py.detach(read).map_err(named).or_raise()
     }
 
     fn call(&mut self, call: &Call) -> PyResult<Bound<'py, PyAny>> {

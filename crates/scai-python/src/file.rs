@@ -38,7 +38,7 @@ impl File {
 
     /// The state tree. Its tensors are read and checked when they are used.
     fn tree(&self, py: Python<'_>) -> PyResult<Tree> {
-        let read = || Ok(Tree::new(self.file.tree()?, self.file.notes()?));
+        let read = || Ok(Tree::new(self.file.tree()?, self.file.notes()?, &self.path));
         py.detach(read)
             .map_err(|error: scai_checkpoint::Error| error.at_path(&self.path))
             .or_raise()

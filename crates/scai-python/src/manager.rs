@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Error, Goal, Options, Prune, Residency, Retention, Rule,
+    Checkpoint, CheckpointManager, Error, Goal, Io, Options, Prune, Residency, Retention, Rule,
     SaveHandle, Saved,
 };
 
@@ -51,16 +51,28 @@ impl Keep {
 #[pymethods]
 impl Manager {
     #[new]
-    #[pyo3(signature = (directory, keep, threads=None, allow_unprotected=false))]
+    #[pyo3(signature = (directory, keep, threads=None, allow_unprotected=false, io="auto"))]
     fn new(
         py: Python<'_>,
         directory: PathBuf,
         keep: Keep,
         threads: Option<usize>,
         allow_unprotected: bool,
+        io: &str,
     ) -> PyResult<Self> {
+        let io = match io {
+            "auto" => Io::Auto,
+            "direct" => Io::Direct,
+            "buffered" => Io::Buffered,
+            other => {
+                let message =
+                    format!("`io` is '{other}'; it is one of 'auto', 'direct', 'buffered'");
+                return Err(raise(&Error::Invalid(message)));
+            }
+        };
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
-        let mut options = Options::default().retention(keep.retention()?).unprotected(unprotected);
+        let mut options =
+            Options::default().retention(keep.retention()?).unprotected(unprotected).io(io);
         options.threads = threads.unwrap_or(options.threads).max(1);
         let manager = py.detach(|| CheckpointManager::create(&directory, options)).or_raise()?;
         Ok(Self { manager: std::mem::ManuallyDrop::new(manager), process: std::process::id() })

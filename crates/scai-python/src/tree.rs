@@ -28,6 +28,8 @@ const SMALL: usize = 64 << 10;
 pub(crate) struct Tree {
     pub(crate) value: Value,
     pub(crate) notes: Option<String>,
+    /// The file it comes from.
+    path: Option<Arc<str>>,
     pub(crate) capture: Arc<Capture>,
 }
 
@@ -85,7 +87,7 @@ impl Tree {
         };
         let capture = Arc::new(Capture::default());
         take(py, &snapshots, &mode, &capture)?;
-        Ok(Self { value, notes, capture })
+        Ok(Self { value, notes, path: None, capture })
     }
 
     /// The objects of the tree. Tensors are in new memory, in that of the tensors of `template`
@@ -105,7 +107,7 @@ impl Tree {
             (None, Some(disk)) => Place::Disk(disk),
             (None, None) => Place::Memory { template },
         };
-        let options = decode::Options { place, locate, threads };
+        let options = decode::Options { place, locate, threads, path: self.path.as_deref() };
         decode::decode(py, &self.value, self.notes.as_deref(), &options)
     }
 
@@ -205,13 +207,18 @@ impl Tree {
 }
 
 impl Tree {
-    pub(crate) fn new(value: Value, notes: Option<String>) -> Self {
-        Self { value, notes, capture: Arc::default() }
+    pub(crate) fn new(value: Value, notes: Option<String>, path: &str) -> Self {
+        Self { value, notes, path: Some(path.into()), capture: Arc::default() }
     }
 
     /// Nothing, but what is captured together with this.
     fn empty(&self) -> Self {
-        Self { value: Value::None, notes: None, capture: Arc::clone(&self.capture) }
+        Self {
+            value: Value::None,
+            notes: None,
+            path: self.path.clone(),
+            capture: Arc::clone(&self.capture),
+        }
     }
 
     /// The tensors of a state dict, and what modules keep in it besides (`_extra_state`), by the

@@ -111,6 +111,10 @@ class Checkpoint(dict[str, Any]):
     path: Path
     report: LoadReport
 
+    def __repr__(self) -> str:
+        # Its tensors would fill many screens.
+        return f"Checkpoint({str(self.path)!r}, iteration={self.get('iteration')}: {', '.join(self)})"
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -205,6 +209,8 @@ class CheckpointManager:
         on_commit: called with a `SaveInfo` when a checkpoint is durable; one or several. For saves
             in the background this happens on another thread. What they raise is logged.
         threads: threads that read, write and check; by default one per core, at most 8.
+        io: ``"direct"`` writes past the page cache where the file system allows it, ``"buffered"``
+            through it; ``"auto"`` takes the first for files of 4 MiB or more.
         allow_unprotected: also load files without any checksums, in which damage is not noticed.
     """
 
@@ -219,6 +225,7 @@ class CheckpointManager:
         snapshot: Snapshot = "live",
         on_commit: Callable[[SaveInfo], object] | Sequence[Callable[[SaveInfo], object]] = (),
         threads: int | None = None,
+        io: Literal["auto", "direct", "buffered"] = "auto",
         allow_unprotected: bool = False,
     ) -> None:
         self.checkpoint_dir = Path(checkpoint_dir)
@@ -231,6 +238,7 @@ class CheckpointManager:
                     f"`on_commit` is a {type(callback).__name__}, which cannot be called"
                 )
         self._threads = _count("threads", threads) or THREADS
+        self._io = io
         self._allow_unprotected = allow_unprotected
         self._pool = _native.Pool()
         self._versions = Versions()
@@ -241,7 +249,7 @@ class CheckpointManager:
 
     def _open(self) -> _native.Manager:
         return _native.Manager(
-            self.checkpoint_dir, self._keep, self._threads, self._allow_unprotected
+            self.checkpoint_dir, self._keep, self._threads, self._allow_unprotected, self._io
         )
 
     @property
@@ -280,7 +288,8 @@ class CheckpointManager:
             model: a module, anything with `state_dict()`, or a mapping of names to tensors.
             optimizer: an optimizer of PyTorch, or anything with `state_dict()`.
             iteration: the iteration the state belongs to, from 0 on.
-            training_stats: statistics; short ones are shown by lists.
+            training_stats: statistics; short ones are shown by lists, and `keep_best` compares
+                them. Tensors of one number are saved as that number.
             metadata: whatever describes the run.
             scheduler, scaler, ema, dataloader: further parts with `state_dict()`.
             rng: whether to save the state of the random generators of Python, NumPy and PyTorch.
@@ -308,7 +317,7 @@ class CheckpointManager:
             "iteration": iteration,
             "model_state_dict": state_of(model, "model"),
             "optimizer_state_dict": _optimizer_state(model, optimizer),
-            "training_stats": {} if training_stats is None else dict(training_stats),
+            "training_stats": _statistics(training_stats or {}),
             "metadata": {} if metadata is None else dict(metadata),
             # A zone is looked up under a lock, which a fork might copy while the thread that
             # saves holds it.
@@ -624,18 +633,24 @@ class CheckpointManager:
         manager.flush()
 
     def close(self) -> None:
-        """Wait for the saves under way. The manager can still be used."""
+        """Wait for the saves under way, and let other processes write to the directory.
+
+        The manager can still be used: its next save takes the right to write again.
+        """
         self.flush()
+        # Managers of one directory share the right to write; the last one to go gives it back.
+        del self._manager
+        self._manager = self._open()
 
     def __enter__(self) -> CheckpointManager:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if error is None:
-            self.flush()
+            self.close()
             return
         try:
-            self.flush()
+            self.close()
         except Exception:
             # The error under way is the one to be seen.
             _log.exception("a save in the background failed")
@@ -674,6 +689,14 @@ def _apply(loads: Sequence[PartLoad | OptimizerLoad | ModelLoad]) -> None:
                 # The error under way is the one to be seen.
                 _log.warning("what was loaded could not be undone as usual", exc_info=True)
         raise
+
+
+def _statistics(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    def number(value: Any) -> Any:
+        is_number = hasattr(value, "untyped_storage") and value.ndim == 0
+        return value.item() if is_number else value
+
+    return {name: number(value) for name, value in statistics.items()}
 
 
 def _optimizer_state(model: Any, optimizer: Any) -> Any:

@@ -38,13 +38,19 @@ impl LoadReport {
     }
 }
 
+/// Names of each kind that are shown; more hide what is to be read below them.
+const SHOWN: usize = 20;
+
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = vec![format!("  loaded: {}", self.loaded.len())];
         let mut list = |what: &str, names: Vec<String>| {
             if !names.is_empty() {
                 lines.push(format!("  {what}: {}", names.len()));
-                lines.extend(names.into_iter().map(|name| format!("    {name}")));
+                lines.extend(names.iter().take(SHOWN).map(|name| format!("    {name}")));
+                if names.len() > SHOWN {
+                    lines.push(format!("    … and {} more", names.len() - SHOWN));
+                }
             }
         };
         list("missing in the checkpoint", self.missing.clone());
