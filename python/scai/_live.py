@@ -18,8 +18,13 @@ from scai import _native
 if TYPE_CHECKING:
     import torch
 
+    from scai._cuda import Staging
+
 _POLL = 0.1
 """Seconds between two looks whether the user wants to interrupt a wait."""
+
+_SMALL = 64 << 10
+"""Bytes below which a tensor is copied at once."""
 
 _fences: list[Fence] = []
 _is_hooked = False
@@ -57,24 +62,35 @@ def live_addresses(model: Any, optimizer: Any, versions: Versions) -> set[int]:
     # A backward pass changes these, and an optimizer may have kept one.
     others = [p.grad for p in parameters if p.grad is not None]
     if isinstance(model, torch.nn.Module):
-        frozen = [p for p in model.parameters() if not p.requires_grad]
+        frozen = [p for p in model.parameters() if not p.requires_grad and _is_plain(p)]
         tensors += versions.unchanged(frozen)
         # A forward pass changes these, and they may lie in the memory of a parameter.
         others += [*model.buffers(), *_renormalized(model)]
-    return _addresses(tensors) - _addresses(others)
+    # What is small is copied in any case, and asking costs more than copying.
+    return _addresses(tensors, _SMALL) - _addresses(others)
 
 
-def _addresses(tensors: Iterable[torch.Tensor]) -> set[int]:
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is a tensor of PyTorch's own class, of which everything can be asked."""
     import torch
 
-    plain = (torch.Tensor, torch.nn.Parameter)
-    addresses = set()
-    for tensor in tensors:
-        if type(tensor) in plain and tensor.layout is torch.strided and tensor.is_cpu:
-            storage = tensor.untyped_storage()
-            if not storage.is_shared():
-                addresses.add(storage.data_ptr())
-    return addresses
+    return type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+
+
+def _addresses(tensors: Iterable[torch.Tensor], smallest: int = 0) -> set[int]:
+    """Where the storages of ordinary tensors begin."""
+    import torch
+
+    plain, strided = (torch.Tensor, torch.nn.Parameter), torch.strided
+    # Most tensors begin where their storage does, which is quicker to ask for.
+    return {
+        tensor.untyped_storage().data_ptr() if tensor.storage_offset() else tensor.data_ptr()
+        for tensor in tensors
+        if type(tensor) in plain
+        and tensor.layout is strided
+        and tensor.nbytes >= smallest
+        and (tensor.is_cpu or tensor.is_cuda)
+    }
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
@@ -115,6 +131,7 @@ class Fence:
 
         self._process = os.getpid()
         self._handle: _native.Handle | None = None
+        self._staging: Staging | None = None
         # Held until the save has begun: a step on another thread has to wait for that.
         self._begins = threading.RLock()
         _hook_steps()
@@ -128,9 +145,9 @@ class Fence:
         _fences.append(self)
         return self
 
-    def guard(self, handle: _native.Handle) -> None:
+    def guard(self, handle: _native.Handle, staging: Staging | None) -> None:
         """From now on wait for what this save has not read yet."""
-        self._handle = handle
+        self._handle, self._staging = handle, staging
 
     def __exit__(self, *_: object) -> None:
         if self._handle is None:
@@ -143,14 +160,17 @@ class Fence:
         if os.getpid() != self._process:
             return
         with self._begins:
-            handle = self._handle
+            handle, staging = self._handle, self._staging
         while handle is not None and not handle.wait_captured(_POLL):
             pass
+        if staging is not None:
+            staging.fence()
 
     def remove(self) -> None:
         """Let memory change without waiting. Not from within one of the load hooks."""
         with contextlib.suppress(ValueError):
             _fences.remove(self)
+        self._staging = None
         for hook in self._hooks:
             hook.remove()
 

@@ -17,7 +17,10 @@ def main(args: list[str]) -> int: ...
 class Tree:
     @staticmethod
     def encode(
-        object: object, pool: Pool | None = None, live: set[int] | bool | None = None
+        object: object,
+        pool: Pool | None = None,
+        live: set[int] | bool | None = None,
+        staging: Any = None,
     ) -> Tree: ...
     def decode(
         self,

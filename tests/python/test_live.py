@@ -130,7 +130,9 @@ def test_frozen_parameters_are_read_live_once_they_are_known_to_rest() -> None:
     versions = _live.Versions()
     first = _live.live_addresses(training.model, training.optimizer, versions)
     second = _live.live_addresses(training.model, training.optimizer, versions)
-    frozen = {p.data_ptr() for p in training.model.parameters() if not p.requires_grad}
+    # Biases are small, and copied.
+    matrices = (p for p in training.model.parameters() if p.ndim == 2)
+    frozen = {p.data_ptr() for p in matrices if not p.requires_grad}
     assert not frozen & first
     assert frozen < second
 

@@ -12,9 +12,7 @@ use pyo3::types::{
     PyTuple,
 };
 use scai_checkpoint::codec::torch::constructor;
-use scai_checkpoint::{
-    Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Source, Storage, Tensor, Value,
-};
+use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storage, Tensor, Value};
 
 use crate::errors::OrRaise;
 use crate::memory::{Owners, Region, Snapshot};
@@ -25,7 +23,15 @@ pub(crate) struct Encoded {
     pub(crate) value: Value,
     /// JSON, where a value is not what `torch.load` gives back.
     pub(crate) notes: Option<String>,
-    pub(crate) snapshots: Vec<Arc<Snapshot>>,
+    pub(crate) found: Vec<Found>,
+    pub(crate) owners: Arc<Owners>,
+}
+
+/// Memory of the CPU that the tree refers to.
+pub(crate) struct Found {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The `UntypedStorage`, to be handed to `owners` where the memory is read later.
+    pub(crate) storage: Py<PyAny>,
 }
 
 /// Where an error happened, from the inside out.
@@ -43,10 +49,14 @@ impl From<PyErr> for Refusal {
 type Walked<T> = Result<T, Refusal>;
 
 /// Converts `object`. What has no form of its own in a tree is made plain by `scai._convert`.
+/// `staging` copies the memory of other devices; without it each copy is waited for.
 ///
 /// # Errors
 /// `TypeError` with the path of the value that cannot be saved.
-pub(crate) fn encode(object: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+pub(crate) fn encode(
+    object: &Bound<'_, PyAny>,
+    staging: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Encoded> {
     let py = object.py();
     let mut encoder = Encoder {
         py,
@@ -56,12 +66,14 @@ pub(crate) fn encode(object: &Bound<'_, PyAny>) -> PyResult<Encoded> {
         keys: Vec::new(),
         notes: PyList::empty(py),
         storages: HashMap::new(),
-        owners: Arc::default(),
-        snapshots: Vec::new(),
+        owners: Arc::new(Owners::new(staging.map(|staging| staging.clone().unbind()))),
+        found: Vec::new(),
+        staging: staging.cloned(),
     };
     match encoder.value(object) {
         Ok(value) => {
-            Ok(Encoded { value, notes: encoder.notes_text()?, snapshots: encoder.snapshots })
+            let notes = encoder.notes_text()?;
+            Ok(Encoded { value, notes, found: encoder.found, owners: encoder.owners })
         }
         Err(Refusal { mut path, error }) => {
             path.reverse();
@@ -90,12 +102,32 @@ struct Encoder<'py> {
     /// Where the walk is: the number of each child on the way, keys of dictionaries below zero.
     path: Vec<i64>,
     /// The same, for people.
-    keys: Vec<String>,
+    keys: Vec<Key<'py>>,
     notes: Bound<'py, PyList>,
     /// Storages by address and length, so that tensors that share memory stay tied.
     storages: HashMap<(usize, usize, String), Storage>,
     owners: Arc<Owners>,
-    snapshots: Vec<Arc<Snapshot>>,
+    found: Vec<Found>,
+    staging: Option<Bound<'py, PyAny>>,
+}
+
+/// What a child is called.
+#[derive(Clone)]
+enum Key<'py> {
+    /// Nothing of its own.
+    None,
+    Number(usize),
+    Object(Bound<'py, PyAny>),
+}
+
+impl Key<'_> {
+    fn text(&self) -> Option<String> {
+        match self {
+            Key::None => None,
+            Key::Number(number) => Some(number.to_string()),
+            Key::Object(key) => key.str().map(|text| text.to_string_lossy().into_owned()).ok(),
+        }
+    }
 }
 
 impl<'py> Encoder<'py> {
@@ -163,40 +195,34 @@ impl<'py> Encoder<'py> {
     }
 
     fn deeper<T>(&mut self, walk: impl FnOnce(&mut Self) -> Walked<T>) -> Walked<T> {
-        self.keys.push(String::new());
+        self.below(Key::None, walk)
+    }
+
+    fn below<T>(&mut self, key: Key<'py>, walk: impl FnOnce(&mut Self) -> Walked<T>) -> Walked<T> {
+        self.keys.push(key);
         let walked = if self.keys.len() > MAX_DEPTH {
             let message = format!("containers nest deeper than {MAX_DEPTH}, or hold themselves");
             Err(PyValueError::new_err(message).into())
         } else {
             walk(self)
         };
-        self.keys.pop();
-        walked
-    }
-
-    /// A child by its number and its name for people.
-    fn child(
-        &mut self,
-        number: i64,
-        name: impl Fn() -> String,
-        object: &Bound<'py, PyAny>,
-    ) -> Walked<Value> {
-        self.path.push(number);
-        let walked = self.deeper(|encoder| {
-            if let Some(key) = encoder.keys.last_mut() {
-                *key = name();
-            }
-            encoder.value(object)
-        });
-        self.path.pop();
+        let key = self.keys.pop();
         walked.map_err(|mut refusal| {
-            refusal.path.push(name());
+            refusal.path.extend(key.and_then(|key| key.text()));
             refusal
         })
     }
 
+    /// A child by its number and what it is called.
+    fn child(&mut self, number: i64, key: Key<'py>, object: &Bound<'py, PyAny>) -> Walked<Value> {
+        self.path.push(number);
+        let walked = self.below(key, |encoder| encoder.value(object));
+        self.path.pop();
+        walked
+    }
+
     fn items(&mut self, items: impl Iterator<Item = Bound<'py, PyAny>>) -> Walked<Vec<Value>> {
-        items.enumerate().map(|(i, item)| self.child(i as i64, || i.to_string(), &item)).collect()
+        items.enumerate().map(|(i, item)| self.child(i as i64, Key::Number(i), &item)).collect()
     }
 
     fn dict(&mut self, dict: &Bound<'py, PyDict>, kind: DictKind) -> Walked<Value> {
@@ -212,13 +238,9 @@ impl<'py> Encoder<'py> {
         for (i, item) in items.into_iter().enumerate() {
             let (key, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = item.extract()?;
             let i = i as i64;
-            let text = match key.cast_exact::<PyString>() {
-                Ok(text) => text.to_string_lossy().into_owned(),
-                Err(_) => key.str()?.to_string_lossy().into_owned(),
-            };
-            let name = || text.clone();
+            let name = Key::Object(key.clone());
             let notes = self.notes.len();
-            let plain = self.child(-1 - i, name, &key)?;
+            let plain = self.child(-1 - i, name.clone(), &key)?;
             made_plain |= self.notes.len() > notes;
             entries.push((plain, self.child(i, name, &value)?));
         }
@@ -267,11 +289,11 @@ impl<'py> Encoder<'py> {
             let name: String = object.str()?.extract()?;
             Value::QScheme(name.trim_start_matches("torch.").to_owned())
         } else if class.is(&torch.untyped_storage) {
-            Value::Storage(self.storage(object)?, None)
+            Value::Storage(self.any_storage(object.clone())?, None)
         } else if class.is(&torch.typed_storage) {
             let dtype = torch.dtype_of(&object.getattr(intern!(py, "dtype"))?);
             let untyped = object.getattr(intern!(py, "_untyped_storage"))?;
-            Value::Storage(self.storage(&untyped)?, dtype)
+            Value::Storage(self.any_storage(untyped)?, dtype)
         } else if object.is_instance(torch.tensor.bind(py))? {
             let message = format!(
                 "a {} is a tensor of a class that only the program that made it knows; save an \
@@ -291,11 +313,11 @@ impl<'py> Encoder<'py> {
         parameter: bool,
     ) -> Walked<Value> {
         let py = self.py;
-        let truth = |name| -> PyResult<bool> { tensor.call_method0(name)?.extract() };
+        let truth = |name| -> PyResult<bool> { tensor.getattr(name)?.is_truthy() };
+        let on_cpu = truth(intern!(py, "is_cpu"))?;
         let ordinary = tensor.getattr(intern!(py, "layout"))?.is(&torch.strided)
-            && !tensor.getattr(intern!(py, "is_quantized"))?.is_truthy()?
-            && !tensor.getattr(intern!(py, "is_meta"))?.is_truthy()?
-            && !tensor.getattr(intern!(py, "is_nested"))?.is_truthy()?;
+            && !truth(intern!(py, "is_nested"))?
+            && (on_cpu || !truth(intern!(py, "is_meta"))?);
         if !ordinary {
             return self.constructed(tensor);
         }
@@ -304,16 +326,21 @@ impl<'py> Encoder<'py> {
             let message = format!("a tensor of {} is not one that PyTorch saves", dtype_object);
             return Err(PyTypeError::new_err(message).into());
         };
-        let shape = tensor.getattr(intern!(py, "shape"))?.extract()?;
-        let strides = tensor.call_method0(intern!(py, "stride"))?.extract()?;
+        if dtype.name().starts_with('q') && truth(intern!(py, "is_quantized"))? {
+            return self.constructed(tensor);
+        }
+        let shape = numbers(&tensor.getattr(intern!(py, "shape"))?)?;
+        let strides = numbers(&tensor.call_method0(intern!(py, "stride"))?)?;
         let offset = tensor.call_method0(intern!(py, "storage_offset"))?.extract()?;
-        let storage = self.storage(&tensor.call_method0(intern!(py, "untyped_storage"))?)?;
+        let storage = tensor.call_method0(intern!(py, "untyped_storage"))?;
+        let storage = self.storage(storage, on_cpu)?;
         let complex = matches!(dtype, DType::Complex32 | DType::Complex64 | DType::Complex128);
+        let call = |name| -> PyResult<bool> { tensor.call_method0(name)?.is_truthy() };
         let attributes = Attributes {
-            requires_grad: tensor.getattr(intern!(py, "requires_grad"))?.is_truthy()?,
+            requires_grad: truth(intern!(py, "requires_grad"))?,
             parameter,
-            conjugate: complex && truth(intern!(py, "is_conj"))?,
-            negative: truth(intern!(py, "is_neg"))?,
+            conjugate: complex && call(intern!(py, "is_conj"))?,
+            negative: call(intern!(py, "is_neg"))?,
         };
         let tensor = Tensor::new(dtype, shape, strides, offset, storage).or_raise()?;
         Ok(Value::Tensor(tensor.with_attributes(attributes)))
@@ -343,14 +370,22 @@ impl<'py> Encoder<'py> {
         Ok(Value::Call(Box::new(Call { global, args, state: None })))
     }
 
+    /// The memory behind an `UntypedStorage` of whatever device.
+    fn any_storage(&mut self, untyped: Bound<'py, PyAny>) -> Walked<Storage> {
+        let device = untyped.getattr(intern!(self.py, "device"))?;
+        let on_cpu = device.getattr(intern!(self.py, "type"))?.eq(intern!(self.py, "cpu"))?;
+        self.storage(untyped, on_cpu)
+    }
+
     /// The memory behind an `UntypedStorage`. What lives on another device is copied to the CPU.
-    fn storage(&mut self, untyped: &Bound<'py, PyAny>) -> Walked<Storage> {
+    fn storage(&mut self, untyped: Bound<'py, PyAny>, on_cpu: bool) -> Walked<Storage> {
         let py = self.py;
         let address: usize = untyped.call_method0(intern!(py, "data_ptr"))?.extract()?;
         let len: usize = untyped.call_method0(intern!(py, "nbytes"))?.extract()?;
-        let device = untyped.getattr(intern!(py, "device"))?;
-        let on_cpu = device.getattr(intern!(py, "type"))?.eq(intern!(py, "cpu"))?;
-        let location = if on_cpu { String::new() } else { device.str()?.extract()? };
+        let location = match on_cpu {
+            true => String::new(),
+            false => untyped.getattr(intern!(py, "device"))?.str()?.extract()?,
+        };
         // Memory without an address is told apart by the object that stands for it.
         let identity = match address {
             0 => untyped.getattr(intern!(py, "_cdata"))?.extract()?,
@@ -360,26 +395,36 @@ impl<'py> Encoder<'py> {
         if let Some(storage) = self.storages.get(&key) {
             return Ok(storage.clone());
         }
-        let (owner, address) = if on_cpu {
-            (untyped.clone(), address)
+        let storage = if on_cpu {
+            let snapshot = self.snapshot(Region { address, len });
+            self.found.push(Found { snapshot: Arc::clone(&snapshot), storage: untyped.unbind() });
+            Storage::new(snapshot)
         } else {
-            let copy = untyped.call_method0(intern!(py, "cpu"))?;
+            let copy = match &self.staging {
+                Some(staging) => staging.call_method1(intern!(py, "copy"), (&untyped,))?,
+                None => untyped.call_method0(intern!(py, "cpu"))?,
+            };
             let address = copy.call_method0(intern!(py, "data_ptr"))?.extract()?;
-            (copy, address)
+            self.owners.add(copy.unbind());
+            let snapshot = self.snapshot(Region { address, len });
+            if self.staging.is_some() {
+                snapshot.set_staged();
+            }
+            Storage::new(snapshot).with_location(&key.2)
         };
-        let name = self.keys.iter().filter(|key| !key.is_empty()).cloned().collect::<Vec<_>>();
-        let region = Region { address, len };
-        self.owners.add(owner.unbind());
-        let snapshot = Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")));
-        let mut storage = Storage::new(Arc::clone(&snapshot) as Arc<dyn Source>);
-        if !on_cpu {
-            storage = storage.with_location(&key.2);
-        } else {
-            self.snapshots.push(snapshot);
-        }
         self.storages.insert(key, storage.clone());
         Ok(storage)
     }
+
+    fn snapshot(&self, region: Region) -> Arc<Snapshot> {
+        let name: Vec<String> = self.keys.iter().filter_map(Key::text).collect();
+        Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")))
+    }
+}
+
+/// The numbers of a tuple, such as a `torch.Size`.
+fn numbers(tuple: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
+    tuple.cast::<PyTuple>()?.iter().map(|number| number.extract()).collect()
 }
 
 /// Refuses keys that became equal when they were made plain, such as `Path("a")` and `"a"`: of

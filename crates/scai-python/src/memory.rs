@@ -120,21 +120,45 @@ fn copy_plain(address: usize, buf: &mut [u8]) {
 
 /// The objects whose memory a save reads. They go all at once: one by one they would wait for
 /// whoever runs Python next, and a lock would be taken that a fork might copy while it is held.
-#[derive(Default)]
-pub(crate) struct Owners(Mutex<Vec<Py<PyAny>>>);
+pub(crate) struct Owners {
+    objects: Mutex<Vec<Py<PyAny>>>,
+    /// Copies memory of other devices: `wait()` returns when it is there.
+    staging: Option<Py<PyAny>>,
+    staged: OnceLock<Option<String>>,
+}
 
 impl Owners {
+    pub(crate) fn new(staging: Option<Py<PyAny>>) -> Self {
+        Self { objects: Mutex::default(), staging, staged: OnceLock::new() }
+    }
+
     pub(crate) fn add(&self, owner: Py<PyAny>) {
-        held(&self.0).push(owner);
+        held(&self.objects).push(owner);
+    }
+
+    /// Waits until what was copied from other devices is there.
+    fn await_staged(&self) -> Result<()> {
+        let wait = || {
+            let staging = self.staging.as_ref()?;
+            let waited = Python::try_attach(|py| {
+                let waited = staging.call_method0(py, "wait");
+                waited.err().map(|error| error.value(py).to_string())
+            });
+            waited.unwrap_or_else(|| Some("the interpreter has ended".to_owned()))
+        };
+        match self.staged.get_or_init(wait) {
+            None => Ok(()),
+            Some(failure) => Err(Error::Invalid(format!("cannot copy from the device: {failure}"))),
+        }
     }
 }
 
 impl Drop for Owners {
     fn drop(&mut self) {
-        let owners = std::mem::take(&mut *held(&self.0));
-        if !owners.is_empty() {
+        let owned = (std::mem::take(&mut *held(&self.objects)), self.staging.take());
+        if !owned.0.is_empty() || owned.1.is_some() {
             // An interpreter that has ended takes nothing back.
-            let _ = Python::try_attach(|_| drop(owners));
+            let _ = Python::try_attach(|_| drop(owned));
         }
     }
 }
@@ -144,8 +168,8 @@ impl Drop for Owners {
 /// Each byte is handed over once. What is live is compared with what it was when the save began.
 pub(crate) struct Snapshot {
     region: Region,
-    /// Keeps the memory alive.
-    _owners: Arc<Owners>,
+    /// Keep the memory alive.
+    owners: Arc<Owners>,
     /// The first tensor that was found to be a view of it.
     name: String,
     taken: OnceLock<Taken>,
@@ -154,6 +178,8 @@ pub(crate) struct Snapshot {
 enum Taken {
     Copied(Copied),
     Live(Live),
+    /// It is a copy already, or will be once the device has made it.
+    Staged,
 }
 
 /// A copy: the whole of a buffer, or a part of one that many share.
@@ -170,7 +196,7 @@ struct Live {
 
 impl Snapshot {
     pub(crate) fn new(region: Region, owners: Arc<Owners>, name: String) -> Self {
-        Self { region, _owners: owners, name, taken: OnceLock::new() }
+        Self { region, owners, name, taken: OnceLock::new() }
     }
 
     pub(crate) fn address(&self) -> usize {
@@ -179,6 +205,11 @@ impl Snapshot {
 
     pub(crate) fn len(&self) -> usize {
         self.region.len
+    }
+
+    /// The bytes are there when the device has copied them.
+    pub(crate) fn set_staged(&self) {
+        let _ = self.taken.set(Taken::Staged);
     }
 
     /// From now on the bytes are these.
@@ -265,6 +296,10 @@ impl Source for Snapshot {
                 live.unread.fetch_sub(buf.len(), Ordering::Relaxed);
                 live.capture.sub(buf.len());
                 Ok(())
+            }
+            Some(Taken::Staged) => {
+                self.owners.await_staged()?;
+                self.copy_to(offset, buf)
             }
             None => self.copy_to(offset, buf),
         }

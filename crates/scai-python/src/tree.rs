@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use scai_checkpoint::codec::{Format, Plan};
@@ -14,9 +15,9 @@ use scai_checkpoint::{
 use serde_json::Value as Json;
 
 use crate::decode::{self, Place};
-use crate::encode::{Encoded, encode};
+use crate::encode::{Encoded, Found, encode};
 use crate::errors::{OrRaise, raise, report_dict};
-use crate::memory::{Capture, PIECE, Snapshot, held, reads_are_safe};
+use crate::memory::{Capture, Owners, PIECE, Snapshot, held, reads_are_safe};
 use crate::pool::{Buffer, Pool};
 
 /// Memory shorter than this is copied while the interpreter waits, even where it could be read
@@ -71,22 +72,24 @@ impl Tree {
     /// The tree of any object that can be saved. Without a pool, tensors must stay as they are
     /// until the tree was written; with one they may change at once, but for those whose address
     /// is in `live` (all, where that is `True`): these when `Handle.wait_captured` says so.
+    /// `staging` copies memory of other devices, and is asked to wait before the first is read.
     #[staticmethod]
-    #[pyo3(signature = (object, pool=None, live=None))]
+    #[pyo3(signature = (object, pool=None, live=None, staging=None))]
     fn encode(
         object: &Bound<'_, PyAny>,
         pool: Option<&Bound<'_, Pool>>,
         live: Option<Live>,
+        staging: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let py = object.py();
-        let Encoded { value, notes, snapshots } = encode(object)?;
+        let Encoded { value, notes, found, owners } = encode(object, staging)?;
         let mode = match (pool, live) {
             (None, _) => Mode::Borrow,
             (Some(pool), None) => Mode::Copy(pool.get().clone()),
             (Some(pool), Some(live)) => Mode::Live(pool.get().clone(), live),
         };
         let capture = Arc::new(Capture::default());
-        take(py, &snapshots, &mode, &capture)?;
+        take(py, found, &owners, &mode, &capture)?;
         Ok(Self { value, notes, path: None, capture })
     }
 
@@ -281,22 +284,29 @@ fn tensor_specs(specs: Vec<Spec>) -> PyResult<Vec<TensorSpec>> {
 /// Takes the bytes of tensors, or what is needed to take them later.
 fn take(
     py: Python<'_>,
-    snapshots: &[Arc<Snapshot>],
+    found: Vec<Found>,
+    owners: &Owners,
     mode: &Mode,
     capture: &Arc<Capture>,
 ) -> PyResult<()> {
+    let late = reads_are_safe();
     let (pool, live) = match mode {
-        Mode::Borrow => return Ok(()),
+        Mode::Borrow => {
+            found.into_iter().for_each(|found| owners.add(found.storage));
+            return Ok(());
+        }
         Mode::Copy(pool) => (pool, None),
-        Mode::Live(pool, live) => (pool, Some(live)),
+        Mode::Live(pool, live) => (pool, Some(live).filter(|_| late)),
     };
-    let live = live.filter(|_| reads_are_safe());
     let (mut small, mut large) = (Vec::new(), Vec::new());
-    for snapshot in snapshots {
+    for Found { snapshot, storage } in &found {
         if snapshot.len() < SMALL {
             small.push(snapshot);
-        } else if live.is_some_and(|live| live.includes(snapshot.address())) {
+        } else if live.is_some_and(|live| live.includes(snapshot.address()))
+            && !storage.bind(py).call_method0(intern!(py, "is_shared"))?.is_truthy()?
+        {
             snapshot.go_live(py, capture).or_raise()?;
+            owners.add(storage.clone_ref(py));
         } else {
             large.push((snapshot, pool.take(snapshot.len())));
         }

@@ -14,9 +14,9 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from scai import _native, _random
+from scai import _cuda, _native, _random
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
 from scai._live import Fence, Versions, lift_all, live_addresses
@@ -24,6 +24,9 @@ from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, stat
 from scai._native import Handle
 from scai._report import LoadReport
 from scai.errors import MissingFieldError
+
+if TYPE_CHECKING:
+    from scai._native import Handle
 
 __all__ = [
     "Checkpoint",
@@ -241,6 +244,7 @@ class CheckpointManager:
         self._io = io
         self._allow_unprotected = allow_unprotected
         self._pool = _native.Pool()
+        self._pinned = _cuda.PinnedPool()
         self._versions = Versions()
         self._handles: list[SaveHandle] = []
         self._watchers: list[threading.Thread] = []
@@ -259,6 +263,7 @@ class CheckpointManager:
             self._handles = []
             self._watchers = []
             self._pool = _native.Pool()
+            self._pinned = _cuda.PinnedPool()
             self._manager = self._open()
             _open_managers.add(self)
         return self._manager
@@ -349,14 +354,13 @@ class CheckpointManager:
         fence = None
         if mode == "live" and (live := live_addresses(model, optimizer, self._versions)):
             with Fence(model, optimizer) as fence:
-                native = self._begin(state, live)
-                fence.guard(native)
+                fence.guard(*(begun := self._begin(state, live)))
         else:
-            native = self._begin(state, mode == "sync")
-            while mode == "sync" and not native.wait_captured(_POLL):
+            begun = self._begin(state, mode == "sync")
+            while mode == "sync" and not begun[0].wait_captured(_POLL):
                 pass
         path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
-        handle = SaveHandle(path, iteration, native, fence)
+        handle = SaveHandle(path, iteration, begun[0], fence)
         self._handles.append(handle)
         if self._on_commit:
             watcher = threading.Thread(target=self._watch, args=(handle,), daemon=True)
@@ -364,9 +368,17 @@ class CheckpointManager:
             self._watchers.append(watcher)
         return handle
 
-    def _begin(self, state: dict[str, Any], live: set[int] | bool) -> Handle:
+    def _begin(
+        self, state: dict[str, Any], live: set[int] | bool
+    ) -> tuple[Handle, _cuda.Staging | None]:
+        staging = _cuda.staging(self._pinned, live)
+        tree = _native.Tree.encode(state, self._pool, live, staging)
+        if staging is not None:
+            staging.seal()
+            if live is True:
+                staging.wait()
         # The tree lives no longer than the save: it keeps all tensors alive.
-        return self._native.save_in_background(_native.Tree.encode(state, self._pool, live))
+        return self._native.save_in_background(tree), staging
 
     def _await_turn(self) -> None:
         """Wait while one save is under way and another waits for it."""
