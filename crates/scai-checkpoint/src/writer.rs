@@ -135,7 +135,11 @@ impl Writer {
                 // A caller's source of bytes may panic; whoever waits must be told all the same.
                 let save = AssertUnwindSafe(|| shared.save(&checkpoint));
                 let panicked = |_| Err(Error::invalid("a save panicked; nothing was published"));
-                handle.end(catch_unwind(save).unwrap_or_else(panicked));
+                let outcome = catch_unwind(save).unwrap_or_else(panicked);
+                // What ends with the save is gone before anybody is told that it has ended: memory
+                // of an interpreter that is about to end, say.
+                drop(checkpoint);
+                handle.end(outcome);
             }
         };
         let thread = std::thread::Builder::new()

@@ -15,7 +15,7 @@ use scai_checkpoint::codec::torch::constructor;
 use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storage, Tensor, Value};
 
 use crate::errors::OrRaise;
-use crate::memory::{Owners, Region, Snapshot};
+use crate::memory::{Owners, Region, SMALL, Snapshot};
 use crate::torch::Torch;
 
 /// The tree of an object, the types that its values had, and the memory of its tensors.
@@ -417,7 +417,9 @@ impl<'py> Encoder<'py> {
     }
 
     fn snapshot(&self, region: Region) -> Arc<Snapshot> {
-        let name: Vec<String> = self.keys.iter().filter_map(Key::text).collect();
+        // What is small is copied at once, and nothing will have to be told of it.
+        let keys = if region.len < SMALL { &[] } else { self.keys.as_slice() };
+        let name: Vec<String> = keys.iter().filter_map(Key::text).collect();
         Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")))
     }
 }

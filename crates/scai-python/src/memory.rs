@@ -15,6 +15,10 @@ use crate::pool::Buffer;
 /// What is copied, compared or filled at a time.
 pub(crate) const PIECE: usize = 1 << 20;
 
+/// Memory shorter than this is copied while the interpreter waits, even where it could be read
+/// later: it is over before a thread would have begun.
+pub(crate) const SMALL: usize = 64 << 10;
+
 /// One word in so many bytes is remembered of memory that is read later. An optimizer's step
 /// changes all of them; a write to a few elements between two of them is not seen.
 const SAMPLED: usize = 4096;
@@ -49,7 +53,7 @@ impl Region {
     }
 
     /// Copies bytes out while the interpreter is held, so that nobody frees them.
-    fn read_held(self, _py: Python<'_>, offset: usize, buf: &mut [u8]) -> bool {
+    fn read_held(self, offset: usize, buf: &mut [u8]) -> bool {
         let inside = offset.checked_add(buf.len()).is_some_and(|end| end <= self.len);
         let there = self.address != 0 || self.len == 0;
         if inside && there && !buf.is_empty() {
@@ -223,16 +227,17 @@ impl Snapshot {
     }
 
     /// Fills a copy while the interpreter is held.
-    pub(crate) fn copy_held(&self, py: Python<'_>, buf: &mut [u8]) -> Result<()> {
-        if self.region.read_held(py, 0, buf) { Ok(()) } else { Err(self.changed()) }
+    pub(crate) fn copy_held(&self, buf: &mut [u8]) -> Result<()> {
+        if self.region.read_held(0, buf) { Ok(()) } else { Err(self.changed()) }
     }
 
-    /// From now on the bytes are read when they are written, and `capture` waits for that.
-    pub(crate) fn go_live(&self, py: Python<'_>, capture: &Arc<Capture>) -> Result<()> {
+    /// From now on the bytes are read when they are written, and `capture` waits for that. Called
+    /// while the interpreter is held.
+    pub(crate) fn go_live(&self, capture: &Arc<Capture>) -> Result<()> {
         let mut samples = Vec::with_capacity(self.region.len / SAMPLED + 1);
         let mut word = [0; 8];
         for at in (0..self.region.len.saturating_sub(7)).step_by(SAMPLED) {
-            if !self.region.read_held(py, at, &mut word) {
+            if !self.region.read_held(at, &mut word) {
                 return Err(self.changed());
             }
             samples.push(u64::from_le_bytes(word));
@@ -244,7 +249,8 @@ impl Snapshot {
     }
 
     fn changed(&self) -> Error {
-        let place = Place { tensor: Some(self.name.clone()), ..Place::default() };
+        let tensor = (!self.name.is_empty()).then(|| self.name.clone());
+        let place = Place { tensor, ..Place::default() };
         Error::Changed { place: Box::new(place) }
     }
 }

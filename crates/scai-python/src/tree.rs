@@ -1,8 +1,8 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,12 +17,11 @@ use serde_json::Value as Json;
 use crate::decode::{self, Place};
 use crate::encode::{Encoded, Found, encode};
 use crate::errors::{OrRaise, raise, report_dict};
-use crate::memory::{Capture, Owners, PIECE, Snapshot, held, reads_are_safe};
+use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, held, reads_are_safe};
 use crate::pool::{Buffer, Pool};
 
-/// Memory shorter than this is copied while the interpreter waits, even where it could be read
-/// later: it is over before a thread would have begun.
-const SMALL: usize = 64 << 10;
+/// Live memory in bytes that is worth a thread of its own.
+const LOOKED_AT: usize = 32 << 20;
 
 /// A state tree.
 #[pyclass(frozen, module = "scai._native")]
@@ -298,14 +297,14 @@ fn take(
         Mode::Copy(pool) => (pool, None),
         Mode::Live(pool, live) => (pool, Some(live).filter(|_| late)),
     };
-    let (mut small, mut large) = (Vec::new(), Vec::new());
+    let (mut small, mut large, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for Found { snapshot, storage } in &found {
         if snapshot.len() < SMALL {
             small.push(snapshot);
         } else if live.is_some_and(|live| live.includes(snapshot.address()))
             && !storage.bind(py).call_method0(intern!(py, "is_shared"))?.is_truthy()?
         {
-            snapshot.go_live(py, capture).or_raise()?;
+            later.push(snapshot);
             owners.add(storage.clone_ref(py));
         } else {
             large.push((snapshot, pool.take(snapshot.len())));
@@ -313,7 +312,11 @@ fn take(
     }
     let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum());
     pool.trim();
-    copy_small(py, &small, together).or_raise()?;
+    copy_small(&small, together).or_raise()?;
+    // The interpreter stays held: nobody may free what is looked at. A thread costs as much as to
+    // look at some MiB.
+    let threads = later.iter().map(|snapshot| snapshot.len()).sum::<usize>() / LOOKED_AT + 1;
+    shared_out(later.len(), threads, |i| later[i].go_live(capture)).or_raise()?;
     py.detach(|| copy(&mut large)).or_raise()?;
     for (snapshot, bytes) in large {
         snapshot.set_copy(Arc::new(bytes), 0..snapshot.len());
@@ -322,15 +325,11 @@ fn take(
 }
 
 /// Copies what is small into one buffer, one after the other.
-fn copy_small(
-    py: Python<'_>,
-    small: &[&Arc<Snapshot>],
-    mut buffer: Buffer,
-) -> scai_checkpoint::Result<()> {
+fn copy_small(small: &[&Arc<Snapshot>], mut buffer: Buffer) -> scai_checkpoint::Result<()> {
     let mut rest = buffer.bytes_mut();
     for snapshot in small {
         let (bytes, after) = rest.split_at_mut(snapshot.len());
-        snapshot.copy_held(py, bytes)?;
+        snapshot.copy_held(bytes)?;
         rest = after;
     }
     let (buffer, mut at) = (Arc::new(buffer), 0);
@@ -347,26 +346,44 @@ fn copy(large: &mut [(&Arc<Snapshot>, Buffer)]) -> scai_checkpoint::Result<()> {
         .iter_mut()
         .flat_map(|(snapshot, bytes)| {
             let pieces = bytes.bytes_mut().chunks_mut(PIECE).enumerate();
-            pieces.map(|(i, piece)| std::sync::Mutex::new((&**snapshot, i * PIECE, piece)))
+            pieces.map(|(i, piece)| Mutex::new((&**snapshot, i * PIECE, piece)))
         })
         .collect();
+    shared_out(pieces.len(), pieces.len(), |i| {
+        let mut piece = held(&pieces[i]);
+        let (snapshot, offset, bytes) = &mut *piece;
+        snapshot.copy_to(*offset, bytes)
+    })
+}
+
+/// Does `count` pieces of work, on up to `threads` threads and no more than four.
+fn shared_out(
+    count: usize,
+    threads: usize,
+    work: impl Fn(usize) -> scai_checkpoint::Result<()> + Sync,
+) -> scai_checkpoint::Result<()> {
     let next = AtomicUsize::new(0);
-    let failed = std::sync::Mutex::new(Ok(()));
-    let work = || {
-        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let mut piece = held(piece);
-            let (snapshot, offset, bytes) = &mut *piece;
-            if let Err(error) = snapshot.copy_to(*offset, bytes) {
+    let failed = Mutex::new(Ok(()));
+    let all = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                break;
+            }
+            if let Err(error) = work(i) {
                 *held(&failed) = Err(error);
             }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(threads).min(4);
     std::thread::scope(|scope| {
-        for _ in 1..threads.min(pieces.len()) {
-            scope.spawn(work);
+        for _ in 1..threads {
+            // Where the system has no more threads to give, fewer do it.
+            if std::thread::Builder::new().spawn_scoped(scope, all).is_err() {
+                break;
+            }
         }
-        work();
+        all();
     });
     failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

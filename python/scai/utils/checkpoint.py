@@ -206,8 +206,10 @@ class CheckpointManager:
         keep_within: keep those saved within this time span, in seconds or a `timedelta`.
         snapshot: how tensors are taken by ``save_checkpoint(wait=False)``. ``"live"``: parameters
             and optimizer state are read while training goes on, up to the next `optimizer.step()`,
-            which waits where need be; all else is copied at once. ``"copy"``: everything is copied
-            at once, into memory that is used again. ``"sync"``: the call waits until everything
+            which waits where need be; all else is copied at once, also frozen parameters that were
+            written to since the last save. Where anything but a step changes what is read live,
+            the save fails. ``"copy"``: everything is copied at once, into memory that is used
+            again. ``"sync"``: the call waits until everything
             has been read.
         on_commit: called with a `SaveInfo` when a checkpoint is durable; one or several. For saves
             in the background this happens on another thread. What they raise is logged.
@@ -299,7 +301,9 @@ class CheckpointManager:
             scheduler, scaler, ema, dataloader: further parts with `state_dict()`.
             rng: whether to save the state of the random generators of Python, NumPy and PyTorch.
             extra: further parts by name; values of all kinds that `scai.save` takes.
-            wait: whether to return only when the checkpoint is durable.
+            wait: whether to return only when the checkpoint is durable. Without, saves still
+                follow one another: a second one is read, and the step let go, once the first is
+                durable; a third waits before it begins.
             snapshot: for ``wait=False``, in place of the manager's own.
 
         Returns:
