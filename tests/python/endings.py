@@ -113,7 +113,7 @@ def fork() -> None:
     """A forked child does whatever it likes; nobody hangs."""
     manager = CheckpointManager("run", threads=1)
     training = training_of()
-    for round in range(50 if FULL else 10):
+    for round in range(50 if FULL else 4):
         training.before()
         state = training.state()
         handle = held_back(manager, training, round + 1)
@@ -187,7 +187,7 @@ def main(directory: Path) -> None:
 
 
 def status_of(child: int) -> int | str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:

@@ -1,7 +1,7 @@
 //! The `scai` command: look at, check, compare, convert and tidy up training checkpoints.
 //!
-//! In layers: [`args`] is what was typed, each file in [`cmd`] does one command, [`render`] is how
-//! things look. Data go to stdout, messages to stderr. Exit codes are in [`exit`].
+//! In layers: `args` is what was typed, each file in `cmd` does one command, `render` is how
+//! things look. Data go to stdout, messages to stderr. Exit codes are in `exit`.
 
 mod args;
 mod cmd;
