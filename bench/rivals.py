@@ -77,7 +77,7 @@ def measure(system: System, state: State, steps: int, found: Times) -> None:
 def bench(kind: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     state = KINDS[kind](args.scale)
     base = Path(tempfile.mkdtemp(prefix="bench-", dir=args.directory))
-    wanted = [s for s in SYSTEMS if s.installed() and args.only in s.name]
+    wanted = [s for s in SYSTEMS if s.installed() and any(only in s.name for only in args.only)]
     found: dict[str, Times] = {system.name: defaultdict(list) for system in wanted}
     failed: set[str] = set()
     try:
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="training steps beside each save")
     parser.add_argument("--scale", type=float, default=1.0, help="of the states' size")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--only", default="", help="systems whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="systems whose name contains one")
     parser.add_argument("--directory", type=Path, default=Path("."), help="on the disk to measure")
     parser.add_argument("--json", type=Path, help="write the medians here")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
