@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -50,23 +50,23 @@ impl SaveHandle {
     /// [`Error::Background`] with what went wrong. It then counts as told, and does not come out of
     /// the manager's next call.
     pub fn wait(&self) -> Result<Arc<Saved>> {
-        let mut state = held(&self.0.state);
         loop {
-            match &mut *state {
+            match &mut *self.ended() {
                 State::Done(saved) => return Ok(Arc::clone(saved)),
                 State::Failed(error, told) => {
                     *told = Told::Yes;
                     return Err(Error::Background(Arc::clone(error)));
                 }
-                State::Pending => {
-                    state = self
-                        .0
-                        .changed
-                        .wait(state)
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
-                }
+                State::Pending => {}
             }
         }
+    }
+
+    /// The state once the save has ended.
+    fn ended(&self) -> MutexGuard<'_, State> {
+        let state = held(&self.0.state);
+        let ended = self.0.changed.wait_while(state, |state| matches!(state, State::Pending));
+        ended.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Waits at most so long until the checkpoint is durable; `None` where it is not by then.
@@ -163,11 +163,7 @@ impl Writer {
     pub(crate) fn flush(&self) -> Result<()> {
         let pending = held(&self.handles).clone();
         for handle in pending {
-            let mut state = held(&handle.0.state);
-            while matches!(*state, State::Pending) {
-                state =
-                    handle.0.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
-            }
+            drop(handle.ended());
         }
         self.check(SaveHandle::is_done)
     }

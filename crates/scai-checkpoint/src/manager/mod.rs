@@ -260,6 +260,15 @@ impl CheckpointManager {
         self.shared.list()
     }
 
+    /// The names of all checkpoints, by iteration. Opens none of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the directory cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        self.flush()?;
+        Ok(self.shared.iterations()?.into_iter().map(name::checkpoint).collect())
+    }
+
     /// The checkpoint with the largest iteration; `None` in a directory without any.
     ///
     /// It is not verified; see [`CheckpointManager::resume`].
@@ -429,9 +438,16 @@ impl Shared {
 
     /// The name with the largest iteration.
     fn newest(&self) -> Result<Option<String>> {
+        Ok(self.iterations()?.last().copied().map(name::checkpoint))
+    }
+
+    /// The iterations of all checkpoints, in order.
+    fn iterations(&self) -> Result<Vec<u64>> {
         let entries = self.entries()?;
-        let iterations = entries.iter().filter_map(|entry| name::iteration(&entry.name));
-        Ok(iterations.max().map(name::checkpoint))
+        let mut iterations: Vec<u64> =
+            entries.iter().filter_map(|entry| name::iteration(&entry.name)).collect();
+        iterations.sort_unstable();
+        Ok(iterations)
     }
 
     fn entries(&self) -> Result<Vec<crate::store::Entry>> {

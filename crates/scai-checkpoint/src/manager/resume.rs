@@ -99,10 +99,7 @@ fn is_gone(skipped: &Skipped) -> bool {
 impl Search<'_> {
     /// Loads the newest checkpoint that is sound. Stops at one that is gone by now.
     fn look(&mut self) -> Result<Option<(u64, Checkpoint)>> {
-        let entries = self.shared.entries()?;
-        let mut iterations: Vec<u64> =
-            entries.iter().filter_map(|entry| name::iteration(&entry.name)).collect();
-        iterations.sort_unstable();
+        let iterations = self.shared.iterations()?;
         self.newest = self.newest.max(iterations.last().copied().unwrap_or_default());
         // What was not set aside is still there, and met again.
         self.skipped.retain(|skipped| skipped.set_aside.is_some());

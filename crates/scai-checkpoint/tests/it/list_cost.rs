@@ -127,4 +127,8 @@ fn listing_1000_checkpoints_reads_only_their_beginnings() {
         bytes as f64 * 100.0 / size as f64
     );
     assert!(opened <= COUNT && bytes <= COUNT * ENOUGH, "{cost:?}");
+
+    let names: Vec<String> = listed.into_iter().map(|listed| listed.name).collect();
+    assert_eq!(manager.names().unwrap(), names);
+    assert_eq!(cost.opened.load(Ordering::Relaxed), opened, "names alone open no file");
 }

@@ -282,7 +282,8 @@ impl TorchFile {
     /// Reads and checks every byte of every record, on `threads` threads, and returns all damage,
     /// with the tensors concerned where the tree can be read.
     ///
-    /// A thread holds 256 KiB, however long the records are. `progress` is told how many further bytes have been checked.
+    /// A thread holds 256 KiB, however long the records are. `progress` is told how many further
+    /// bytes have been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         let sources: Vec<&RecordSource> =
             self.order.iter().filter_map(|name| Some(&**self.records.get(name)?)).collect();

@@ -38,7 +38,6 @@ mod zip;
 pub use super::{Protection, Unprotected};
 pub use file::{TorchFile, peek};
 pub use manifest::Manifest;
-pub(super) use pickle::kept as kept_global;
 pub use plan::Plan;
 
 /// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::super::file::{Stored, damaged_tensor};
 use super::{MAX_TREE, TREE};
-use crate::codec::torch::kept_global;
+use crate::codec::torch::constructor;
 use crate::error::{Error, Place, Result};
 use crate::tensor::{Attributes, DType, Storage, Tensor, contiguous_strides, memory_order};
 use crate::value::{Call, Dict, DictKind, Value};
@@ -96,7 +96,7 @@ impl<'a> Decoder<'a> {
                 Value::Storage(self.storage(&text(of)?, device.as_deref(), &[])?.0, dtype)
             }
             "call" => {
-                let Some(global) = kept_global(&text(of)?) else {
+                let Some(global) = constructor(&text(of)?) else {
                     return bad("a constructor that is not known");
                 };
                 let args = take("args").unwrap_or(Json::Null);
