@@ -65,7 +65,7 @@ def execute(command: list[str], on_a_terminal: bool) -> str:
         stdin=theirs,
         stdout=theirs if on_a_terminal else subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TZ": "UTC", "TERM": "dumb"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TZ": "UTC", "NO_COLOR": "1"},
     )
     if ours is None:
         printed, _ = process.communicate(timeout=300)
