@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 
     from scai._cuda import Staging
 
-_POLL = 0.1
+POLL = 0.1
 """Seconds between two looks whether the user wants to interrupt a wait."""
-
-_SMALL = 64 << 10
-"""Bytes below which a tensor is copied at once."""
 
 _fences: list[Fence] = []
 _is_hooked = False
@@ -67,7 +64,7 @@ def live_addresses(model: Any, optimizer: Any, versions: Versions) -> set[int]:
         # A forward pass changes these, and they may lie in the memory of a parameter.
         others += [*model.buffers(), *_renormalized(model)]
     # What is small is copied in any case, and asking costs more than copying.
-    return _addresses(tensors, _SMALL) - _addresses(others)
+    return _addresses(tensors, _native.SMALL) - _addresses(others)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -161,7 +158,7 @@ class Fence:
             return
         with self._begins:
             handle, staging = self._handle, self._staging
-        while handle is not None and not handle.wait_captured(_POLL):
+        while handle is not None and not handle.wait_captured(POLL):
             pass
         if staging is not None:
             staging.fence()

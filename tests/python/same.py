@@ -9,6 +9,18 @@ import random
 import numpy as np
 import torch
 
+ANSWERS = {
+    "exists": True,
+    "readable": True,
+    "has_required_fields": True,
+    "has_model_state": True,
+    "has_optimizer_state": True,
+    "has_training_stats": True,
+    "has_metadata": True,
+    "has_timestamp": True,
+}
+"""What `verify_checkpoint` answers of a checkpoint that is sound."""
+
 
 def bits_of(tensor: torch.Tensor) -> object:
     """Everything there is of a tensor, as a value that can be compared and outlives it."""

@@ -10,7 +10,7 @@ import pytest
 import scai
 import torch
 from nets import training
-from same import assert_same
+from same import ANSWERS, assert_same
 from scai.errors import (
     DamagedError,
     NothingToResumeError,
@@ -70,18 +70,6 @@ def test_a_checkpoint_is_replaced_by_one_of_the_same_iteration(manager: Checkpoi
     assert {first, second, *(handle.path for handle in handles)} == {first}
     assert manager.load_checkpoint(first)["model_state_dict"]["w"].tolist() == [4, 4, 4]
     assert manager.list_checkpoints() == [first]
-
-
-ANSWERS = {
-    "exists": True,
-    "readable": True,
-    "has_required_fields": True,
-    "has_model_state": True,
-    "has_optimizer_state": True,
-    "has_training_stats": True,
-    "has_metadata": True,
-    "has_timestamp": True,
-}
 
 
 def test_verify_answers_the_eight_questions(manager: CheckpointManager, tmp_path: Path) -> None:

@@ -16,21 +16,9 @@ import scai
 import torch
 from nets import training
 from programs import run_python
-from same import assert_same
+from same import ANSWERS, assert_same
 from scai.utils.checkpoint import CheckpointManager
 from torch import nn
-
-ANSWERS = {
-    "exists": True,
-    "readable": True,
-    "has_required_fields": True,
-    "has_model_state": True,
-    "has_optimizer_state": True,
-    "has_training_stats": True,
-    "has_metadata": True,
-    "has_timestamp": True,
-}
-
 
 # What cannot be saved
 

@@ -28,7 +28,7 @@ impl<T> OrRaise<T> for Result<T, Error> {
 
 /// `message` is what the error says; where it is the cause of another, that one's words.
 fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> {
-    let class = |name: &str| py.import("scai.errors")?.getattr(name);
+    let class = |name: &str| class(py, name);
     let raised = match error {
         Error::NotFound { .. } => return Ok(PyFileNotFoundError::new_err(message)),
         Error::Io { source, .. } => return os_error(py, source, message),
@@ -66,6 +66,11 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         _ => class("CheckpointError")?.call1((message,))?,
     };
     Ok(PyErr::from_value(raised))
+}
+
+/// A class of `scai.errors`.
+pub(crate) fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("scai.errors")?.getattr(name)
 }
 
 /// What a load found, by what became of each name.

@@ -1,6 +1,6 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Goal, Io, Options, Prune, Residency, Retention, Rule,
-    SaveHandle, Saved,
+    SaveHandle, Saved, Skipped,
 };
 
 use crate::errors::{OrRaise, raise};
@@ -99,12 +99,10 @@ impl Manager {
         py.detach(|| manager.flush()).or_raise()
     }
 
-    /// The checkpoints, by iteration: name, iteration, size, what they say of themselves.
-    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// The names of the checkpoints, by iteration.
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let manager = self.here()?;
-        let listed = py.detach(|| manager.list()).or_raise()?;
-        let json = serde_json::to_string(&listed).unwrap_or_default();
-        py.import("json")?.call_method1("loads", (json,))
+        py.detach(|| manager.names()).or_raise()
     }
 
     /// Finds the newest checkpoint that is sound; the story of how.
@@ -113,16 +111,8 @@ impl Manager {
         let Some(found) = py.detach(|| manager.resume_with(Residency::Disk)).or_raise()? else {
             return Ok(None);
         };
-        let dict = PyDict::new(py);
-        dict.set_item("name", &found.name)?;
-        dict.set_item("iteration", found.checkpoint.iteration)?;
-        dict.set_item("iterations_lost", found.iterations_lost)?;
-        let skipped = found.skipped.iter().map(|skipped| {
-            let reason = raise(&skipped.reason).into_value(py);
-            (skipped.name.clone(), reason, skipped.set_aside.clone())
-        });
-        dict.set_item("skipped", PyList::new(py, skipped)?)?;
-        Ok(Some(dict))
+        let iteration = found.checkpoint.iteration;
+        resumed_dict(py, &found.name, iteration, found.iterations_lost, &found.skipped).map(Some)
     }
 
     /// Deletes what no rule keeps, or says what would be: name, reasons to stay, whether it went.
@@ -236,11 +226,29 @@ fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// Where a training goes on, and what was skipped: name, reason, and what it is called now.
+pub(crate) fn resumed_dict<'py>(
+    py: Python<'py>,
+    name: &str,
+    iteration: u64,
+    iterations_lost: u64,
+    skipped: &[Skipped],
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("name", name)?;
+    dict.set_item("iteration", iteration)?;
+    dict.set_item("iterations_lost", iterations_lost)?;
+    let skipped = skipped.iter().map(|skipped| {
+        let reason = raise(&skipped.reason).into_value(py);
+        (skipped.name.clone(), reason, skipped.set_aside.clone())
+    });
+    dict.set_item("skipped", PyList::new(py, skipped)?)?;
+    Ok(dict)
+}
+
 fn saved_dict<'py>(py: Python<'py>, saved: &Saved) -> PyResult<Bound<'py, PyDict>> {
-    let directory = Path::new(&saved.path).parent().unwrap_or(Path::new(""));
     let dict = PyDict::new(py);
     dict.set_item("name", &saved.name)?;
-    dict.set_item("directory", directory.to_string_lossy())?;
     dict.set_item("bytes", saved.size)?;
     dict.set_item("removed", &saved.removed)?;
     dict.set_item("warnings", saved.warnings.iter().map(ToString::to_string).collect::<Vec<_>>())?;

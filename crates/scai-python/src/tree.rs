@@ -33,16 +33,6 @@ pub(crate) struct Tree {
     pub(crate) capture: Arc<Capture>,
 }
 
-/// When the bytes of tensors are taken.
-enum Mode {
-    /// When they are written; the caller sees to it that they stay as they are until then.
-    Borrow,
-    /// Now.
-    Copy(Pool),
-    /// When they are written where this says so of the address, and now otherwise.
-    Live(Pool, Live),
-}
-
 /// Which memory is read only when it is written.
 #[derive(FromPyObject)]
 enum Live {
@@ -82,13 +72,14 @@ impl Tree {
     ) -> PyResult<Self> {
         let py = object.py();
         let Encoded { value, notes, found, owners } = encode(object, staging)?;
-        let mode = match (pool, live) {
-            (None, _) => Mode::Borrow,
-            (Some(pool), None) => Mode::Copy(pool.get().clone()),
-            (Some(pool), Some(live)) => Mode::Live(pool.get().clone(), live),
-        };
         let capture = Arc::new(Capture::default());
-        take(py, found, &owners, &mode, &capture)?;
+        match pool {
+            Some(pool) => {
+                let live = live.unwrap_or(Live::All(false));
+                take(py, &found, &owners, pool.get(), &live, &capture)?;
+            }
+            None => found.into_iter().for_each(|found| owners.add(found.storage)),
+        }
         Ok(Self { value, notes, path: None, capture })
     }
 
@@ -126,26 +117,34 @@ impl Tree {
         Some(self.child(index, &entries[index].1))
     }
 
+    /// The tree under a field of a checkpoint.
+    fn field(&self, name: &str) -> PyResult<Self> {
+        self.part(name).ok_or_else(|| {
+            let present = self.keys().into_iter().take(20).collect::<Vec<_>>().join(", ");
+            let (place, field) = (Box::default(), name.to_owned());
+            raise(&self.named(Error::MissingField { place, field, present }))
+        })
+    }
+
     /// Checks that this is a checkpoint: that it has the fields that every one has.
-    fn check_fields(&self, path: &str) -> PyResult<()> {
+    fn check_fields(&self) -> PyResult<()> {
         let checked = Checkpoint::from_tree(self.value.clone());
-        checked.map(drop).map_err(|error| error.at_path(path)).or_raise()
+        checked.map(drop).map_err(|error| self.named(error)).or_raise()
     }
 
     /// The tree of a child, by the numbers on the way to it.
     fn at(&self, path: Vec<i64>) -> Option<Self> {
-        let mut tree =
-            Self { value: self.value.clone(), notes: self.notes.clone(), ..self.empty() };
+        let (mut value, mut notes) = (&self.value, self.notes.clone());
         for index in path {
-            let index = usize::try_from(index).ok()?;
-            let child = match &tree.value {
-                Value::Dict(dict) => &dict.entries.get(index)?.1,
-                Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.get(index)?,
+            let i = usize::try_from(index).ok()?;
+            value = match value {
+                Value::Dict(dict) => &dict.entries.get(i)?.1,
+                Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.get(i)?,
                 _ => return None,
             };
-            tree = tree.child(index, &child.clone());
+            notes = notes.and_then(|notes| notes_below(&notes, index));
         }
-        Some(tree)
+        Some(Self { value: value.clone(), notes, ..self.empty() })
     }
 
     /// The tensors of a state dict that fit a model's, by the model's names; what it has besides
@@ -213,6 +212,14 @@ impl Tree {
         Self { value, notes, path: Some(path.into()), capture: Arc::default() }
     }
 
+    /// The error, naming the file.
+    fn named(&self, error: Error) -> Error {
+        match &self.path {
+            Some(path) => error.at_path(&**path),
+            None => error,
+        }
+    }
+
     /// Nothing, but what is captured together with this.
     fn empty(&self) -> Self {
         Self {
@@ -268,7 +275,8 @@ fn notes_below(notes: &str, index: i64) -> Option<String> {
     if below.is_empty() { None } else { serde_json::to_string(&below).ok() }
 }
 
-fn options(strict: bool, remap: &[(String, String)]) -> PyResult<MatchOptions> {
+/// How names are matched, as Python says it.
+pub(crate) fn options(strict: bool, remap: &[(String, String)]) -> PyResult<MatchOptions> {
     let strictness = if strict { Strictness::Strict } else { Strictness::Partial };
     let table = remap.iter().map(|(pattern, with)| (pattern.as_str(), with.as_str()));
     MatchOptions { strictness, ..MatchOptions::default() }.with_remap(table).or_raise()
@@ -283,25 +291,18 @@ fn tensor_specs(specs: Vec<Spec>) -> PyResult<Vec<TensorSpec>> {
 /// Takes the bytes of tensors, or what is needed to take them later.
 fn take(
     py: Python<'_>,
-    found: Vec<Found>,
+    found: &[Found],
     owners: &Owners,
-    mode: &Mode,
+    pool: &Pool,
+    live: &Live,
     capture: &Arc<Capture>,
 ) -> PyResult<()> {
-    let late = reads_are_safe();
-    let (pool, live) = match mode {
-        Mode::Borrow => {
-            found.into_iter().for_each(|found| owners.add(found.storage));
-            return Ok(());
-        }
-        Mode::Copy(pool) => (pool, None),
-        Mode::Live(pool, live) => (pool, Some(live).filter(|_| late)),
-    };
     let (mut small, mut large, mut later) = (Vec::new(), Vec::new(), Vec::new());
-    for Found { snapshot, storage } in &found {
+    for Found { snapshot, storage } in found {
         if snapshot.len() < SMALL {
             small.push(snapshot);
-        } else if live.is_some_and(|live| live.includes(snapshot.address()))
+        } else if reads_are_safe()
+            && live.includes(snapshot.address())
             && !storage.bind(py).call_method0(intern!(py, "is_shared"))?.is_truthy()?
         {
             later.push(snapshot);

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -35,3 +38,14 @@ def as_bytes(plain: object) -> bytes:
     if plain == bytearray() and type(plain) is bytearray:
         return b""
     return exactly(bytes, plain)
+
+
+def tensor_of(plain: object) -> torch.Tensor | None:
+    """The tensor; none where it has no memory, or something stands for one on disk."""
+    import torch
+
+    if type(plain) is torch.Tensor:
+        return None if plain.is_meta else plain
+    if type(plain).__module__ == "builtins":
+        raise ValueError(f"expected a tensor, found {type(plain).__name__}")
+    return None

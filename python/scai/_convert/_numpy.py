@@ -17,6 +17,7 @@ from scai._convert._common import (
     as_bytes,
     exactly,
     non_empty,
+    tensor_of,
 )
 
 if TYPE_CHECKING:
@@ -227,15 +228,10 @@ def _to_array(plain: object, json: object, shape: object = None, order: object =
 
 def _from_tensor(plain: object) -> np.ndarray[Any, Any] | None:
     """The memory of a tensor; none where it has none, or stands for one on disk."""
-    import torch
-
-    if type(plain) is not torch.Tensor:
-        if type(plain).__module__ == "builtins":
-            raise ValueError(f"expected a tensor, found {type(plain).__name__}")
+    tensor = tensor_of(plain)
+    if tensor is None:
         return None
-    if plain.is_meta:
-        return None
-    array: np.ndarray[Any, Any] = plain.detach().cpu().numpy()
+    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
     return array
 
 

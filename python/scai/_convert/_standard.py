@@ -158,24 +158,19 @@ def _to_zone_value(plain: object, zone: object) -> datetime.tzinfo:
     return restored
 
 
-def _datetime(value: datetime.datetime) -> Converted:
-    zone = _zone(value.tzinfo)
-    return value.isoformat(), ["datetime", value.fold, zone]
+def _zoned(kind: str) -> ToPlain:
+    def convert(value: datetime.datetime | datetime.time) -> Converted:
+        return value.isoformat(), [kind, value.fold, _zone(value.tzinfo)]
+
+    return convert
 
 
-def _to_datetime(plain: object, fold: int, zone: object) -> datetime.datetime:
-    value = datetime.datetime.fromisoformat(exactly(str, plain))
-    return value.replace(tzinfo=_to_zone(zone), fold=fold)
+def _to_zoned(cls: type[datetime.datetime] | type[datetime.time]) -> FromPlain:
+    def restore(plain: object, fold: int, zone: object) -> object:
+        value = cls.fromisoformat(exactly(str, plain))
+        return value.replace(tzinfo=_to_zone(zone), fold=fold)
 
-
-def _time(value: datetime.time) -> Converted:
-    zone = _zone(value.tzinfo)
-    return value.isoformat(), ["time", value.fold, zone]
-
-
-def _to_time(plain: object, fold: int, zone: object) -> datetime.time:
-    value = datetime.time.fromisoformat(exactly(str, plain))
-    return value.replace(tzinfo=_to_zone(zone), fold=fold)
+    return restore
 
 
 def _to_date(plain: object) -> datetime.date:
@@ -275,9 +270,9 @@ TO_PLAIN: dict[type, ToPlain] = {
     ChainMap: lambda value: (list(value.maps), ["ChainMap"]),
     types.SimpleNamespace: lambda value: (dict(vars(value)), ["SimpleNamespace"]),
     argparse.Namespace: lambda value: (dict(vars(value)), ["Namespace"]),
-    datetime.datetime: _datetime,
+    datetime.datetime: _zoned("datetime"),
     datetime.date: lambda value: (value.isoformat(), ["date"]),
-    datetime.time: _time,
+    datetime.time: _zoned("time"),
     datetime.timedelta: _timedelta,
     datetime.timezone: _zone_value,
     zoneinfo.ZoneInfo: _zone_value,
@@ -303,9 +298,9 @@ FROM_PLAIN: dict[str, FromPlain] = {
     "ChainMap": _to_chain_map,
     "SimpleNamespace": _to_simple_namespace,
     "Namespace": _to_namespace,
-    "datetime": _to_datetime,
+    "datetime": _to_zoned(datetime.datetime),
     "date": _to_date,
-    "time": _to_time,
+    "time": _to_zoned(datetime.time),
     "timedelta": _to_timedelta,
     "timezone": _to_zone_value,
     "path": _to_path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scai._convert._common import Absent, Converted, FromPlain, exactly
+from scai._convert._common import Absent, Converted, FromPlain, exactly, tensor_of
 from scai._convert._refuse import reason
 
 _MEMORY_FORMATS = ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
@@ -29,11 +29,8 @@ def to_plain(value: object) -> Converted | None:
 def _to_generator(plain: object, device: object) -> object:
     import torch
 
-    if type(plain) is not torch.Tensor:
-        if type(plain).__module__ == "builtins":
-            raise ValueError(f"expected a tensor, found {type(plain).__name__}")
-        return plain
-    if plain.is_meta:
+    state = tensor_of(plain)
+    if state is None:
         return plain
     target = torch.device(exactly(str, device))
     try:
@@ -42,7 +39,7 @@ def _to_generator(plain: object, device: object) -> object:
         raise Absent(
             f"there is no {target} here, so a torch.Generator of it is loaded as its state"
         ) from None
-    generator.set_state(plain.cpu())
+    generator.set_state(state.cpu())
     return generator
 
 

@@ -206,7 +206,8 @@ class Trainer:
         )
         checkpoint = Checkpoint(content)
         checkpoint.path = Path(path)
-        checkpoint.report = LoadReport(**network, optimizer=LoadReport(**optimizer))
+        checkpoint.report = LoadReport.of(network)
+        checkpoint.report.optimizer = LoadReport.of(optimizer)
         return checkpoint
 
     def resume(self) -> ResumedAt | None:
@@ -222,12 +223,11 @@ class Trainer:
         if found is None:
             return None
         directory = self.checkpoint_dir
-        skipped = [
-            Skipped(directory / name, reason, None if aside is None else directory / aside)
-            for name, reason, aside in found["skipped"]
-        ]
         return ResumedAt(
-            directory / found["name"], found["iteration"], skipped, found["iterations_lost"]
+            directory / found["name"],
+            found["iteration"],
+            Skipped.all_of(directory, found["skipped"]),
+            found["iterations_lost"],
         )
 
     def __repr__(self) -> str:

@@ -14,19 +14,15 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from scai import _cuda, _native, _random
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
-from scai._live import Fence, Versions, lift_all, live_addresses
+from scai._live import POLL, Fence, Versions, lift_all, live_addresses
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
 from scai._native import Handle
 from scai._report import LoadReport
-from scai.errors import MissingFieldError
-
-if TYPE_CHECKING:
-    from scai._native import Handle
 
 __all__ = [
     "Checkpoint",
@@ -41,9 +37,6 @@ __all__ = [
 ]
 
 Snapshot = Literal["live", "copy", "sync"]
-
-_POLL = 0.1
-"""Seconds between two looks whether the user wants to interrupt a wait."""
 
 _log = logging.getLogger("scai")
 _open_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
@@ -83,6 +76,16 @@ class Skipped:
     path: Path
     reason: Exception
     set_aside: Path | None
+
+    @classmethod
+    def all_of(
+        cls, directory: Path, skipped: list[tuple[str, Exception, str | None]]
+    ) -> list[Skipped]:
+        """Those of a resume in a directory, in the form the engine gives them."""
+        return [
+            cls(directory / name, reason, None if aside is None else directory / aside)
+            for name, reason, aside in skipped
+        ]
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class SaveHandle:
         deadline = None if timeout is None else time.monotonic() + timeout
         saved = None
         while saved is None:
-            left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+            left = POLL if deadline is None else min(POLL, deadline - time.monotonic())
             saved = self._handle.wait(max(left, 0.0))
             if saved is None and deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{self.path} is not durable yet after {timeout} s")
@@ -209,8 +212,7 @@ class CheckpointManager:
             which waits where need be; all else is copied at once, also frozen parameters that were
             written to since the last save. Where anything but a step changes what is read live,
             the save fails. ``"copy"``: everything is copied at once, into memory that is used
-            again. ``"sync"``: the call waits until everything
-            has been read.
+            again. ``"sync"``: the call waits until everything has been read.
         on_commit: called with a `SaveInfo` when a checkpoint is durable; one or several. For saves
             in the background this happens on another thread. What they raise is logged.
         threads: threads that read, write and check; by default one per core, at most 8.
@@ -361,7 +363,7 @@ class CheckpointManager:
                 fence.guard(*(begun := self._begin(state, live)))
         else:
             begun = self._begin(state, mode == "sync")
-            while mode == "sync" and not begun[0].wait_captured(_POLL):
+            while mode == "sync" and not begun[0].wait_captured(POLL):
                 pass
         path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
         handle = SaveHandle(path, iteration, begun[0], fence)
@@ -387,10 +389,10 @@ class CheckpointManager:
     def _await_turn(self) -> None:
         """Wait while one save is under way and another waits for it."""
         while len(waiting := [handle for handle in self._handles if not handle.done()]) > 1:
-            waiting[0]._handle.wait_ended(_POLL)
+            waiting[0]._handle.wait_ended(POLL)
 
     def _watch(self, handle: SaveHandle) -> None:
-        while not handle._handle.wait_ended(_POLL):
+        while not handle._handle.wait_ended(POLL):
             pass
         saved = handle._handle.outcome()
         seconds = time.monotonic() - handle._began
@@ -468,42 +470,30 @@ class CheckpointManager:
         file = _native.File(path, self._allow_unprotected)
         file.check(self._threads)
         tree = file.tree()
-        keys = tree.keys()
         # Another manager may be saving what is to be filled.
         lift_all()
 
-        def part(field: str) -> _native.Tree:
-            found = tree.part(field)
-            if found is None:
-                present = ", ".join(keys[:20]) or "none"
-                raise MissingFieldError(
-                    f"checkpoint `{path}`: the field `{field}` is missing; the fields are: "
-                    f"{present}",
-                    field,
-                )
-            return found
-
-        tree.check_fields(str(path))
+        tree.check_fields()
         remap = remap or {}
         report = LoadReport()
         models: list[ModelLoad] = []
         if model is not None:
-            models.append(ModelLoad(part("model_state_dict"), model, "model", strict, remap))
+            models.append(ModelLoad(tree.field("model_state_dict"), model, "model", strict, remap))
             report = models[0].report
         if ema is not None:
-            models.append(ModelLoad(part("ema_state_dict"), ema, "ema", strict, remap))
+            models.append(ModelLoad(tree.field("ema_state_dict"), ema, "ema", strict, remap))
         optimizers: list[OptimizerLoad] = []
         if optimizer is not None:
-            saved = part("optimizer_state_dict")
+            saved = tree.field("optimizer_state_dict")
             optimizers.append(OptimizerLoad(saved, optimizer, model, strict, remap))
             report.optimizer = optimizers[0].report
         others = {"scheduler": scheduler, "scaler": scaler, "dataloader": dataloader}
         parts = [
-            PartLoad(part(f"{name}_state_dict"), other, name)
+            PartLoad(tree.field(f"{name}_state_dict"), other, name)
             for name, other in others.items()
             if other is not None
         ]
-        random_state = part("rng_state").decode(threads=self._threads) if rng else None
+        random_state = tree.field("rng_state").decode(threads=self._threads) if rng else None
         restore = None if random_state is None else _random.prepared(random_state)
 
         mapping = mapped(file)
@@ -560,21 +550,14 @@ class CheckpointManager:
         )
         if rng and "rng_state" in checkpoint:
             _random.restore(checkpoint["rng_state"])
-        skipped = [
-            Skipped(
-                self.checkpoint_dir / name,
-                reason,
-                None if aside is None else self.checkpoint_dir / aside,
-            )
-            for name, reason, aside in found["skipped"]
-        ]
+        skipped = Skipped.all_of(self.checkpoint_dir, found["skipped"])
         return Resumed(checkpoint, path, found["iteration"], skipped, found["iterations_lost"])
 
     # The directory
 
     def list_checkpoints(self) -> list[Path]:
         """The paths of all checkpoints, by iteration."""
-        return [self.checkpoint_dir / listed["name"] for listed in self._native.list()]
+        return [self.checkpoint_dir / name for name in self._native.names()]
 
     def get_latest_checkpoint(self) -> Path | None:
         """The checkpoint with the largest iteration, or `latest.pt` where that is all there is.
@@ -642,7 +625,7 @@ class CheckpointManager:
             if handles[0].done():
                 self._settle()
             else:
-                handles[0]._handle.wait_ended(_POLL)
+                handles[0]._handle.wait_ended(POLL)
         for watcher in self._watchers:
             if watcher is not threading.current_thread():
                 watcher.join()
@@ -741,12 +724,7 @@ def _info(saved: dict[str, Any], directory: Path, iteration: int, seconds: float
 
 
 def _checked_iteration(iteration: Any) -> int:
-    try:
-        number = operator.index(iteration)
-    except TypeError:
-        raise TypeError(
-            f"`iteration` is a {type(iteration).__name__}, not a whole number"
-        ) from None
+    number = _whole("iteration", iteration)
     if number < 0:
         raise ValueError(f"`iteration` is {number}; iterations count from 0")
     if number >= 2**63:
@@ -787,13 +765,17 @@ def _keep(
 def _count(name: str, value: int | None) -> int | None:
     if value is None:
         return None
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` is a {type(value).__name__}, not a whole number") from None
+    number = _whole(name, value)
     if not 0 < number < 2**63:
         raise ValueError(f"`{name}` is {number}; it is at least 1")
     return number
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` is a {type(value).__name__}, not a whole number") from None
 
 
 def _best(rule: Any) -> tuple[str, str, int]:

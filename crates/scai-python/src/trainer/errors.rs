@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use scai_train::Error;
 use scai_train::config::ConfigError;
 
-use crate::errors::{os_error, raise, raise_saying};
+use crate::errors::{class, os_error, raise, raise_saying};
 
 /// What `?` turns into an exception in functions that return a [`PyResult`].
 pub(super) trait OrRaise<T> {
@@ -34,8 +34,7 @@ fn exception(error: &Error) -> PyErr {
 
 fn mismatch(message: String) -> PyErr {
     Python::attach(|py| {
-        let class = py.import("scai.errors").and_then(|module| module.getattr("MismatchError"));
-        match class.and_then(|class| class.call1((message,))) {
+        match class(py, "MismatchError").and_then(|class| class.call1((message,))) {
             Ok(error) => PyErr::from_value(error),
             Err(error) => error,
         }

@@ -5,12 +5,11 @@ mod settings;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use scai_checkpoint::{MatchOptions, Strictness};
+use pyo3::types::PyDict;
 use scai_games::{ConnectFour, TicTacToe};
 use scai_train::config::Game;
 use scai_train::metrics::Recorder;
@@ -20,7 +19,10 @@ use serde_json::json;
 use self::errors::{OrRaise as _, refused};
 use self::settings::{from_python, to_python};
 use self::watch::{guarded, watched};
-use crate::errors::{OrRaise as _, raise, report_dict};
+use crate::errors::report_dict;
+use crate::manager::resumed_dict;
+use crate::memory::held;
+use crate::tree::options;
 
 /// What errors call settings that come from Python.
 const SETTINGS: &str = "the settings";
@@ -178,11 +180,8 @@ impl Trainer {
     ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
         let mut any = self.begin()?;
         let any = &mut *any;
-        let strictness = if strict { Strictness::Strict } else { Strictness::Partial };
-        let remap = remap.iter().map(|(from, to)| (from.as_str(), to.as_str()));
-        let matching = MatchOptions { strictness, ..MatchOptions::default() };
         let options = LoadOptions {
-            matching: matching.with_remap(remap).or_raise()?,
+            matching: options(strict, &remap)?,
             restore: if network_only { Restore::Network } else { Restore::Everything },
             ..LoadOptions::default()
         };
@@ -200,16 +199,7 @@ impl Trainer {
         let resumed = guarded(py, || each!(any, trainer => trainer.resume()))?.or_raise()?;
         let Some(at) = resumed else { return Ok(None) };
         self.refresh(any);
-        let dict = PyDict::new(py);
-        dict.set_item("name", &at.name)?;
-        dict.set_item("iteration", at.iteration)?;
-        dict.set_item("iterations_lost", at.iterations_lost)?;
-        let skipped = at.skipped.iter().map(|skipped| {
-            let reason = raise(&skipped.reason).into_value(py);
-            (skipped.name.clone(), reason, skipped.set_aside.clone())
-        });
-        dict.set_item("skipped", PyList::new(py, skipped)?)?;
-        Ok(Some(dict))
+        resumed_dict(py, &at.name, at.iteration, at.iterations_lost, &at.skipped).map(Some)
     }
 }
 
@@ -229,8 +219,4 @@ impl Trainer {
     fn refresh(&self, any: &Any) {
         *held(&self.stats) = each!(any, trainer => trainer.training_stats().clone());
     }
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,8 +13,8 @@ use scai_train::{Error, Event, Stop};
 use serde_json::Value as Json;
 
 use super::errors::OrRaise as _;
-use super::held;
 use super::settings::to_python;
+use crate::memory::held;
 
 /// How often signals are looked for.
 const TICK: Duration = Duration::from_millis(50);
