@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from scai import _native
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,10 +54,10 @@ class Staging:
 
     Args:
         pool: where pinned memory comes from and goes back to.
-        live: addresses of the memory that only a step of the optimizer changes.
+        live: the memory that only a step of the optimizer changes, where there is any.
     """
 
-    def __init__(self, pool: PinnedPool, live: set[int]) -> None:
+    def __init__(self, pool: PinnedPool, live: _native.Live | None) -> None:
         self._pool = pool
         self._live = live
         self._buffers: list[torch.Tensor] = []
@@ -77,7 +79,7 @@ class Staging:
         self._devices.add(device)
         source = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
         target = buffer[: storage.nbytes()]
-        if storage.data_ptr() in self._live:
+        if self._live and self._live.covers(storage.data_ptr(), storage.nbytes()):
             stream = self._side_stream(device)
             with torch.cuda.stream(stream):
                 target.copy_(source, non_blocking=True)
@@ -147,4 +149,4 @@ def staging(pool: PinnedPool, live: Any) -> Staging | None:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
-    return Staging(pool, live if isinstance(live, set) else set())
+    return Staging(pool, live if isinstance(live, _native.Live) else None)

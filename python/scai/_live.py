@@ -8,6 +8,7 @@ step these can be written straight from where they are (the idea of DataStates-L
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,26 +46,25 @@ class Versions:
         return [t for t in counted if before.get(t.data_ptr()) == t._version]
 
 
-def live_addresses(model: Any, optimizer: Any, versions: Versions) -> set[int]:
-    """The addresses of the memory that only a step of `optimizer` changes."""
+def live_memory(model: Any, optimizer: Any, versions: Versions) -> _native.Live | None:
+    """The memory that only a step of `optimizer` changes; `None` where there is none of size."""
     import torch
 
     if not isinstance(optimizer, torch.optim.Optimizer):
-        return set()
+        return None
     if not getattr(type(optimizer).step, "hooked", False):
         # Its steps would not wait.
-        return set()
+        return None
     parameters = [*_parameters(optimizer)]
     tensors = [*parameters, *_state(optimizer)]
     # A backward pass changes these, and an optimizer may have kept one.
-    others = [p.grad for p in parameters if p.grad is not None]
+    others: Iterator[torch.Tensor] = (grad for p in parameters if (grad := p.grad) is not None)
     if isinstance(model, torch.nn.Module):
         frozen = [p for p in model.parameters() if not p.requires_grad and _is_plain(p)]
         tensors += versions.unchanged(frozen)
         # A forward pass changes these, and they may lie in the memory of a parameter.
-        others += [*model.buffers(), *_renormalized(model)]
-    # What is small is copied in any case, and asking costs more than copying.
-    return _addresses(tensors, _native.SMALL) - _addresses(others)
+        others = itertools.chain(others, model.buffers(), _renormalized(model))
+    return _native.Live(tensors, others) or None
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -74,35 +74,14 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
 
 
-def _addresses(tensors: Iterable[torch.Tensor], smallest: int = 0) -> set[int]:
-    """Where the storages of ordinary tensors begin."""
-    import torch
-
-    plain, strided = (torch.Tensor, torch.nn.Parameter), torch.strided
-    # Most tensors begin where their storage does, which is quicker to ask for.
-    return {
-        tensor.untyped_storage().data_ptr() if tensor.storage_offset() else tensor.data_ptr()
-        for tensor in tensors
-        if type(tensor) in plain
-        and tensor.layout is strided
-        and tensor.nbytes >= smallest
-        and (tensor.is_cpu or tensor.is_cuda)
-    }
-
-
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
+    return itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
 
 
-def _state(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    import torch
-
-    for state in optimizer.state.values():
-        values: Iterable[Any] = state.values() if isinstance(state, dict) else ()
-        for value in values:
-            if isinstance(value, torch.Tensor):
-                yield value
+def _state(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+    """What an optimizer keeps of each parameter, tensors among it."""
+    states = (state for state in optimizer.state.values() if isinstance(state, dict))
+    return itertools.chain.from_iterable(state.values() for state in states)
 
 
 def _renormalized(model: torch.nn.Module) -> Iterator[torch.Tensor]:

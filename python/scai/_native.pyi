@@ -1,10 +1,10 @@
 """The Rust engine. Private: what is for users is in the package around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, final
 
-__all__ = ["File", "Handle", "Manager", "Pool", "SMALL", "Trainer", "Tree", "main", "verify"]
+__all__ = ["File", "Handle", "Live", "Manager", "Pool", "SMALL", "Trainer", "Tree", "main", "verify"]
 
 # command.rs
 
@@ -14,6 +14,14 @@ def main(args: list[str]) -> int: ...
 
 SMALL: int
 
+# live.rs
+
+@final
+class Live:
+    def __new__(cls, tensors: Iterable[object], others: Iterable[object]) -> Live: ...
+    def __bool__(self) -> bool: ...
+    def covers(self, address: int, nbytes: int) -> bool: ...
+
 # tree.rs
 
 @final
@@ -22,7 +30,7 @@ class Tree:
     def encode(
         object: object,
         pool: Pool | None = None,
-        live: set[int] | bool | None = None,
+        live: Live | bool | None = None,
         staging: Any = None,
     ) -> Tree: ...
     def decode(

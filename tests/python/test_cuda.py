@@ -49,7 +49,7 @@ def state() -> dict[str, Any]:
 
 def test_nothing_is_read_before_the_device_has_copied_it(tmp_path: Path) -> None:
     device = Device()
-    tree = _native.Tree.encode(state(), _native.Pool(), set(), device)
+    tree = _native.Tree.encode(state(), _native.Pool(), False, device)
     assert device.waits == 0
     keep = {"last": None, "every": None, "best": [], "within": None}
     manager = _native.Manager(tmp_path, keep, 4)
@@ -61,7 +61,7 @@ def test_nothing_is_read_before_the_device_has_copied_it(tmp_path: Path) -> None
 
 
 def test_a_copy_that_fails_ends_the_save(tmp_path: Path) -> None:
-    tree = _native.Tree.encode(state(), _native.Pool(), set(), Device(RuntimeError("no kernel")))
+    tree = _native.Tree.encode(state(), _native.Pool(), False, Device(RuntimeError("no kernel")))
     with pytest.raises(ValueError, match="cannot copy from the device: no kernel"):
         tree.write(tmp_path / "x.pt", 1)
     assert list(tmp_path.iterdir()) == []

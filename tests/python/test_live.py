@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import trainings
-from scai import _live
+from scai import _live, _native
 from scai.utils.checkpoint import CheckpointManager, SaveHandle
 
 FULL = os.environ.get("SCAI_PROOFS") == "full"
@@ -128,13 +128,34 @@ def test_saves_that_follow_each_other_closely_are_each_of_their_moment(
 def test_frozen_parameters_are_read_live_once_they_are_known_to_rest() -> None:
     training = trainings.KINDS["frozen"]()
     versions = _live.Versions()
-    first = _live.live_addresses(training.model, training.optimizer, versions)
-    second = _live.live_addresses(training.model, training.optimizer, versions)
+    first = _live.live_memory(training.model, training.optimizer, versions)
+    second = _live.live_memory(training.model, training.optimizer, versions)
+    assert first is not None and second is not None
     # Biases are small, and copied.
-    matrices = (p for p in training.model.parameters() if p.ndim == 2)
-    frozen = {p.data_ptr() for p in matrices if not p.requires_grad}
-    assert not frozen & first
-    assert frozen < second
+    frozen = [p for p in training.model.parameters() if p.ndim == 2 and not p.requires_grad]
+    assert frozen
+    assert not any(first.covers(p.data_ptr(), p.nbytes) for p in frozen)
+    assert all(second.covers(p.data_ptr(), p.nbytes) for p in frozen)
+
+
+def test_memory_that_others_write_to_is_not_live() -> None:
+    memory = torch.zeros(100_000)
+    apart = torch.zeros(50_000)
+    parts = [memory[:50_000], apart]
+
+    def covers(live: _native.Live, tensor: torch.Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        return live.covers(storage.data_ptr(), storage.nbytes())
+
+    alone = _native.Live(parts, [])
+    beside = _native.Live(parts, [memory[99_999:]])
+    assert covers(alone, memory) and covers(alone, apart)
+    assert not covers(beside, memory) and covers(beside, apart)
+    # What is short is copied in any case.
+    assert not _native.Live([memory[:10]], parts)
+    # Not one byte further.
+    assert not alone.covers(memory.data_ptr() - 64, 64)
+    assert not alone.covers(apart.data_ptr() + 1, apart.nbytes)
 
 
 def test_an_optimizer_whose_steps_nobody_hears_of_is_copied() -> None:
@@ -146,7 +167,7 @@ def test_an_optimizer_whose_steps_nobody_hears_of_is_copied() -> None:
 
     model = trainings.mlp()
     optimizer = Deaf(model.parameters(), lr=1e-3)
-    assert _live.live_addresses(model, optimizer, _live.Versions()) == set()
+    assert _live.live_memory(model, optimizer, _live.Versions()) is None
 
 
 def test_no_hook_stays_on_model_or_optimizer(manager: CheckpointManager) -> None:

@@ -166,6 +166,17 @@ def test_values_of_every_kind(name: str, tmp_path: Path) -> None:
     assert_all_load(VALUES[name], tmp_path / "x.pt")
 
 
+def test_tensors_are_the_same_to_versions_of_torch_without_the_exchange_api() -> None:
+    code = """if True:
+        import pytest, sys, torch
+        del torch.Tensor.__dlpack_c_exchange_api__
+        names = "(tensors and not exchange) or memory or small_view"
+        sys.exit(pytest.main([sys.argv[1], "-q", "-p", "no:cacheprovider", "-k", names]))
+    """
+    if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        run_python(code, __file__)
+
+
 def test_an_ordered_dict_keeps_its_attributes_and_order(tmp_path: Path) -> None:
     state = mlp().state_dict()
     state.move_to_end("0.weight")

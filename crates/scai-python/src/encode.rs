@@ -14,6 +14,7 @@ use pyo3::types::{
 use scai_checkpoint::codec::torch::constructor;
 use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storage, Tensor, Value};
 
+use crate::dlpack::Place;
 use crate::errors::OrRaise;
 use crate::memory::{Owners, Region, SMALL, Snapshot};
 use crate::torch::Torch;
@@ -31,7 +32,7 @@ pub(crate) struct Encoded {
 pub(crate) struct Found {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The `UntypedStorage`, to be handed to `owners` where the memory is read later.
-    pub(crate) storage: Py<PyAny>,
+    pub(crate) storage: Option<Py<PyAny>>,
 }
 
 /// Where an error happened, from the inside out.
@@ -49,13 +50,15 @@ impl From<PyErr> for Refusal {
 type Walked<T> = Result<T, Refusal>;
 
 /// Converts `object`. What has no form of its own in a tree is made plain by `scai._convert`.
-/// `staging` copies the memory of other devices; without it each copy is waited for.
+/// `staging` copies the memory of other devices; without it each copy is waited for. With `copies`
+/// short memory is copied before the interpreter is let go.
 ///
 /// # Errors
 /// `TypeError` with the path of the value that cannot be saved.
 pub(crate) fn encode(
     object: &Bound<'_, PyAny>,
     staging: Option<&Bound<'_, PyAny>>,
+    copies: bool,
 ) -> PyResult<Encoded> {
     let py = object.py();
     let mut encoder = Encoder {
@@ -69,6 +72,7 @@ pub(crate) fn encode(
         owners: Arc::new(Owners::new(staging.map(|staging| staging.clone().unbind()))),
         found: Vec::new(),
         staging: staging.cloned(),
+        copies,
     };
     match encoder.value(object) {
         Ok(value) => {
@@ -109,6 +113,7 @@ struct Encoder<'py> {
     owners: Arc<Owners>,
     found: Vec<Found>,
     staging: Option<Bound<'py, PyAny>>,
+    copies: bool,
 }
 
 /// What a child is called.
@@ -226,17 +231,18 @@ impl<'py> Encoder<'py> {
     }
 
     fn dict(&mut self, dict: &Bound<'py, PyDict>, kind: DictKind) -> Walked<Value> {
-        let items = match kind {
+        // Lists, since a conversion may run code that changes the dictionary.
+        let (keys, values) = match kind {
             // Its order is its own.
-            DictKind::Ordered => {
-                dict.call_method0("items")?.try_iter()?.collect::<PyResult<_>>()?
-            }
-            _ => dict.items().iter().collect::<Vec<_>>(),
+            DictKind::Ordered => (
+                list(dict.call_method0(intern!(self.py, "keys"))?)?,
+                list(dict.call_method0(intern!(self.py, "values"))?)?,
+            ),
+            _ => (dict.keys(), dict.values()),
         };
-        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(items.len());
+        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(keys.len());
         let mut made_plain = false;
-        for (i, item) in items.into_iter().enumerate() {
-            let (key, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = item.extract()?;
+        for (i, (key, value)) in keys.iter().zip(&values).enumerate() {
             let i = i as i64;
             let name = Key::Object(key.clone());
             let notes = self.notes.len();
@@ -313,36 +319,26 @@ impl<'py> Encoder<'py> {
         parameter: bool,
     ) -> Walked<Value> {
         let py = self.py;
-        let truth = |name| -> PyResult<bool> { tensor.getattr(name)?.is_truthy() };
-        let on_cpu = truth(intern!(py, "is_cpu"))?;
-        let ordinary = tensor.getattr(intern!(py, "layout"))?.is(&torch.strided)
-            && !truth(intern!(py, "is_nested"))?
-            && (on_cpu || !truth(intern!(py, "is_meta"))?);
-        if !ordinary {
+        let Some(Description { dtype, place }) = describe(torch, tensor)? else {
             return self.constructed(tensor);
-        }
-        let dtype_object = tensor.getattr(intern!(py, "dtype"))?;
-        let Some(dtype) = torch.dtype_of(&dtype_object) else {
-            let message = format!("a tensor of {} is not one that PyTorch saves", dtype_object);
-            return Err(PyTypeError::new_err(message).into());
         };
-        if dtype.name().starts_with('q') && truth(intern!(py, "is_quantized"))? {
-            return self.constructed(tensor);
-        }
-        let shape = numbers(&tensor.getattr(intern!(py, "shape"))?)?;
-        let strides = numbers(&tensor.call_method0(intern!(py, "stride"))?)?;
-        let offset = tensor.call_method0(intern!(py, "storage_offset"))?.extract()?;
+        let offset: usize = tensor.call_method0(intern!(py, "storage_offset"))?.extract()?;
         let storage = tensor.call_method0(intern!(py, "untyped_storage"))?;
-        let storage = self.storage(storage, on_cpu)?;
+        // A tensor without elements may have no address where its storage has one.
+        let begin = match place.address {
+            0 => None,
+            address => address.checked_sub(offset * dtype.size()),
+        };
+        let storage = self.storage(storage, begin, place.on_cpu)?;
         let complex = matches!(dtype, DType::Complex32 | DType::Complex64 | DType::Complex128);
         let call = |name| -> PyResult<bool> { tensor.call_method0(name)?.is_truthy() };
         let attributes = Attributes {
-            requires_grad: truth(intern!(py, "requires_grad"))?,
+            requires_grad: tensor.getattr(intern!(py, "requires_grad"))?.is_truthy()?,
             parameter,
             conjugate: complex && call(intern!(py, "is_conj"))?,
             negative: call(intern!(py, "is_neg"))?,
         };
-        let tensor = Tensor::new(dtype, shape, strides, offset, storage).or_raise()?;
+        let tensor = Tensor::new(dtype, place.shape, place.strides, offset, storage).or_raise()?;
         Ok(Value::Tensor(tensor.with_attributes(attributes)))
     }
 
@@ -374,13 +370,22 @@ impl<'py> Encoder<'py> {
     fn any_storage(&mut self, untyped: Bound<'py, PyAny>) -> Walked<Storage> {
         let device = untyped.getattr(intern!(self.py, "device"))?;
         let on_cpu = device.getattr(intern!(self.py, "type"))?.eq(intern!(self.py, "cpu"))?;
-        self.storage(untyped, on_cpu)
+        self.storage(untyped, None, on_cpu)
     }
 
-    /// The memory behind an `UntypedStorage`. What lives on another device is copied to the CPU.
-    fn storage(&mut self, untyped: Bound<'py, PyAny>, on_cpu: bool) -> Walked<Storage> {
+    /// The memory behind an `UntypedStorage`, which begins at `begin` where that is known. What
+    /// lives on another device is copied to the CPU.
+    fn storage(
+        &mut self,
+        untyped: Bound<'py, PyAny>,
+        begin: Option<usize>,
+        on_cpu: bool,
+    ) -> Walked<Storage> {
         let py = self.py;
-        let address: usize = untyped.call_method0(intern!(py, "data_ptr"))?.extract()?;
+        let address = match begin {
+            Some(begin) => begin,
+            None => untyped.call_method0(intern!(py, "data_ptr"))?.extract()?,
+        };
         let len: usize = untyped.call_method0(intern!(py, "nbytes"))?.extract()?;
         let location = match on_cpu {
             true => String::new(),
@@ -397,7 +402,9 @@ impl<'py> Encoder<'py> {
         }
         let storage = if on_cpu {
             let snapshot = self.snapshot(Region { address, len });
-            self.found.push(Found { snapshot: Arc::clone(&snapshot), storage: untyped.unbind() });
+            // What is copied at once needs nobody who keeps it.
+            let storage = (!self.copies || len >= SMALL).then(|| untyped.unbind());
+            self.found.push(Found { snapshot: Arc::clone(&snapshot), storage });
             Storage::new(snapshot)
         } else {
             let copy = match &self.staging {
@@ -424,9 +431,53 @@ impl<'py> Encoder<'py> {
     }
 }
 
+/// What an ordinary tensor is.
+pub(crate) struct Description {
+    pub(crate) dtype: DType,
+    pub(crate) place: Place,
+}
+
+/// What a tensor is; `None` for one of another kind than an ordinary one.
+pub(crate) fn describe(torch: &Torch, tensor: &Bound<'_, PyAny>) -> PyResult<Option<Description>> {
+    let py = tensor.py();
+    let truth = |name| -> PyResult<bool> { tensor.getattr(name)?.is_truthy() };
+    let place = torch.exchange.and_then(|exchange| exchange.place(tensor));
+    if place.is_none() {
+        let ordinary = tensor.getattr(intern!(py, "layout"))?.is(&torch.strided)
+            && !truth(intern!(py, "is_nested"))?
+            && !truth(intern!(py, "is_meta"))?;
+        if !ordinary {
+            return Ok(None);
+        }
+    }
+    let dtype = tensor.getattr(intern!(py, "dtype"))?;
+    let Some(dtype) = torch.dtype_of(&dtype) else {
+        let message = format!("a tensor of {dtype} is not one that PyTorch saves");
+        return Err(PyTypeError::new_err(message));
+    };
+    let place = match place {
+        Some(place) => place,
+        None if dtype.name().starts_with('q') && truth(intern!(py, "is_quantized"))? => {
+            return Ok(None);
+        }
+        None => Place {
+            address: tensor.call_method0(intern!(py, "data_ptr"))?.extract()?,
+            shape: numbers(&tensor.getattr(intern!(py, "shape"))?)?,
+            strides: numbers(&tensor.call_method0(intern!(py, "stride"))?)?,
+            on_cpu: truth(intern!(py, "is_cpu"))?,
+        },
+    };
+    Ok(Some(Description { dtype, place }))
+}
+
 /// The numbers of a tuple, such as a `torch.Size`.
 fn numbers(tuple: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
     tuple.cast::<PyTuple>()?.iter().map(|number| number.extract()).collect()
+}
+
+/// The items of anything as a list.
+fn list<'py>(items: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    Ok(items.py().get_type::<PyList>().call1((items,))?.cast_into()?)
 }
 
 /// Refuses keys that became equal when they were made plain, such as `Path("a")` and `"a"`: of

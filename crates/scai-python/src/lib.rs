@@ -1,14 +1,16 @@
 //! The extension module `scai._native`: the engine, the command and the trainer, for Python.
 //!
 //! A mirror: each file is one part of `python/scai/_native.pyi`. Types of Python and PyTorch are
-//! known in `encode` and `decode` alone, raw memory in `memory` alone. The interpreter is
+//! known in `encode` and `decode` alone, raw memory in `memory` and `dlpack` alone. The interpreter is
 //! detached wherever files are touched.
 
 mod command;
 mod decode;
+mod dlpack;
 mod encode;
 mod errors;
 mod file;
+mod live;
 mod manager;
 mod memory;
 mod pool;
@@ -25,6 +27,8 @@ mod _native {
     use super::command::main;
     #[pymodule_export]
     use super::file::{File, verify};
+    #[pymodule_export]
+    use super::live::Live;
     #[pymodule_export]
     use super::manager::{Handle, Manager};
     #[pymodule_export]

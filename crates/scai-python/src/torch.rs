@@ -6,6 +6,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use scai_checkpoint::DType;
 
+use crate::dlpack::Exchange;
+
 /// PyTorch's classes, functions and element types.
 pub(crate) struct Torch {
     pub(crate) tensor: Py<PyAny>,
@@ -22,6 +24,7 @@ pub(crate) struct Torch {
     pub(crate) empty_strided: Py<PyAny>,
     pub(crate) uint8: Py<PyAny>,
     pub(crate) rebuild_parameter: Py<PyAny>,
+    pub(crate) exchange: Option<Exchange>,
     dtypes: HashMap<usize, DType>,
     objects: HashMap<DType, Py<PyAny>>,
 }
@@ -60,6 +63,7 @@ impl Torch {
                 }
             }
             Ok(Self {
+                exchange: Exchange::of(&torch.getattr("Tensor")?),
                 tensor: get("Tensor")?,
                 parameter: torch.getattr("nn")?.getattr("Parameter")?.unbind(),
                 size: get("Size")?,

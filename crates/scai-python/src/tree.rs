@@ -17,6 +17,7 @@ use serde_json::Value as Json;
 use crate::decode::{self, Place};
 use crate::encode::{Encoded, Found, encode};
 use crate::errors::{OrRaise, raise, report_dict};
+use crate::live::Live;
 use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, held, reads_are_safe};
 use crate::pool::{Buffer, Pool};
 
@@ -35,17 +36,17 @@ pub(crate) struct Tree {
 
 /// Which memory is read only when it is written.
 #[derive(FromPyObject)]
-enum Live {
+enum Later<'py> {
     /// All of it, or nothing.
     All(bool),
-    At(HashSet<usize>),
+    Of(Bound<'py, Live>),
 }
 
-impl Live {
-    fn includes(&self, address: usize) -> bool {
+impl Later<'_> {
+    fn includes(&self, snapshot: &Snapshot) -> bool {
         match self {
-            Live::All(all) => *all,
-            Live::At(addresses) => addresses.contains(&address),
+            Self::All(all) => *all,
+            Self::Of(live) => live.get().covers(snapshot.address(), snapshot.len()),
         }
     }
 }
@@ -59,26 +60,26 @@ type Spec = (String, String, Vec<usize>);
 #[pymethods]
 impl Tree {
     /// The tree of any object that can be saved. Without a pool, tensors must stay as they are
-    /// until the tree was written; with one they may change at once, but for those whose address
-    /// is in `live` (all, where that is `True`): these when `Handle.wait_captured` says so.
+    /// until the tree was written; with one they may change at once, but for those that `live`
+    /// covers (all, where that is `True`): these when `Handle.wait_captured` says so.
     /// `staging` copies memory of other devices, and is asked to wait before the first is read.
     #[staticmethod]
     #[pyo3(signature = (object, pool=None, live=None, staging=None))]
     fn encode(
         object: &Bound<'_, PyAny>,
         pool: Option<&Bound<'_, Pool>>,
-        live: Option<Live>,
+        live: Option<Later<'_>>,
         staging: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let py = object.py();
-        let Encoded { value, notes, found, owners } = encode(object, staging)?;
+        let Encoded { value, notes, found, owners } = encode(object, staging, pool.is_some())?;
         let capture = Arc::new(Capture::default());
         match pool {
             Some(pool) => {
-                let live = live.unwrap_or(Live::All(false));
+                let live = live.unwrap_or(Later::All(false));
                 take(py, &found, &owners, pool.get(), &live, &capture)?;
             }
-            None => found.into_iter().for_each(|found| owners.add(found.storage)),
+            None => found.into_iter().filter_map(|found| found.storage).for_each(|s| owners.add(s)),
         }
         Ok(Self { value, notes, path: None, capture })
     }
@@ -294,21 +295,21 @@ fn take(
     found: &[Found],
     owners: &Owners,
     pool: &Pool,
-    live: &Live,
+    live: &Later<'_>,
     capture: &Arc<Capture>,
 ) -> PyResult<()> {
     let (mut small, mut large, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for Found { snapshot, storage } in found {
-        if snapshot.len() < SMALL {
-            small.push(snapshot);
-        } else if reads_are_safe()
-            && live.includes(snapshot.address())
-            && !storage.bind(py).call_method0(intern!(py, "is_shared"))?.is_truthy()?
-        {
-            later.push(snapshot);
-            owners.add(storage.clone_ref(py));
-        } else {
-            large.push((snapshot, pool.take(snapshot.len())));
+        let later_than_now = storage
+            .as_ref()
+            .filter(|_| snapshot.len() >= SMALL && reads_are_safe() && live.includes(snapshot));
+        match later_than_now {
+            Some(storage) if !is_shared(storage.bind(py))? => {
+                later.push(snapshot);
+                owners.add(storage.clone_ref(py));
+            }
+            _ if snapshot.len() < SMALL => small.push(snapshot),
+            _ => large.push((snapshot, pool.take(snapshot.len()))),
         }
     }
     let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum());
@@ -323,6 +324,11 @@ fn take(
         snapshot.set_copy(Arc::new(bytes), 0..snapshot.len());
     }
     Ok(())
+}
+
+/// Whether other processes may write to the memory of an `UntypedStorage`.
+fn is_shared(storage: &Bound<'_, PyAny>) -> PyResult<bool> {
+    storage.call_method0(intern!(storage.py(), "is_shared"))?.is_truthy()
 }
 
 /// Copies what is small into one buffer, one after the other.

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from scai import _cuda, _native, _random
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
-from scai._live import POLL, Fence, Versions, lift_all, live_addresses
+from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
-from scai._native import Handle
+from scai._native import Handle, Live
 from scai._report import LoadReport
 
 __all__ = [
@@ -358,7 +358,7 @@ class CheckpointManager:
     ) -> SaveHandle:
         self._await_turn()
         fence = None
-        if mode == "live" and (live := live_addresses(model, optimizer, self._versions)):
+        if mode == "live" and (live := live_memory(model, optimizer, self._versions)):
             with Fence(model, optimizer) as fence:
                 fence.guard(*(begun := self._begin(state, live)))
         else:
@@ -375,7 +375,7 @@ class CheckpointManager:
         return handle
 
     def _begin(
-        self, state: dict[str, Any], live: set[int] | bool
+        self, state: dict[str, Any], live: Live | bool
     ) -> tuple[Handle, _cuda.Staging | None]:
         staging = _cuda.staging(self._pinned, live)
         tree = _native.Tree.encode(state, self._pool, live, staging)
