@@ -21,6 +21,8 @@
 mod memory;
 #[path = "support/states.rs"]
 mod states;
+#[path = "support/training.rs"]
+mod training;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -52,7 +54,7 @@ const CASES: [Case; 14] = [
 
 /// 2,000 small tensors: 500 parameters of 64 floats, and their state of Adam.
 fn many() -> Value {
-    states::training(500, 64).to_tree().unwrap()
+    training::state(500, 64).to_tree().unwrap()
 }
 
 /// 16 MiB in 4 tensors.
@@ -98,7 +100,7 @@ fn peek() -> Box<dyn FnOnce()> {
 /// A directory of 20 checkpoints.
 fn list() -> Box<dyn FnOnce()> {
     let manager = CheckpointManager::with_store(Arc::new(MemoryStore::new()), Options::default());
-    let mut state = states::training(1, 64);
+    let mut state = training::state(1, 64);
     state.timestamp = Some("2026-01-01T00:00:00.000000+00:00".to_owned());
     for iteration in 0..20 {
         state.iteration = iteration;
