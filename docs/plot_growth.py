@@ -48,19 +48,18 @@ TIME = with_unit([(1, " s"), (1e-3, " ms"), (1e-6, " µs")])
 
 
 def plot(axes, sweep, curves):
-    title, label = SWEEPS[sweep]
+    title, unit = SWEEPS[sweep]
     for (operation, points), marker in zip(curves.items(), "osD^vP*X"):
-        axes.plot(*zip(*points), label=operation, marker=marker, markersize=4, linewidth=1.3)
-        axes.annotate(f"{exponent(points):.2f}", points[-1], xytext=(5, -3), fontsize=8,
-                      textcoords="offset points", color=axes.lines[-1].get_color())
+        label = f"{operation}: {exponent(points):.2f}"
+        axes.plot(*zip(*points), label=label, marker=marker, markersize=4, linewidth=1.3)
     sizes = [size for size, _ in next(iter(curves.values()))]
     # Linear growth, above all curves at the end.
     end = 2 * max(points[-1][1] for points in curves.values())
     low = min(time for points in curves.values() for _, time in points)
     start = max(sizes[0], sizes[-1] * low / end)
-    axes.plot([start, sizes[-1]], [end * start / sizes[-1], end], "--", color="grey", label="linear",
-              linewidth=1.3)
-    axes.set(xscale="log", yscale="log", title=title, xlabel=label)
+    axes.plot([start, sizes[-1]], [end * start / sizes[-1], end], "--", color="grey", linewidth=1.3,
+              label="linear: 1")
+    axes.set(xscale="log", yscale="log", title=title, xlabel=unit)
     if sweep == "bytes":
         axes.xaxis.set_major_locator(LogLocator(base=2, numticks=99))
         axes.set_xticks(sizes[:: 2 if len(sizes) > 5 else 1])
@@ -68,15 +67,15 @@ def plot(axes, sweep, curves):
     axes.xaxis.set_major_formatter(SIZE if sweep == "bytes" else COUNT)
     axes.yaxis.set_major_formatter(TIME)
     axes.grid(alpha=0.3)
-    axes.margins(x=0.12)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14),
+                title="exponent over the upper decade", title_fontsize=9)
 
 
 curves = defaultdict(lambda: defaultdict(list))
 for line in map(json.loads, open(sys.argv[1])):
     curves[line["sweep"]][line["operation"]].append((line["size"], line["median_s"]))
 plt.rcParams["svg.hashsalt"] = "growth"
-figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4.6), squeeze=False,
+figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 5.4), squeeze=False,
                               layout="constrained")
 print(f"{'':<42} {'largest':>10} {'time':>10} {'exponent':>9}")
 for axes, (sweep, operations) in zip(panels[0], curves.items()):
@@ -87,5 +86,4 @@ for axes, (sweep, operations) in zip(panels[0], curves.items()):
         print(f"{sweep + ': ' + operation:<42} {shown:>10} {time:>8.4f} s {exponent(points):>9.2f}")
     plot(axes, sweep, operations)
 panels[0][0].set_ylabel("time, median")
-figure.suptitle("The number at the end of a curve is its exponent over the upper decade", fontsize=9)
 figure.savefig(sys.argv[2], dpi=110, metadata={"Date": None} if sys.argv[2].endswith("svg") else None)
