@@ -1,7 +1,7 @@
 """Plots how costs grow: plot_growth.py POINTS.jsonl OUT.svg
 
-The points come from `cargo run --release -p scai-checkpoint --example growth`. Also prints, for each
-curve, the exponent of size that fits its upper decade: 1 is linear growth, 0 none at all.
+The points come from `cargo run --release -p scai-checkpoint --example growth`. Also prints, for
+each curve, the exponent of size that fits its upper decade: 1 is linear growth, 0 none at all.
 """
 
 import json
@@ -86,4 +86,4 @@ for axes, (sweep, operations) in zip(panels[0], curves.items()):
         print(f"{sweep + ': ' + operation:<42} {shown:>10} {time:>8.4f} s {exponent(points):>9.2f}")
     plot(axes, sweep, operations)
 panels[0][0].set_ylabel("time, median")
-figure.savefig(sys.argv[2], dpi=110, metadata={"Date": None} if sys.argv[2].endswith("svg") else None)
+figure.savefig(sys.argv[2], dpi=110)

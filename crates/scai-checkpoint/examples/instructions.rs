@@ -13,7 +13,6 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    unreachable_pub,
     reason = "a measurement beside the engine: plain output, no recovery"
 )]
 
@@ -116,8 +115,8 @@ fn measured(work: Box<dyn FnOnce()>) {
     black_box(());
 }
 
-/// The standard library takes the keys of its hash maps from here, from the C library otherwise: with
-/// the zeros it finds in its buffer, all runs have equal maps, and count alike.
+/// The standard library takes the keys of its hash maps from here, else from the C library. With
+/// the zeros that its buffer holds already, all runs have equal maps and count alike.
 #[allow(unsafe_code, reason = "the name is that of the C library, and the contract is kept")]
 #[unsafe(no_mangle)]
 extern "C" fn getrandom(_buffer: *mut u8, len: usize, _flags: u32) -> isize {

@@ -7,8 +7,9 @@
 //! A state of 1 GiB in 64 tensors is saved and read in `DIRECTORY` (`target` where none is named),
 //! which should be on the disk in question; 4 GiB must be free there and in memory. Everything is
 //! done in turns, [`ROUNDS`] times, so that whatever else the machine does hits all alike, and the
-//! medians are compared; the best of each tell more on a machine that is busy. The raw rate is that of the fastest of three ways to write the same bytes
-//! past the page cache and sync them. All files are removed.
+//! medians are compared; the best of each tell more on a machine that is busy. The raw rate is that
+//! of the fastest of three ways to write the same bytes past the page cache and sync them. All files
+//! are removed.
 
 #![allow(
     clippy::disallowed_methods,
