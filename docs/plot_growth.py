@@ -37,7 +37,7 @@ def with_unit(units):
 
     def text(value, _position=None):
         unit, name = next((unit for unit in units if value >= unit[0]), units[-1])
-        return f"{value / unit:g}{name}"
+        return f"{value / unit:,g}{name}"
 
     return FuncFormatter(text)
 
