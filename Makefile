@@ -11,7 +11,7 @@ REWRITTEN := target/rewritten
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .PHONY: help test test-rust test-torch test-python python lint proofs fuzz golden tools bench-train \
-  learning-curve python-release bench-python bench-engine
+  learning-curve python-release bench-python bench-engine bench-parts bench-growth instructions
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,18 @@ bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, a
 bench-engine: ## Saves beside raw writes, loads beside copies of memory
 	cargo run --release -p scai-checkpoint --example rates
 
+bench-parts: ## The engine's parts, each by itself
+	cargo bench -p scai-checkpoint --bench parts
+
+bench-growth: $(VENV)/plot ## How costs grow with bytes, tensors and checkpoints: docs/growth.svg
+	mkdir -p target
+	cargo run --release -p scai-checkpoint --example growth > target/growth.jsonl
+	$(VENV)/bin/python docs/plot_growth.py target/growth.jsonl docs/growth.svg
+
+# INSTRUCTIONS=--require fails where valgrind is missing, INSTRUCTIONS=--update writes the baseline.
+instructions: tools ## The engine's instructions, compared with bench/instructions.json
+	$(PYTHON) bench/instructions.py $(INSTRUCTIONS)
+
 bench-train: ## What checkpoints cost the trainer, and how fast it plays and learns
 	cargo run --release -p scai-train --example cost
 
@@ -74,10 +86,13 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (needs cargo-fuzz)
 	    -timeout=20 -print_final_stats=1 || exit 1; \
 	done
 
-# strace is what the crash tests kill and fail system calls with; they say so where it is missing.
+# strace is what the crash tests kill and fail system calls with, valgrind counts instructions; what
+# needs them says so where they are missing.
 tools:
-	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && apt-get update -qq && apt-get install -y -qq strace; } || true
+	@missing=; for tool in strace valgrind; do \
+	  command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq $$missing; } || true
 
 $(VENV)/ready: tests/requirements.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

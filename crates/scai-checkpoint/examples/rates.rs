@@ -7,8 +7,9 @@
 //! A state of 1 GiB in 64 tensors is saved and read in `DIRECTORY` (`target` where none is named),
 //! which should be on the disk in question; 4 GiB must be free there and in memory. Everything is
 //! done in turns, [`ROUNDS`] times, so that whatever else the machine does hits all alike, and the
-//! medians are compared; the best of each tell more on a machine that is busy. The raw rate is that of the fastest of three ways to write the same bytes
-//! past the page cache and sync them. All files are removed.
+//! medians are compared; the best of each tell more on a machine that is busy. The raw rate is that
+//! of the fastest of three ways to write the same bytes past the page cache and sync them. All files
+//! are removed.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,16 +21,20 @@
 
 #[path = "rates/raw.rs"]
 mod raw;
+#[path = "support/states.rs"]
+mod states;
+#[path = "support/timing.rs"]
+mod timing;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, DType, Destination, Dict, Io, Options, Storage, Tensor, Value,
-    open_file, read_into,
+    Checkpoint, CheckpointManager, Destination, Io, Options, Storage, Value, open_file, read_into,
 };
+use timing::{median_and_best, settle, timed};
 
 /// How often each is done.
 const ROUNDS: usize = 9;
@@ -54,9 +59,7 @@ impl Table {
     /// Bytes a second: in the median of the times, and in the best of them.
     fn rates(&self, name: &str) -> [f64; 2] {
         let (_, bytes, times) = self.0.iter().find(|line| line.0 == name).unwrap();
-        let mut times = times.clone();
-        times.sort_unstable();
-        [times[times.len() / 2], times[0]].map(|time| *bytes as f64 / time.as_secs_f64())
+        median_and_best(times).map(|time| *bytes as f64 / time.as_secs_f64())
     }
 
     fn print(&self) {
@@ -88,37 +91,14 @@ impl Table {
     }
 }
 
-fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    let start = Instant::now();
-    let result = work();
-    (start.elapsed(), result)
-}
-
-/// Random bytes, which no disk compresses, as a framework holds them: not at the start of a page.
+/// Random bytes, which no disk compresses.
 fn large_state() -> Checkpoint {
-    let mut seed = 1_u64;
-    let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    let model: Dict = (0..TENSORS)
-        .map(|i| {
-            let words: Vec<u64> = (0..TENSOR / 8).map(|_| next()).collect();
-            let storage = Storage::from_vec(words);
-            let tensor = Tensor::contiguous(DType::Float32, vec![TENSOR / 4], storage).unwrap();
-            (format!("layer.{i}.weight"), tensor)
-        })
-        .collect();
-    Checkpoint::new(1, model, Dict::new())
+    states::model(TENSORS, |i| Storage::from_vec(states::random(i, TENSOR)))
 }
 
 fn small_state() -> Checkpoint {
     let (tensors, floats) = SMALL;
-    let tensor = |i: usize| Tensor::from_vec(vec![floats], vec![i as f32; floats]).unwrap();
-    let model: Dict = (0..tensors).map(|i| (format!("layer.{i}.weight"), tensor(i))).collect();
-    Checkpoint::new(1, model, Dict::new())
+    states::model(tensors, |i| Storage::from_vec(states::random(i, 4 * floats)))
 }
 
 /// Saves, and removes what was saved once the time has been taken.
@@ -130,11 +110,6 @@ fn save(directory: &Path, io: Io, state: &Checkpoint) -> Duration {
     std::fs::remove_dir_all(directory).unwrap();
     settle();
     time
-}
-
-/// Lets the disk learn what was removed, which is no part of what comes next.
-fn settle() {
-    std::thread::sleep(Duration::from_millis(500));
 }
 
 fn write(table: &mut Table, directory: &Path, states: [&Checkpoint; 2], bytes: &[&[u8]]) {
