@@ -1,5 +1,7 @@
 //! What a directory of checkpoints holds.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::io::ErrorKind;
 
 use serde::Serialize;
@@ -50,20 +52,29 @@ impl Listed {
 
 /// Lists the checkpoints among `entries`, by iteration.
 pub(super) fn list(store: &dyn Store, entries: &[Entry]) -> Vec<Listed> {
-    let mut found: Vec<Listed> = entries
-        .iter()
-        .filter_map(|entry| {
-            let iteration = name::iteration(&entry.name)?;
-            let pin = name::pin(&entry.name);
-            let pinned = entries.iter().any(|entry| entry.name == pin);
-            look(store, entry, iteration, pinned)
-        })
-        .collect();
-    found.sort_by_key(|listed| listed.iteration);
+    let mut found: Vec<Listed> = glances(store, entries).collect();
+    found.reverse();
     if let Some(newest) = found.last_mut() {
         newest.latest = true;
     }
     found
+}
+
+/// The newest of the checkpoints among `entries`. Opens no other.
+pub(super) fn latest(store: &dyn Store, entries: &[Entry]) -> Option<Listed> {
+    glances(store, entries).next().map(|newest| Listed { latest: true, ..newest })
+}
+
+/// Glances at the checkpoints among `entries`, newest first.
+fn glances(store: &dyn Store, entries: &[Entry]) -> impl Iterator<Item = Listed> {
+    let names: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    let mut found: Vec<(u64, &Entry)> =
+        entries.iter().filter_map(|entry| Some((name::iteration(&entry.name)?, entry))).collect();
+    found.sort_by_key(|(iteration, _)| Reverse(*iteration));
+    found.into_iter().filter_map(move |(iteration, entry)| {
+        let pinned = names.contains(name::pin(&entry.name).as_str());
+        look(store, entry, iteration, pinned)
+    })
 }
 
 /// A glance at a checkpoint; nothing where it is gone by now.

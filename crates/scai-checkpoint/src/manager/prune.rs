@@ -118,18 +118,26 @@ impl Shared {
             if reasons.iter().all(|reasons| !reasons.is_empty()) {
                 break reasons;
             }
-            let unverified = (0..listed.len()).rev().find(|&i| {
-                !candidates[i].damaged
-                    && reasons[i].iter().any(displaces)
-                    && !right.contains(&listed[i].name)
-            });
-            let Some(i) = unverified else { break reasons };
-            match self.verify_on_device(&listed[i].name, progress)? {
-                None => drop(right.insert(listed[i].name.clone())),
-                Some(damage) => {
-                    candidates[i].damaged = true;
-                    listed[i].problem = Some(damage.without_path().to_string());
+            let mut found_damage = false;
+            for i in (0..listed.len()).rev() {
+                let is_right = candidates[i].damaged
+                    || !reasons[i].iter().any(displaces)
+                    || right.contains(&listed[i].name);
+                if is_right {
+                    continue;
                 }
+                match self.verify_on_device(&listed[i].name, progress)? {
+                    None => drop(right.insert(listed[i].name.clone())),
+                    Some(damage) => {
+                        candidates[i].damaged = true;
+                        listed[i].problem = Some(damage.without_path().to_string());
+                        found_damage = true;
+                        break;
+                    }
+                }
+            }
+            if !found_damage {
+                break reasons;
             }
         };
         if operation.is_some() {
