@@ -18,7 +18,7 @@ use memory::{open, planned, written};
 use scai_checkpoint::codec::torch::peek;
 use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::{CHUNK_SIZE, Destination, Storage, Value, read_into};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Tensors of [`many`].
 const TENSORS: usize = 2_000;
@@ -52,7 +52,7 @@ mod bytes {
 
     #[divan::bench]
     fn digest(bencher: Bencher<'_, '_>) {
-        each_chunk(bencher, xxh3_128);
+        each_chunk(bencher, XxHash3_128::oneshot);
     }
 
     #[divan::bench]

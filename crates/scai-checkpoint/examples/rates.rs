@@ -30,7 +30,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::codec::{CheckpointFile, Unprotected};
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Destination, Io, Options, Storage, Value, open_file, read_into,
 };
@@ -80,6 +80,11 @@ impl Table {
         for name in ["save", "save direct", "save buffered"] {
             of(name, "raw", raw);
         }
+        let raw = ["raw read, 1", "raw read, 2", "raw read, 4"].map(|name| self.rates(name));
+        let raw = [0, 1].map(|i| raw.iter().map(|rates| rates[i]).fold(0.0, f64::max));
+        for name in ["verify, cold", "load, cold"] {
+            of(name, "raw read", raw);
+        }
         for (name, other) in [
             ("verify", "read and hash"),
             ("verify", "read, hash, CRC-32"),
@@ -127,10 +132,41 @@ fn write(table: &mut Table, directory: &Path, states: [&Checkpoint; 2], bytes: &
     table.add("save 20,000 tensors", SMALL.0 * SMALL.1 * 4, save(directory, Io::Auto, states[1]));
 }
 
+/// Reads a file that is not in the page cache.
+fn read_cold(table: &mut Table, path: &Path, memory: &mut [Vec<u8>]) {
+    let threads = Options::default().threads;
+    for (name, readers) in [("raw read, 1", 1), ("raw read, 2", 2), ("raw read, 4", 4)] {
+        raw::forget(path);
+        table.add(name, TOTAL, raw::read_direct(path, readers));
+    }
+    raw::forget(path);
+    let (time, damage) = timed(|| open(path).verify(threads, &|_| {}));
+    assert!(damage.is_empty());
+    table.add("verify, cold", TOTAL, time);
+    raw::forget(path);
+    table.add("load, cold", TOTAL, load(path, memory));
+}
+
+fn open(path: &Path) -> CheckpointFile {
+    open_file(path, Unprotected::Refuse).unwrap()
+}
+
+/// Reads all tensors into memory that is there.
+fn load(path: &Path, memory: &mut [Vec<u8>]) -> Duration {
+    let (time, ()) = timed(|| {
+        let tree = open(path).tree().unwrap();
+        let storages = tree.storages();
+        let destinations = storages.iter().zip(memory);
+        let destinations =
+            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        read_into(destinations.collect(), Options::default().threads, &|_| {}).unwrap();
+    });
+    time
+}
+
 /// Reads a file that is in the page cache.
 fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>]) {
     let threads = Options::default().threads;
-    let open = || open_file(path, Unprotected::Refuse).unwrap();
     table.add("read", TOTAL, raw::read(path, threads, |_| {}));
     let hash = |step: &[u8]| {
         black_box(raw::hash(step));
@@ -140,26 +176,18 @@ fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>])
         black_box((raw::hash(step), crc32fast::hash(step)));
     };
     table.add("read, hash, CRC-32", TOTAL, raw::read(path, threads, hash_and_crc));
-    let (time, damage) = timed(|| open().verify(threads, &|_| {}));
+    let (time, damage) = timed(|| open(path).verify(threads, &|_| {}));
     assert!(damage.is_empty());
     table.add("verify", TOTAL, time);
 
     table.add("read into memory", TOTAL, raw::read_into(path, memory, threads));
     table.add("copy memory", TOTAL, raw::copy(bytes, memory, threads));
-    let (time, ()) = timed(|| {
-        let tree = open().tree().unwrap();
-        let storages = tree.storages();
-        let destinations = storages.iter().zip(&mut *memory);
-        let destinations =
-            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
-        read_into(destinations.collect(), threads, &|_| {}).unwrap();
-    });
-    table.add("load into memory", TOTAL, time);
-    let (time, loaded) = timed(|| open().tree().unwrap().resident(threads).unwrap());
+    table.add("load into memory", TOTAL, load(path, memory));
+    let (time, loaded) = timed(|| open(path).tree().unwrap().resident(threads).unwrap());
     table.add("load into new memory", TOTAL, time);
     drop(loaded);
     let (time, tensor) = timed(|| {
-        let tree = open().tree().unwrap();
+        let tree = open(path).tree().unwrap();
         let tensor = tree.lookup("model_state_dict.layer.40.weight").and_then(Value::as_tensor);
         tensor.unwrap().to_bytes().unwrap()
     });
@@ -182,6 +210,7 @@ fn main() {
     let mut table = Table::default();
     for _ in 0..ROUNDS {
         write(&mut table, directory.path(), [&large, &small], &bytes);
+        read_cold(&mut table, Path::new(&path), &mut memory);
         read(&mut table, Path::new(&path), &bytes, &mut memory);
     }
     table.print();

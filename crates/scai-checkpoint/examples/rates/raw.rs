@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
 const PIECE: usize = 4 << 20;
 const STEP: usize = 256 << 10;
@@ -43,6 +43,42 @@ pub(super) fn write_direct(path: &Path, bytes: &[&[u8]], writers: usize) -> Dura
         }
     });
     file.sync_all().unwrap();
+    start.elapsed()
+}
+
+/// Takes a file, which is synced, out of the page cache.
+pub(super) fn forget(path: &Path) {
+    fadvise(File::open(path).unwrap(), 0, None, Advice::DontNeed).unwrap();
+}
+
+/// Reads a file past the page cache, and does nothing with what was read.
+pub(super) fn read_direct(path: &Path, readers: usize) -> Duration {
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(direct).open(path).unwrap();
+    let len = file.metadata().unwrap().len() as usize;
+    let mut buffers: Vec<Vec<u8>> = vec![vec![1; PIECE + PAGE]; readers];
+    let next = AtomicUsize::new(0);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for buffer in &mut buffers {
+            scope.spawn(|| {
+                let begin = buffer.as_ptr().align_offset(PAGE);
+                let buffer = &mut buffer[begin..begin + PIECE];
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed) * PIECE;
+                    if at >= len {
+                        break;
+                    }
+                    // Past the end of the file there is nothing to read.
+                    let end = (at + PIECE).min(len);
+                    let mut done = at;
+                    while done < end {
+                        done += file.read_at(&mut buffer[done - at..], done as u64).unwrap();
+                    }
+                }
+            });
+        }
+    });
     start.elapsed()
 }
 
@@ -98,7 +134,7 @@ pub(super) fn read_into(path: &Path, to: &mut [Vec<u8>], threads: usize) -> Dura
 /// The digests of the chunks of a step, folded.
 pub(super) fn hash(step: &[u8]) -> u128 {
     let chunks = step.chunks(scai_checkpoint::CHUNK_SIZE);
-    chunks.map(xxhash_rust::xxh3::xxh3_128).fold(0, |all, one| all ^ one)
+    chunks.map(twox_hash::XxHash3_128::oneshot).fold(0, |all, one| all ^ one)
 }
 
 /// Copies memory to memory by several threads.

@@ -8,7 +8,7 @@ const HELD: u64 = 32 << 20;
 
 /// The length of a buffer: a piece, the header of a record and what alignment leaves out. Buffers
 /// that grew would leave holes in memory, as large as themselves.
-const LEN: usize = PIECE as usize + (16 << 10);
+const LEN: u64 = PIECE + (16 << 10);
 
 /// How many threads write `tasks` tasks of about [`PIECE`] bytes, where `threads` may work at once.
 pub(super) fn writers(threads: usize, tasks: usize, file: &dyn WriteAt) -> usize {
@@ -18,21 +18,30 @@ pub(super) fn writers(threads: usize, tasks: usize, file: &dyn WriteAt) -> usize
 }
 
 /// A buffer that is used again and again, by one thread.
-#[derive(Debug, Default)]
-pub(super) struct Buffer(Vec<u8>);
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    /// Its length once it is needed, where no more is asked for.
+    least: usize,
+}
 
 impl Buffer {
+    /// A buffer for the parts of a file of `len` bytes. Takes memory when it is first used.
+    pub(super) fn for_file(len: u64) -> Self {
+        Self { bytes: Vec::new(), least: len.min(LEN) as usize }
+    }
+
     /// `len` bytes of any content, the first at an address that agrees with `offset` modulo
     /// `alignment`, a power of two.
     pub(super) fn at(&mut self, offset: u64, len: usize, alignment: usize) -> &mut [u8] {
         let needed = len + alignment - 1;
-        if self.0.len() < needed {
+        if self.bytes.len() < needed {
             // Both would be there at once otherwise.
-            self.0 = Vec::new();
-            self.0 = vec![0; needed.max(LEN)];
+            self.bytes = Vec::new();
+            self.bytes = vec![0; needed.max(self.least)];
         }
-        let start = (offset as usize).wrapping_sub(self.0.as_ptr().addr()) % alignment;
-        &mut self.0[start..start + len]
+        let start = (offset as usize).wrapping_sub(self.bytes.as_ptr().addr()) % alignment;
+        &mut self.bytes[start..start + len]
     }
 }
 
@@ -47,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_buffer_agrees_with_every_offset() {
-        let mut buffer = Buffer::default();
+        let mut buffer = Buffer::for_file(1000);
         for len in [0, 1, 5000, 300] {
             for offset in [0, 1, 64, 4095, 4096, 123_456_789] {
                 for alignment in [1, 512, 4096] {

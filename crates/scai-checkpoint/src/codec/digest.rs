@@ -1,6 +1,6 @@
 //! Checksums: a digest for each chunk, and the zip's own CRC-32, computed in one pass.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use twox_hash::XxHash3_128;
 
 use crate::CHUNK_SIZE;
 
@@ -11,7 +11,7 @@ pub(super) fn chunks(size: u64) -> u64 {
 
 /// The digests of all chunks of `bytes`, which begin at a chunk.
 pub(super) fn digests(bytes: &[u8]) -> Vec<u128> {
-    bytes.chunks(CHUNK_SIZE).map(xxh3_128).collect()
+    bytes.chunks(CHUNK_SIZE).map(XxHash3_128::oneshot).collect()
 }
 
 /// The CRC-32 of parts that were computed apart, given in order.
@@ -23,7 +23,7 @@ pub(super) fn combine_crc<'a>(parts: impl IntoIterator<Item = &'a crc32fast::Has
 
 /// One digest of all chunks' digests.
 pub(super) fn fold(digests: &[u128]) -> u128 {
-    let mut hasher = Xxh3::new();
-    digests.iter().for_each(|digest| hasher.update(&digest.to_le_bytes()));
-    hasher.digest128()
+    let mut hasher = XxHash3_128::new();
+    digests.iter().for_each(|digest| hasher.write(&digest.to_le_bytes()));
+    hasher.finish_128()
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use super::digest::{combine_crc, fold};
 use super::record::{Check, MISMATCH, MISMATCH_CRC, RecordSource, STEP};
@@ -32,8 +32,9 @@ impl Seen {
     /// Reads the bytes that follow, whole chunks or up to the end of the record, and hashes them
     /// while they are in the cache.
     fn read(&mut self, record: &RecordSource, buf: &mut [u8]) -> Result<()> {
-        let (with_crc, with_digests) =
-            (record.crc.is_some(), matches!(record.check, Check::Chunks(..) | Check::Folded(..)));
+        let with_digests = matches!(record.check, Check::Chunks(..) | Check::Folded(..));
+        // Digests say more, and that the CRC-32 is the one that was written says the root.
+        let with_crc = record.crc.is_some() && !with_digests;
         for step in buf.chunks_mut(STEP) {
             record.read(self.start + self.len, step)?;
             for chunk in step.chunks(CHUNK_SIZE) {
@@ -41,7 +42,7 @@ impl Seen {
                     self.crc.update(chunk);
                 }
                 if with_digests {
-                    self.digests.push(xxh3_128(chunk));
+                    self.digests.push(XxHash3_128::oneshot(chunk));
                 }
             }
             self.len += step.len() as u64;
@@ -62,10 +63,10 @@ fn check_whole(record: &RecordSource, mut seen: Vec<Seen>) -> Result<()> {
         }
         let _ = known.set(found);
     }
-    if record.crc.is_some_and(|expected| crc != expected) {
-        return Err(record.whole_damaged(MISMATCH_CRC));
-    }
     if let Check::Crc(checked) = &record.check {
+        if record.crc.is_some_and(|expected| crc != expected) {
+            return Err(record.whole_damaged(MISMATCH_CRC));
+        }
         checked.store(true, Ordering::Release);
     }
     Ok(())
@@ -161,8 +162,9 @@ impl Verifying<'_> {
     }
 }
 
-/// Checks every byte of the records, the CRC-32 included, on `threads` threads, and returns all
-/// that is wrong in the order of the file. A record that cannot be read is not read on.
+/// Checks every byte of the records against their digests, or their CRC-32 where there are none,
+/// on `threads` threads, and returns all that is wrong in the order of the file. A record that
+/// cannot be read is not read on.
 ///
 /// Each thread holds [`STEP`] bytes, however long the records are.
 pub(super) fn verify_all(

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use super::digest::{digests, fold};
 use super::pass::WholePass;
@@ -107,7 +107,7 @@ impl RecordSource {
     fn check_chunks(&self, digests: &[u128], start: u64, bytes: &[u8]) -> Result<()> {
         let first = (start / CHUNK_SIZE as u64) as usize;
         for (i, chunk) in bytes.chunks(CHUNK_SIZE).enumerate() {
-            if digests.get(first + i) != Some(&xxh3_128(chunk)) {
+            if digests.get(first + i) != Some(&XxHash3_128::oneshot(chunk)) {
                 return Err(self.chunk_damaged(start + (i * CHUNK_SIZE) as u64));
             }
         }

@@ -18,7 +18,7 @@ use crate::codec::torch::{Plan, TorchFile, Unprotected};
 use crate::commit;
 use crate::error::{Error, Place, Result};
 use crate::store::{Io, LocalStore, ReadAt, Store};
-use crate::threads::held;
+use crate::threads::{default_threads, held};
 use crate::writer::{SaveHandle, Writer};
 
 pub use checkpoint::Checkpoint;
@@ -46,12 +46,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        // More threads than this do not make one disk faster.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             retention: Retention::keep_all(),
             unprotected: Unprotected::Refuse,
-            threads: cores.min(8),
+            threads: default_threads(),
             io: Io::default(),
         }
     }
@@ -269,14 +267,15 @@ impl CheckpointManager {
         Ok(self.shared.iterations()?.into_iter().map(name::checkpoint).collect())
     }
 
-    /// The checkpoint with the largest iteration; `None` in a directory without any.
+    /// The checkpoint with the largest iteration; `None` in a directory without any. Opens no other.
     ///
     /// It is not verified; see [`CheckpointManager::resume`].
     ///
     /// # Errors
     /// As [`CheckpointManager::list`].
     pub fn latest(&self) -> Result<Option<Listed>> {
-        Ok(self.list()?.pop())
+        self.flush()?;
+        Ok(list::latest(&*self.shared.store, &self.shared.entries()?))
     }
 
     /// Reads every byte of a checkpoint and reports all that is wrong.

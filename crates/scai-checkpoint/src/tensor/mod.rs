@@ -7,6 +7,7 @@ mod storage;
 use bytemuck::{NoUninit, Pod};
 
 pub use dtype::DType;
+use read::read_whole;
 pub use read::{Destination, read_into};
 pub(crate) use read::{Divided, PIECE};
 pub use storage::{Pass, Source, Storage};
@@ -220,7 +221,12 @@ impl Tensor {
             return Ok(Vec::new());
         };
         let start = (self.offset * size) as u64;
-        let window = self.storage.read(start..start + (span * size) as u64)?;
+        let range = start..start + (span * size) as u64;
+        let window = if range == (0..self.storage.len()) {
+            read_whole(&self.storage)?
+        } else {
+            self.storage.read(range)?
+        };
         if self.is_contiguous() {
             return Ok(window);
         }

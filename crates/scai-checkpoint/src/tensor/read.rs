@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::storage::{Pass, Storage};
+use super::storage::{Pass, Storage, zeroed};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Result};
-use crate::threads::{held, on_threads};
+use crate::threads::{default_threads, held, on_threads};
 
 /// Bytes of a long storage that a thread takes at a time: whole chunks.
 pub(crate) const PIECE: u64 = 32 * CHUNK_SIZE as u64;
@@ -51,23 +51,47 @@ pub fn read_into(
         .collect();
     let mut tasks = Vec::with_capacity(destinations.len());
     for (Destination { name, storage, bytes }, divided) in destinations.into_iter().zip(&divided) {
+        let name = Some(name);
         match divided {
-            None => tasks.push((name, Task::Whole(storage), bytes)),
-            Some(divided) => {
-                for (i, bytes) in bytes.chunks_mut(PIECE as usize).enumerate() {
-                    tasks.push((name, Task::Piece(divided, i as u64 * PIECE), bytes));
-                }
-            }
+            None => tasks.push(Task { name, part: Part::Whole(storage), bytes }),
+            Some(divided) => tasks.extend(pieces(name, divided, bytes)),
         }
     }
+    do_all(tasks, threads, progress)
+}
+
+/// All bytes of a storage, read by several threads where it is long.
+///
+/// # Errors
+/// As [`Storage::read_at`].
+pub(super) fn read_whole(storage: &Storage) -> Result<Vec<u8>> {
+    if storage.len() <= PIECE {
+        return storage.read(0..storage.len());
+    }
+    let mut bytes = zeroed(storage.len())?;
+    let divided = Divided::new(storage);
+    do_all(pieces(None, &divided, &mut bytes).collect(), default_threads(), &|_| {})?;
+    Ok(bytes.into_vec())
+}
+
+fn pieces<'a>(
+    name: Option<&'a str>,
+    divided: &'a Divided<'a>,
+    bytes: &'a mut [u8],
+) -> impl Iterator<Item = Task<'a>> {
+    let pieces = bytes.chunks_mut(PIECE as usize).zip((0..).step_by(PIECE as usize));
+    pieces.map(move |(bytes, start)| Task { name, part: Part::Piece(divided, start), bytes })
+}
+
+fn do_all(tasks: Vec<Task<'_>>, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
     let threads = threads.min(tasks.len());
     let tasks = Mutex::new(tasks.into_iter());
     let outcome = Mutex::new(Ok(()));
     on_threads(threads, || {
         while held(&outcome).is_ok() {
-            let Some((name, task, bytes)) = held(&tasks).next() else { break };
-            match task.read(bytes).map_err(|error| error.at_tensor(name)) {
-                Ok(()) => progress(bytes.len() as u64),
+            let Some(mut task) = held(&tasks).next() else { break };
+            match task.read() {
+                Ok(()) => progress(task.bytes.len() as u64),
                 Err(error) => {
                     let mut outcome = held(&outcome);
                     if outcome.is_ok() {
@@ -101,16 +125,26 @@ impl<'a> Divided<'a> {
 }
 
 /// What a thread reads at a time.
-enum Task<'a> {
+struct Task<'a> {
+    name: Option<&'a str>,
+    part: Part<'a>,
+    bytes: &'a mut [u8],
+}
+
+enum Part<'a> {
     Whole(&'a Storage),
     Piece(&'a Divided<'a>, u64),
 }
 
 impl Task<'_> {
-    fn read(&self, bytes: &mut [u8]) -> Result<()> {
-        match self {
-            Self::Whole(storage) => storage.read_at(0, bytes),
-            Self::Piece(divided, offset) => divided.read(*offset, bytes),
+    fn read(&mut self) -> Result<()> {
+        let read = match self.part {
+            Part::Whole(storage) => storage.read_at(0, self.bytes),
+            Part::Piece(divided, offset) => divided.read(offset, self.bytes),
+        };
+        match self.name {
+            Some(name) => read.map_err(|error| error.at_tensor(name)),
+            None => read,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
@@ -118,10 +118,10 @@ pub(super) fn encode(
 
 /// The digest of a header whose root is blank.
 fn root(json: &[u8], file_len: u64) -> String {
-    let mut hasher = Xxh3::new();
-    hasher.update(&file_len.to_le_bytes());
-    hasher.update(json);
-    format!("{:032x}", hasher.digest128())
+    let mut hasher = XxHash3_128::new();
+    hasher.write(&file_len.to_le_bytes());
+    hasher.write(json);
+    format!("{:032x}", hasher.finish_128())
 }
 
 fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {

@@ -93,7 +93,7 @@ impl Plan {
         let next = AtomicUsize::new(0);
         let outcome = Mutex::new(Ok(vec![0; self.tensors.len()]));
         let work = || {
-            let mut buffer = Buffer::default();
+            let mut buffer = Buffer::for_file(self.len());
             while held(&outcome).is_ok() {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(tensor) = self.tensors.get(index) else { break };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::zip::Record;
 use crate::CHUNK_SIZE;
@@ -209,13 +209,13 @@ pub(super) fn decode_table(bytes: &[u8], records: &[Record]) -> Result<Vec<u128>
 /// The length of the file, all local headers, the digest table, and the rest of the file from the
 /// central directory on, up to the root itself.
 pub(super) fn root(file_len: u64, headers: u128, table: &[u8], tail: &[u8]) -> u128 {
-    let mut hasher = Xxh3::new();
-    hasher.update(b"scai root 1");
-    hasher.update(&file_len.to_le_bytes());
-    hasher.update(&headers.to_le_bytes());
-    hasher.update(table);
-    hasher.update(tail);
-    hasher.digest128()
+    let mut hasher = XxHash3_128::new();
+    hasher.write(b"scai root 1");
+    hasher.write(&file_len.to_le_bytes());
+    hasher.write(&headers.to_le_bytes());
+    hasher.write(table);
+    hasher.write(tail);
+    hasher.finish_128()
 }
 
 /// The comment that carries a root.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
@@ -60,7 +60,7 @@ impl Done {
     /// Adds the chunk that follows.
     fn add(&mut self, chunk: &[u8]) {
         self.crc.update(chunk);
-        self.digests.push(xxh3_128(chunk));
+        self.digests.push(XxHash3_128::oneshot(chunk));
     }
 }
 
@@ -175,11 +175,11 @@ impl Plan {
 
     /// XXH3-128 of all local headers, in the order of the file.
     fn headers(&self) -> u128 {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        let mut hasher = XxHash3_128::new();
         for record in &self.records {
-            hasher.update(&local_header(record));
+            hasher.write(&local_header(record));
         }
-        hasher.digest128()
+        hasher.finish_128()
     }
 
     /// Divides the records before the digest table into tasks of about [`PIECE`] bytes at most.
@@ -218,7 +218,7 @@ impl Plan {
         let next = AtomicUsize::new(0);
         let outcome = Mutex::new(Ok(Vec::new()));
         let work = || {
-            let mut buffer = Buffer::default();
+            let mut buffer = Buffer::for_file(self.len);
             while held(&outcome).is_ok() {
                 let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let result = match task {

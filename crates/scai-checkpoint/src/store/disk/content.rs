@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use super::super::memory::Inode;
 
@@ -135,7 +135,7 @@ impl Content {
 
 impl ContentLeft {
     fn of(bytes: Vec<u8>, fates: Vec<Fate>) -> Self {
-        Self { digest: xxh3_128(&bytes), inode: Arc::new(Inode::new(bytes)), fates }
+        Self { digest: XxHash3_128::oneshot(&bytes), inode: Arc::new(Inode::new(bytes)), fates }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::content::{Content, ContentLeft, Random};
 use super::ledger::Ledger;
@@ -236,13 +236,13 @@ impl<C: FnMut(&CrashState<'_>) -> Result<(), String>> Walk<C> {
     /// Checks one state, unless the same was checked with the same promises.
     fn visit(&mut self, choice: &Choice, picked: Vec<usize>, moment: &Moment<'_>) {
         let contents = choice.contents(picked);
-        let mut key = Xxh3::new();
+        let mut key = XxHash3_128::new();
         for (name, file) in &choice.left.names {
-            key.update(name.as_bytes());
-            key.update(&[0xFF]);
-            key.update(&contents[file].digest.to_le_bytes());
+            key.write(name.as_bytes());
+            key.write(&[0xFF]);
+            key.write(&contents[file].digest.to_le_bytes());
         }
-        if !self.seen.insert((self.notes, key.digest128())) {
+        if !self.seen.insert((self.notes, key.finish_128())) {
             self.report.repeated += 1;
             return;
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::{
     CENTRAL, CENTRAL_LEN, DESCRIPTOR, END, END_LEN, END64, END64_LEN, EXTRA_ZIP64, FLAG_DESCRIPTOR,
@@ -58,7 +58,7 @@ pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
             );
         }
     }
-    let mut headers = Xxh3::new();
+    let mut headers = XxHash3_128::new();
     let mut window = Window { file, start: 0, bytes: Vec::new() };
     let mut at = 0;
     let ends: Vec<u64> =
@@ -82,7 +82,7 @@ pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
         records: records.collect(),
         tail,
         comment: end.comment,
-        headers: headers.digest128(),
+        headers: headers.finish_128(),
     })
 }
 
@@ -307,7 +307,11 @@ fn zip64(mut extra: &[u8], place: Range<u64>) -> Result<Vec<u64>> {
 }
 
 /// Compares a local header with the directory, and learns where the data begin.
-fn local_header(entry: &mut Entry, window: &mut Window<'_>, digest: &mut Xxh3) -> Result<()> {
+fn local_header(
+    entry: &mut Entry,
+    window: &mut Window<'_>,
+    digest: &mut XxHash3_128,
+) -> Result<()> {
     let Entry { record, flags } = entry;
     let at = record.header;
     let fixed: [u8; LOCAL_LEN] = window.array(at)?;
@@ -347,13 +351,18 @@ fn local_header(entry: &mut Entry, window: &mut Window<'_>, digest: &mut Xxh3) -
             format_args!("header and directory disagree about `{}`", shown(&record.name)),
         );
     }
-    digest.update(bytes);
+    digest.write(bytes);
     record.data = at + len as u64;
     Ok(())
 }
 
 /// Checks what lies between a record's data and `end`: nothing, or a data descriptor.
-fn descriptor(entry: &Entry, end: u64, window: &mut Window<'_>, digest: &mut Xxh3) -> Result<()> {
+fn descriptor(
+    entry: &Entry,
+    end: u64,
+    window: &mut Window<'_>,
+    digest: &mut XxHash3_128,
+) -> Result<()> {
     let Entry { record, flags } = entry;
     let start = record.data.checked_add(record.size).filter(|&start| start <= end);
     let Some(start) = start else {
@@ -367,7 +376,7 @@ fn descriptor(entry: &Entry, end: u64, window: &mut Window<'_>, digest: &mut Xxh
         0 => !late || record.size == 0,
         16 if late => {
             let bytes: [u8; 16] = window.array(start)?;
-            digest.update(&bytes);
+            digest.write(&bytes);
             let fields = Fields(&bytes);
             bytes.starts_with(&DESCRIPTOR)
                 && fields.u32(4) == record.crc
@@ -376,7 +385,7 @@ fn descriptor(entry: &Entry, end: u64, window: &mut Window<'_>, digest: &mut Xxh
         }
         24 if late => {
             let bytes: [u8; 24] = window.array(start)?;
-            digest.update(&bytes);
+            digest.write(&bytes);
             let fields = Fields(&bytes);
             bytes.starts_with(&DESCRIPTOR)
                 && fields.u32(4) == record.crc
