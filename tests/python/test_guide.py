@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 READMES = ("README.md", "README.zh.md")
 UPDATE = "UPDATE" in os.environ
+# No colours and no moving bars, also where a variable such as CI says that a terminal is there.
+PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "TZ": "UTC"}
 COMMANDS = {"scai": [sys.executable, "-m", "scai"], "python": [sys.executable]}
 
 
@@ -65,7 +67,7 @@ def execute(command: list[str], on_a_terminal: bool) -> str:
         stdin=theirs,
         stdout=theirs if on_a_terminal else subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TZ": "UTC", "NO_COLOR": "1"},
+        env=os.environ | PLAIN | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     if ours is None:
         printed, _ = process.communicate(timeout=300)

@@ -160,7 +160,8 @@ def _to_zone_value(plain: object, zone: object) -> datetime.tzinfo:
 
 def _zoned(kind: str) -> ToPlain:
     def convert(value: datetime.datetime | datetime.time) -> Converted:
-        return value.isoformat(), [kind, value.fold, _zone(value.tzinfo)]
+        zone = _zone(value.tzinfo)  # first: of a strange one nothing can be asked
+        return value.isoformat(), [kind, value.fold, zone]
 
     return convert
 
