@@ -146,7 +146,7 @@ fn a_value_of_another_type_is_named_with_what_was_expected() {
         ),
         (
             "training:\n  save_interval:",
-            "2:17: `training.save_interval`: expected a whole number of 1 or more or `auto`, found \
+            "2:16: `training.save_interval`: expected a whole number of 1 or more or `auto`, found \
              nothing",
         ),
         (
