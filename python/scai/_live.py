@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,15 @@ class Fence:
     It waits before the next step of any optimizer of the process, and before anything is loaded
     into the model or the optimizer. It stands within a ``with``, in which the save is begun and
     announced by `guard`, and from then on until the memory has been read.
+
+    Attributes:
+        waited: seconds for which others waited, by now.
     """
 
     def __init__(self, model: Any, optimizer: Any) -> None:
         import torch
 
+        self.waited = 0.0
         self._process = os.getpid()
         self._handle: _native.Handle | None = None
         self._staging: Staging | None = None
@@ -135,12 +140,14 @@ class Fence:
         # A forked child has no thread that reads, and memory of its own.
         if os.getpid() != self._process:
             return
+        began = time.monotonic()
         with self._begins:
             handle, staging = self._handle, self._staging
         while handle is not None and not handle.wait_captured(POLL):
             pass
         if staging is not None:
             staging.fence()
+        self.waited += time.monotonic() - began
 
     def remove(self) -> None:
         """Let memory change without waiting. Not from within one of the load hooks."""

@@ -243,6 +243,22 @@ def test_what_is_durable_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert caplog.text.count(f"a callback for {path} failed") == 1
 
 
+def test_the_timeline_of_a_save_says_where_its_time_went(tmp_path: Path) -> None:
+    infos: list[SaveInfo] = []
+    with CheckpointManager(tmp_path, keep_last=1, on_commit=infos.append) as manager:
+        for iteration, wait in [(1, True), (2, False)]:
+            manager.save_checkpoint({"w": torch.ones(300_000)}, iteration=iteration, wait=wait)
+    assert [info.iteration for info in infos] == [1, 2]
+    for info in infos:
+        time = info.timeline
+        stages = (time.plan, time.write, time.sync, time.commit, time.after)
+        assert all(stage >= 0 for stage in stages) and time.write > 0
+        assert time.total == pytest.approx(sum(stages))
+        assert time.total <= info.seconds and 0 < time.waited <= info.seconds
+        assert info.rate == pytest.approx(info.bytes / (time.total - time.after))
+    assert infos[0].timeline.waited == infos[0].seconds
+
+
 def test_a_manager_is_a_context_that_ends_when_all_is_durable(tmp_path: Path) -> None:
     with CheckpointManager(tmp_path) as manager:
         handles = [

@@ -251,3 +251,29 @@ def save(
     )
     assert isinstance(handle, SaveHandle)
     return handle
+
+
+def test_what_a_step_waited_for_a_save_is_in_its_timeline(tmp_path: Path) -> None:
+    class Slow:
+        """A save that has read what is live after two looks of 50 ms."""
+
+        looks = 0
+
+        def wait_captured(self, seconds: float) -> bool:
+            time.sleep(0.05)
+            self.looks += 1
+            return self.looks > 1
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    with _live.Fence(model, optimizer) as fence:
+        slow: Any = Slow()
+        fence.guard(slow, None)
+    handle = SaveHandle(tmp_path / "a.pt", 1, slow, fence, began=time.monotonic() - 2)
+    saved = {"name": "a.pt", "bytes": 5, "removed": [], "warnings": [], "rate": 1.0}
+    stages = [0.1, 0.2, 0.3, 0.4, 0.5]
+    before = handle._told({**saved, "timeline": stages}).timeline
+    assert before.waited == pytest.approx(2, abs=0.5) and before.total == pytest.approx(1.5)
+    optimizer.step()
+    after = handle._told({**saved, "timeline": stages}).timeline
+    assert 0.1 <= after.waited - before.waited < 0.6

@@ -65,6 +65,24 @@ def test_a_training_saves_at_its_interval_and_counts_what_it_did(tmp_path: Path)
     assert trainer.train() is True, "nothing is left to do"
 
 
+def test_a_training_that_chooses_when_to_save_tells_what_saves_cost(tmp_path: Path) -> None:
+    events: list[Event] = []
+    training = {"save_interval": "auto", "save_overhead": 1e-9}
+    trainer = small(tmp_path, training=training)
+    assert trainer.config["training"]["save_interval"] == "auto"
+    assert trainer.train(on_event=events.append) is True
+    saved = [event for event in events if event["event"] == "saved"]
+    assert (saved[0]["iteration"], saved[0]["interval"], saved[-1]["iteration"]) == (1, 2, 6)
+    for event in saved:
+        stages = ("waited", "plan", "write", "sync", "commit", "after")
+        assert all(event[f"{stage}_ms"] >= 0 for stage in stages)
+        assert event["gb_per_s"] > 0
+    straight = small(tmp_path / "straight")
+    straight.train()
+    ends = [state(path / "checkpoint_iter_6.pt") for path in (tmp_path, tmp_path / "straight")]
+    assert differences(*ends) == []
+
+
 def test_a_training_in_parts_and_resumed_is_that_of_one_go(tmp_path: Path) -> None:
     one, parts = tmp_path / "one", tmp_path / "parts"
     small(one).train()
@@ -506,6 +524,14 @@ def test_the_file_of_the_repository_says_the_defaults(tmp_path: Path) -> None:
         (
             {"training": {"save_intervall": 3}},
             "`training.save_intervall` is not a key; did you mean `save_interval`?",
+        ),
+        (
+            {"training": {"save_interval": "often"}},
+            "`training.save_interval`: expected a whole number of 1 or more or `auto`, found a",
+        ),
+        (
+            {"training": {"save_overhead": 0}},
+            "`training.save_overhead`: expected a number above 0 and at most 1, found 0",
         ),
         (
             {"save_interval": 3},

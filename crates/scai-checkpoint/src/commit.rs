@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::store::{Draft, Lock, ReadAt, Store, Synced, WriteAt, draft_name};
+use crate::timeline::{Stopwatch, Timeline};
 
 /// What a copy holds in memory at a time.
 const COPY_PIECE: u64 = 1 << 20;
@@ -29,7 +30,8 @@ const COPY_PIECE: u64 = 1 << 20;
 /// Writes a file of `len` bytes and publishes it as `name`, replacing what had that name.
 ///
 /// `write` must write each byte exactly once; it may do so in any order and from several threads.
-/// On success the file is durable under its name.
+/// On success the file is durable under its name. What is returned are the times of these steps;
+/// no time is planning, and none comes after.
 ///
 /// # Errors
 /// [`Error::DiskFull`] where there is no room, a quota or a limit on the size of files is in the
@@ -44,8 +46,14 @@ pub fn publish(
     name: &str,
     len: u64,
     write: impl FnOnce(&dyn WriteAt) -> Result<()>,
-) -> Result<()> {
-    Target { store, name, len }.create()?.write(write)?.sync()?.rename()?.make_durable()
+) -> Result<Timeline> {
+    let mut watch = Stopwatch::start();
+    let written = Target { store, name, len }.create()?.write(write)?;
+    let write = watch.lap();
+    let durable = written.sync()?;
+    let sync = watch.lap();
+    durable.rename()?.make_durable()?;
+    Ok(Timeline { write, sync, commit: watch.lap(), ..Timeline::default() })
 }
 
 /// Makes `alias` a further name of the file `target`, replacing what had that name.
@@ -99,6 +107,7 @@ fn copy(store: &dyn Store, from: &str, to: &str) -> Result<()> {
         }
         Ok(())
     })
+    .map(drop)
 }
 
 fn open(store: &dyn Store, name: &str) -> Result<std::sync::Arc<dyn ReadAt>> {

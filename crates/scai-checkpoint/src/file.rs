@@ -36,6 +36,7 @@ pub fn write_file_with(path: impl AsRef<Path>, plan: Plan, threads: usize, io: I
     let (store, name) =
         locate(path, |error| Error::io("open its directory", error).at_path(text(path)))?;
     commit::publish(&store.with_io(io), &name, plan.len(), |draft| plan.write(threads, draft))
+        .map(drop)
         .map_err(|error| error.at_path(text(path)))
 }
 

@@ -14,6 +14,7 @@ mod manager;
 pub mod store;
 mod tensor;
 mod threads;
+mod timeline;
 mod value;
 mod writer;
 
@@ -29,6 +30,7 @@ pub use store::Io;
 pub use tensor::{
     Attributes, DType, Destination, Element, MAX_RANK, Pass, Source, Storage, Tensor, read_into,
 };
+pub use timeline::Timeline;
 pub use value::{Call, Dict, DictKind, MAX_DEPTH, Value, from_value, to_value};
 pub use writer::SaveHandle;
 

@@ -250,6 +250,10 @@ fn saved_dict<'py>(py: Python<'py>, saved: &Saved) -> PyResult<Bound<'py, PyDict
     let dict = PyDict::new(py);
     dict.set_item("name", &saved.name)?;
     dict.set_item("bytes", saved.size)?;
+    let timeline = saved.timeline;
+    dict.set_item("rate", timeline.rate(saved.size))?;
+    let stages = [timeline.plan, timeline.write, timeline.sync, timeline.commit, timeline.after];
+    dict.set_item("timeline", stages.map(|time| time.as_secs_f64()))?;
     dict.set_item("removed", &saved.removed)?;
     dict.set_item("warnings", saved.warnings.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     Ok(dict)

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use scai_checkpoint::codec::{Plan, Unprotected, torch};
 use scai_checkpoint::{DType, Dict, Storage, Tensor, Value, open_file, write_file};
 use scai_games::{ConnectFour, Game};
+use scai_train::config::SaveInterval;
 use scai_train::{Config, Evaluator as _, Event, LoadOptions, Stop, Timing, Trainer};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -108,7 +109,7 @@ fn short(directory: &Path, iterations: u64) -> Config {
     config.self_play.simulations = SIMULATIONS;
     config.training.steps_per_iteration = STEPS;
     config.training.iterations = iterations;
-    config.training.save_interval = 2;
+    config.training.save_interval = SaveInterval::Every(2);
     config.evaluation.interval = 0;
     config
 }

@@ -14,6 +14,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use scai_games::{Game, Outcome};
+use scai_train::config::SaveInterval;
 use scai_train::search::{Exploration, SearchOptions};
 use scai_train::{Config, Event, Network, Stop, Trainer, evaluation};
 
@@ -110,7 +111,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     config.checkpoint.directory = std::env::temp_dir().join("scai-nim").display().to_string();
     config.training.iterations = 15;
-    config.training.save_interval = 5;
+    config.training.save_interval = SaveInterval::Every(5);
     config.training.learning_rate = 0.01;
     config.self_play.simulations = 32;
     config.replay_buffer.min_positions = 200;

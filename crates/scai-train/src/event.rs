@@ -58,20 +58,28 @@ pub enum Event<'a> {
     Saved {
         /// The iteration that was saved.
         iteration: u64,
-        /// The file, and what retention did.
+        /// The file, the time its stages took, and what retention did.
         saved: &'a Arc<Saved>,
+        /// Time for which training waited: in the call, where it was saved in the background.
+        waited: Duration,
+        /// Iterations from one save to the next, by what is known now.
+        interval: u64,
     },
-    /// A save failed. Training goes on, and the next save is tried when it is due.
+    /// A save failed. Training goes on.
     SaveFailed {
         /// The iteration that could not be saved.
         iteration: u64,
         /// Why.
         error: &'a Error,
+        /// The iteration that is tried to be saved next, at the end the same one; `None` after the
+        /// last try.
+        next: Option<u64>,
     },
 }
 
 impl Event<'_> {
-    /// The event as an object for programs: `event` says which, times are in milliseconds.
+    /// The event as an object for programs: `event` says which, times are in milliseconds, rates in
+    /// 10⁹ bytes a second.
     pub fn to_json(&self) -> Json {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         match self {
@@ -96,18 +104,29 @@ impl Event<'_> {
             Event::Saving { iteration, waited } => {
                 json!({"event": "saving", "iteration": iteration, "waited_ms": ms(*waited)})
             }
-            Event::Saved { iteration, saved } => json!({
+            Event::Saved { iteration, saved, waited, interval } => json!({
                 "event": "saved",
                 "iteration": iteration,
                 "name": saved.name,
                 "path": saved.path,
                 "size": saved.size,
+                "waited_ms": ms(*waited),
+                "plan_ms": ms(saved.timeline.plan),
+                "write_ms": ms(saved.timeline.write),
+                "sync_ms": ms(saved.timeline.sync),
+                "commit_ms": ms(saved.timeline.commit),
+                "after_ms": ms(saved.timeline.after),
+                "gb_per_s": saved.timeline.rate(saved.size) / 1e9,
+                "interval": interval,
                 "removed": saved.removed,
                 "warnings": saved.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
             }),
-            Event::SaveFailed { iteration, error } => {
-                json!({"event": "save_failed", "iteration": iteration, "error": error.cause()})
-            }
+            Event::SaveFailed { iteration, error, next } => json!({
+                "event": "save_failed",
+                "iteration": iteration,
+                "error": error.cause(),
+                "next": next,
+            }),
         }
     }
 }

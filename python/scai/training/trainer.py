@@ -94,8 +94,9 @@ class Trainer:
     ) -> bool:
         """Train until all iterations are done; say whether they are.
 
-        A checkpoint is saved in the background every ``training.save_interval`` iterations, and one
-        when this returns or raises. A save that fails is a `RuntimeWarning`, and training goes on.
+        A checkpoint is saved in the background every ``training.save_interval`` iterations, with
+        ``"auto"`` as often as ``training.save_overhead`` allows, and one when this returns or
+        raises. A save that fails is a `RuntimeWarning`, and training goes on.
         Metrics are written as the settings say.
 
         Ctrl-C, and an exception of `on_event`, drop the iteration under way, save the last one that
@@ -107,8 +108,9 @@ class Trainer:
                 learning rate follows its schedule for all.
             on_event: called on this thread with each event, a dict as ``scai train --json`` prints
                 it, while the training waits: ``event`` is ``self_play``, ``learning``,
-                ``evaluating``, ``iteration`` (with ``training_stats``), ``saving``, ``saved`` or
-                ``save_failed``.
+                ``evaluating``, ``iteration`` (with ``training_stats``), ``saving``, ``saved`` (with
+                its timeline: ``waited_ms``, ``plan_ms``, ``write_ms``, ``sync_ms``, ``commit_ms``,
+                ``after_ms``, ``gb_per_s``, and the ``interval`` to the next) or ``save_failed``.
 
         Raises:
             scai.errors.LockedError: another process writes to the directory.

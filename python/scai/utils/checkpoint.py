@@ -23,6 +23,7 @@ from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
 from scai._native import Handle, Live
 from scai._report import LoadReport
+from scai._timeline import Timeline
 
 __all__ = [
     "Checkpoint",
@@ -32,6 +33,7 @@ __all__ = [
     "SaveHandle",
     "SaveInfo",
     "Skipped",
+    "Timeline",
     "Verdict",
     "Verification",
 ]
@@ -53,6 +55,8 @@ class SaveInfo:
         seconds: from the call until the checkpoint was durable.
         removed: checkpoints that retention removed.
         warnings: what went wrong after the checkpoint was durable, such as retention.
+        timeline: the time its stages took, and for which training waited.
+        rate: bytes a second, from planning the file until it was durable.
     """
 
     path: Path
@@ -61,6 +65,8 @@ class SaveInfo:
     seconds: float
     removed: list[Path]
     warnings: list[str]
+    timeline: Timeline
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -148,12 +154,15 @@ class SaveHandle:
         path: where the checkpoint will be.
     """
 
-    def __init__(self, path: Path, iteration: int, handle: Handle, fence: Fence | None) -> None:
+    def __init__(
+        self, path: Path, iteration: int, handle: Handle, fence: Fence | None, began: float
+    ) -> None:
         self.path = path
         self._iteration = iteration
         self._handle = handle
         self._fence = fence
-        self._began = time.monotonic()
+        self._began = began
+        self._called = time.monotonic() - began
         self._info: SaveInfo | None = None
         self._process = os.getpid()
 
@@ -185,9 +194,13 @@ class SaveHandle:
         if self._fence is not None:
             self._fence.remove()
         if self._info is None:
-            seconds = time.monotonic() - self._began
-            self._info = _info(saved, self.path.parent, self._iteration, seconds)
+            self._info = self._told(saved)
         return self._info
+
+    def _told(self, saved: dict[str, Any]) -> SaveInfo:
+        seconds = time.monotonic() - self._began
+        waited = self._called + (self._fence.waited if self._fence is not None else 0.0)
+        return _info(saved, self.path.parent, self._iteration, seconds, waited)
 
     def __repr__(self) -> str:
         state = "ended" if self._handle.done() else "under way"
@@ -348,13 +361,20 @@ class CheckpointManager:
         if wait:
             # Saves follow one another: one in the background comes first.
             saved = manager.save(_native.Tree.encode(state))
-            info = _info(saved, self.checkpoint_dir, iteration, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            info = _info(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
             self._committed(info)
             return info.path
-        return self._save_in_background(state, model, optimizer, iteration, mode)
+        return self._save_in_background(state, model, optimizer, iteration, mode, began)
 
     def _save_in_background(
-        self, state: dict[str, Any], model: Any, optimizer: Any, iteration: int, mode: Snapshot
+        self,
+        state: dict[str, Any],
+        model: Any,
+        optimizer: Any,
+        iteration: int,
+        mode: Snapshot,
+        began: float,
     ) -> SaveHandle:
         self._await_turn()
         fence = None
@@ -366,7 +386,7 @@ class CheckpointManager:
             while mode == "sync" and not begun[0].wait_captured(POLL):
                 pass
         path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
-        handle = SaveHandle(path, iteration, begun[0], fence)
+        handle = SaveHandle(path, iteration, begun[0], fence, began)
         self._handles.append(handle)
         if self._on_commit:
             watcher = threading.Thread(target=self._watch, args=(handle,), daemon=True)
@@ -395,10 +415,9 @@ class CheckpointManager:
         while not handle._handle.wait_ended(POLL):
             pass
         saved = handle._handle.outcome()
-        seconds = time.monotonic() - handle._began
         # Where there is none, the next call of the manager raises what went wrong.
         if saved is not None:
-            self._committed(_info(saved, self.checkpoint_dir, handle._iteration, seconds))
+            self._committed(handle._told(saved))
 
     def _committed(self, info: SaveInfo) -> None:
         for callback in self._on_commit:
@@ -712,7 +731,9 @@ def _optimizer_state(model: Any, optimizer: Any) -> Any:
     return {**state, "param_groups": groups}
 
 
-def _info(saved: dict[str, Any], directory: Path, iteration: int, seconds: float) -> SaveInfo:
+def _info(
+    saved: dict[str, Any], directory: Path, iteration: int, seconds: float, waited: float
+) -> SaveInfo:
     return SaveInfo(
         path=directory / saved["name"],
         iteration=iteration,
@@ -720,6 +741,8 @@ def _info(saved: dict[str, Any], directory: Path, iteration: int, seconds: float
         seconds=seconds,
         removed=[directory / name for name in saved["removed"]],
         warnings=saved["warnings"],
+        timeline=Timeline(waited, *saved["timeline"]),
+        rate=saved["rate"],
     )
 
 

@@ -19,6 +19,7 @@ use crate::commit;
 use crate::error::{Error, Place, Result};
 use crate::store::{Io, LocalStore, ReadAt, Store};
 use crate::threads::{default_threads, held};
+use crate::timeline::{Stopwatch, Timeline};
 use crate::writer::{SaveHandle, Writer};
 
 pub use checkpoint::Checkpoint;
@@ -101,6 +102,8 @@ pub struct Saved {
     pub path: String,
     /// Bytes of the file.
     pub size: u64,
+    /// Time its stages took.
+    pub timeline: Timeline,
     /// Checkpoints that retention removed.
     pub removed: Vec<String>,
     /// What went wrong after the save was durable: `latest.pt` could not be moved, or retention
@@ -334,16 +337,25 @@ impl CheckpointManager {
 impl Shared {
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
         let writing = self.writing.begin(&*self.store)?;
+        let mut watch = Stopwatch::start();
         let mut checkpoint = checkpoint.clone();
         checkpoint.timestamp.get_or_insert_with(now_iso);
         let plan = Plan::with_notes(&checkpoint.to_tree()?, checkpoint.notes.as_deref())?;
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         self.writing.verified().remove(&name);
-        commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
+        let planned = watch.lap();
+        let steps = commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
             .map_err(|error| error.at_path(self.path(&name)))?;
-        let mut saved =
-            Saved { path: self.path(&name), name, size, removed: Vec::new(), warnings: Vec::new() };
+        let mut watch = Stopwatch::start();
+        let mut saved = Saved {
+            path: self.path(&name),
+            name,
+            size,
+            timeline: Timeline { plan: planned, ..steps },
+            removed: Vec::new(),
+            warnings: Vec::new(),
+        };
         // The checkpoint is durable: what fails from here on is no failure of the save.
         match self.newest() {
             Ok(Some(newest)) => {
@@ -359,6 +371,7 @@ impl Shared {
                 Err(error) => saved.warnings.push(error),
             }
         }
+        saved.timeline.after = watch.lap();
         Ok(saved)
     }
 

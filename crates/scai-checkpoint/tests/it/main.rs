@@ -47,6 +47,7 @@ mod store_faults;
 mod strace;
 mod support;
 mod syscall_faults;
+mod timeline;
 mod training;
 mod two_processes;
 mod verified;

@@ -46,5 +46,5 @@ pub(crate) fn write(draft: &dyn WriteAt, id: u64, len: usize) -> Result<()> {
 }
 
 pub(crate) fn save(store: &dyn Store, name: &str, id: u64) -> Result<()> {
-    publish(store, name, LEN as u64, |draft| write(draft, id, LEN))
+    publish(store, name, LEN as u64, |draft| write(draft, id, LEN)).map(drop)
 }

@@ -38,7 +38,7 @@ struct Action {
 }
 
 fn save(store: &dyn Store, name: &str, id: u64) -> Result<()> {
-    publish(store, name, LEN as u64, |draft| write(draft, id, LEN))
+    publish(store, name, LEN as u64, |draft| write(draft, id, LEN)).map(drop)
 }
 
 /// `model.pt` holds 2; 1 is `old.pt` and `latest.pt`.

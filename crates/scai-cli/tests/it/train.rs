@@ -34,8 +34,25 @@ fn scripts_get_an_object_for_each_event() {
     assert_eq!(of("evaluating")[0]["what"], "random");
     let saved: Vec<_> = of("saved").iter().map(|event| event["name"].clone()).collect();
     assert_eq!(saved, [2, 4, 6].map(|n| format!("checkpoint_iter_{n}.pt")));
+    for name in ["waited_ms", "plan_ms", "write_ms", "sync_ms", "commit_ms", "gb_per_s"] {
+        let value = of("saved")[0][name].as_f64();
+        assert!(value.is_some_and(|value| value >= 0.0), "{name}: {value:?}");
+    }
     assert_eq!(events[events.len() - 1]["how"], "finished");
     assert!(sandbox.path("elsewhere/checkpoint_iter_6.pt").exists());
+}
+
+#[test]
+fn a_training_that_chooses_when_to_save_says_how_often() {
+    let sandbox = with_config(
+        &CONFIG.replace("save_interval: 2", "save_interval: auto, save_overhead: 0.025"),
+    );
+    let shown = sandbox.run(&["train"]);
+    let header = "checkpoints in `checkpoints` as often as 2.5% of the time allows; metrics in";
+    assert!(shown.contains(header), "{shown}");
+    let first = shown.lines().find(|line| line.starts_with("saved ")).unwrap();
+    assert!(first.starts_with("saved checkpoint_iter_1.pt ("), "{shown}");
+    assert!(first.contains("; one every "), "{shown}");
 }
 
 #[test]
@@ -52,8 +69,9 @@ fn metrics_are_recorded_of_every_iteration_once() {
         assert!(records[5][name].as_f64().is_some_and(|value| value > 0.0), "{name}");
     }
     assert!(records[5]["evaluation/win_rate_random"].is_number());
-    assert!(records[3]["time/save_waited_ms"].is_number());
-    assert_eq!(records[4]["time/save_waited_ms"], Json::Null);
+    let saves = records.iter().filter(|record| record["save/waited_ms"].is_number());
+    assert!((2..=4).contains(&saves.count()), "{text}");
+    assert!(records[2]["save/interval"].is_number() && records[5]["save/interval"].is_number());
 }
 
 #[test]

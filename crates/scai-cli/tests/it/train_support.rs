@@ -52,8 +52,9 @@ pub(crate) fn redacted(shown: &str) -> String {
         others.into_iter().chain(saved).map(|line| format!("{line}\n")).collect();
     text += err;
     for (pattern, with) in [
+        (r"\d+(\.\d+)? ([KMG]i)?B/s", "# MiB/s"),
+        (r"\b(write|sync|commit|waited) \d+\.\d m?s", "$1 # ms"),
         (r"(\d+ h )?(\d+ min )?\d+(\.\d+)? s\b", "# s"),
-        (r"waited \d+\.\d ms", "waited # ms"),
         (r"\d+(\.\d+)? KiB", "# KiB"),
         (r"\d+ positions", "# positions"),
         (r"\bloss \d+\.\d+", "loss #"),

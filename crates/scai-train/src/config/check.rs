@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{Config, Schedule};
+use super::{Config, SaveInterval, Schedule};
 
 /// Elements of the residual blocks. More would not fit into memory, four times as training needs
 /// them, and the process would end where they are allocated.
@@ -37,6 +37,10 @@ fn misfit(key: &'static str, expected: &str, found: impl Display) -> Misfit {
 /// Numbers that count something there must be one of.
 fn counts(config: &Config) -> Vec<Misfit> {
     let Config { model, self_play, training, replay_buffer, evaluation, .. } = config;
+    let save_interval = match training.save_interval {
+        SaveInterval::Every(iterations) => iterations,
+        SaveInterval::Auto => 1,
+    };
     let from_one = [
         ("model.num_blocks", model.num_blocks as u64),
         ("model.channels", model.channels as u64),
@@ -44,7 +48,7 @@ fn counts(config: &Config) -> Vec<Misfit> {
         ("self_play.parallel_games", self_play.parallel_games as u64),
         ("self_play.simulations", self_play.simulations as u64),
         ("training.iterations", training.iterations),
-        ("training.save_interval", training.save_interval),
+        ("training.save_interval", save_interval),
         ("training.steps_per_iteration", training.steps_per_iteration),
         ("training.batch_size", training.batch_size as u64),
         ("replay_buffer.capacity", replay_buffer.capacity as u64),
@@ -102,6 +106,10 @@ fn fractions(config: &Config) -> Vec<Misfit> {
     if !(0.0..=1.0).contains(&self_play.dirichlet_fraction) {
         let (key, value) = ("self_play.dirichlet_fraction", self_play.dirichlet_fraction);
         misfits.push(misfit(key, "a number from 0 to 1", value));
+    }
+    if !(training.save_overhead > 0.0 && training.save_overhead <= 1.0) {
+        let (key, value) = ("training.save_overhead", training.save_overhead);
+        misfits.push(misfit(key, "a number above 0 and at most 1", value));
     }
     misfits
 }

@@ -7,6 +7,7 @@
 mod check;
 mod error;
 mod file;
+mod interval;
 mod names;
 mod read;
 mod sections;
@@ -18,6 +19,7 @@ use scai_checkpoint::{Retention, Rule};
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
+pub use interval::SaveInterval;
 pub use names::{Game, KeepBest, Opponent, Schedule};
 pub use sections::{Checkpoint, Evaluation, Logging, Model, ReplayBuffer, SelfPlay, Training};
 

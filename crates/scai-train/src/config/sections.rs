@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::interval::SaveInterval;
 use super::names::{KeepBest, Opponent, Schedule};
 
 /// `model`: the size of the network.
@@ -68,8 +69,11 @@ impl Default for SelfPlay {
 pub struct Training {
     /// Iterations of the whole run, of self-play and learning each; at least 1.
     pub iterations: u64,
-    /// Iterations between checkpoints; at least 1.
-    pub save_interval: u64,
+    /// Iterations between checkpoints, at least 1; or `auto`: as often as `save_overhead` allows.
+    pub save_interval: SaveInterval,
+    /// Share of the time that saving may cost with `save_interval: auto`; above 0 and at most 1.
+    /// A number as `save_interval` does not use it.
+    pub save_overhead: f64,
     /// Steps of the optimizer in an iteration; at least 1.
     pub steps_per_iteration: u64,
     /// Positions in a step; at least 1 and at most `replay_buffer.capacity`.
@@ -96,7 +100,8 @@ impl Default for Training {
     fn default() -> Self {
         Self {
             iterations: 100,
-            save_interval: 10,
+            save_interval: SaveInterval::Every(10),
+            save_overhead: 0.01,
             steps_per_iteration: 40,
             batch_size: 256,
             learning_rate: 0.002,

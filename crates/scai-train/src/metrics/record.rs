@@ -1,4 +1,10 @@
 //! The metrics of a training, written at the end of every iteration.
+//!
+//! A save goes into the record of the iteration after which it was found to be durable.
+
+use std::time::Duration;
+
+use scai_checkpoint::Saved;
 
 use super::{Metrics, MetricsError};
 use crate::config::Logging;
@@ -11,9 +17,16 @@ pub struct Recorder<'a> {
     metrics: Option<Metrics>,
     /// The iteration before.
     before: TrainingStats,
-    /// An iteration that is done; a save that follows it belongs to its record.
-    pending: Option<(TrainingStats, Vec<(String, f64)>)>,
+    pending: Option<Pending>,
     tell: &'a (dyn Fn(&MetricsError) + Sync),
+}
+
+/// An iteration that is done. Until the next one begins there may be word of saves, of which the
+/// last is told in its record.
+struct Pending {
+    stats: TrainingStats,
+    values: Vec<(String, f64)>,
+    save: Vec<(&'static str, f64)>,
 }
 
 impl<'a> Recorder<'a> {
@@ -41,10 +54,10 @@ impl<'a> Recorder<'a> {
 
     /// Writes what is pending.
     fn write(&mut self) {
-        let Some((stats, values)) = self.pending.take() else { return };
+        let Some(Pending { stats, values, save }) = self.pending.take() else { return };
         let Some(metrics) = &mut self.metrics else { return };
-        let values: Vec<(&str, f64)> =
-            values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let values = values.iter().map(|(name, value)| (name.as_str(), *value));
+        let values: Vec<(&str, f64)> = values.chain(save).collect();
         let recorded = metrics.record(stats.total_iterations, stats.total_steps, &values);
         if let Err(error) = recorded {
             self.give_up(&error);
@@ -67,18 +80,34 @@ impl Observer for Recorder<'_> {
                 self.write();
                 let values = values(&self.before, stats, *evaluated, *timing);
                 self.before = (*stats).clone();
-                self.pending = Some(((*stats).clone(), values));
+                self.pending = Some(Pending { stats: (*stats).clone(), values, save: Vec::new() });
             }
-            Event::Saving { waited, .. } => {
-                if let Some((_, values)) = &mut self.pending {
-                    values.push(("time/save_waited_ms".to_owned(), waited.as_secs_f64() * 1e3));
+            Event::Saved { saved, waited, interval, .. } => {
+                if let Some(pending) = &mut self.pending {
+                    pending.save = save_values(saved, *waited, *interval);
                 }
-                self.write();
             }
             Event::SelfPlay { .. } => self.write(),
             _ => {}
         }
     }
+}
+
+/// What is recorded of a save.
+fn save_values(saved: &Saved, waited: Duration, interval: u64) -> Vec<(&'static str, f64)> {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let timeline = saved.timeline;
+    vec![
+        ("save/waited_ms", ms(waited)),
+        ("save/plan_ms", ms(timeline.plan)),
+        ("save/write_ms", ms(timeline.write)),
+        ("save/sync_ms", ms(timeline.sync)),
+        ("save/commit_ms", ms(timeline.commit)),
+        ("save/after_ms", ms(timeline.after)),
+        ("save/bytes", saved.size as f64),
+        ("save/gb_per_s", timeline.rate(saved.size) / 1e9),
+        ("save/interval", interval as f64),
+    ]
 }
 
 /// What is recorded of an iteration.

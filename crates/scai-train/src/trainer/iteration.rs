@@ -18,7 +18,7 @@ use crate::stop::Stop;
 
 impl<G: Game, N: Network> Trainer<G, N> {
     /// Plays, learns, evaluates. The state changes only once all of it is done.
-    pub(super) fn iterate(&mut self, observer: &mut dyn Observer, stop: &Stop) -> Result<()> {
+    pub(super) fn iterate(&mut self, observer: &mut dyn Observer, stop: &Stop) -> Result<Timing> {
         let mut state = self.state.clone();
         state.stats.total_iterations += 1;
         let mut timing = Timing::default();
@@ -41,7 +41,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
         }
         self.state = state;
         observer.on_event(&Event::Iteration { stats: &self.state.stats, evaluated, timing });
-        Ok(())
+        Ok(timing)
     }
 
     fn play(

@@ -1,5 +1,6 @@
 //! The training loop.
 
+mod cadence;
 mod iteration;
 mod learning;
 mod measure;
@@ -8,6 +9,7 @@ mod saving;
 
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -113,7 +115,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
         let options = Options::default().retention(config.retention());
         let manager = CheckpointManager::create(&config.checkpoint.directory, options)?;
         let state = TrainingState::new(&config, network);
-        let (saves, info) = (Saves::default(), RunInfo::new());
+        let (saves, info) = (Saves::new(&config.training, 0), RunInfo::new());
         Ok(Self { config, device, state, manager, saves, info, game: PhantomData })
     }
 
@@ -176,9 +178,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
             })
         };
         let checkpoint = read().map_err(|error| error.at_path(path.to_string_lossy()))?;
-        let report = self.restore(&checkpoint, &options.matching, options.restore)?;
-        self.saves = Saves::default();
-        Ok(report)
+        self.restore(&checkpoint, &options.matching, options.restore)
     }
 
     /// Goes on from the newest checkpoint of this training's directory that is sound.
@@ -192,7 +192,6 @@ impl<G: Game, N: Network> Trainer<G, N> {
         let Some(found) = self.manager.resume()? else { return Ok(None) };
         self.restore(&found.checkpoint, &MatchOptions::default(), Restore::Everything)?;
         let iteration = found.checkpoint.iteration;
-        self.saves = Saves::default();
         self.saves.durable(iteration);
         Ok(Some(ResumedAt {
             iteration,
@@ -211,6 +210,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
         let (state, report) =
             self.state.restored::<G>(checkpoint, &self.config, matching, restore, &self.device)?;
         self.state = state;
+        self.saves = Saves::new(&self.config.training, self.state.stats.total_iterations);
         if restore == Restore::Everything {
             self.info.go_on_from(&checkpoint.metadata);
         }
@@ -219,8 +219,8 @@ impl<G: Game, N: Network> Trainer<G, N> {
 
     /// Trains until all iterations are done or somebody asks to stop.
     ///
-    /// A checkpoint is saved in the background every `training.save_interval` iterations, and the
-    /// last state at the end. A save that fails is reported to the observer, and training goes on.
+    /// A checkpoint is saved in the background every `training.save_interval` iterations, or as
+    /// often as `training.save_overhead` allows, and the last state at the end. A save that fails is reported to the observer, and training goes on.
     ///
     /// # Errors
     /// [`Error::NotSaved`] where the last state could not be saved; [`Error::Network`] where
@@ -234,16 +234,16 @@ impl<G: Game, N: Network> Trainer<G, N> {
                 break Ended::Stopped;
             }
             match self.iterate(observer, stop) {
-                Ok(()) => {}
+                Ok(timing) => self.saves.observe_iteration(timing),
                 Err(Error::Stopped) => break Ended::Stopped,
                 Err(error) => {
                     self.save_last(observer)?;
                     return Err(error);
                 }
             }
-            self.saves.report(observer);
-            if self.state.stats.total_iterations.is_multiple_of(self.config.training.save_interval)
-            {
+            let iteration = self.state.stats.total_iterations;
+            self.saves.report(iteration, observer);
+            if self.saves.is_due(iteration) {
                 self.save_in_background(observer);
             }
         };
@@ -266,28 +266,32 @@ impl<G: Game, N: Network> Trainer<G, N> {
         match started {
             Ok(handle) => {
                 let waited = begun.elapsed();
-                self.saves.started(iteration, handle);
+                self.saves.started(iteration, waited, handle);
                 observer.on_event(&Event::Saving { iteration, waited });
             }
-            Err(error) => observer.on_event(&Event::SaveFailed { iteration, error: &error }),
+            Err(error) => self.saves.refused(iteration, &error, observer),
         }
     }
 
     /// Waits for the saves under way, and saves the last state where none of them did.
     fn save_last(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        self.saves.wait(observer);
         let iteration = self.state.stats.total_iterations;
+        self.saves.wait(iteration, observer);
         if self.saves.is_durable(iteration) || iteration == 0 {
             return Ok(());
         }
         observer.on_event(&Event::Saving { iteration, waited: Duration::ZERO });
+        let begun = Instant::now();
         match self.save_checkpoint(iteration) {
             Ok(saved) => {
-                observer.on_event(&Event::Saved { iteration, saved: &saved.into() });
+                let (waited, interval) = (begun.elapsed(), self.saves.interval());
+                self.saves.waited_for(iteration);
+                let saved = &Arc::new(saved);
+                observer.on_event(&Event::Saved { iteration, saved, waited, interval });
                 Ok(())
             }
             Err(error) => {
-                observer.on_event(&Event::SaveFailed { iteration, error: &error });
+                observer.on_event(&Event::SaveFailed { iteration, error: &error, next: None });
                 Err(Error::NotSaved { iteration, source: Box::new(error) })
             }
         }

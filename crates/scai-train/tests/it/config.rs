@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::{Goal, Retention, Rule, from_value, to_value};
-use scai_train::config::{Config, ConfigError, Game, Opponent, Schedule};
+use scai_train::config::{Config, ConfigError, Game, Opponent, SaveInterval, Schedule};
 use serde_json::json;
 
 fn read(yaml: &str) -> Config {
@@ -56,7 +56,7 @@ fn what_is_left_out_has_its_default() {
         assert_eq!(read(empty), Config::default(), "{empty:?}");
     }
     let mut expected = Config::default();
-    expected.training.save_interval = 7;
+    expected.training.save_interval = SaveInterval::Every(7);
     assert_eq!(read("training:\n  save_interval: 7\n"), expected);
     assert_eq!(read("training: { save_interval: 7 }"), expected);
     assert_eq!(read("\u{feff}training:\r\n  save_interval: 7\r\n"), expected);
@@ -77,6 +77,22 @@ fn every_kind_of_value_is_read() {
     assert_eq!((config.training.schedule, config.training.augment), (Schedule::Linear, false));
     assert_eq!((config.training.learning_rate, config.training.final_learning_rate), (0.01, 0.0));
     assert_eq!(config.evaluation.opponents, [Opponent::AlphaBeta { depth: 12 }]);
+}
+
+#[test]
+fn the_save_interval_is_a_number_or_a_word_and_stays_what_it_was_in_a_checkpoint() {
+    assert_eq!(Config::default().training.save_interval, SaveInterval::Every(10));
+    assert_eq!(Config::default().training.save_overhead, 0.01);
+    let auto = read("training: { save_interval: auto, save_overhead: 1 }");
+    assert_eq!(auto.training.save_interval, SaveInterval::Auto);
+    assert_eq!(auto.training.save_overhead, 1.0);
+    for (config, written) in [(auto, json!("auto")), (Config::default(), json!(10))] {
+        assert_eq!(json!(config)["training"]["save_interval"], written);
+        assert_eq!(from_value::<Config>(&to_value(&config).unwrap()).unwrap(), config);
+    }
+    let older = json!({"training": {"save_interval": 3}});
+    let older = Config::default().with(&older, "a checkpoint").unwrap();
+    assert_eq!(older.training.save_interval, SaveInterval::Every(3));
 }
 
 #[test]
@@ -112,7 +128,30 @@ fn a_value_of_another_type_is_named_with_what_was_expected() {
     for (yaml, expected) in [
         (
             "training:\n  save_interval: often",
-            "2:18: `training.save_interval`: expected a whole number, found a string \"often\"",
+            "2:18: `training.save_interval`: expected a whole number of 1 or more or `auto`, found a \
+             string \"often\"",
+        ),
+        (
+            "training: { save_interval: Auto }",
+            "1:28: `training.save_interval`: expected a whole number of 1 or more or `auto`, found a \
+             string \"Auto\"",
+        ),
+        (
+            "training: { save_interval: -1 }",
+            "1:28: `training.save_interval`: expected a whole number of 1 or more or `auto`, found -1",
+        ),
+        (
+            "training: { save_interval: 2.5 }",
+            "1:28: `training.save_interval`: expected a whole number of 1 or more or `auto`, found 2.5",
+        ),
+        (
+            "training:\n  save_interval:",
+            "2:16: `training.save_interval`: expected a whole number of 1 or more or `auto`, found \
+             nothing",
+        ),
+        (
+            "training: { save_overhead: 1% }",
+            "1:28: `training.save_overhead`: expected a number, found a string \"1%\"",
         ),
         ("seed: '1'", "1:7: `seed`: expected a whole number, found a string \"1\""),
         ("seed: -1", "1:7: `seed`: expected a whole number of 0 or more, found -1"),
@@ -193,6 +232,26 @@ fn a_value_with_which_no_run_could_work_is_refused() {
         (
             "self_play: { c_puct: .inf }",
             "1:22: `self_play.c_puct`: expected a number above 0, found inf",
+        ),
+        (
+            "training: { save_interval: 0 }",
+            "1:28: `training.save_interval`: expected 1 or more, found 0",
+        ),
+        (
+            "training: { save_interval: auto, save_overhead: 0 }",
+            "1:49: `training.save_overhead`: expected a number above 0 and at most 1, found 0",
+        ),
+        (
+            "training: { save_overhead: 1.01 }",
+            "1:28: `training.save_overhead`: expected a number above 0 and at most 1, found 1.01",
+        ),
+        (
+            "training: { save_overhead: -0.01 }",
+            "1:28: `training.save_overhead`: expected a number above 0 and at most 1, found -0.01",
+        ),
+        (
+            "training: { save_overhead: .nan }",
+            "1:28: `training.save_overhead`: expected a number above 0 and at most 1, found NaN",
         ),
         (
             "self_play: { dirichlet_fraction: 1.5 }",

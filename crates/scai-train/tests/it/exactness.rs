@@ -1,5 +1,6 @@
 //! A training that was stopped and resumed ends as one that was not.
 
+use scai_train::config::SaveInterval;
 use scai_train::{Ended, Event, Stop};
 
 use crate::support::{Small, assert_same, config, train, tree};
@@ -13,7 +14,7 @@ fn a_training_resumed_after_every_iteration_ends_with_the_same_bits() {
 
     for iterations in 1..=6 {
         let mut config = config(resumed.path());
-        config.training.save_interval = 1;
+        config.training.save_interval = SaveInterval::Every(1);
         let mut trainer = Small::new(config).unwrap();
         let found = trainer.resume().unwrap();
         assert_eq!(found.map_or(0, |found| found.iteration), iterations - 1);
@@ -28,6 +29,33 @@ fn a_training_resumed_after_every_iteration_ends_with_the_same_bits() {
     }
     for iteration in [2, 4, 6] {
         assert_same(&tree(straight.path(), iteration), &tree(resumed.path(), iteration));
+    }
+}
+
+#[test]
+fn a_training_that_chooses_when_to_save_ends_with_the_same_bits_however_often_it_is_resumed() {
+    let straight = tempfile::tempdir().unwrap();
+    train(&mut Small::new(config(straight.path())).unwrap());
+    // What is affordable depends on the clock: every iteration, and as few as it may be.
+    for (overhead, stop_at) in [(1.0, vec![]), (1e-6, vec![]), (1e-6, vec![1, 2, 5])] {
+        let chosen = tempfile::tempdir().unwrap();
+        let mut config = config(chosen.path());
+        config.training.save_interval = SaveInterval::Auto;
+        config.training.save_overhead = overhead;
+        for last in stop_at.iter().copied().chain([6]) {
+            let mut trainer = Small::new(config.clone()).unwrap();
+            trainer.resume().unwrap();
+            let stop = Stop::new();
+            let ask = stop.clone();
+            let mut observer = move |event: &Event<'_>| {
+                if matches!(event, Event::Iteration { stats, .. } if stats.total_iterations == last)
+                {
+                    ask.ask();
+                }
+            };
+            trainer.train(&mut observer, &stop).unwrap();
+        }
+        assert_same(&tree(straight.path(), 6), &tree(chosen.path(), 6));
     }
 }
 
@@ -82,7 +110,7 @@ fn a_save_in_the_background_holds_the_state_at_its_call() {
     let (background, alone) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     train(&mut Small::new(config(background.path())).unwrap());
     let mut short = config(alone.path());
-    short.training.save_interval = 1;
+    short.training.save_interval = SaveInterval::Every(1);
     let mut trainer = Small::new(short).unwrap();
     let stop = Stop::new();
     let ask = stop.clone();

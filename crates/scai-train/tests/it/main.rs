@@ -16,6 +16,7 @@ mod config;
 mod exactness;
 mod metrics;
 mod pytorch;
+mod saves;
 mod search;
 mod support;
 mod transfer;

@@ -1,23 +1,22 @@
 //! A training as lines for people.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use scai_checkpoint::Saved;
-use scai_train::{Config, Event, Observer, Stop, Timing, TrainingStats};
+use scai_train::config::SaveInterval;
+use scai_train::{Config, Event, Observer, Timing, TrainingStats};
 
 use super::screen::{Screen, strong};
 use super::start::Start;
-use super::{End, Show, header};
+use super::{End, Show, header, iterations};
 use crate::render::{count, counted, number, one_line, paint, size, style};
 
 /// Shows a training: one line an iteration, and a bar for what is under way.
 pub(super) struct Lines {
     screen: Screen,
-    stop: Stop,
     /// Iterations of the whole run.
     iterations: u64,
-    save_interval: u64,
+    save_interval: SaveInterval,
     /// Positions before the first step.
     min_positions: u64,
     directory: String,
@@ -26,15 +25,12 @@ pub(super) struct Lines {
     /// The iteration before.
     before: TrainingStats,
     begun: Instant,
-    /// How long training waited for a save that is under way, by its iteration.
-    waited: HashMap<u64, Duration>,
 }
 
 impl Lines {
-    pub(super) fn new(screen: Screen, config: &Config, settings: String, stop: Stop) -> Self {
+    pub(super) fn new(screen: Screen, config: &Config, settings: String) -> Self {
         Self {
             screen,
-            stop,
             iterations: config.training.iterations,
             save_interval: config.training.save_interval,
             min_positions: config.replay_buffer.min_positions as u64,
@@ -42,7 +38,6 @@ impl Lines {
             settings,
             before: TrainingStats::default(),
             begun: Instant::now(),
-            waited: HashMap::new(),
         }
     }
 
@@ -77,32 +72,36 @@ impl Lines {
         parts.join("  ")
     }
 
-    fn saved(&mut self, iteration: u64, saved: &Saved) {
-        let waited = self.waited.remove(&iteration).unwrap_or_default();
-        let waited = match waited.is_zero() {
-            true => String::new(),
-            false => format!(", training waited {:.1} ms", waited.as_secs_f64() * 1e3),
-        };
-        let line = format!("saved {} ({}){waited}", one_line(&saved.name), size(saved.size));
+    fn saved(&self, saved: &Saved, waited: Duration, interval: u64) {
+        let timeline = saved.timeline;
+        let mut line = format!(
+            "saved {} ({}, {}/s): write {}, sync {}, commit {}; training waited {}",
+            one_line(&saved.name),
+            size(saved.size),
+            size(timeline.rate(saved.size) as u64),
+            short(timeline.write),
+            short(timeline.sync),
+            short(timeline.commit),
+            short(waited),
+        );
+        if self.save_interval == SaveInterval::Auto {
+            line += &format!("; one every {}", iterations(interval));
+        }
         self.screen.print(&paint(style::DIM, line));
         for warning in &saved.warnings {
             self.screen.warn(&warning.to_string());
         }
     }
 
-    fn save_failed(&mut self, iteration: u64, error: &scai_train::Error) {
-        let waited = self.waited.remove(&iteration);
-        let what = format!("iteration {iteration} could not be saved: {}", error.cause());
-        if iteration < self.iterations && !self.stop.is_asked() {
-            let next = (iteration / self.save_interval + 1) * self.save_interval;
-            let next = next.min(self.iterations);
-            self.screen.warn(&format!(
-                "{what}\n  training goes on; the next save is tried at iteration {next}"
-            ));
-        } else if waited.is_some_and(|waited| !waited.is_zero()) {
-            self.screen.warn(&format!("{what}\n  it is tried once more"));
-        }
+    fn save_failed(&self, iteration: u64, error: &scai_train::Error, next: Option<u64>) {
         // The last try of all ends the program with this error.
+        let Some(next) = next else { return };
+        let what = format!("iteration {iteration} could not be saved: {}", error.cause());
+        let next = match next == iteration {
+            true => "it is tried once more".to_owned(),
+            false => format!("training goes on; the next save is tried at iteration {next}"),
+        };
+        self.screen.warn(&format!("{what}\n  {next}"));
     }
 }
 
@@ -139,6 +138,12 @@ fn seconds(time: Duration) -> String {
     }
 }
 
+/// A time that is short: `0.7 ms`, `1.5 s`.
+fn short(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
+}
+
 impl Observer for Lines {
     fn on_event(&mut self, event: &Event<'_>) {
         match event {
@@ -155,12 +160,11 @@ impl Observer for Lines {
                 self.screen.print(&self.iteration(stats, *evaluated, *timing));
                 self.before = (*stats).clone();
             }
-            Event::Saving { iteration, waited } => {
-                self.waited.insert(*iteration, *waited);
-                self.phase(*iteration, "saving", 0, 0);
+            Event::Saving { iteration, .. } => self.phase(*iteration, "saving", 0, 0),
+            Event::Saved { saved, waited, interval, .. } => self.saved(saved, *waited, *interval),
+            Event::SaveFailed { iteration, error, next } => {
+                self.save_failed(*iteration, error, *next);
             }
-            Event::Saved { iteration, saved } => self.saved(*iteration, saved),
-            Event::SaveFailed { iteration, error } => self.save_failed(*iteration, error),
             _ => {}
         }
     }

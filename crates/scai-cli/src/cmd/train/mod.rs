@@ -10,7 +10,7 @@ mod start;
 mod transfer;
 
 use scai_games::{ConnectFour, Game, TicTacToe};
-use scai_train::config::Game as Named;
+use scai_train::config::{Game as Named, SaveInterval};
 use scai_train::metrics::{MetricsError, Recorder};
 use scai_train::{BACKEND, Config, Ended, Error, Event, Observer, Stop, Trainer};
 
@@ -18,7 +18,7 @@ use self::screen::Screen;
 use self::start::Start;
 use crate::args::TrainArgs;
 use crate::exit::{Exit, Failure};
-use crate::render::{count, counted, one_line};
+use crate::render::{count, counted, number, one_line};
 
 pub(crate) fn run(args: &TrainArgs) -> Result<Exit, Failure> {
     let config = settings::resolve(args)?;
@@ -64,7 +64,7 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
         true => Box::new(events::Events::new(screen.clone())),
         false => {
             let settings = settings::path(args).display().to_string();
-            Box::new(lines::Lines::new(screen.clone(), &config, settings, stop.clone()))
+            Box::new(lines::Lines::new(screen.clone(), &config, settings))
         }
     };
     let signals = signals::catch(&stop, &screen)
@@ -123,9 +123,13 @@ fn failure<G: Game>(error: Error, trainer: &Trainer<G>) -> Failure {
 /// What is trained, with what, and where it goes.
 fn header(config: &Config, parameters: u64) -> String {
     let threads = settings::threads(config);
-    let interval = config.training.save_interval;
-    let every =
-        if interval == 1 { "iteration".to_owned() } else { format!("{interval} iterations") };
+    let every = match config.training.save_interval {
+        SaveInterval::Every(interval) => format!("every {}", iterations(interval)),
+        SaveInterval::Auto => {
+            let percent = number(config.training.save_overhead * 100.0);
+            format!("as often as {percent}% of the time allows")
+        }
+    };
     let logging = &config.logging;
     let metrics = match logging.json || logging.tensorboard {
         true => format!("; metrics in `{}`", one_line(&logging.directory)),
@@ -133,7 +137,7 @@ fn header(config: &Config, parameters: u64) -> String {
     };
     format!(
         "{}: {} of {} channels, {} parameters; {} on {BACKEND}\n\
-         checkpoints in `{}` every {every}{metrics}",
+         checkpoints in `{}` {every}{metrics}",
         game(config),
         counted(config.model.num_blocks as u64, "block"),
         config.model.channels,
@@ -141,6 +145,11 @@ fn header(config: &Config, parameters: u64) -> String {
         counted(threads as u64, "thread"),
         one_line(&config.checkpoint.directory),
     )
+}
+
+/// `iteration`, or `7 iterations`.
+fn iterations(count: u64) -> String {
+    if count == 1 { "iteration".to_owned() } else { format!("{count} iterations") }
 }
 
 /// The name of the game.
