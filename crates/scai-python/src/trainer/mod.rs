@@ -19,7 +19,7 @@ use serde_json::json;
 use self::errors::{OrRaise as _, refused};
 use self::settings::{from_python, to_python};
 use self::watch::{guarded, watched};
-use crate::errors::report_dict;
+use crate::errors::{OrRaise as _, report_dict};
 use crate::manager::resumed_dict;
 use crate::memory::held;
 use crate::tree::options;
