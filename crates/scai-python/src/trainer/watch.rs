@@ -39,7 +39,7 @@ impl Teller {
             self.send(Told::Event(event.to_json()));
         }
         match event {
-            Event::SaveFailed { iteration, error } => {
+            Event::SaveFailed { iteration, error, .. } => {
                 let cause = error.cause();
                 self.warn(format!("iteration {iteration} could not be saved: {cause}"));
             }
