@@ -13,7 +13,10 @@ import platform
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -52,26 +55,47 @@ def _status(field: str) -> int:
     return 0
 
 
-def measure(system: System, state: State, steps: int, found: Times) -> None:
+def measure(system: System, state: State, found: Times) -> None:
     """One round of one system."""
     state.step()
-    baseline = statistics.median(seconds(state.step) for _ in range(steps))
-    wait: Callable[[], None] = lambda: None  # noqa: E731
+    baseline = statistics.median(seconds(state.step) for _ in range(5))
 
     began = time.perf_counter()
-    wait = system.begin(state)
+    waiting = threading.Thread(target=system.begin(state))
     found["call"].append(time.perf_counter() - began)
-    for _ in range(steps):
+    waiting.start()
+    steps = 0
+    while steps == 0 or waiting.is_alive():
         state.step()
-    wait()
+        steps += 1
     found["lost"].append(time.perf_counter() - began - steps * baseline)
+    waiting.join()
 
     began = time.perf_counter()
     system.begin(state)()
     found["durable"].append(time.perf_counter() - began)
+    # Some write past the page cache, which the file is in for all from here on.
+    system.load(state)
     found["load"].append(seconds(lambda: system.load(state)))
-    found["peak save MiB"].append(peak_of(lambda: system.begin(state)()))
-    found["peak load MiB"].append(peak_of(lambda: system.load(state)))
+
+
+def peaks(name: str, kind: str, args: argparse.Namespace) -> dict[str, float]:
+    """MiB beside the state for the first save and the first load of a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--peak", name, "--kinds", kind]
+    options = ["--scale", str(args.scale), "--directory", str(args.directory)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    save, load = done.stdout.split()[-2:]
+    return {"save MiB": float(save), "load MiB": float(load)}
+
+
+def print_peaks(args: argparse.Namespace) -> None:
+    """What `peaks` reads."""
+    state = KINDS[args.kinds[0]](args.scale)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=args.directory) as directory:
+        system = next(s for s in SYSTEMS if s.name == args.peak)(Path(directory) / "peak")
+        system.directory.mkdir(exist_ok=True)
+        print(peak_of(lambda: system.begin(state)()), peak_of(lambda: system.load(state)))
+        system.close()
 
 
 def bench(kind: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -93,7 +117,7 @@ def bench(kind: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 # The first round warms up.
                 times: Times = found[name] if round_ else defaultdict(list)
                 try:
-                    measure(system, state, args.steps, times)
+                    measure(system, state, times)
                 except Exception as error:
                     print(f"{name}: {type(error).__name__}: {error}")
                     failed.add(name)
@@ -104,6 +128,7 @@ def bench(kind: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     print(f"\n## {kind}: {state.nbytes() / 1e6:.0f} MB in {state.count()} tensors\n")
     return {
         name: {key: statistics.median(values) for key, values in times.items()}
+        | peaks(name, kind, args)
         for name, times in found.items()
         if name not in failed and times
     }
@@ -119,22 +144,24 @@ def table(results: dict[str, dict[str, float]]) -> None:
         for column in columns:
             ratio = f" ({times[column] / base[column]:.3f})" if base.get(column) else ""
             cells.append(f"{times[column] * 1e3:.1f}{ratio}")
-        cells += [f"{times[key]:.0f}" for key in ("peak save MiB", "peak load MiB")]
+        cells += [f"{times[key]:.0f}" for key in ("save MiB", "load MiB")]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4, help="training steps beside each save")
     parser.add_argument("--scale", type=float, default=1.0, help="of the states' size")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--only", nargs="+", default=[""], help="systems whose name contains one")
     parser.add_argument("--directory", type=Path, default=Path("."), help="on the disk to measure")
     parser.add_argument("--json", type=Path, help="write the medians here")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.peak:
+        return print_peaks(args)
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, "
         f"{args.threads} thread(s) of torch, {args.rounds} rounds, medians"

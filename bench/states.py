@@ -43,7 +43,7 @@ def large(scale: float) -> State:
     """0.6 GB in 36 large tensors: twelve matrices, and two moments each."""
     side = int(2048 * scale**0.5)
     model = nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(12)))
-    return _state(model, torch.randn(512, side))
+    return _state(model, torch.randn(64, side))
 
 
 def middling(scale: float) -> State:

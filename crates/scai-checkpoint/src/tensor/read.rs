@@ -25,7 +25,7 @@ pub struct Destination<'a> {
 /// Fills each destination with all bytes of its storage, which are checked in the same pass.
 ///
 /// `threads` threads share the work, also that of a single long storage. Bytes on disk are read
-/// straight into the destination, each once. `progress` is told how many further bytes are there.
+/// once. `progress` is told how many further bytes are there.
 ///
 /// # Errors
 /// [`Error::Invalid`] where a destination is not as long as its storage; nothing was written then.
