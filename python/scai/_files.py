@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap as _mmap
 import os
 from dataclasses import dataclass
@@ -169,4 +170,5 @@ def locator(map_location: Any) -> Callable[[str], Any]:
         device = torch.device(target)
         return None if device.type == "cpu" else device
 
-    return locate
+    # A function may say another device each time; all else says the same of each storage.
+    return locate if callable(map_location) else functools.cache(locate)
