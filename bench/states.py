@@ -47,7 +47,7 @@ def large(scale: float) -> State:
 
 
 def middling(scale: float) -> State:
-    """0.6 GB in 4,000 tensors of 150 KB."""
+    """0.6 GB in 4,000 tensors of 150 KB, and as many step counters as parameters."""
     return _state(Rows(int(1333 * scale), 37_500), torch.randn(8, 37_500))
 
 

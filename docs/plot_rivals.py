@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 
 BASE = "torch.save + fsync"
 KINDS = {
-    "large": "0.6 GB in 36 tensors",
-    "middling": "0.6 GB in 4,000 tensors",
+    "large": "0.6 GB in large tensors",
+    "middling": "0.6 GB in thousands of tensors",
     "tiny": "20,000 tiny tensors",
 }
 COLUMNS = {
