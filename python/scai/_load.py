@@ -229,10 +229,10 @@ class OptimizerLoad:
                 group.pop("param_names", None)
         if self.may_fail:
             self._before = copy.deepcopy(self._current)
-        elif _is_in_place(state, self._current):
+        if not self.may_fail and _is_in_place(state, self._current):
             self._take(state)
-            return
-        self._optimizer.load_state_dict(state)
+        else:
+            self._optimizer.load_state_dict(state)
 
     def _take(self, state: dict[str, Any]) -> None:
         """Give the optimizer a state whose tensors are its own.
@@ -277,14 +277,15 @@ def _is_in_place(state: Any, current: Any) -> bool:
         and isinstance(values, dict)
         and isinstance(own := current["state"].get(number), dict)
         and all(
-            own.get(key) is value if isinstance(value, torch.Tensor) else _is_number(value)
+            own.get(key) is value if isinstance(value, torch.Tensor) else _is_plain_value(value)
             for key, value in values.items()
         )
         for number, values in state["state"].items()
     )
 
 
-def _is_number(value: Any) -> bool:
+def _is_plain_value(value: Any) -> bool:
+    """Whether PyTorch takes a value of an optimizer's state over as it is."""
     return value is None or isinstance(value, (bool, int, float, str))
 
 

@@ -4,15 +4,11 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, final
 
-__all__ = ["File", "Handle", "Live", "Manager", "Pool", "SMALL", "Trainer", "Tree", "main", "verify"]
+__all__ = ["File", "Handle", "Live", "Manager", "Pool", "Trainer", "Tree", "main", "verify"]
 
 # command.rs
 
 def main(args: list[str]) -> int: ...
-
-# memory.rs
-
-SMALL: int
 
 # live.rs
 

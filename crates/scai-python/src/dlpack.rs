@@ -1,5 +1,5 @@
-//! Where the elements of a tensor are, in one call: the C exchange API of DLPack (dlpack.h, version 1), which
-//! PyTorch has from 2.10 on as `Tensor.__dlpack_c_exchange_api__`.
+//! Where the elements of a tensor are, in one call: the C exchange API of DLPack (dlpack.h, version
+//! 1), which PyTorch has from 2.10 on as `Tensor.__dlpack_c_exchange_api__`.
 //!
 //! Asked for one by one, shape, strides, layout and device of a tensor cost the interpreter more
 //! than a microsecond, and a save asks for those of every tensor.

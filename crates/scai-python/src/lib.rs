@@ -32,8 +32,6 @@ mod _native {
     #[pymodule_export]
     use super::manager::{Handle, Manager};
     #[pymodule_export]
-    const SMALL: usize = super::memory::SMALL;
-    #[pymodule_export]
     use super::pool::Pool;
     #[cfg(feature = "train")]
     #[pymodule_export]
