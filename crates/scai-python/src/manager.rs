@@ -51,7 +51,7 @@ impl Keep {
 #[pymethods]
 impl Manager {
     #[new]
-    #[pyo3(signature = (directory, keep, threads=None, allow_unprotected=false, io="auto"))]
+    #[pyo3(signature = (directory, keep, threads=None, allow_unprotected=false, io="auto", memory=None))]
     fn new(
         py: Python<'_>,
         directory: PathBuf,
@@ -59,6 +59,7 @@ impl Manager {
         threads: Option<usize>,
         allow_unprotected: bool,
         io: &str,
+        memory: Option<u64>,
     ) -> PyResult<Self> {
         let io = match io {
             "auto" => Io::Auto,
@@ -74,6 +75,7 @@ impl Manager {
         let mut options =
             Options::default().retention(keep.retention()?).unprotected(unprotected).io(io);
         options.threads = threads.unwrap_or(options.threads).max(1);
+        options.memory = memory.unwrap_or(options.memory);
         let manager = py.detach(|| CheckpointManager::create(&directory, options)).or_raise()?;
         Ok(Self { manager: std::mem::ManuallyDrop::new(manager), process: std::process::id() })
     }

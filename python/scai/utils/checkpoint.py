@@ -231,6 +231,9 @@ class CheckpointManager:
         threads: threads that read, write and check; by default one per core, at most 8.
         io: ``"direct"`` writes past the page cache where the file system allows it, ``"buffered"``
             through it; ``"auto"`` takes the first for files of 4 MiB or more.
+        memory: bytes that writing a checkpoint may take beside the state, and beside its copy with
+            ``snapshot="copy"``; 64 MiB by default. With little, fewer threads write; one and its
+            2 MiB are always there.
         allow_unprotected: also load files without any checksums, in which damage is not noticed.
     """
 
@@ -246,6 +249,7 @@ class CheckpointManager:
         on_commit: Callable[[SaveInfo], object] | Sequence[Callable[[SaveInfo], object]] = (),
         threads: int | None = None,
         io: Literal["auto", "direct", "buffered"] = "auto",
+        memory: int | None = None,
         allow_unprotected: bool = False,
     ) -> None:
         self.checkpoint_dir = Path(checkpoint_dir)
@@ -259,6 +263,7 @@ class CheckpointManager:
                 )
         self._threads = _count("threads", threads) or THREADS
         self._io = io
+        self._memory = _count("memory", memory)
         self._allow_unprotected = allow_unprotected
         self._pool = _native.Pool()
         self._pinned = _cuda.PinnedPool()
@@ -270,7 +275,12 @@ class CheckpointManager:
 
     def _open(self) -> _native.Manager:
         return _native.Manager(
-            self.checkpoint_dir, self._keep, self._threads, self._allow_unprotected, self._io
+            self.checkpoint_dir,
+            self._keep,
+            self._threads,
+            self._allow_unprotected,
+            self._io,
+            self._memory,
         )
 
     @property

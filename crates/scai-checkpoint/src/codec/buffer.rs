@@ -3,18 +3,21 @@
 use crate::store::WriteAt;
 use crate::tensor::PIECE;
 
-/// Bytes that the threads together hold of a state while it is written.
-const HELD: u64 = 32 << 20;
+/// Bytes that writing a file may hold beside the state where nobody says how many.
+pub(super) const MEMORY: u64 = 64 << 20;
 
 /// The length of a buffer: a piece, the header of a record and what alignment leaves out. Buffers
 /// that grew would leave holes in memory, as large as themselves.
 const LEN: u64 = PIECE + (16 << 10);
 
-/// How many threads write `tasks` tasks of about [`PIECE`] bytes, where `threads` may work at once.
-pub(super) fn writers(threads: usize, tasks: usize, file: &dyn WriteAt) -> usize {
+/// How many threads write `tasks` tasks of about [`PIECE`] bytes, where `threads` may work at once
+/// and hold `memory` bytes.
+pub(super) fn writers(threads: usize, tasks: usize, memory: u64, file: &dyn WriteAt) -> usize {
     // Past the page cache half of them wait for the device while the others hash.
     let wanted = if file.alignment() > 1 { threads.saturating_mul(2) } else { threads };
-    wanted.min(tasks).min((HELD / PIECE) as usize)
+    // Half of it is left to what is not in buffers: offsets, digests, the threads themselves.
+    let affordable = usize::try_from(memory / 2 / PIECE).unwrap_or(usize::MAX).max(1);
+    wanted.min(tasks).min(affordable)
 }
 
 /// A buffer that is used again and again, by one thread.

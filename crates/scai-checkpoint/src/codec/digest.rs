@@ -16,8 +16,9 @@ pub(super) fn digests(bytes: &[u8]) -> Vec<u128> {
 
 /// The CRC-32 of parts that were computed apart, given in order.
 pub(super) fn combine_crc<'a>(parts: impl IntoIterator<Item = &'a crc32fast::Hasher>) -> u32 {
-    let mut whole = crc32fast::Hasher::new();
-    parts.into_iter().for_each(|part| whole.combine(part));
+    let mut parts = parts.into_iter();
+    let mut whole = parts.next().cloned().unwrap_or_default();
+    parts.for_each(|part| whole.combine(part));
     whole.finalize()
 }
 

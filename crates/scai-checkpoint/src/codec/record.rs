@@ -42,7 +42,7 @@ pub(super) enum Check {
 #[derive(Debug)]
 pub(super) struct RecordSource {
     pub(super) file: Arc<dyn ReadAt>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Where in the file it begins.
     pub(super) data: u64,
     pub(super) size: u64,
@@ -67,7 +67,7 @@ impl RecordSource {
     }
 
     fn place(&self, range: Range<u64>) -> Place {
-        Place::record(&self.name).bytes(self.data + range.start..self.data + range.end)
+        Place::record(&*self.name).bytes(self.data + range.start..self.data + range.end)
     }
 
     fn damaged(&self, range: Range<u64>, detail: &str) -> Error {

@@ -47,7 +47,15 @@ impl Checkpoint {
     }
 
     /// The state tree of the file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a part is called as a field is, or the iteration does not fit.
     pub fn to_tree(&self) -> Result<Value> {
+        self.tree_saved_at(self.timestamp.clone())
+    }
+
+    /// The state tree with another timestamp.
+    pub(crate) fn tree_saved_at(&self, timestamp: Option<String>) -> Result<Value> {
         let iteration = i64::try_from(self.iteration)
             .map_err(|_| Error::invalid(format!("iteration {} is too large", self.iteration)))?;
         let mut tree = Dict::new();
@@ -56,13 +64,7 @@ impl Checkpoint {
         tree.insert("optimizer_state_dict", self.optimizer_state_dict.clone());
         tree.insert("training_stats", self.training_stats.clone());
         tree.insert("metadata", self.metadata.clone());
-        tree.insert(
-            "timestamp",
-            match &self.timestamp {
-                Some(timestamp) => Value::Str(timestamp.clone()),
-                None => Value::None,
-            },
-        );
+        tree.insert("timestamp", timestamp.map_or(Value::None, Value::Str));
         for (key, value) in &self.parts.entries {
             let Some(name) = key.as_str() else {
                 return Err(Error::invalid("the name of a part is not a string"));

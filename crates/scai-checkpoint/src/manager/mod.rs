@@ -43,6 +43,9 @@ pub struct Options {
     pub threads: usize,
     /// How files reach the device, in directories of the local file system.
     pub io: Io,
+    /// Bytes that a save may hold beside the state. Fewer threads write where it is little; one and
+    /// its 2 MiB are had in any case.
+    pub memory: u64,
 }
 
 impl Default for Options {
@@ -52,6 +55,7 @@ impl Default for Options {
             unprotected: Unprotected::Refuse,
             threads: default_threads(),
             io: Io::default(),
+            memory: 64 << 20,
         }
     }
 }
@@ -75,6 +79,13 @@ impl Options {
     #[must_use]
     pub fn io(mut self, io: Io) -> Self {
         self.io = io;
+        self
+    }
+
+    /// Bytes that a save may hold beside the state; 64 MiB where this is not called.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
         self
     }
 }
@@ -338,9 +349,11 @@ impl Shared {
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
         let writing = self.writing.begin(&*self.store)?;
         let mut watch = Stopwatch::start();
-        let mut checkpoint = checkpoint.clone();
-        checkpoint.timestamp.get_or_insert_with(now_iso);
-        let plan = Plan::with_notes(&checkpoint.to_tree()?, checkpoint.notes.as_deref())?;
+        let timestamp = checkpoint.timestamp.clone().unwrap_or_else(now_iso);
+        let tree = checkpoint.tree_saved_at(Some(timestamp))?;
+        let plan =
+            Plan::with_notes(&tree, checkpoint.notes.as_deref())?.memory(self.options.memory);
+        drop(tree);
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         self.writing.verified().remove(&name);

@@ -102,7 +102,8 @@ pub struct Storage(Arc<Inner>);
 
 struct Inner {
     source: Arc<dyn Source>,
-    location: Arc<str>,
+    /// Where it is not the CPU.
+    location: Option<Arc<str>>,
 }
 
 /// Bytes that something else owns: a `Vec`, a memory map, a framework's tensor.
@@ -186,7 +187,7 @@ fn out_of_range(offset: u64, len: usize, of: u64) -> Error {
 impl Storage {
     /// A storage over any source.
     pub fn new(source: Arc<dyn Source>) -> Self {
-        Self(Arc::new(Inner { source, location: "cpu".into() }))
+        Self(Arc::new(Inner { source, location: None }))
     }
 
     /// A storage over bytes owned by `owner`, which is kept and not copied.
@@ -209,12 +210,12 @@ impl Storage {
     #[must_use]
     pub fn with_location(&self, location: &str) -> Self {
         let source = Arc::clone(&self.0.source);
-        Self(Arc::new(Inner { source, location: location.into() }))
+        Self(Arc::new(Inner { source, location: Some(location.into()) }))
     }
 
     /// The device the bytes lived on when they were saved: `cpu`, `cuda:0`, …
     pub fn location(&self) -> &str {
-        &self.0.location
+        self.0.location.as_deref().unwrap_or("cpu")
     }
 
     /// The length in bytes.
@@ -297,7 +298,7 @@ impl Storage {
 
     /// The same storage with its bytes in `memory`.
     pub(crate) fn held_in(&self, memory: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        let location = Arc::clone(&self.0.location);
+        let location = self.0.location.clone();
         Self(Arc::new(Inner { source: Arc::new(Borrowed(memory)), location }))
     }
 

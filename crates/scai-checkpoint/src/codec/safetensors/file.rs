@@ -95,7 +95,7 @@ impl SafetensorsFile {
             };
             let source = RecordSource {
                 file: Arc::clone(&file),
-                name,
+                name: name.into(),
                 data: header.data + start as u64,
                 size: (end - start) as u64,
                 crc: None,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::header::{NO_ROOT, ROOT, encode};
 use super::to_format;
 use super::tree::{self, TREE};
-use crate::codec::buffer::{Buffer, agrees, writers};
+use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
 use crate::codec::digest::{chunks, digests, fold};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
@@ -34,6 +34,7 @@ pub struct Plan {
     apart: Vec<String>,
     /// Where the tensors begin, and the length of their bytes.
     data: (u64, u64),
+    memory: u64,
 }
 
 impl Plan {
@@ -57,9 +58,16 @@ impl Plan {
             tensors.push(tensor);
             at = end;
         }
-        let mut plan = Self { tensors, infos, tree: json, ties, apart, data: (0, at as u64) };
+        let data = (0, at as u64);
+        let mut plan = Self { tensors, infos, tree: json, ties, apart, data, memory: MEMORY };
         plan.data.0 = plan.header(&vec![0; plan.tensors.len()])?.len() as u64;
         Ok(plan)
+    }
+
+    /// As [`torch::Plan::memory`](crate::codec::torch::Plan::memory).
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        Self { memory: bytes, ..self }
     }
 
     /// The length of the file in bytes.
@@ -107,7 +115,7 @@ impl Plan {
                 }
             }
         };
-        on_threads(writers(threads, self.tensors.len(), file), work);
+        on_threads(writers(threads, self.tensors.len(), self.memory, file), work);
         let digests = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         write_at(file, 0, &self.header(&digests)?)
     }

@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use rustc_hash::FxHashMap;
+
 use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::build::{StorageRef, build};
@@ -28,9 +30,9 @@ const SMALL: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct TorchFile {
     file: Arc<dyn ReadAt>,
-    records: HashMap<String, Arc<RecordSource>>,
+    records: HashMap<Arc<str>, Arc<RecordSource>>,
     /// The names in the order of the file.
-    order: Vec<String>,
+    order: Vec<Arc<str>>,
     manifest: Option<Manifest>,
     protection: Protection,
     unprotected: Unprotected,
@@ -116,16 +118,17 @@ impl TorchFile {
                 Protection::None => Check::Nothing,
                 _ => Check::Crc(AtomicBool::new(false)),
             };
-            order.push(record.name.clone());
+            let name: Arc<str> = record.name.into();
+            order.push(Arc::clone(&name));
             let source = RecordSource {
                 file: Arc::clone(&file),
-                name: record.name.clone(),
+                name: Arc::clone(&name),
                 data: record.data,
                 size: record.size,
                 crc: (protection != Protection::None).then_some(record.crc),
                 check,
             };
-            sources.insert(record.name, Arc::new(source));
+            sources.insert(name, Arc::new(source));
         }
         let mut opened =
             Self { file, records: sources, order, manifest: None, protection, unprotected };
@@ -217,7 +220,7 @@ impl TorchFile {
         // Nothing reads the other small records, such as torch's `version`, but damage there is
         // damage all the same.
         for name in self.order.iter().filter(|name| !name.starts_with("data/")) {
-            if self.records.get(name).is_some_and(|record| record.len() <= SMALL) {
+            if self.records.get(&**name).is_some_and(|record| record.len() <= SMALL) {
                 self.content(name, SMALL)?;
             }
         }
@@ -230,17 +233,18 @@ impl TorchFile {
             return Err(Error::damaged(Place::record("data.pkl"), "bytes follow the pickle"));
         }
         drop(pickle);
-        let mut storages = HashMap::new();
+        let mut storages = FxHashMap::default();
         build(&program, &mut |reference| self.storage(reference, &mut storages))
     }
 
+    /// The storage of a record; `storages` has those that were asked for, by their records.
     fn storage(
         &self,
         reference: &StorageRef<'_>,
-        storages: &mut HashMap<String, Storage>,
+        storages: &mut FxHashMap<usize, Storage>,
     ) -> Result<Storage> {
         let name = format!("data/{}", reference.key);
-        let Some(source) = self.records.get(&name) else {
+        let Some(source) = self.records.get(name.as_str()) else {
             return Err(Error::damaged(Place::record(name), "the record is missing"));
         };
         let unit = reference.dtype.map_or(1, |dtype| dtype.size() as u64);
@@ -258,7 +262,7 @@ impl TorchFile {
             ));
         }
         let len = source.len() - over.unwrap_or(0);
-        let storage = storages.entry(name).or_insert_with(|| {
+        let storage = storages.entry(Arc::as_ptr(source).addr()).or_insert_with(|| {
             let source = Arc::clone(source) as Arc<dyn Source>;
             let storage = Storage::new(match over {
                 None | Some(0) => source,
@@ -286,7 +290,7 @@ impl TorchFile {
     /// bytes have been checked.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         let sources: Vec<&RecordSource> =
-            self.order.iter().filter_map(|name| Some(&**self.records.get(name)?)).collect();
+            self.order.iter().filter_map(|name| Some(&**self.records.get(&**name)?)).collect();
         let damage = verify_all(&sources, threads, progress);
         if damage.is_empty() {
             return damage;

@@ -85,7 +85,7 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
         };
         let source = RecordSource {
             file: Arc::clone(file),
-            name: key.clone(),
+            name: key.as_str().into(),
             data,
             size: len,
             crc: None,

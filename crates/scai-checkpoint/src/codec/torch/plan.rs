@@ -11,8 +11,8 @@ use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
-use crate::codec::buffer::{Buffer, agrees, writers};
-use crate::codec::digest::{chunks, combine_crc};
+use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
+use crate::codec::digest::combine_crc;
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
 use crate::tensor::{Divided, PIECE, Storage};
@@ -34,6 +34,7 @@ pub struct Plan {
     contents: Vec<Storage>,
     directory: u64,
     len: u64,
+    memory: u64,
 }
 
 /// What a thread takes: neighbouring records that are written whole, or a part of a large one.
@@ -42,24 +43,32 @@ enum Task {
     Part { record: usize, range: Range<u64> },
 }
 
-/// What is known of a run of bytes of a record once they are written.
+/// What is known of a task once its bytes are written.
 struct Done {
+    /// The first record, and where in it the bytes begin.
     record: usize,
     start: u64,
-    crc: crc32fast::Hasher,
+    /// One for each record.
+    crcs: Vec<crc32fast::Hasher>,
+    /// Those of all chunks, in the order of the file.
     digests: Vec<u128>,
 }
 
 impl Done {
-    /// Nothing yet, of a run of `len` bytes.
-    fn new(record: usize, start: u64, len: u64) -> Self {
-        let digests = Vec::with_capacity(chunks(len) as usize);
-        Self { record, start, crc: crc32fast::Hasher::new(), digests }
+    fn new(record: usize, start: u64) -> Self {
+        Self { record, start, crcs: Vec::new(), digests: Vec::new() }
+    }
+
+    /// Begins with the next record.
+    fn begin(&mut self) {
+        self.crcs.push(crc32fast::Hasher::new());
     }
 
     /// Adds the chunk that follows.
     fn add(&mut self, chunk: &[u8]) {
-        self.crc.update(chunk);
+        if let Some(crc) = self.crcs.last_mut() {
+            crc.update(chunk);
+        }
         self.digests.push(XxHash3_128::oneshot(chunk));
     }
 }
@@ -85,20 +94,26 @@ impl Plan {
         }
         let pickled = write::write(tree)?;
         let manifest = Manifest::new(tree);
-        let mut plan = Self { records: Vec::new(), contents: Vec::new(), directory: 0, len: 0 };
-        let mut at = plan.add(MANIFEST, 0, Storage::from_vec(manifest.encode(0)));
-        at = plan.add("data.pkl", at, Storage::from_vec(pickled.bytes));
-        at = plan.add("byteorder", at, Storage::from_vec(b"little".to_vec()));
+        let mut plan = Self {
+            records: Vec::new(),
+            contents: Vec::new(),
+            directory: 0,
+            len: 0,
+            memory: MEMORY,
+        };
+        let mut at = plan.add(MANIFEST.into(), 0, Storage::from_vec(manifest.encode(0)));
+        at = plan.add("data.pkl".into(), at, Storage::from_vec(pickled.bytes));
+        at = plan.add("byteorder".into(), at, Storage::from_vec(b"little".to_vec()));
         for (key, storage) in pickled.storages.into_iter().enumerate() {
-            at = plan.add(&format!("data/{key}"), at, storage);
+            at = plan.add(format!("data/{key}"), at, storage);
         }
-        at = plan.add("version", at, Storage::from_vec(b"3\n".to_vec()));
+        at = plan.add("version".into(), at, Storage::from_vec(b"3\n".to_vec()));
         if let Some(notes) = notes {
-            at = plan.add(NOTES, at, Storage::from_vec(notes.as_bytes().to_vec()));
+            at = plan.add(NOTES.into(), at, Storage::from_vec(notes.as_bytes().to_vec()));
         }
         let table = manifest::table_len(plan.records.iter().map(|record| record.size));
         // Its bytes are known last.
-        at = plan.place(DIGESTS, at, table);
+        at = plan.place(DIGESTS.into(), at, table);
         plan.directory = at;
         plan.len = at + directory_len(&plan.records, at, ROOT_PREFIX.len() + ROOT_LEN) as u64;
         if let Some(first) = plan.contents.first_mut() {
@@ -108,18 +123,25 @@ impl Plan {
     }
 
     /// Places a record whose header begins at `at`; returns where the next one begins.
-    fn add(&mut self, name: &str, at: u64, content: Storage) -> u64 {
+    fn add(&mut self, name: String, at: u64, content: Storage) -> u64 {
         let size = content.len();
         self.contents.push(content);
         self.place(name, at, size)
     }
 
     /// As [`Plan::add`], for a record of `size` bytes.
-    fn place(&mut self, name: &str, at: u64, size: u64) -> u64 {
+    fn place(&mut self, name: String, at: u64, size: u64) -> u64 {
         let align = if size >= LARGE { ALIGN_LARGE } else { ALIGN };
-        let data = data_offset(name, at, size, align);
-        self.records.push(Record { name: name.to_owned(), header: at, data, size, crc: 0 });
+        let data = data_offset(&name, at, size, align);
+        self.records.push(Record { name, header: at, data, size, crc: 0 });
         data + size
+    }
+
+    /// The same plan, whose writing may hold `bytes` beside the state; 64 MiB where this is not
+    /// called. One thread and its 2 MiB are had in any case.
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        Self { memory: bytes, ..self }
     }
 
     /// The length of the file in bytes.
@@ -136,9 +158,9 @@ impl Plan {
     ///
     /// Every digest and checksum is computed from the bytes as they are handed to `file`. A storage
     /// that has no [`Source::as_slice`](crate::Source::as_slice) may change meanwhile: each of its
-    /// bytes is read once. Beside the state at most 32 MiB are held, and the digests, 16 bytes for
-    /// each 64 KiB. Where `file` wants bytes aligned, twice as many threads write: half of them wait
-    /// for the device.
+    /// bytes is read once. Beside the state each thread holds 2 MiB, as far as [`Plan::memory`]
+    /// allows. Where `file` wants bytes aligned, twice as many threads write: half of them wait for
+    /// the device.
     ///
     /// # Errors
     /// The first error of `file` or of a storage; the others stop soon.
@@ -146,16 +168,20 @@ impl Plan {
         let last = self.records.len() - 1;
         let mut done = self.write_tasks(threads, file)?;
         done.sort_unstable_by_key(|done| (done.record, done.start));
-        for of_record in done.chunk_by(|a, b| a.record == b.record) {
-            if let [first, ..] = of_record {
-                let crc = combine_crc(of_record.iter().map(|done| &done.crc));
-                self.records[first.record].crc = crc;
+        for parts in done.chunk_by(|a, b| a.record == b.record) {
+            let Some(first) = parts.first() else { continue };
+            // Several records are in one part, or several parts are of one record.
+            for (i, record) in
+                self.records[first.record..][..first.crcs.len()].iter_mut().enumerate()
+            {
+                record.crc = combine_crc(parts.iter().filter_map(|part| part.crcs.get(i)));
             }
         }
-        for record in &self.records[..last] {
-            if is_divided(record) {
-                write_at(file, record.header, &local_header(record))?;
-            }
+        let mut header = Vec::new();
+        for record in self.records[..last].iter().filter(|record| is_divided(record)) {
+            header.clear();
+            local_header(record, record.crc, &mut header);
+            write_at(file, record.header, &header)?;
         }
         let table: Vec<u128> = done.into_iter().flat_map(|done| done.digests).collect();
         let table = manifest::encode_table(&table);
@@ -167,17 +193,19 @@ impl Plan {
         let (covered, root) = tail.split_at_mut(covered_len);
         let digest = manifest::root(self.len, headers, &table, covered);
         root.copy_from_slice(&manifest::comment(digest)[ROOT_PREFIX.len()..]);
-        let mut end = local_header(&self.records[last]);
-        end.extend(table);
-        end.extend(tail);
-        write_at(file, self.records[last].header, &end)
+        header.clear();
+        local_header(&self.records[last], self.records[last].crc, &mut header);
+        write_at(file, self.records[last].header, &[header, table, tail].concat())
     }
 
     /// XXH3-128 of all local headers, in the order of the file.
     fn headers(&self) -> u128 {
         let mut hasher = XxHash3_128::new();
+        let mut header = Vec::new();
         for record in &self.records {
-            hasher.write(&local_header(record));
+            header.clear();
+            local_header(record, record.crc, &mut header);
+            hasher.write(&header);
         }
         hasher.finish_128()
     }
@@ -216,7 +244,7 @@ impl Plan {
             .map(|(record, content)| is_divided(record).then(|| Divided::new(content)))
             .collect();
         let next = AtomicUsize::new(0);
-        let outcome = Mutex::new(Ok(Vec::new()));
+        let outcome = Mutex::new(Ok(Vec::with_capacity(tasks.len())));
         let work = || {
             let mut buffer = Buffer::for_file(self.len);
             while held(&outcome).is_ok() {
@@ -227,18 +255,18 @@ impl Plan {
                         Some(divided) => {
                             self.write_part(*record, divided, range.clone(), &mut buffer, file)
                         }
-                        None => Ok(Vec::new()),
+                        None => continue,
                     },
                 };
                 let mut outcome = held(&outcome);
                 match (&mut *outcome, result) {
-                    (Ok(all), Ok(done)) => all.extend(done),
+                    (Ok(all), Ok(done)) => all.push(done),
                     (Ok(_), Err(error)) => *outcome = Err(error),
                     (Err(_), _) => {}
                 }
             }
         };
-        on_threads(writers(threads, tasks.len(), file), work);
+        on_threads(writers(threads, tasks.len(), self.memory, file), work);
         outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -248,27 +276,28 @@ impl Plan {
         run: Range<usize>,
         buffer: &mut Buffer,
         file: &dyn WriteAt,
-    ) -> Result<Vec<Done>> {
+    ) -> Result<Done> {
+        let mut done = Done::new(run.start, 0);
         let records = &self.records[run.clone()];
         let (Some(first), Some(last)) = (records.first(), records.last()) else {
-            return Ok(Vec::new());
+            return Ok(done);
         };
         let at = first.header;
         let bytes = buffer.at(at, (last.data + last.size - at) as usize, file.alignment());
-        let mut all = Vec::with_capacity(run.len());
-        for i in run {
-            let mut record = self.records[i].clone();
+        let mut local = Vec::new();
+        for (record, content) in records.iter().zip(&self.contents[run]) {
             let (header, data) = ((record.header - at) as usize, (record.data - at) as usize);
-            let content = &mut bytes[data..data + record.size as usize];
-            self.contents[i].read_at(0, content)?;
-            let mut done = Done::new(i, 0, record.size);
-            content.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
-            record.crc = done.crc.clone().finalize();
-            all.push(done);
-            bytes[header..data].copy_from_slice(&local_header(&record));
+            let to = &mut bytes[data..data + record.size as usize];
+            content.read_at(0, to)?;
+            done.begin();
+            to.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
+            let crc = combine_crc(done.crcs.last());
+            local.clear();
+            local_header(record, crc, &mut local);
+            bytes[header..data].copy_from_slice(&local);
         }
         write_at(file, at, bytes)?;
-        Ok(all)
+        Ok(done)
     }
 
     /// Writes a part of a long record, from where it lies if that will do, else from a copy.
@@ -279,10 +308,11 @@ impl Plan {
         range: Range<u64>,
         buffer: &mut Buffer,
         file: &dyn WriteAt,
-    ) -> Result<Vec<Done>> {
+    ) -> Result<Done> {
         let (len, alignment) = (range.end - range.start, file.alignment());
         let at = self.records[record].data + range.start;
-        let mut done = Done::new(record, range.start, len);
+        let mut done = Done::new(record, range.start);
+        done.begin();
         let lies = self.contents[record]
             .as_slice()
             .and_then(|bytes| bytes.get(range.start as usize..range.end as usize))
@@ -301,7 +331,7 @@ impl Plan {
             }
             write_at(file, at, bytes)?;
         }
-        Ok(vec![done])
+        Ok(done)
     }
 }
 

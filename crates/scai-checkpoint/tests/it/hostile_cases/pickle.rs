@@ -204,7 +204,7 @@ fn calls(cases: &mut Cases) {
 }
 
 fn structure(cases: &mut Cases) {
-    let wrong: [(&str, &[u8], &str); 24] = [
+    let wrong: [(&str, &[u8], &str); 25] = [
         ("nothing", b"", "cut off"),
         ("only a STOP", b".", "the stack is empty"),
         ("no STOP", b"\x80\x02N", "cut off"),
@@ -223,6 +223,7 @@ fn structure(cases: &mut Cases) {
         ("APPEND to a tuple", b"\x80\x02)Na.", "APPEND on a tuple"),
         ("ADDITEMS to a list", b"\x80\x02](N\x90.", "ADDITEMS on a list"),
         ("BINGET of nothing", b"\x80\x02h\x05.", "nothing is remembered"),
+        ("LONG_BINPUT far out", b"\x80\x02Nr\xfe\xff\xff\xff.", "no number to remember"),
         ("LONG_BINGET of nothing", b"\x80\x02j\xff\xff\xff\xff.", "nothing is remembered"),
         ("a dict with a list as key", b"\x80\x02}]Ns.", "mutable container"),
         ("a dict with a dict as key", b"\x80\x02}}Ns.", "mutable container"),
@@ -325,12 +326,14 @@ fn deep(cases: &mut Cases) {
     cases.pickle("500,000 empty dicts", "left on the stack", || program(&[&vec![b'}'; DEEP / 2]]));
     cases
         .pickle("1,000,000 MEMOIZEs", "left on the stack", || program(&[b"NN", &vec![0x94; DEEP]]));
-    cases.pickle("200,000 places to remember", "left on the stack", || {
-        let puts: Vec<u8> = (0..200_000_u32)
-            .flat_map(|i| [&b"r"[..], &(i * 7919).to_le_bytes()].concat())
-            .collect();
-        program(&[b"NN", &puts])
-    });
+    for (apart, words) in [(5, "left on the stack"), (7919, "no number to remember")] {
+        cases.pickle(format!("200,000 places to remember, {apart} apart"), words, move || {
+            let puts: Vec<u8> = (0..200_000_u32)
+                .flat_map(|i| [&b"r"[..], &(i * apart).to_le_bytes()].concat())
+                .collect();
+            program(&[b"NN", &puts])
+        });
+    }
 }
 
 /// Few bytes that ask for much memory, by referring to one thing many times.

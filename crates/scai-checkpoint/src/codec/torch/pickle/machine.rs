@@ -1,7 +1,5 @@
 //! The stack machine: opcodes to an arena of nodes.
 
-use std::collections::HashMap;
-
 use num_bigint::BigInt;
 
 use super::globals::{Global, advice};
@@ -77,6 +75,9 @@ const MAX_INTEGER: usize = 4 << 10;
 // One byte of a pickle can make a node, so nodes are kept small.
 const _: () = assert!(size_of::<Node>() <= 32);
 
+/// No node has this index.
+const NOTHING: Id = Id::MAX;
+
 /// What running a pickle left.
 #[derive(Debug)]
 pub(in super::super) struct Program {
@@ -110,7 +111,8 @@ pub(in super::super) fn run(bytes: &[u8]) -> Step<Program> {
         at: 0,
         stack: Vec::new(),
         nodes: CONSTANTS.iter().map(|(_, node)| node()).collect(),
-        memo: HashMap::new(),
+        memo: Vec::new(),
+        remembered: 0,
         marks: Vec::new(),
     };
     machine.run()
@@ -121,7 +123,10 @@ struct Machine<'a> {
     at: usize,
     stack: Vec<Id>,
     nodes: Vec<Node>,
-    memo: HashMap<u32, Id>,
+    /// What is remembered under each number; [`NOTHING`] where that is nothing.
+    memo: Vec<Id>,
+    /// How many numbers are taken.
+    remembered: u32,
     /// Heights of the stack at which there is a mark.
     marks: Vec<usize>,
 }
@@ -168,8 +173,7 @@ impl<'a> Machine<'a> {
                     self.stack.push(top);
                 }
                 op::MEMOIZE => {
-                    let key = self.memo.len() as u32;
-                    self.put(key)?;
+                    self.put(self.remembered)?;
                 }
                 op::BINPUT => {
                     let key = self.byte()?;
@@ -200,7 +204,7 @@ impl<'a> Machine<'a> {
                     Some(id) => self.stack.push(id as Id),
                     None => {
                         let node = self.literal(code)?;
-                        self.push(node);
+                        self.push(node)?;
                     }
                 },
             }
@@ -377,8 +381,7 @@ impl<'a> Machine<'a> {
                 }
             }
         };
-        self.push(node);
-        Ok(())
+        self.push(node)
     }
 
     fn find(&self, module: &str, name: &str) -> Step<Node> {
@@ -418,10 +421,14 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn push(&mut self, node: Node) {
+    fn push(&mut self, node: Node) -> Step<()> {
         let id = self.nodes.len() as Id;
+        if self.nodes.len() >= NOTHING as usize {
+            return bad(self.at, "it has more than four thousand million values");
+        }
         self.nodes.push(node);
         self.stack.push(id);
+        Ok(())
     }
 
     fn pop(&mut self) -> Step<Id> {
@@ -447,17 +454,26 @@ impl<'a> Machine<'a> {
 
     fn put(&mut self, key: u32) -> Step<()> {
         let id = self.top()?;
-        self.memo.insert(key, id);
+        let place = key as usize;
+        // Whoever writes a pickle counts up, and takes a byte at least for each number.
+        if place >= self.bytes.len() {
+            return bad(self.at, format_args!("{key} is no number to remember a value under"));
+        }
+        if place >= self.memo.len() {
+            self.memo.resize(place + 1, NOTHING);
+        }
+        let before = std::mem::replace(&mut self.memo[place], id);
+        self.remembered += u32::from(before == NOTHING);
         Ok(())
     }
 
     fn get(&mut self, key: u32) -> Step<()> {
-        match self.memo.get(&key) {
-            Some(&id) => {
+        match self.memo.get(key as usize) {
+            Some(&id) if id != NOTHING => {
                 self.stack.push(id);
                 Ok(())
             }
-            None => bad(self.at, format_args!("nothing is remembered under {key}")),
+            _ => bad(self.at, format_args!("nothing is remembered under {key}")),
         }
     }
 

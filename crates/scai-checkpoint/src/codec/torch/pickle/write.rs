@@ -1,8 +1,7 @@
 //! A state tree to a pickle that `torch.load(weights_only=True)` accepts.
 
-use std::collections::HashMap;
-
 use num_bigint::BigInt;
+use rustc_hash::FxHashMap;
 
 use super::op;
 use crate::error::{Error, Result};
@@ -23,10 +22,11 @@ pub(in super::super) struct Pickled {
 pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     let mut writer = Writer {
         out: vec![op::PROTO, 2],
-        texts: HashMap::new(),
-        globals: HashMap::new(),
+        texts: FxHashMap::default(),
+        globals: Vec::new(),
+        remembered: 0,
         storages: Vec::new(),
-        keys: HashMap::new(),
+        keys: FxHashMap::default(),
         depth: 0,
     };
     writer.value(value).map_err(|Refusal { path, detail }| Error::Conversion {
@@ -56,20 +56,22 @@ fn under(key: impl FnOnce() -> String) -> impl FnOnce(Refusal) -> Refusal {
     }
 }
 
-struct Writer {
+struct Writer<'a> {
     out: Vec<u8>,
-    /// The places at which strings that were written before are remembered.
-    texts: HashMap<String, u32>,
-    /// The same for classes and functions.
-    globals: HashMap<String, u32>,
+    /// The places at which strings of the tree that were written before are remembered.
+    texts: FxHashMap<&'a str, u32>,
+    /// The same for modules and names of classes and functions, of which there are a few.
+    globals: Vec<(&'a str, &'a str, u32)>,
+    /// How many places are taken.
+    remembered: u32,
     storages: Vec<Storage>,
-    /// The key of each storage, by its identity.
-    keys: HashMap<usize, usize>,
+    /// The places of the storages' keys, by the storage's identity.
+    keys: FxHashMap<usize, u32>,
     depth: usize,
 }
 
-impl Writer {
-    fn value(&mut self, value: &Value) -> Written {
+impl<'a> Writer<'a> {
+    fn value(&mut self, value: &'a Value) -> Written {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return refuse(format!("containers nest deeper than {MAX_DEPTH}"));
@@ -79,7 +81,7 @@ impl Writer {
         Ok(())
     }
 
-    fn any(&mut self, value: &Value) -> Written {
+    fn any(&mut self, value: &'a Value) -> Written {
         match value {
             Value::None => self.out.push(op::NONE),
             Value::Bool(true) => self.out.push(op::NEWTRUE),
@@ -88,7 +90,7 @@ impl Writer {
             Value::BigInt(int) => return self.big_int(int),
             Value::Float(float) => self.float(*float),
             Value::Complex(re, im) => {
-                self.global("__builtin__ complex");
+                self.global("__builtin__", "complex");
                 self.float(*re);
                 self.float(*im);
                 self.out.extend([op::TUPLE2, op::REDUCE]);
@@ -103,7 +105,7 @@ impl Writer {
             }
             Value::Bytes(bytes) => self.bytes(bytes),
             Value::ByteArray(bytes) => {
-                self.global("__builtin__ bytearray");
+                self.global("__builtin__", "bytearray");
                 if bytes.is_empty() {
                     self.out.push(op::EMPTY_TUPLE);
                 } else {
@@ -115,7 +117,7 @@ impl Writer {
             Value::List(items) => self.list(items)?,
             Value::Tuple(items) => self.tuple(items)?,
             Value::Set(items) => {
-                self.global("__builtin__ set");
+                self.global("__builtin__", "set");
                 self.list(items)?;
                 self.out.extend([op::TUPLE1, op::REDUCE]);
             }
@@ -123,14 +125,14 @@ impl Writer {
             Value::Tensor(tensor) => self.tensor(tensor),
             Value::Storage(storage, dtype) => self.storage(storage, *dtype),
             Value::Size(dims) => {
-                self.global("torch Size");
+                self.global("torch", "Size");
                 self.out.push(op::MARK);
                 dims.iter().for_each(|&dim| self.int(dim));
                 self.out.extend([op::TUPLE, op::TUPLE1, op::REDUCE]);
             }
-            Value::DType(dtype) => self.global(&format!("torch {}", dtype.name())),
+            Value::DType(dtype) => self.global("torch", dtype.name()),
             Value::Device(device) => {
-                self.global("torch device");
+                self.global("torch", "device");
                 match device.rsplit_once(':').and_then(|(k, i)| Some((k, i.parse().ok()?))) {
                     Some((kind, index)) => {
                         self.text(kind);
@@ -145,17 +147,17 @@ impl Writer {
                 self.out.push(op::REDUCE);
             }
             Value::Layout(layout) => {
-                self.global("torch.serialization _get_layout");
+                self.global("torch.serialization", "_get_layout");
                 self.text(layout);
                 self.out.extend([op::TUPLE1, op::REDUCE]);
             }
-            Value::QScheme(scheme) => self.global(&format!("torch {scheme}")),
+            Value::QScheme(scheme) => self.global("torch", scheme),
             Value::Call(call) => self.call(call)?,
         }
         Ok(())
     }
 
-    fn list(&mut self, items: &[Value]) -> Written {
+    fn list(&mut self, items: &'a [Value]) -> Written {
         self.out.push(op::EMPTY_LIST);
         if !items.is_empty() {
             self.out.push(op::MARK);
@@ -165,7 +167,7 @@ impl Writer {
         Ok(())
     }
 
-    fn tuple(&mut self, items: &[Value]) -> Written {
+    fn tuple(&mut self, items: &'a [Value]) -> Written {
         let end = match items.len() {
             0 => op::EMPTY_TUPLE,
             1 => op::TUPLE1,
@@ -181,14 +183,14 @@ impl Writer {
         Ok(())
     }
 
-    fn items(&mut self, items: &[Value]) -> Written {
+    fn items(&mut self, items: &'a [Value]) -> Written {
         for (i, item) in items.iter().enumerate() {
             self.value(item).map_err(under(|| i.to_string()))?;
         }
         Ok(())
     }
 
-    fn dict(&mut self, dict: &Dict) -> Written {
+    fn dict(&mut self, dict: &'a Dict) -> Written {
         match dict.kind {
             DictKind::Dict => self.entries(dict)?,
             DictKind::Ordered => {
@@ -198,7 +200,7 @@ impl Writer {
                 }
             }
             DictKind::Counter => {
-                self.global("collections Counter");
+                self.global("collections", "Counter");
                 self.entries(dict)?;
                 self.out.extend([op::TUPLE1, op::REDUCE]);
             }
@@ -214,16 +216,16 @@ impl Writer {
     }
 
     fn ordered_dict(&mut self) {
-        self.global("collections OrderedDict");
+        self.global("collections", "OrderedDict");
         self.out.extend([op::EMPTY_TUPLE, op::REDUCE]);
     }
 
-    fn entries(&mut self, dict: &Dict) -> Written {
+    fn entries(&mut self, dict: &'a Dict) -> Written {
         self.out.push(op::EMPTY_DICT);
         if dict.is_empty() { Ok(()) } else { self.set_items(dict) }
     }
 
-    fn set_items(&mut self, dict: &Dict) -> Written {
+    fn set_items(&mut self, dict: &'a Dict) -> Written {
         self.out.push(op::MARK);
         for (key, value) in &dict.entries {
             self.value(key)?;
@@ -239,19 +241,22 @@ impl Writer {
 
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, OrderedDict()[, bits])`,
     /// or `_v3` with the element type as a further argument where no storage class exists for it.
-    fn tensor(&mut self, tensor: &Tensor) {
+    fn tensor(&mut self, tensor: &'a Tensor) {
         let dtype = tensor.dtype();
         let attributes = tensor.attributes();
         if attributes.parameter {
-            self.global("torch._utils _rebuild_parameter");
+            self.global("torch._utils", "_rebuild_parameter");
         }
         // A storage with bytes left over (it was viewed as a wider type) is counted in bytes.
         let whole = tensor.storage().len().is_multiple_of(dtype.size() as u64);
         let class = dtype.storage_class().filter(|_| whole);
-        self.global(match class {
-            Some(_) => "torch._utils _rebuild_tensor_v2",
-            None => "torch._utils _rebuild_tensor_v3",
-        });
+        self.global(
+            "torch._utils",
+            match class {
+                Some(_) => "_rebuild_tensor_v2",
+                None => "_rebuild_tensor_v3",
+            },
+        );
         self.out.push(op::MARK);
         self.storage(tensor.storage(), class.map(|_| dtype));
         self.int(tensor.offset() as i64);
@@ -261,7 +266,7 @@ impl Writer {
         self.bool(attributes.requires_grad && !attributes.parameter);
         self.ordered_dict();
         if class.is_none() {
-            self.global(&format!("torch {}", dtype.name()));
+            self.global("torch", dtype.name());
         }
         let bits = [("conj", attributes.conjugate), ("neg", attributes.negative)];
         if bits.iter().any(|&(_, set)| set) {
@@ -281,28 +286,35 @@ impl Writer {
     }
 
     /// The persistent id `('storage', class, key, location, numel)`.
-    fn storage(&mut self, storage: &Storage, dtype: Option<DType>) {
-        let next = self.storages.len();
-        let key = *self.keys.entry(storage.id()).or_insert(next);
-        if key == next {
-            self.storages.push(storage.clone());
-        }
+    fn storage(&mut self, storage: &'a Storage, dtype: Option<DType>) {
         self.out.push(op::MARK);
         self.text("storage");
         match dtype.and_then(DType::storage_class) {
-            Some(class) => self.global(&format!("torch {class}")),
-            None => self.global("torch.storage UntypedStorage"),
+            Some(class) => self.global("torch", class),
+            None => self.global("torch.storage", "UntypedStorage"),
         }
-        self.text(&key.to_string());
+        self.key(storage);
         self.text(storage.location());
         let size = dtype.map_or(1, DType::size) as u64;
         self.int((storage.len() / size) as i64);
         self.out.extend([op::TUPLE, op::BINPERSID]);
     }
 
-    fn call(&mut self, call: &Call) -> Written {
+    /// The number of a storage, as text.
+    fn key(&mut self, storage: &Storage) {
+        if let Some(&place) = self.keys.get(&storage.id()) {
+            return self.recall(place);
+        }
+        let key = self.storages.len().to_string();
+        self.storages.push(storage.clone());
+        self.raw_text(key.as_bytes());
+        let place = self.remember();
+        self.keys.insert(storage.id(), place);
+    }
+
+    fn call(&mut self, call: &'a Call) -> Written {
         let (module, name) = call.global.rsplit_once('.').unwrap_or(("", call.global));
-        self.global(&format!("{module} {name}"));
+        self.global(module, name);
         if call.args.is_empty() {
             return Ok(());
         }
@@ -369,13 +381,13 @@ impl Writer {
     }
 
     /// A string; one that was written before is referred to.
-    fn text(&mut self, text: &str) {
+    fn text(&mut self, text: &'a str) {
         match self.texts.get(text) {
             Some(&place) => self.recall(place),
             None => {
                 self.raw_text(text.as_bytes());
                 let place = self.remember();
-                self.texts.insert(text.to_owned(), place);
+                self.texts.insert(text, place);
             }
         }
     }
@@ -388,23 +400,27 @@ impl Writer {
 
     /// Protocol 2 has no bytes; Python writes them as text to be encoded.
     fn bytes(&mut self, bytes: &[u8]) {
-        self.global("_codecs encode");
+        self.global("_codecs", "encode");
         let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
         self.raw_text(text.as_bytes());
         self.text("latin1");
         self.out.extend([op::TUPLE2, op::REDUCE]);
     }
 
-    /// A class or function, given as its module and name with a space between.
-    fn global(&mut self, global: &str) {
-        match self.globals.get(global) {
-            Some(&place) => self.recall(place),
+    /// A class or function.
+    fn global(&mut self, module: &'a str, name: &'a str) {
+        // By the name first: most modules are `torch`.
+        let known = self.globals.iter().find(|known| known.1 == name && known.0 == module);
+        match known {
+            Some(&(_, _, place)) => self.recall(place),
             None => {
                 self.out.push(op::GLOBAL);
-                self.out.extend(global.replace(' ', "\n").as_bytes());
-                self.out.push(b'\n');
+                for line in [module, name] {
+                    self.out.extend(line.as_bytes());
+                    self.out.push(b'\n');
+                }
                 let place = self.remember();
-                self.globals.insert(global.to_owned(), place);
+                self.globals.push((module, name, place));
             }
         }
     }
@@ -421,7 +437,8 @@ impl Writer {
 
     /// Gives the top of the stack the next free place.
     fn remember(&mut self) -> u32 {
-        let place = (self.texts.len() + self.globals.len()) as u32;
+        let place = self.remembered;
+        self.remembered += 1;
         match u8::try_from(place) {
             Ok(place) => self.out.extend([op::BINPUT, place]),
             Err(_) => {

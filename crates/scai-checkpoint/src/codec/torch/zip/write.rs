@@ -25,24 +25,22 @@ fn zip64_len(size: u64) -> usize {
     if size >= IN_ZIP64.into() { EXTRA_HEADER + 16 } else { 0 }
 }
 
-/// The local header of `record`, padded up to where its data begin.
-pub(in super::super) fn local_header(record: &Record) -> Vec<u8> {
-    let len = (record.data - record.header) as usize;
-    let name_len = FOLDER.len() + record.name.len();
-    let extra_len = len - LOCAL_LEN - name_len;
-    let mut out = Vec::with_capacity(len);
+/// Appends the local header of `record`, whose data have the checksum `crc`, padded up to where
+/// the data begin.
+pub(in super::super) fn local_header(record: &Record, crc: u32, out: &mut Vec<u8>) {
+    let end = out.len() + (record.data - record.header) as usize;
+    let extra_len = end - out.len() - LOCAL_LEN - FOLDER.len() - record.name.len();
     out.extend(LOCAL);
-    common(&mut out, record, record.size);
+    common(out, record, crc);
     out.extend((extra_len as u16).to_le_bytes());
-    name(&mut out, record);
+    name(out, record);
     if record.size >= IN_ZIP64.into() {
-        zip64(&mut out, &[record.size, record.size]);
+        zip64(out, &[record.size, record.size]);
     }
     out.extend(EXTRA_PADDING.to_le_bytes());
-    let padding = len - out.len() - 2;
+    let padding = end - out.len() - 2;
     out.extend((padding as u16).to_le_bytes());
-    out.resize(len, b'Z');
-    out
+    out.resize(end, b'Z');
 }
 
 /// The central directory and all that follows it. The comment ends the file.
@@ -51,7 +49,7 @@ pub(in super::super) fn directory(records: &[Record], at: u64, comment: &[u8]) -
     for record in records {
         out.extend(CENTRAL);
         out.extend(VERSION.to_le_bytes());
-        common(&mut out, record, record.size);
+        common(&mut out, record, record.crc);
         let mut wide = Vec::new();
         if record.size >= IN_ZIP64.into() {
             wide.extend([record.size, record.size]);
@@ -119,14 +117,14 @@ fn needs_end64(count: usize, at: u64, len: u64) -> bool {
 }
 
 /// What local header and central directory share, from the version needed to the name's length.
-fn common(out: &mut Vec<u8>, record: &Record, size: u64) {
+fn common(out: &mut Vec<u8>, record: &Record, crc: u32) {
     out.extend(VERSION.to_le_bytes());
     out.extend(FLAG_UTF8.to_le_bytes());
     // Stored; no time, so that equal states make equal files.
     out.extend([0; 6]);
-    out.extend(record.crc.to_le_bytes());
-    out.extend(narrow(size).to_le_bytes());
-    out.extend(narrow(size).to_le_bytes());
+    out.extend(crc.to_le_bytes());
+    out.extend(narrow(record.size).to_le_bytes());
+    out.extend(narrow(record.size).to_le_bytes());
     out.extend(((FOLDER.len() + record.name.len()) as u16).to_le_bytes());
 }
 
