@@ -84,8 +84,12 @@ mod bytes {
         let mut memory = vec![vec![1; BYTES / 4]; storages.len()];
         bencher.counter(BytesCount::new(BYTES)).bench_local(|| {
             let destinations = storages.iter().zip(&mut memory);
-            let destinations =
-                destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+            let destinations = destinations.map(|((name, storage), bytes)| Destination {
+                name,
+                storage,
+                bytes,
+                is_new: false,
+            });
             read_into(destinations.collect(), 1, &|_| {}).unwrap();
         });
     }

@@ -157,8 +157,12 @@ fn load(path: &Path, memory: &mut [Vec<u8>]) -> Duration {
         let tree = open(path).tree().unwrap();
         let storages = tree.storages();
         let destinations = storages.iter().zip(memory);
-        let destinations =
-            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        let destinations = destinations.map(|((name, storage), bytes)| Destination {
+            name,
+            storage,
+            bytes,
+            is_new: false,
+        });
         read_into(destinations.collect(), Options::default().threads, &|_| {}).unwrap();
     });
     time
@@ -196,7 +200,8 @@ fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>])
     let bytes = &mut memory[40];
     let (time, ()) = timed(|| {
         let tensor = one(&open(path).tree().unwrap());
-        let to = Destination { name: "layer.40.weight", storage: tensor.storage(), bytes };
+        let name = "layer.40.weight";
+        let to = Destination { name, storage: tensor.storage(), bytes, is_new: false };
         read_into(vec![to], threads, &|_| {}).unwrap();
     });
     table.add("one tensor, live memory", TENSOR, time);

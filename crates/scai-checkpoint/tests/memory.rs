@@ -148,8 +148,12 @@ fn a_state_of_any_size_is_saved_verified_resumed_loaded_and_converted_in_little_
         storages.iter().map(|(_, storage)| vec![1; storage.len() as usize]).collect();
     within_the_limit("load into memory", start, size(), || {
         let destinations = storages.iter().zip(&mut memory);
-        let destinations =
-            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        let destinations = destinations.map(|((name, storage), bytes)| Destination {
+            name,
+            storage,
+            bytes,
+            is_new: false,
+        });
         read_into(destinations.collect(), THREADS, &|_| {}).unwrap();
     });
     let last = memory.last().unwrap();

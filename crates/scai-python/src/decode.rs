@@ -110,6 +110,7 @@ struct Fill {
     storage: Storage,
     region: Region,
     name: String,
+    is_new: bool,
 }
 
 struct Decoder<'a, 'py> {
@@ -308,7 +309,7 @@ impl<'py> Decoder<'_, 'py> {
             && let Some(region) = fitting(torch, tensor, template)?
             && self.claim(region, tensor.storage())
         {
-            self.fill_later(tensor.storage(), region);
+            self.fill_later(tensor.storage(), region, false);
             return Ok(template.clone());
         }
         let alone = self.uses.get(&tensor.storage().id()) == Some(&1);
@@ -322,7 +323,7 @@ impl<'py> Decoder<'_, 'py> {
             let made = torch.empty_strided.bind(py).call((shape, strides), Some(&named))?;
             let address = made.call_method0(intern!(py, "data_ptr"))?.extract()?;
             let region = Region { address, len: tensor.nbytes() as usize };
-            self.fill_later(tensor.storage(), region);
+            self.fill_later(tensor.storage(), region, true);
             made
         } else {
             self.view(torch, tensor)?
@@ -409,7 +410,7 @@ impl<'py> Decoder<'_, 'py> {
         let mut untyped = bytes.call_method0(intern!(py, "untyped_storage"))?;
         if mapped.is_none() {
             let address = bytes.call_method0(intern!(py, "data_ptr"))?.extract()?;
-            self.fill_later(storage, Region { address, len });
+            self.fill_later(storage, Region { address, len }, true);
         }
         if let Some(device) = device {
             self.fill()?;
@@ -438,12 +439,12 @@ impl<'py> Decoder<'_, 'py> {
         free
     }
 
-    fn fill_later(&mut self, storage: &Storage, region: Region) {
+    fn fill_later(&mut self, storage: &Storage, region: Region, is_new: bool) {
         if region.len == 0 {
             return;
         }
         let name = self.keys.join(".");
-        self.fills.push(Fill { storage: storage.clone(), region, name });
+        self.fills.push(Fill { storage: storage.clone(), region, name, is_new });
     }
 
     /// Reads what waits for its bytes, all at once.
@@ -498,12 +499,13 @@ impl<'py> Decoder<'_, 'py> {
 fn destinations(fills: &[Fill]) -> Vec<Destination<'_>> {
     fills
         .iter()
-        .map(|Fill { storage, region, name }| Destination {
+        .map(|Fill { storage, region, name, is_new }| Destination {
             name,
             storage,
             // SAFETY: the tensor was made for this fill and nobody else has it, or it is one of a
             // template, whose caller waits; regions do not overlap, as was checked.
             bytes: unsafe { region.as_mut() },
+            is_new: *is_new,
         })
         .collect()
 }

@@ -111,8 +111,12 @@ fn load(file: &CheckpointFile, threads: usize, memory: &mut [u8]) {
     let len = storages[0].1.len() as usize;
     for part in storages.chunks((memory.len() / len).max(1)) {
         let destinations = part.iter().zip(memory.chunks_mut(len));
-        let destinations =
-            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        let destinations = destinations.map(|((name, storage), bytes)| Destination {
+            name,
+            storage,
+            bytes,
+            is_new: false,
+        });
         read_into(destinations.collect(), threads, &|_| {}).unwrap();
     }
 }

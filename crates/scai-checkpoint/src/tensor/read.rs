@@ -20,6 +20,9 @@ pub struct Destination<'a> {
     pub storage: &'a Storage,
     /// Where they go: as long as the storage.
     pub bytes: &'a mut [u8],
+    /// Whether nothing was ever written there. The system is then asked for the memory as a whole,
+    /// not page by page.
+    pub is_new: bool,
 }
 
 /// Fills each destination with all bytes of its storage, which are checked in the same pass.
@@ -36,7 +39,7 @@ pub fn read_into(
     threads: usize,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    for Destination { name, storage, bytes } in &destinations {
+    for Destination { name, storage, bytes, .. } in &destinations {
         if bytes.len() as u64 != storage.len() {
             return Err(Error::invalid(format!(
                 "`{name}`: {} bytes cannot hold a storage of {}",
@@ -50,11 +53,12 @@ pub fn read_into(
         .map(|to| (to.storage.len() > PIECE).then(|| Divided::new(to.storage)))
         .collect();
     let mut tasks = Vec::with_capacity(destinations.len());
-    for (Destination { name, storage, bytes }, divided) in destinations.into_iter().zip(&divided) {
+    for (destination, divided) in destinations.into_iter().zip(&divided) {
+        let Destination { name, storage, bytes, is_new } = destination;
         let name = Some(name);
         match divided {
-            None => tasks.push(Task { name, part: Part::Whole(storage), bytes }),
-            Some(divided) => tasks.extend(pieces(name, divided, bytes)),
+            None => tasks.push(Task { name, part: Part::Whole(storage), bytes, is_new }),
+            Some(divided) => tasks.extend(pieces(name, divided, bytes, is_new)),
         }
     }
     do_all(tasks, threads, progress)
@@ -70,7 +74,7 @@ pub(super) fn read_whole(storage: &Storage) -> Result<Vec<u8>> {
     }
     let mut bytes = zeroed(storage.len())?;
     let divided = Divided::new(storage);
-    do_all(pieces(None, &divided, &mut bytes).collect(), default_threads(), &|_| {})?;
+    do_all(pieces(None, &divided, &mut bytes, true).collect(), default_threads(), &|_| {})?;
     Ok(bytes.into_vec())
 }
 
@@ -78,9 +82,15 @@ fn pieces<'a>(
     name: Option<&'a str>,
     divided: &'a Divided<'a>,
     bytes: &'a mut [u8],
+    is_new: bool,
 ) -> impl Iterator<Item = Task<'a>> {
     let pieces = bytes.chunks_mut(PIECE as usize).zip((0..).step_by(PIECE as usize));
-    pieces.map(move |(bytes, start)| Task { name, part: Part::Piece(divided, start), bytes })
+    pieces.map(move |(bytes, start)| Task {
+        name,
+        part: Part::Piece(divided, start),
+        bytes,
+        is_new,
+    })
 }
 
 fn do_all(tasks: Vec<Task<'_>>, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
@@ -103,6 +113,26 @@ fn do_all(tasks: Vec<Task<'_>>, threads: usize, progress: &(dyn Fn(u64) + Sync))
     });
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Has the system provide new memory at once, which takes two thirds of the time that it takes page
+/// by page.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn provide(bytes: &mut [u8]) {
+    use rustix::mm::{Advice, madvise};
+
+    let page = rustix::param::page_size();
+    let start = bytes.as_mut_ptr().addr().next_multiple_of(page) - bytes.as_ptr().addr();
+    let Some(len) = bytes.len().checked_sub(start).map(|len| len - len % page) else { return };
+    if len > 0 {
+        let pages = bytes[start..start + len].as_mut_ptr();
+        #[expect(unsafe_code, reason = "the standard library knows nothing of pages")]
+        // SAFETY: the pages are borrowed, and what they hold does not change.
+        let _ = unsafe { madvise(pages.cast(), len, Advice::LinuxPopulateWrite) };
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn provide(_bytes: &mut [u8]) {}
 
 /// A storage that is read in pieces, by whichever threads.
 pub(crate) struct Divided<'a> {
@@ -129,6 +159,7 @@ struct Task<'a> {
     name: Option<&'a str>,
     part: Part<'a>,
     bytes: &'a mut [u8],
+    is_new: bool,
 }
 
 enum Part<'a> {
@@ -138,6 +169,9 @@ enum Part<'a> {
 
 impl Task<'_> {
     fn read(&mut self) -> Result<()> {
+        if self.is_new {
+            provide(self.bytes);
+        }
         let read = match self.part {
             Part::Whole(storage) => storage.read_at(0, self.bytes),
             Part::Piece(divided, offset) => divided.read(offset, self.bytes),

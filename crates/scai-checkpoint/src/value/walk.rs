@@ -173,8 +173,12 @@ impl Value {
             .map(|(path, storage)| zeroed(storage.len()).map_err(|error| error.at_tensor(path)));
         let mut memory = memory.collect::<Result<Vec<_>>>()?;
         let destinations = storages.iter().zip(&mut memory);
-        let destinations =
-            destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+        let destinations = destinations.map(|((name, storage), bytes)| Destination {
+            name,
+            storage,
+            bytes,
+            is_new: true,
+        });
         read_into(destinations.collect(), threads, &|_| {})?;
         let mut resident: HashMap<usize, Storage> = storages
             .into_iter()

@@ -119,8 +119,12 @@ fn read(
     let mut memory: Vec<Vec<u8>> =
         storages.iter().map(|(_, storage)| vec![0xee; storage.len() as usize]).collect();
     let destinations = storages.iter().zip(&mut memory);
-    let destinations =
-        destinations.map(|((name, storage), bytes)| Destination { name, storage, bytes });
+    let destinations = destinations.map(|((name, storage), bytes)| Destination {
+        name,
+        storage,
+        bytes,
+        is_new: true,
+    });
     read_into(destinations.collect(), threads, progress)?;
     Ok(storages.into_iter().map(|(name, _)| name).zip(memory).collect())
 }
@@ -182,8 +186,8 @@ fn memory_of_another_length_is_refused_before_anything_is_written() {
     let (name, storage) = tree.storages().remove(0);
     let (mut right, mut wrong) = (vec![7; LONG], vec![7; LONG - 1]);
     let destinations = vec![
-        Destination { name: &name, storage, bytes: &mut right },
-        Destination { name: &name, storage, bytes: &mut wrong },
+        Destination { name: &name, storage, bytes: &mut right, is_new: false },
+        Destination { name: &name, storage, bytes: &mut wrong, is_new: false },
     ];
     let error = read_into(destinations, 2, &|_| {}).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("long"), "{error}");
