@@ -11,7 +11,8 @@ REWRITTEN := target/rewritten
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .PHONY: help test test-rust test-torch test-python python lint proofs fuzz golden tools bench-train \
-  learning-curve python-release bench-python bench-engine bench-parts bench-growth instructions
+  learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
+  instructions
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -53,6 +54,10 @@ bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, a
 
 bench-engine: ## Saves beside raw writes, loads beside copies of memory
 	cargo run --release -p scai-checkpoint --example rates
+
+bench-commands: python-release ## What listing and comparing checkpoints takes
+	cargo build --release
+	$(VENV)/bin/python bench/commands.py
 
 bench-parts: ## The engine's parts, each by itself
 	cargo bench -p scai-checkpoint --bench parts

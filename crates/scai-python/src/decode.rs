@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{
     PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyList, PySet, PyString, PyTuple,
 };
+use rustc_hash::FxHashMap;
 use scai_checkpoint::{
     Attributes, Call, Destination, Dict, DictKind, Storage, Tensor, Value, read_into,
 };
@@ -46,7 +47,7 @@ pub(crate) fn decode<'py>(
     notes: Option<&str>,
     options: &Options<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut uses = HashMap::new();
+    let mut uses = FxHashMap::default();
     count_uses(value, &mut uses);
     let mut decoder = Decoder {
         py,
@@ -55,7 +56,7 @@ pub(crate) fn decode<'py>(
         path: Vec::new(),
         keys: Vec::new(),
         uses,
-        storages: HashMap::new(),
+        storages: FxHashMap::default(),
         fills: Vec::new(),
         claimed: BTreeMap::new(),
         used: false,
@@ -70,7 +71,7 @@ pub(crate) fn decode<'py>(
 }
 
 /// Counts what refers to each storage.
-fn count_uses(value: &Value, uses: &mut HashMap<usize, usize>) {
+fn count_uses(value: &Value, uses: &mut FxHashMap<usize, usize>) {
     let mut each = |items: &[Value]| items.iter().for_each(|item| count_uses(item, uses));
     match value {
         Value::List(items) | Value::Tuple(items) | Value::Set(items) => each(items),
@@ -120,9 +121,9 @@ struct Decoder<'a, 'py> {
     path: Vec<i64>,
     keys: Vec<String>,
     /// How many tensors are views of each storage.
-    uses: HashMap<usize, usize>,
+    uses: FxHashMap<usize, usize>,
     /// The `UntypedStorage` of each storage.
-    storages: HashMap<usize, Bound<'py, PyAny>>,
+    storages: FxHashMap<usize, Bound<'py, PyAny>>,
     fills: Vec<Fill>,
     /// Memory of the template that is filled: from where, to where, and the storage it is filled
     /// from.

@@ -80,6 +80,22 @@ impl Exchange {
     ///
     /// Its element type has to be asked for: some that PyTorch tells apart are one to DLPack.
     pub(crate) fn place(self, tensor: &Bound<'_, PyAny>) -> Option<Place> {
+        let raw = self.raw(tensor)?;
+        let shape = raw.shape()?.collect::<Option<_>>()?;
+        let strides = numbers(raw.strides, raw.ndim)?.collect::<Option<_>>()?;
+        let on_cpu = raw.device_type == CPU;
+        Some(Place { address: raw.address()?, shape, strides, on_cpu })
+    }
+
+    /// Where the elements of such a tensor begin, and how many bytes they are. Makes nothing.
+    pub(crate) fn extent(self, tensor: &Bound<'_, PyAny>) -> Option<(usize, usize)> {
+        let raw = self.raw(tensor)?;
+        let count = raw.shape()?.try_fold(1, |count: usize, dim| count.checked_mul(dim?))?;
+        let bits = usize::from(raw.bits) * usize::from(raw.lanes);
+        Some((raw.address()?, count.checked_mul(bits)? / 8))
+    }
+
+    fn raw(self, tensor: &Bound<'_, PyAny>) -> Option<RawTensor> {
         let mut raw = RawTensor {
             data: std::ptr::null(),
             device_type: 0,
@@ -99,25 +115,30 @@ impl Exchange {
             drop(PyErr::take(tensor.py()));
             return None;
         }
-        let shape = numbers(raw.shape, raw.ndim)?;
-        let strides = numbers(raw.strides, raw.ndim)?;
-        let address = raw.data.addr() + usize::try_from(raw.byte_offset).ok()?;
-        Some(Place { address, shape, strides, on_cpu: raw.device_type == CPU })
+        Some(raw)
     }
 }
 
-/// The numbers of a description; `None` where one is negative.
-fn numbers(first: *const i64, count: i32) -> Option<Vec<usize>> {
+impl RawTensor {
+    fn address(&self) -> Option<usize> {
+        self.data.addr().checked_add(usize::try_from(self.byte_offset).ok()?)
+    }
+
+    fn shape(&self) -> Option<impl Iterator<Item = Option<usize>>> {
+        numbers(self.shape, self.ndim)
+    }
+}
+
+/// The numbers of a description, each `None` where it is negative.
+fn numbers<'a>(first: *const i64, count: i32) -> Option<impl Iterator<Item = Option<usize>> + 'a> {
     let count = usize::try_from(count).ok()?;
-    if count == 0 {
-        return Some(Vec::new());
-    }
-    if first.is_null() {
-        return None;
-    }
-    #[expect(unsafe_code, reason = "an array of C")]
-    // SAFETY: there are as many as the tensor has dimensions, and they stay until the interpreter
-    // is let go.
-    let numbers = unsafe { slice::from_raw_parts(first, count) };
-    numbers.iter().map(|&number| usize::try_from(number).ok()).collect()
+    let numbers: &[i64] = match count {
+        0 => &[],
+        _ if first.is_null() => return None,
+        #[expect(unsafe_code, reason = "an array of C")]
+        // SAFETY: there are as many as the tensor has dimensions, and they stay until the
+        // interpreter is let go.
+        count => unsafe { slice::from_raw_parts(first, count) },
+    };
+    Some(numbers.iter().map(|&number| usize::try_from(number).ok()))
 }

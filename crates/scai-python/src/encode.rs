@@ -1,6 +1,5 @@
 //! Objects of Python to a state tree.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use num_bigint::BigInt;
@@ -11,6 +10,7 @@ use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PySet, PyString,
     PyTuple,
 };
+use rustc_hash::FxHashMap;
 use scai_checkpoint::codec::torch::constructor;
 use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storage, Tensor, Value};
 
@@ -68,7 +68,7 @@ pub(crate) fn encode(
         path: Vec::new(),
         keys: Vec::new(),
         notes: PyList::empty(py),
-        storages: HashMap::new(),
+        storages: FxHashMap::default(),
         owners: Arc::new(Owners::new(staging.map(|staging| staging.clone().unbind()))),
         found: Vec::new(),
         staging: staging.cloned(),
@@ -109,7 +109,7 @@ struct Encoder<'py> {
     keys: Vec<Key<'py>>,
     notes: Bound<'py, PyList>,
     /// Storages by address and length, so that tensors that share memory stay tied.
-    storages: HashMap<(usize, usize, String), Storage>,
+    storages: FxHashMap<(usize, usize, String), Storage>,
     owners: Arc<Owners>,
     found: Vec<Found>,
     staging: Option<Bound<'py, PyAny>>,

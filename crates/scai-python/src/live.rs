@@ -50,11 +50,17 @@ fn addresses(tensors: &Bound<'_, PyAny>, smallest: usize) -> PyResult<Vec<usize>
         if !(class.is(&torch.tensor) || class.is(&torch.parameter)) {
             continue;
         }
-        // Of one that cannot be saved, the save will speak.
-        if let Ok(Some(Description { dtype, place })) = describe(torch, &tensor)
-            && place.shape.iter().product::<usize>() * dtype.size() >= smallest
+        let extent = match torch.exchange {
+            Some(exchange) => exchange.extent(&tensor),
+            // Of one that cannot be saved, the save will speak.
+            None => describe(torch, &tensor).ok().flatten().map(|Description { dtype, place }| {
+                (place.address, place.shape.iter().product::<usize>() * dtype.size())
+            }),
+        };
+        if let Some((address, len)) = extent
+            && len >= smallest
         {
-            addresses.push(place.address);
+            addresses.push(address);
         }
     }
     addresses.sort_unstable();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use rustc_hash::FxHashMap;
 use scai_checkpoint::DType;
 
 use crate::dlpack::Exchange;
@@ -25,7 +26,7 @@ pub(crate) struct Torch {
     pub(crate) uint8: Py<PyAny>,
     pub(crate) rebuild_parameter: Py<PyAny>,
     pub(crate) exchange: Option<Exchange>,
-    dtypes: HashMap<usize, DType>,
+    dtypes: FxHashMap<usize, DType>,
     objects: HashMap<DType, Py<PyAny>>,
 }
 
@@ -53,7 +54,7 @@ impl Torch {
         TORCH.get_or_try_init(py, || {
             let torch = py.import("torch")?;
             let get = |name: &str| torch.getattr(name).map(Bound::unbind);
-            let mut dtypes = HashMap::new();
+            let mut dtypes = FxHashMap::default();
             let mut objects = HashMap::new();
             for &dtype in DType::ALL {
                 // Older versions of PyTorch lack the newest types.
