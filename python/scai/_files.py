@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from scai import _native
+from scai._garbage import no_collections
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ def save(obj: object, path: PathLike) -> None:
     _native.Tree.encode(obj).write(Path(path), THREADS)
 
 
+@no_collections()
 def load(
     path: PathLike,
     map_location: Any = None,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from scai import _cuda, _native, _random
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
+from scai._garbage import no_collections
 from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
 from scai._native import Handle, Live
@@ -448,6 +449,7 @@ class CheckpointManager:
 
     # Loading
 
+    @no_collections()
     def load_checkpoint(
         self,
         checkpoint_path: PathLike | None = None,
