@@ -50,14 +50,13 @@ fn addresses(tensors: &Bound<'_, PyAny>, smallest: usize) -> PyResult<Vec<usize>
         if !(class.is(&torch.tensor) || class.is(&torch.parameter)) {
             continue;
         }
-        let extent = match torch.exchange {
-            Some(exchange) => exchange.extent(&tensor),
+        let asked = || {
             // Of one that cannot be saved, the save will speak.
-            None => describe(torch, &tensor).ok().flatten().map(|Description { dtype, place }| {
-                (place.address, place.shape.iter().product::<usize>() * dtype.size())
-            }),
+            let Description { dtype, place } = describe(torch, &tensor).ok().flatten()?;
+            Some((place.address, place.shape.iter().product::<usize>() * dtype.size()))
         };
-        if let Some((address, len)) = extent
+        let extent = torch.exchange.and_then(|exchange| exchange.extent(&tensor));
+        if let Some((address, len)) = extent.or_else(asked)
             && len >= smallest
         {
             addresses.push(address);

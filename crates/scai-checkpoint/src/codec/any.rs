@@ -184,15 +184,6 @@ impl Plan {
         }
     }
 
-    /// As [`torch::Plan::memory`].
-    #[must_use]
-    pub fn memory(self, bytes: u64) -> Self {
-        match self {
-            Self::Torch(plan) => Self::Torch(plan.memory(bytes)),
-            Self::Safetensors(plan) => Self::Safetensors(plan.memory(bytes)),
-        }
-    }
-
     /// The length of the file in bytes.
     pub fn len(&self) -> u64 {
         match self {

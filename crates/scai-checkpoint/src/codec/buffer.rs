@@ -4,7 +4,7 @@ use crate::store::WriteAt;
 use crate::tensor::PIECE;
 
 /// Bytes that writing a file may hold beside the state where nobody says how many.
-pub(super) const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// The length of a buffer: a piece, the header of a record and what alignment leaves out. Buffers
 /// that grew would leave holes in memory, as large as themselves.

@@ -10,6 +10,7 @@ pub mod safetensors;
 pub mod torch;
 
 pub use any::{CheckpointFile, Format, Plan};
+pub(crate) use buffer::MEMORY;
 
 /// What protects a file against damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,6 +14,7 @@ mod verify;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use crate::codec::MEMORY;
 use crate::codec::torch::{Plan, TorchFile, Unprotected};
 use crate::commit;
 use crate::error::{Error, Place, Result};
@@ -55,7 +56,7 @@ impl Default for Options {
             unprotected: Unprotected::Refuse,
             threads: default_threads(),
             io: Io::default(),
-            memory: 64 << 20,
+            memory: MEMORY,
         }
     }
 }

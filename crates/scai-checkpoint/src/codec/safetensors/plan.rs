@@ -34,7 +34,6 @@ pub struct Plan {
     apart: Vec<String>,
     /// Where the tensors begin, and the length of their bytes.
     data: (u64, u64),
-    memory: u64,
 }
 
 impl Plan {
@@ -58,16 +57,9 @@ impl Plan {
             tensors.push(tensor);
             at = end;
         }
-        let data = (0, at as u64);
-        let mut plan = Self { tensors, infos, tree: json, ties, apart, data, memory: MEMORY };
+        let mut plan = Self { tensors, infos, tree: json, ties, apart, data: (0, at as u64) };
         plan.data.0 = plan.header(&vec![0; plan.tensors.len()])?.len() as u64;
         Ok(plan)
-    }
-
-    /// As [`torch::Plan::memory`](crate::codec::torch::Plan::memory).
-    #[must_use]
-    pub fn memory(self, bytes: u64) -> Self {
-        Self { memory: bytes, ..self }
     }
 
     /// The length of the file in bytes.
@@ -115,7 +107,7 @@ impl Plan {
                 }
             }
         };
-        on_threads(writers(threads, self.tensors.len(), self.memory, file), work);
+        on_threads(writers(threads, self.tensors.len(), MEMORY, file), work);
         let digests = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         write_at(file, 0, &self.header(&digests)?)
     }

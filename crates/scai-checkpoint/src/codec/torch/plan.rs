@@ -179,7 +179,6 @@ impl Plan {
         }
         let mut header = Vec::new();
         for record in self.records[..last].iter().filter(|record| is_divided(record)) {
-            header.clear();
             local_header(record, record.crc, &mut header);
             write_at(file, record.header, &header)?;
         }
@@ -193,7 +192,6 @@ impl Plan {
         let (covered, root) = tail.split_at_mut(covered_len);
         let digest = manifest::root(self.len, headers, &table, covered);
         root.copy_from_slice(&manifest::comment(digest)[ROOT_PREFIX.len()..]);
-        header.clear();
         local_header(&self.records[last], self.records[last].crc, &mut header);
         write_at(file, self.records[last].header, &[header, table, tail].concat())
     }
@@ -203,7 +201,6 @@ impl Plan {
         let mut hasher = XxHash3_128::new();
         let mut header = Vec::new();
         for record in &self.records {
-            header.clear();
             local_header(record, record.crc, &mut header);
             hasher.write(&header);
         }
@@ -292,7 +289,6 @@ impl Plan {
             done.begin();
             to.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
             let crc = combine_crc(done.crcs.last());
-            local.clear();
             local_header(record, crc, &mut local);
             bytes[header..data].copy_from_slice(&local);
         }

@@ -1,5 +1,7 @@
 //! A state tree to a pickle that `torch.load(weights_only=True)` accepts.
 
+use std::collections::HashMap;
+
 use num_bigint::BigInt;
 use rustc_hash::FxHashMap;
 
@@ -22,7 +24,8 @@ pub(in super::super) struct Pickled {
 pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     let mut writer = Writer {
         out: vec![op::PROTO, 2],
-        texts: FxHashMap::default(),
+        texts: HashMap::new(),
+        words: Vec::new(),
         globals: Vec::new(),
         remembered: 0,
         storages: Vec::new(),
@@ -36,6 +39,9 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     writer.out.push(op::STOP);
     Ok(Pickled { bytes: writer.out, storages: writer.storages })
 }
+
+/// The device of most storages.
+const CPU: &str = "cpu";
 
 /// Why a value cannot be written, with its path from the inside out.
 struct Refusal {
@@ -58,8 +64,11 @@ fn under(key: impl FnOnce() -> String) -> impl FnOnce(Refusal) -> Refusal {
 
 struct Writer<'a> {
     out: Vec<u8>,
-    /// The places at which strings of the tree that were written before are remembered.
-    texts: FxHashMap<&'a str, u32>,
+    /// The places at which strings of the tree that were written before are remembered. A tree may
+    /// come from a file whose strings were chosen, so they are hashed with a secret.
+    texts: HashMap<&'a str, u32>,
+    /// The same for the words that every tensor is written with.
+    words: Vec<(&'static str, u32)>,
     /// The same for modules and names of classes and functions, of which there are a few.
     globals: Vec<(&'a str, &'a str, u32)>,
     /// How many places are taken.
@@ -288,13 +297,16 @@ impl<'a> Writer<'a> {
     /// The persistent id `('storage', class, key, location, numel)`.
     fn storage(&mut self, storage: &'a Storage, dtype: Option<DType>) {
         self.out.push(op::MARK);
-        self.text("storage");
+        self.word("storage");
         match dtype.and_then(DType::storage_class) {
             Some(class) => self.global("torch", class),
             None => self.global("torch.storage", "UntypedStorage"),
         }
         self.key(storage);
-        self.text(storage.location());
+        match storage.location() {
+            CPU => self.word(CPU),
+            device => self.text(device),
+        }
         let size = dtype.map_or(1, DType::size) as u64;
         self.int((storage.len() / size) as i64);
         self.out.extend([op::TUPLE, op::BINPERSID]);
@@ -388,6 +400,18 @@ impl<'a> Writer<'a> {
                 self.raw_text(text.as_bytes());
                 let place = self.remember();
                 self.texts.insert(text, place);
+            }
+        }
+    }
+
+    /// One of the few strings that are not of the tree, found faster among themselves.
+    fn word(&mut self, word: &'static str) {
+        match self.words.iter().find(|known| known.0 == word) {
+            Some(&(_, place)) => self.recall(place),
+            None => {
+                self.raw_text(word.as_bytes());
+                let place = self.remember();
+                self.words.push((word, place));
             }
         }
     }

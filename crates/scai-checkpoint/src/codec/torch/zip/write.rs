@@ -25,11 +25,12 @@ fn zip64_len(size: u64) -> usize {
     if size >= IN_ZIP64.into() { EXTRA_HEADER + 16 } else { 0 }
 }
 
-/// Appends the local header of `record`, whose data have the checksum `crc`, padded up to where
+/// Makes `out` the local header of `record`, whose data have the checksum `crc`, padded up to where
 /// the data begin.
 pub(in super::super) fn local_header(record: &Record, crc: u32, out: &mut Vec<u8>) {
-    let end = out.len() + (record.data - record.header) as usize;
-    let extra_len = end - out.len() - LOCAL_LEN - FOLDER.len() - record.name.len();
+    let len = (record.data - record.header) as usize;
+    let extra_len = len - LOCAL_LEN - FOLDER.len() - record.name.len();
+    out.clear();
     out.extend(LOCAL);
     common(out, record, crc);
     out.extend((extra_len as u16).to_le_bytes());
@@ -38,9 +39,9 @@ pub(in super::super) fn local_header(record: &Record, crc: u32, out: &mut Vec<u8
         zip64(out, &[record.size, record.size]);
     }
     out.extend(EXTRA_PADDING.to_le_bytes());
-    let padding = end - out.len() - 2;
+    let padding = len - out.len() - 2;
     out.extend((padding as u16).to_le_bytes());
-    out.resize(end, b'Z');
+    out.resize(len, b'Z');
 }
 
 /// The central directory and all that follows it. The comment ends the file.
