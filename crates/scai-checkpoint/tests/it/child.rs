@@ -67,9 +67,13 @@ impl Process {
         }
     }
 
-    /// Lets a child go that waits.
+    /// Lets a child go that waits. A call that goes on when a tracer attaches is entered anew: a
+    /// child that is killed at that has ended already.
     pub(crate) fn go(&mut self) {
-        self.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        match self.stdin.as_mut().unwrap().write_all(b"go\n") {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
     }
 
     pub(crate) fn kill(&mut self) {

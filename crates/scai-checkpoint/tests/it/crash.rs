@@ -220,9 +220,16 @@ fn a_save_with_two_threads_killed_while_it_writes_loses_nothing() {
     if strace::missing("SIGKILL of a save with two threads") {
         return;
     }
-    // Threads count their calls apart: the first that makes so many meets the kill.
-    let writes = ["clone3", "pwrite64", "futex", "exit", "fsync"];
-    assert_harmless("once, two threads", |name, _| full() || writes.contains(&name));
+    // Threads count their calls apart: the first that makes so many meets the kill. They share
+    // the eleven writes differently in every run, but one of at most four makes three.
+    let wanted = |name: &str, nth| match name {
+        "clone3" | "exit" | "fsync" => true,
+        "pwrite64" => nth <= 3 || full(),
+        _ => full(),
+    };
+    for _ in 0..3 {
+        assert_harmless("once, two threads", wanted);
+    }
 }
 
 #[test]
