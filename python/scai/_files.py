@@ -170,7 +170,24 @@ def locator(map_location: Any) -> Callable[[str], Any]:
         elif map_location is not None:
             target = map_location
         device = torch.device(target)
+        _check_available(device)
         return None if device.type == "cpu" else device
 
     # A function may say another device each time; all else says the same of each storage.
     return locate if callable(map_location) else functools.cache(locate)
+
+
+def _check_available(device: torch.device) -> None:
+    import torch
+
+    module = getattr(torch, device.type, None)
+    count = getattr(module, "device_count", None)
+    if device.type == "cpu" or count is None:
+        return
+    devices = count()
+    if (device.index or 0) >= devices:
+        there_is = f"there are {devices} of its kind" if devices else "there is none of its kind"
+        raise RuntimeError(
+            f"tensors are to go to the device `{device}`, and {there_is} here; choose where they go "
+            'with `device` (`map_location` of scai.load), such as "cpu"'
+        )

@@ -20,10 +20,15 @@ def state_of(thing: Any, what: str) -> Any:
     """The state dict of a module, of anything else with one, or a mapping as it is."""
     if isinstance(thing, Mapping):
         return thing
+    kind = type(thing).__name__
+    if what == "model" and hasattr(thing, "param_groups"):
+        raise TypeError(f"`model` is a {kind}, an optimizer; the model comes first")
+    if what == "optimizer" and hasattr(thing, "named_parameters"):
+        raise TypeError(f"`optimizer` is a {kind}, a model; the model comes first")
     state_dict = getattr(thing, "state_dict", None)
     if not callable(state_dict):
         raise TypeError(
-            f"`{what}` is a {type(thing).__name__}, which has no state_dict(); pass a module, an "
+            f"`{what}` is a {kind}, which has no state_dict(); pass a module, an "
             "object with state_dict() and load_state_dict(), or a mapping"
         )
     return state_dict()
@@ -188,8 +193,9 @@ class OptimizerLoad:
         if not isinstance(self._current, Mapping) or "param_groups" not in self._current:
             return
         saved = _groups(tree)
+        current_groups = self._current["param_groups"]
         if strict:
-            _same_kind(saved, self._current["param_groups"])
+            _same_kind(tree, saved, current_groups)
         names = parameter_names(model, optimizer)
         same = [len(group["params"]) for group in saved] == [
             len(group["params"]) for group in self._current["param_groups"]
@@ -197,14 +203,14 @@ class OptimizerLoad:
         saved_names = [group["param_names"] for group in saved if "param_names" in group]
         if len(saved_names) != len(saved) or names is None:
             if not same:
-                raise MismatchError(_differ(saved, self._current["param_groups"]))
+                raise MismatchError(_differ(tree, saved, current_groups))
             return
         if same and saved_names == names and not remap:
             self.report.loaded = [name for group in names for name in group]
             return
         if strict and not remap:
             raise MismatchError(
-                _differ(saved, self._current["param_groups"])
+                _differ(tree, saved, current_groups)
                 + "\nthe saved parameters have other names or another order: load with "
                 "strict=False to move the state of each by its name"
             )
@@ -301,7 +307,8 @@ def _groups(tree: _native.Tree) -> list[dict[str, Any]]:
     return groups
 
 
-def _same_kind(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
+def _same_kind(
+    tree: _native.Tree, saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
     """Refuse the state of another optimizer, with which the next step would fail.
 
     Versions of one optimizer differ in what the newer one has besides.
@@ -311,22 +318,29 @@ def _same_kind(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> No
         unknown = theirs.keys() - ours.keys() - {"param_names"}
         if lacking and unknown:
             raise MismatchError(
-                "the optimizer does not match, and nothing was loaded\n"
+                f"{_does_not_match(tree)}\n"
                 f"  in the checkpoint only: {', '.join(sorted(unknown))}\n"
                 f"  in the optimizer only: {', '.join(sorted(lacking))}\n"
-                "it was saved from an optimizer of another class"
+                "it was saved from an optimizer of another class; leave `optimizer` out of the call "
+                "to load the model alone"
             )
 
 
-def _differ(saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> str:
+def _differ(
+    tree: _native.Tree, saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> str:
     def sizes(groups: list[dict[str, Any]]) -> str:
         return ", ".join(str(len(group["params"])) for group in groups)
 
     return (
-        "the optimizer does not match, and nothing was loaded\n"
+        f"{_does_not_match(tree)}\n"
         f"  parameters by group in the checkpoint: {sizes(saved)}\n"
         f"  parameters by group in the optimizer: {sizes(current)}"
     )
+
+
+def _does_not_match(tree: _native.Tree) -> str:
+    place = f"checkpoint `{tree.path}`: " if tree.path else ""
+    return f"{place}the optimizer does not match, and nothing was loaded"
 
 
 def _parameter_specs(optimizer: Any, names: list[list[str]]) -> list[Spec]:

@@ -152,7 +152,7 @@ def test_a_mismatch_of_any_part_leaves_all_as_it_was(
     parts["optimizer"].add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
     error = assert_nothing_changes(manager, full, parts, MismatchError)
     assert str(error) == (
-        "the optimizer does not match, and nothing was loaded\n"
+        f"checkpoint `{full}`: the optimizer does not match, and nothing was loaded\n"
         "  parameters by group in the checkpoint: 4\n"
         "  parameters by group in the optimizer: 4, 1"
     )
@@ -196,7 +196,8 @@ def test_a_file_without_a_field_that_all_have_is_a_key_error(
     assert isinstance(error, MissingFieldError)
     assert error.field == field
     assert str(error) == (
-        f"checkpoint `{full}`: the field `{field}` is missing; the fields are: {', '.join(state)}"
+        f"checkpoint `{full}`: the field `{field}` is missing; the fields are: {', '.join(state)}; "
+        "read what is no checkpoint of a training with scai.load()"
     )
 
 

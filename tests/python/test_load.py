@@ -34,7 +34,7 @@ def test_a_strict_load_says_all_that_does_not_fit(manager: CheckpointManager) ->
     with pytest.raises(RuntimeError) as raised:
         manager.load_checkpoint(path, model)
     assert str(raised.value) == (
-        "the checkpoint does not match, and nothing was loaded\n"
+        f"checkpoint `{path}`: the state does not match, and nothing was loaded\n"
         "  loaded: 2\n"
         "  missing in the checkpoint: 2\n"
         "    half_.weight\n"
@@ -55,8 +55,9 @@ def test_another_element_type_is_a_mismatch(manager: CheckpointManager) -> None:
     path = manager.save_checkpoint(nn.Linear(2, 2, bias=False), iteration=0)
     with pytest.raises(
         MismatchError, match=r"weight: float32 \[2, 2\] in the checkpoint, bfloat16"
-    ):
+    ) as raised:
         manager.load_checkpoint(path, nn.Linear(2, 2, bias=False).bfloat16())
+    assert "hint: only the element types differ: load into a model of" in str(raised.value)
 
 
 def test_what_fits_is_loaded_and_the_rest_stays(manager: CheckpointManager) -> None:

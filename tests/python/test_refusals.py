@@ -55,10 +55,61 @@ def test_what_holds_itself_is_refused(manager: CheckpointManager) -> None:
         manager.save_checkpoint({}, iteration=0, metadata={"loop": loop})
 
 
-@pytest.mark.parametrize("iteration", [1.0, "1", None, torch.tensor(1.5), [1]])
+@pytest.mark.parametrize("iteration", [1.0, "1", torch.tensor(1.5), [1]])
 def test_an_iteration_must_be_a_whole_number(iteration: object, manager: CheckpointManager) -> None:
     with pytest.raises(TypeError, match="`iteration` is a .*, not a whole number"):
         manager.save_checkpoint({}, iteration=iteration)
+
+
+def test_a_save_without_an_iteration_is_refused(manager: CheckpointManager) -> None:
+    with pytest.raises(TypeError, match="`iteration` is missing"):
+        manager.save_checkpoint({})
+    assert manager.list_checkpoints() == []
+
+
+def test_a_model_and_an_optimizer_in_the_wrong_order_are_refused(
+    manager: CheckpointManager,
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path = manager.save_checkpoint(model, optimizer, 1)
+    with pytest.raises(TypeError, match="`model` is a SGD, an optimizer; the model comes first"):
+        manager.save_checkpoint(optimizer, model, 2)
+    with pytest.raises(TypeError, match="`optimizer` is a Linear, a model; the model comes first"):
+        manager.save_checkpoint(model, model, 2)
+    with pytest.raises(TypeError, match="the model comes first"):
+        manager.load_checkpoint(path, optimizer, model)
+    assert manager.list_checkpoints() == [path]
+
+
+def test_a_model_without_values_is_refused(manager: CheckpointManager) -> None:
+    with pytest.raises(ValueError, match="`weight` of `model` is on the meta device"):
+        manager.save_checkpoint(torch.nn.Linear(2, 2, device="meta"), None, 1)
+    assert manager.list_checkpoints() == []
+
+
+def test_a_remap_that_is_no_dict_is_refused(manager: CheckpointManager) -> None:
+    path = manager.save_checkpoint({}, None, 1)
+    with pytest.raises(TypeError, match="`remap` is a str; write a dict of regular expressions"):
+        manager.load_checkpoint(path, {}, remap="module.")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+def test_a_device_that_is_not_there_is_named_with_what_to_do(manager: CheckpointManager) -> None:
+    path = manager.save_checkpoint({"a": torch.ones(2)}, None, 1)
+    for load in (
+        lambda: manager.load_checkpoint(path, device="cuda"),
+        lambda: scai.load(path, map_location="cuda"),
+    ):
+        with pytest.raises(RuntimeError, match="`cuda`, and there is none of its kind here; choose"):
+            load()
+
+
+def test_a_path_that_is_long_is_cut_in_the_message(manager: CheckpointManager) -> None:
+    loop: dict = {}
+    loop["d"] = loop
+    with pytest.raises(TypeError, match=r"`e\.(d\.){7}…(\.d){8}`: containers nest deeper"):
+        manager.save_checkpoint({}, None, 1, extra={"e": loop})
 
 
 def test_an_iteration_out_of_range_is_refused(manager: CheckpointManager) -> None:
@@ -240,7 +291,7 @@ def test_a_fork_in_the_midst_of_a_save_reads_and_never_hangs(
     manager.save_checkpoint(model, optimizer, 1)
 
     def elsewhere() -> bool:
-        return CheckpointManager(tmp_path / "other").save_checkpoint({}).exists()
+        return CheckpointManager(tmp_path / "other").save_checkpoint({}, iteration=1).exists()
 
     for iteration in range(2, 6):
         handle = manager.save_checkpoint(big, iteration=iteration, wait=False)

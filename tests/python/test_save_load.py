@@ -241,19 +241,25 @@ def test_tensors_in_a_map_can_be_written_and_the_file_stays(tmp_path: Path) -> N
 
 def test_lazy_tensors_are_read_when_they_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    scai.save({"a": torch.ones(3, 2), "b": [torch.zeros(5, dtype=torch.half)], "c": 4}, path)
+    weights = {"b": [torch.zeros(5, dtype=torch.half)], "d": {7: [torch.full((9,), 3.0)]}}
+    scai.save({"a": torch.ones(3, 2), **weights, "c": 4}, path)
     found = scai.load(path, lazy=True)
     assert found["c"] == 4
     assert repr(found["a"]) == "LazyTensor(shape=(3, 2), dtype=float32)"
     content = bytearray(path.read_bytes())
     at = content.index(torch.ones(3, 2).numpy().tobytes())
     content[at] ^= 1
+    content[content.index(torch.full((9,), 3.0).numpy().tobytes())] ^= 1
     with path.open("r+b") as file:
         file.write(content)
     assert found["b"][0].load().eq(0).all()
     with pytest.raises(DamagedError) as raised:
         found["a"].load()
     assert raised.value.record.startswith("data/")
+    assert (raised.value.path, raised.value.tensor) == (str(path), "a")
+    with pytest.raises(DamagedError) as raised:
+        found["d"][7][0].load()
+    assert raised.value.tensor == "d.7.0"
     # A file that replaces it is another file.
     found = scai.load(path, lazy=True)
     scai.save({"a": torch.zeros(1)}, path)

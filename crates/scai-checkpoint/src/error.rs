@@ -157,7 +157,8 @@ pub enum Error {
     /// The file carries no checksum at all, so damage could not be noticed.
     #[error(
         "{place}the file carries no checksums, so damage could not be noticed; to read it all the \
-         same, allow unprotected files (`--allow-unprotected`), and save it again with scai"
+         same, allow unprotected files (`--allow-unprotected`, in Python `allow_unprotected=True`), \
+         and save it again with scai"
     )]
     Unprotected {
         /// Where.
@@ -184,8 +185,13 @@ pub enum Error {
         present: String,
     },
     /// A strict load found names, shapes or dtypes that do not match. Nothing was changed.
-    #[error("the checkpoint does not match, and nothing was loaded\n{0}")]
-    Mismatch(Box<LoadReport>),
+    #[error("{place}the state does not match, and nothing was loaded\n{report}")]
+    Mismatch {
+        /// Where.
+        place: Box<Place>,
+        /// What matches and what does not.
+        report: Box<LoadReport>,
+    },
     /// Another process is writing to the same directory.
     #[error(
         "`{path}` is in use by another writer{}; wait for it to end, or save to another directory",
@@ -251,6 +257,11 @@ impl Error {
         Self::Unsupported { place: Box::new(place), what: what.into(), hint: hint.into() }
     }
 
+    /// A load that does not match.
+    pub fn mismatch(report: LoadReport) -> Self {
+        Self::Mismatch { place: Box::default(), report: Box::new(report) }
+    }
+
     pub(crate) fn io(action: &'static str, source: std::io::Error) -> Self {
         Self::Io { place: Box::default(), action, source }
     }
@@ -266,7 +277,8 @@ impl Error {
             | Self::Changed { place }
             | Self::Unprotected { place }
             | Self::Unsupported { place, .. }
-            | Self::MissingField { place, .. } => Some(place),
+            | Self::MissingField { place, .. }
+            | Self::Mismatch { place, .. } => Some(place),
             _ => None,
         }
     }
@@ -279,7 +291,8 @@ impl Error {
             | Self::Changed { place }
             | Self::Unprotected { place }
             | Self::Unsupported { place, .. }
-            | Self::MissingField { place, .. } => Some(place),
+            | Self::MissingField { place, .. }
+            | Self::Mismatch { place, .. } => Some(place),
             _ => None,
         }
     }
@@ -307,6 +320,17 @@ impl Error {
     pub fn at_tensor(mut self, tensor: impl Into<String>) -> Self {
         if let Some(place) = self.place_mut() {
             place.tensor.get_or_insert_with(|| tensor.into());
+        }
+        self
+    }
+
+    /// Puts the path of the value in which a tensor was found before the tensor's name.
+    #[must_use]
+    pub fn below(mut self, path: &str) -> Self {
+        if let Some(tensor) = self.place_mut().and_then(|place| place.tensor.as_mut())
+            && !path.is_empty()
+        {
+            *tensor = if tensor.is_empty() { path.to_owned() } else { format!("{path}.{tensor}") };
         }
         self
     }

@@ -10,7 +10,7 @@ use pyo3::types::{
 };
 use rustc_hash::FxHashMap;
 use scai_checkpoint::{
-    Attributes, Call, Destination, Dict, DictKind, Storage, Tensor, Value, read_into,
+    Attributes, Call, Destination, Dict, DictKind, Error, Storage, Tensor, Value, read_into,
 };
 
 use crate::errors::OrRaise;
@@ -33,8 +33,8 @@ pub(crate) struct Options<'a, 'py> {
     /// Gives the device for a location such as `cuda:0`; `None` is the CPU.
     pub(crate) locate: Option<Bound<'py, PyAny>>,
     pub(crate) threads: usize,
-    /// What errors call the file.
-    pub(crate) path: Option<&'a str>,
+    /// Adds to an error where the tree is from.
+    pub(crate) named: &'a (dyn Fn(Error) -> Error + Sync),
 }
 
 /// Converts `value`; `notes` say which types plain values had.
@@ -461,13 +461,9 @@ impl<'py> Decoder<'_, 'py> {
             ));
         }
         let threads = self.options.threads;
-        let path = self.options.path;
-        let read = || read_into(destinations(&fills), threads, &|_| {});
-        let named = |error: scai_checkpoint::Error| match path {
-            Some(path) => error.at_path(path),
-            None => error,
-        };
-        self.py.detach(read).map_err(named).or_raise()
+        let named = self.options.named;
+        let read = || read_into(destinations(&fills), threads, &|_| {}).map_err(named);
+        self.py.detach(read).or_raise()
     }
 
     fn call(&mut self, call: &Call) -> PyResult<Bound<'py, PyAny>> {

@@ -19,6 +19,9 @@ use crate::errors::OrRaise;
 use crate::memory::{Owners, Region, SMALL, Snapshot};
 use crate::torch::Torch;
 
+/// Keys of a path that a message shows: of a longer one the first and the last.
+const SHOWN: usize = 16;
+
 /// The tree of an object, the types that its values had, and the memory of its tensors.
 pub(crate) struct Encoded {
     pub(crate) value: Value,
@@ -81,6 +84,9 @@ pub(crate) fn encode(
         }
         Err(Refusal { mut path, error }) => {
             path.reverse();
+            if path.len() > SHOWN {
+                path.splice(SHOWN / 2..path.len() - SHOWN / 2, ["…".to_owned()]);
+            }
             Err(at_path(py, &path.join("."), error))
         }
     }

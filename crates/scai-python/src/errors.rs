@@ -49,9 +49,15 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         }
         Error::Unsupported { .. } => class("UnsupportedError")?.call1((message,))?,
         Error::MissingField { field, .. } => {
-            class("MissingFieldError")?.call1((message, field.as_str()))?
+            let advice = match &**field {
+                "iteration" | "model_state_dict" | "optimizer_state_dict" => {
+                    "read what is no checkpoint of a training with scai.load()"
+                }
+                _ => "leave that part out of the call",
+            };
+            class("MissingFieldError")?.call1((format!("{message}; {advice}"), field.as_str()))?
         }
-        Error::Mismatch(report) => {
+        Error::Mismatch { report, .. } => {
             class("MismatchError")?.call1((message, report_dict(py, report)?))?
         }
         Error::Changed { .. } => {
@@ -59,7 +65,10 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
             class("ChangedError")?.call1((format!("{message}; {advice}"),))?
         }
         Error::Locked { .. } => class("LockedError")?.call1((message,))?,
-        Error::NothingToResume { .. } => class("NothingToResumeError")?.call1((message,))?,
+        Error::NothingToResume { .. } => {
+            let advice = "restore a copy of one, or begin in another directory";
+            class("NothingToResumeError")?.call1((format!("{message}\n{advice}"),))?
+        }
         Error::Conversion { .. } => return Ok(PyTypeError::new_err(message)),
         Error::Background(cause) => return exception(py, cause, message),
         Error::Invalid(_) => return Ok(PyValueError::new_err(message)),

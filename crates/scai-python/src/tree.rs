@@ -31,6 +31,8 @@ pub(crate) struct Tree {
     pub(crate) notes: Option<String>,
     /// The file it comes from.
     path: Option<Arc<str>>,
+    /// Where in the file's tree it is; empty for the whole.
+    above: String,
     pub(crate) capture: Arc<Capture>,
 }
 
@@ -81,7 +83,7 @@ impl Tree {
             }
             None => found.into_iter().filter_map(|found| found.storage).for_each(|s| owners.add(s)),
         }
-        Ok(Self { value, notes, path: None, capture })
+        Ok(Self { value, notes, path: None, above: String::new(), capture })
     }
 
     /// The objects of the tree. Tensors are in new memory, in that of the tensors of `template`
@@ -101,7 +103,8 @@ impl Tree {
             (None, Some(disk)) => Place::Disk(disk),
             (None, None) => Place::Memory { template },
         };
-        let options = decode::Options { place, locate, threads, path: self.path.as_deref() };
+        let named = &|error| self.named(error);
+        let options = decode::Options { place, locate, threads, named };
         decode::decode(py, &self.value, self.notes.as_deref(), &options)
     }
 
@@ -115,7 +118,13 @@ impl Tree {
     fn part(&self, key: &str) -> Option<Self> {
         let entries = &self.value.as_dict()?.entries;
         let index = entries.iter().position(|(found, _)| found.as_str() == Some(key))?;
-        Some(self.child(index, &entries[index].1))
+        Some(self.child(key, index, &entries[index].1))
+    }
+
+    /// The file it comes from, as errors call it.
+    #[getter]
+    fn path(&self) -> Option<&str> {
+        self.path.as_deref()
     }
 
     /// The tree under a field of a checkpoint.
@@ -136,16 +145,22 @@ impl Tree {
     /// The tree of a child, by the numbers on the way to it.
     fn at(&self, path: Vec<i64>) -> Option<Self> {
         let (mut value, mut notes) = (&self.value, self.notes.clone());
+        let mut above = self.above.clone();
         for index in path {
             let i = usize::try_from(index).ok()?;
-            value = match value {
-                Value::Dict(dict) => &dict.entries.get(i)?.1,
-                Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.get(i)?,
+            (above, value) = match value {
+                Value::Dict(dict) => {
+                    let (key, value) = dict.entries.get(i)?;
+                    (below(&above, &key_text(key, i)), value)
+                }
+                Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
+                    (below(&above, &i.to_string()), items.get(i)?)
+                }
                 _ => return None,
             };
             notes = notes.and_then(|notes| notes_below(&notes, index));
         }
-        Some(Self { value: value.clone(), notes, ..self.empty() })
+        Some(Self { value: value.clone(), notes, above, ..self.empty() })
     }
 
     /// The tensors of a state dict that fit a model's, by the model's names; what it has besides
@@ -175,7 +190,7 @@ impl Tree {
         report.unexpected.extend(saved_others.into_iter().map(|(name, _)| name));
         report.loaded.extend(found.iter().map(|(name, _)| name.clone()));
         if strict && !report.is_complete() {
-            return Err(raise(&Error::Mismatch(Box::new(report))));
+            return Err(raise(&self.named(Error::mismatch(report))));
         }
         let report = report_dict(py, &report)?;
         let dict: Dict = matched.tensors.into_iter().collect();
@@ -210,11 +225,14 @@ impl Tree {
 
 impl Tree {
     pub(crate) fn new(value: Value, notes: Option<String>, path: &str) -> Self {
-        Self { value, notes, path: Some(path.into()), capture: Arc::default() }
+        let above = String::new();
+        Self { value, notes, path: Some(path.into()), above, capture: Arc::default() }
     }
 
     /// The error, naming the file.
+    /// The error with all that is known here of its place.
     fn named(&self, error: Error) -> Error {
+        let error = error.below(&self.above);
         match &self.path {
             Some(path) => error.at_path(&**path),
             None => error,
@@ -227,6 +245,7 @@ impl Tree {
             value: Value::None,
             notes: None,
             path: self.path.clone(),
+            above: self.above.clone(),
             capture: Arc::clone(&self.capture),
         }
     }
@@ -243,7 +262,7 @@ impl Tree {
             let is_tensor = matches!(value, Value::Tensor(_)) && !converted.contains(&(i as i64));
             match key.as_str() {
                 Some(name) if !is_tensor => {
-                    others.push((options.rename(name), self.child(i, value)));
+                    others.push((options.rename(name), self.child(name, i, value)));
                 }
                 _ => tensors.entries.push((key.clone(), value.clone())),
             }
@@ -251,10 +270,21 @@ impl Tree {
         (Value::Dict(tensors), others)
     }
 
-    fn child(&self, index: usize, value: &Value) -> Self {
+    fn child(&self, key: &str, index: usize, value: &Value) -> Self {
         let notes = self.notes.as_deref().and_then(|notes| notes_below(notes, index as i64));
-        Self { value: value.clone(), notes, ..self.empty() }
+        Self { value: value.clone(), notes, above: below(&self.above, key), ..self.empty() }
     }
+}
+
+/// The path of the child `key` of what is at `path`.
+fn below(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// What the key of the entry with this number is called in a path.
+fn key_text(key: &Value, number: usize) -> String {
+    let text = key.as_str().map(str::to_owned);
+    text.or_else(|| key.as_int().map(|key| key.to_string())).unwrap_or_else(|| number.to_string())
 }
 
 /// The numbers of the children that were made plain themselves.

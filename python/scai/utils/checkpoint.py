@@ -302,7 +302,7 @@ class CheckpointManager:
         self,
         model: Any,
         optimizer: Any = None,
-        iteration: int = 0,
+        iteration: int | None = None,
         training_stats: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         *,
@@ -320,7 +320,7 @@ class CheckpointManager:
         Args:
             model: a module, anything with `state_dict()`, or a mapping of names to tensors.
             optimizer: an optimizer of PyTorch, or anything with `state_dict()`.
-            iteration: the iteration the state belongs to, from 0 on.
+            iteration: the iteration the state belongs to, from 0 on; it must be given.
             training_stats: statistics; short ones are shown by lists, and `keep_best` compares
                 them. Tensors of one number are saved as that number.
             metadata: whatever describes the run.
@@ -350,7 +350,7 @@ class CheckpointManager:
         parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
         state = {
             "iteration": iteration,
-            "model_state_dict": state_of(model, "model"),
+            "model_state_dict": _model_state(model),
             "optimizer_state_dict": _optimizer_state(model, optimizer),
             "training_stats": _statistics(training_stats or {}),
             "metadata": {} if metadata is None else dict(metadata),
@@ -496,6 +496,7 @@ class CheckpointManager:
             scai.errors.MismatchError: it does not fit (a `RuntimeError`); the message is the report.
             scai.errors.DamagedError: bytes are not what was saved (a `RuntimeError`).
         """
+        remap = _checked_remap(remap)
         self.flush()
         path = self._existing(checkpoint_path)
         file = _native.File(path, self._allow_unprotected)
@@ -505,7 +506,6 @@ class CheckpointManager:
         lift_all()
 
         tree.check_fields()
-        remap = remap or {}
         report = LoadReport()
         models: list[ModelLoad] = []
         if model is not None:
@@ -729,6 +729,16 @@ def _statistics(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: number(value) for name, value in statistics.items()}
 
 
+def _model_state(model: Any) -> Any:
+    state = state_of(model, "model")
+    for name, value in state.items() if isinstance(state, Mapping) else ():
+        if getattr(value, "is_meta", False):
+            raise ValueError(
+                f"`{name}` of `model` is on the meta device, where it has no values to be saved"
+            )
+    return state
+
+
 def _optimizer_state(model: Any, optimizer: Any) -> Any:
     if optimizer is None:
         return {}
@@ -759,6 +769,8 @@ def _info(
 
 
 def _checked_iteration(iteration: Any) -> int:
+    if iteration is None:
+        raise TypeError("`iteration` is missing: say which iteration the state belongs to")
     number = _whole("iteration", iteration)
     if number < 0:
         raise ValueError(f"`iteration` is {number}; iterations count from 0")
@@ -771,6 +783,17 @@ def _checked_snapshot(snapshot: str) -> Snapshot:
     if snapshot not in ("live", "copy", "sync"):
         raise ValueError(f'`snapshot` is {snapshot!r}; it is one of "live", "copy", "sync"')
     return snapshot  # type: ignore[return-value]
+
+
+def _checked_remap(remap: Any) -> Mapping[str, str]:
+    if remap is None:
+        return {}
+    if not isinstance(remap, Mapping):
+        raise TypeError(
+            f"`remap` is a {type(remap).__name__}; write a dict of regular expressions and "
+            r'replacements, such as {r"^module\.": ""}'
+        )
+    return remap
 
 
 def _keep(

@@ -147,7 +147,7 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
         .collect();
     report.hints = hints(report);
     if options.strictness == Strictness::Strict && !report.is_complete() {
-        return Err(Error::Mismatch(Box::new(matched.report)));
+        return Err(Error::mismatch(matched.report));
     }
     Ok(matched)
 }
@@ -163,6 +163,14 @@ const COMPARED: usize = 200;
 fn hints(report: &LoadReport) -> Vec<String> {
     let (missing, unexpected) = (&report.missing, &report.unexpected);
     let mut hints = Vec::new();
+    let same_shape = |found: &ShapeMismatch| found.checkpoint.1 == found.model.1;
+    if !report.mismatched.is_empty() && report.mismatched.iter().all(same_shape) {
+        hints.push(
+            "only the element types differ: load into a model of the saved ones, and convert it \
+             afterwards"
+                .to_owned(),
+        );
+    }
     if missing.is_empty() || unexpected.is_empty() {
         return hints;
     }

@@ -368,7 +368,7 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
     let mut grown = blocks(25);
     grown.rotate_left(20);
     let strict = match_state(&model, &grown, &MatchOptions::default()).unwrap_err();
-    let Error::Mismatch(report) = strict else { panic!("{strict}") };
+    let Error::Mismatch { report, .. } = strict else { panic!("{strict}") };
     assert_eq!((report.loaded.len(), report.missing.len()), (20, 5));
 
     let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };

@@ -176,7 +176,7 @@ impl Adam {
             && report.unexpected.is_empty()
             && report.mismatched.is_empty();
         if options.strictness == Strictness::Strict && !complete && !untrained {
-            return Err(scai_checkpoint::Error::Mismatch(Box::new(report)).into());
+            return Err(scai_checkpoint::Error::mismatch(report).into());
         }
         let by_index: HashMap<i64, &Value> = saved_state(&moved)
             .into_iter()

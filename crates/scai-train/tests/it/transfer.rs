@@ -31,7 +31,9 @@ fn more_blocks_keep_the_parameters_and_moments_of_the_old_ones_by_name() {
 
     let mut trainer = Small::new(with_blocks(large.path(), 25)).unwrap();
     let strict = trainer.load_checkpoint(&path, &LoadOptions::default()).unwrap_err();
-    let Error::Checkpoint(CheckpointError::Mismatch(report)) = &strict else { panic!("{strict}") };
+    let Error::Checkpoint(CheckpointError::Mismatch { report, .. }) = &strict else {
+        panic!("{strict}")
+    };
     // Each block has two convolutions and two batch norms of five tensors.
     assert_eq!((report.missing.len(), report.unexpected.len()), (5 * 12, 0));
     let fresh = Small::new(with_blocks(large.path(), 25)).unwrap();

@@ -18,7 +18,8 @@ impl LocalFile {
     pub(super) fn new(file: File, name: &str) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            let message = format!("{name:?} is not a regular file");
+            let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
+            let message = format!("`{name}` is {what}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         Ok(Self { len: metadata.len(), file })

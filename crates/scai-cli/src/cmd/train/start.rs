@@ -155,7 +155,7 @@ fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failur
                     .to_owned(),
             ),
         ),
-        Error::Checkpoint(Engine::Mismatch(report)) => {
+        Error::Checkpoint(Engine::Mismatch { report, .. }) => {
             let newest = trainer.manager().latest().ok().flatten();
             let path = newest.map(|newest| directory.join(newest.name));
             other_network(&report, path.as_deref(), trainer.config())
@@ -216,7 +216,9 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
             Some(format!("`--checkpoint-dir {shown}` trains in a directory")),
         ),
         Error::Checkpoint(Engine::NotFound { .. }) => no_such_file(path),
-        Error::Checkpoint(Engine::Mismatch(report)) => other_network(&report, Some(path), config),
+        Error::Checkpoint(Engine::Mismatch { report, .. }) => {
+            other_network(&report, Some(path), config)
+        }
         Error::State(what) => {
             Failure::usage(format!("`{shown}` holds no state of this training: {what}"), None)
         }
