@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import scai
 import torch
 from small import differences, small, state
 
@@ -77,6 +78,20 @@ def test_without_pytorch_it_says_what_to_install() -> None:
     assert done.returncode == 1
     assert "ImportError: scai.models needs PyTorch" in done.stderr
     assert "pip install torch" in done.stderr
+
+
+def test_without_pytorch_tensors_say_what_to_install(tmp_path: Path) -> None:
+    scai.save({"a": torch.ones(2)}, tmp_path / "tensors.pt")
+    scai.save({"a": 1}, tmp_path / "plain.pt")
+    code = (
+        "import sys; sys.modules['torch'] = None; import scai; "
+        "assert scai.load('plain.pt') == {'a': 1}; scai.load('tensors.pt')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    expected = "ImportError: tensors need PyTorch, which is not installed: pip install torch\n"
+    assert done.stderr.endswith(expected)
 
 
 @pytest.mark.parametrize("module", ["scai", "scai.training.trainer", "scai.utils.checkpoint"])

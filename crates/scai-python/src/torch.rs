@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use pyo3::exceptions::{PyImportError, PyModuleNotFoundError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use rustc_hash::FxHashMap;
@@ -52,7 +53,7 @@ impl Torch {
     /// `ImportError` where it is not installed.
     pub(crate) fn get(py: Python<'_>) -> PyResult<&'static Self> {
         TORCH.get_or_try_init(py, || {
-            let torch = py.import("torch")?;
+            let torch = import(py)?;
             let get = |name: &str| torch.getattr(name).map(Bound::unbind);
             let mut dtypes = FxHashMap::default();
             let mut objects = HashMap::new();
@@ -109,4 +110,17 @@ impl Torch {
             ))),
         }
     }
+}
+
+fn import(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import("torch").map_err(|error| {
+        if !error.is_instance_of::<PyModuleNotFoundError>(py) {
+            return error;
+        }
+        let needed = PyImportError::new_err(
+            "tensors need PyTorch, which is not installed: pip install torch",
+        );
+        needed.set_cause(py, Some(error));
+        needed
+    })
 }
