@@ -85,6 +85,9 @@ def test_a_model_and_an_optimizer_in_the_wrong_order_are_refused(
 def test_a_model_without_values_is_refused(manager: CheckpointManager) -> None:
     with pytest.raises(ValueError, match="`weight` of `model` is on the meta device"):
         manager.save_checkpoint(torch.nn.Linear(2, 2, device="meta"), None, 1)
+    with pytest.raises(ValueError, match="`1.weight` of `model` is on the meta device"):
+        partly = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+        manager.save_checkpoint(partly, None, 1, wait=False)
     assert manager.list_checkpoints() == []
 
 

@@ -9,12 +9,15 @@ use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Goal, Io, Options, Prune, Residency, Retention, Rule,
-    SaveHandle, Saved, Skipped,
+    SaveHandle, Saved, Skipped, Value,
 };
 
 use crate::errors::{OrRaise, raise};
 use crate::memory::Capture;
 use crate::tree::Tree;
+
+/// What makes a tensor on the meta device.
+const META: &str = "torch._utils._rebuild_meta_tensor_no_storage";
 
 /// A directory of checkpoints.
 #[pyclass(frozen, module = "scai._native")]
@@ -225,7 +228,19 @@ impl Handle {
 fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
     let mut checkpoint = Checkpoint::from_tree(tree.value.clone())?;
     checkpoint.notes = tree.notes.clone();
-    Ok(checkpoint)
+    match without_values(&checkpoint.model_state_dict) {
+        Some(name) => Err(Error::Invalid(format!(
+            "`{name}` of `model` is on the meta device, where it has no values to be saved"
+        ))),
+        None => Ok(checkpoint),
+    }
+}
+
+/// The first tensor of a model that has only a shape.
+fn without_values(model: &Value) -> Option<&str> {
+    let is_meta = |value: &Value| matches!(value, Value::Call(call) if call.global == META);
+    let (name, _) = model.as_dict()?.entries.iter().find(|(_, value)| is_meta(value))?;
+    name.as_str()
 }
 
 /// Where a training goes on, and what was skipped: name, reason, and what it is called now.

@@ -350,7 +350,7 @@ class CheckpointManager:
         parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
         state = {
             "iteration": iteration,
-            "model_state_dict": _model_state(model),
+            "model_state_dict": state_of(model, "model"),
             "optimizer_state_dict": _optimizer_state(model, optimizer),
             "training_stats": _statistics(training_stats or {}),
             "metadata": {} if metadata is None else dict(metadata),
@@ -727,16 +727,6 @@ def _statistics(statistics: Mapping[str, Any]) -> dict[str, Any]:
         return value.item() if is_number else value
 
     return {name: number(value) for name, value in statistics.items()}
-
-
-def _model_state(model: Any) -> Any:
-    state = state_of(model, "model")
-    for name, value in state.items() if isinstance(state, Mapping) else ():
-        if getattr(value, "is_meta", False):
-            raise ValueError(
-                f"`{name}` of `model` is on the meta device, where it has no values to be saved"
-            )
-    return state
 
 
 def _optimizer_state(model: Any, optimizer: Any) -> Any:
