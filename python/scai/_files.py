@@ -178,6 +178,7 @@ def locator(map_location: Any) -> Callable[[str], Any]:
 
 
 def _check_available(device: torch.device) -> None:
+    """Refuse a device that is not there, where its kind can count them."""
     import torch
 
     module = getattr(torch, device.type, None)

@@ -16,19 +16,24 @@ Spec = tuple[str, str, list[int]]
 Remap = Mapping[str, str]
 
 
+def check_order(model: Any, optimizer: Any) -> None:
+    """Refuse an optimizer as the model, and a model as the optimizer."""
+    if hasattr(model, "param_groups"):
+        kind = type(model).__name__
+        raise TypeError(f"`model` is a {kind}, an optimizer; the model comes first")
+    if hasattr(optimizer, "named_parameters"):
+        kind = type(optimizer).__name__
+        raise TypeError(f"`optimizer` is a {kind}, a model; the model comes first")
+
+
 def state_of(thing: Any, what: str) -> Any:
     """The state dict of a module, of anything else with one, or a mapping as it is."""
     if isinstance(thing, Mapping):
         return thing
-    kind = type(thing).__name__
-    if what == "model" and hasattr(thing, "param_groups"):
-        raise TypeError(f"`model` is a {kind}, an optimizer; the model comes first")
-    if what == "optimizer" and hasattr(thing, "named_parameters"):
-        raise TypeError(f"`optimizer` is a {kind}, a model; the model comes first")
     state_dict = getattr(thing, "state_dict", None)
     if not callable(state_dict):
         raise TypeError(
-            f"`{what}` is a {kind}, which has no state_dict(); pass a module, an "
+            f"`{what}` is a {type(thing).__name__}, which has no state_dict(); pass a module, an "
             "object with state_dict() and load_state_dict(), or a mapping"
         )
     return state_dict()
@@ -198,7 +203,7 @@ class OptimizerLoad:
             _same_kind(tree, saved, current_groups)
         names = parameter_names(model, optimizer)
         same = [len(group["params"]) for group in saved] == [
-            len(group["params"]) for group in self._current["param_groups"]
+            len(group["params"]) for group in current_groups
         ]
         saved_names = [group["param_names"] for group in saved if "param_names" in group]
         if len(saved_names) != len(saved) or names is None:
@@ -308,7 +313,8 @@ def _groups(tree: _native.Tree) -> list[dict[str, Any]]:
 
 
 def _same_kind(
-    tree: _native.Tree, saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
+    tree: _native.Tree, saved: list[dict[str, Any]], current: list[dict[str, Any]]
+) -> None:
     """Refuse the state of another optimizer, with which the next step would fail.
 
     Versions of one optimizer differ in what the newer one has besides.
@@ -327,7 +333,8 @@ def _same_kind(
 
 
 def _differ(
-    tree: _native.Tree, saved: list[dict[str, Any]], current: list[dict[str, Any]]) -> str:
+    tree: _native.Tree, saved: list[dict[str, Any]], current: list[dict[str, Any]]
+) -> str:
     def sizes(groups: list[dict[str, Any]]) -> str:
         return ", ".join(str(len(group["params"])) for group in groups)
 

@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use scai_checkpoint::{Error, LoadReport};
+use scai_checkpoint::{Checkpoint, Error, LoadReport};
 
 /// The exception for an error of the engine.
 pub(crate) fn raise(error: &Error) -> PyErr {
@@ -49,11 +49,10 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         }
         Error::Unsupported { .. } => class("UnsupportedError")?.call1((message,))?,
         Error::MissingField { field, .. } => {
-            let advice = match &**field {
-                "iteration" | "model_state_dict" | "optimizer_state_dict" => {
-                    "read what is no checkpoint of a training with scai.load()"
-                }
-                _ => "leave that part out of the call",
+            let advice = if Checkpoint::REQUIRED.contains(&&**field) {
+                "read what is no checkpoint of a training with scai.load()"
+            } else {
+                "leave that part out of the call"
             };
             class("MissingFieldError")?.call1((format!("{message}; {advice}"), field.as_str()))?
         }

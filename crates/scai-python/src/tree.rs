@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::{
-    Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, match_state,
+    Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, join, match_state,
     transfer_optimizer, write_file,
 };
 use serde_json::Value as Json;
@@ -151,10 +151,10 @@ impl Tree {
             (above, value) = match value {
                 Value::Dict(dict) => {
                     let (key, value) = dict.entries.get(i)?;
-                    (below(&above, &key_text(key, i)), value)
+                    (join(&above, &key.key_text()), value)
                 }
                 Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
-                    (below(&above, &i.to_string()), items.get(i)?)
+                    (join(&above, &i.to_string()), items.get(i)?)
                 }
                 _ => return None,
             };
@@ -229,7 +229,6 @@ impl Tree {
         Self { value, notes, path: Some(path.into()), above, capture: Arc::default() }
     }
 
-    /// The error, naming the file.
     /// The error with all that is known here of its place.
     fn named(&self, error: Error) -> Error {
         let error = error.below(&self.above);
@@ -272,19 +271,8 @@ impl Tree {
 
     fn child(&self, key: &str, index: usize, value: &Value) -> Self {
         let notes = self.notes.as_deref().and_then(|notes| notes_below(notes, index as i64));
-        Self { value: value.clone(), notes, above: below(&self.above, key), ..self.empty() }
+        Self { value: value.clone(), notes, above: join(&self.above, key), ..self.empty() }
     }
-}
-
-/// The path of the child `key` of what is at `path`.
-fn below(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
-}
-
-/// What the key of the entry with this number is called in a path.
-fn key_text(key: &Value, number: usize) -> String {
-    let text = key.as_str().map(str::to_owned);
-    text.or_else(|| key.as_int().map(|key| key.to_string())).unwrap_or_else(|| number.to_string())
 }
 
 /// The numbers of the children that were made plain themselves.

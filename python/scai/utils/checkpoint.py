@@ -21,7 +21,14 @@ from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
 from scai._garbage import no_collections
 from scai._live import POLL, Fence, Versions, lift_all, live_memory
-from scai._load import ModelLoad, OptimizerLoad, PartLoad, parameter_names, state_of
+from scai._load import (
+    ModelLoad,
+    OptimizerLoad,
+    PartLoad,
+    check_order,
+    parameter_names,
+    state_of,
+)
 from scai._native import Handle, Live
 from scai._report import LoadReport
 from scai._timeline import Timeline
@@ -343,6 +350,7 @@ class CheckpointManager:
                 its handle; this checkpoint is then not saved.
         """
         began = time.monotonic()
+        check_order(model, optimizer)
         iteration = _checked_iteration(iteration)
         mode = self._snapshot if snapshot is None else _checked_snapshot(snapshot)
         manager = self._native
@@ -496,6 +504,7 @@ class CheckpointManager:
             scai.errors.MismatchError: it does not fit (a `RuntimeError`); the message is the report.
             scai.errors.DamagedError: bytes are not what was saved (a `RuntimeError`).
         """
+        check_order(model, optimizer)
         remap = _checked_remap(remap)
         self.flush()
         path = self._existing(checkpoint_path)

@@ -3,9 +3,6 @@
 use crate::error::{Error, Place, Result};
 use crate::value::{Dict, Value};
 
-/// The fields a checkpoint must have to be loaded.
-pub(crate) const REQUIRED: [&str; 3] = ["iteration", "model_state_dict", "optimizer_state_dict"];
-
 /// A whole training state.
 ///
 /// In the file each field is a key at the top of the state tree, by the same name; the further
@@ -32,6 +29,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The fields a checkpoint must have to be loaded.
+    pub const REQUIRED: [&str; 3] = ["iteration", "model_state_dict", "optimizer_state_dict"];
+
     /// A checkpoint of a model and an optimizer, with nothing else yet.
     pub fn new(iteration: u64, model: impl Into<Value>, optimizer: impl Into<Value>) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Checkpoint {
                 present: format!("none, it is a {}", tree.type_name()),
             });
         };
-        if let Some(field) = REQUIRED.into_iter().find(|field| tree.get(field).is_none()) {
+        if let Some(field) = Self::REQUIRED.into_iter().find(|field| tree.get(field).is_none()) {
             let present: Vec<&str> = tree.keys().take(20).collect();
             return Err(Error::MissingField {
                 place: Box::default(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::checkpoint::REQUIRED;
+use super::checkpoint::Checkpoint;
 use crate::codec::{CheckpointFile, Protection, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::ReadAt;
@@ -103,7 +103,7 @@ fn look(
     verification.answers = Answers {
         exists: true,
         readable: false,
-        has_required_fields: REQUIRED.into_iter().all(has),
+        has_required_fields: Checkpoint::REQUIRED.into_iter().all(has),
         has_model_state: has("model_state_dict"),
         has_optimizer_state: has("optimizer_state_dict"),
         has_training_stats: has("training_stats"),

@@ -8,7 +8,7 @@ use num_bigint::BigInt;
 
 pub use de::from_value;
 pub use ser::to_value;
-pub(crate) use walk::join;
+pub use walk::join;
 
 use crate::tensor::{DType, Storage, Tensor};
 

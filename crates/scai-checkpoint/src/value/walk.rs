@@ -10,25 +10,25 @@ use crate::error::Result;
 use crate::tensor::{Destination, Storage, Tensor, read_into, zeroed};
 
 /// Joins a parent's path and a key.
-pub(crate) fn join(parent: &str, key: &str) -> String {
+pub fn join(parent: &str, key: &str) -> String {
     if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
 }
 
-/// How a key reads in a path.
-fn key_text(key: &Value) -> String {
-    match key {
-        Value::Str(text) => text.clone(),
-        Value::Int(int) => int.to_string(),
-        Value::BigInt(int) => int.to_string(),
-        Value::Bool(true) => "True".to_owned(),
-        Value::Bool(false) => "False".to_owned(),
-        Value::None => "None".to_owned(),
-        Value::Float(float) => float.to_string(),
-        other => format!("{other:?}"),
-    }
-}
-
 impl Value {
+    /// How a key reads in a path.
+    pub fn key_text(&self) -> String {
+        match self {
+            Value::Str(text) => text.clone(),
+            Value::Int(int) => int.to_string(),
+            Value::BigInt(int) => int.to_string(),
+            Value::Bool(true) => "True".to_owned(),
+            Value::Bool(false) => "False".to_owned(),
+            Value::None => "None".to_owned(),
+            Value::Float(float) => float.to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
     /// The children with the part of the path that leads to them, in order.
     pub fn children(&self) -> Vec<(String, &Value)> {
         match self {
@@ -84,7 +84,7 @@ impl Value {
     pub fn storages(&self) -> Vec<(String, &Storage)> {
         fn of_dict<'a>(dict: &'a Dict, path: &str, found: &mut Found<'a>) {
             for (key, value) in &dict.entries {
-                let path = join(path, &key_text(key));
+                let path = join(path, &key.key_text());
                 of_value(key, &path, found);
                 of_value(value, &path, found);
             }
@@ -209,7 +209,7 @@ impl<'a> Found<'a> {
 impl Dict {
     /// The values with their keys as text, in order.
     pub fn children(&self) -> Vec<(String, &Value)> {
-        self.entries.iter().map(|(key, value)| (key_text(key), value)).collect()
+        self.entries.iter().map(|(key, value)| (key.key_text(), value)).collect()
     }
 
     fn map_with(
@@ -219,7 +219,7 @@ impl Dict {
     ) -> Result<Self> {
         let mut entries = Vec::with_capacity(self.entries.len());
         for (key, value) in &self.entries {
-            let path = join(path, &key_text(key));
+            let path = join(path, &key.key_text());
             entries.push((key.map_with(&path, map)?, value.map_with(&path, map)?));
         }
         let attributes = match &self.attributes {
