@@ -2,7 +2,8 @@
 
 Besides these, a checkpoint that does not exist is a `FileNotFoundError`, a full disk or another
 refusal of the file system an `OSError` with its `errno`, a value that cannot be saved a
-`TypeError` with its path in the tree, and an argument that makes no sense a `ValueError`.
+`TypeError` with its path in the tree, an argument that makes no sense a `ValueError`, and memory
+that cannot be had a `MemoryError`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ __all__ = [
     "LockedError",
     "MismatchError",
     "MissingFieldError",
+    "NeedsCodeError",
+    "NotACheckpointError",
     "NotDurableError",
     "NothingToResumeError",
     "UnprotectedError",
@@ -56,6 +59,14 @@ class UnprotectedError(DamagedError):
 
 class UnsupportedError(CheckpointError):
     """The file is sound, but holds something that is not read here; the message names it."""
+
+
+class NeedsCodeError(UnsupportedError):
+    """The file is sound, but objects in it can be made only by running code that it names."""
+
+
+class NotACheckpointError(UnsupportedError):
+    """The file is sound as far as it was read, and is not a checkpoint; the message says what it is."""
 
 
 class MismatchError(CheckpointError):

@@ -174,6 +174,37 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// The file is sound, but objects in it can be made only by running code that it names, which
+    /// is never done here.
+    #[error("{place}the file needs code to be run ({names}); {hint}")]
+    NeedsCode {
+        /// Where.
+        place: Box<Place>,
+        /// The classes and functions it refers to, separated by commas.
+        names: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The file is sound as far as it was read, and is not a checkpoint.
+    #[error("{place}not a checkpoint: {what}; {hint}")]
+    NotACheckpoint {
+        /// Where.
+        place: Box<Place>,
+        /// What it is instead, or what of it is not as in a checkpoint.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The memory that is needed could not be had. Nothing was changed or published.
+    #[error("{place}out of memory: {bytes} bytes are needed to {action}")]
+    OutOfMemory {
+        /// Where.
+        place: Box<Place>,
+        /// The allocation that failed, in bytes.
+        bytes: u64,
+        /// What it was for, as an infinitive.
+        action: &'static str,
+    },
     /// A checkpoint lacks a field that the call needs.
     #[error("{place}the field `{field}` is missing; the fields are: {present}")]
     MissingField {
@@ -257,6 +288,29 @@ impl Error {
         Self::Unsupported { place: Box::new(place), what: what.into(), hint: hint.into() }
     }
 
+    #[allow(dead_code)]
+    pub(crate) fn needs_code(
+        place: Place,
+        names: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::NeedsCode { place: Box::new(place), names: names.into(), hint: hint.into() }
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn not_a_checkpoint(
+        place: Place,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::NotACheckpoint { place: Box::new(place), what: what.into(), hint: hint.into() }
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn out_of_memory(action: &'static str, bytes: u64) -> Self {
+        Self::OutOfMemory { place: Box::default(), bytes, action }
+    }
+
     /// A load that does not match.
     pub fn mismatch(report: LoadReport) -> Self {
         Self::Mismatch { place: Box::default(), report: Box::new(report) }
@@ -277,6 +331,9 @@ impl Error {
             | Self::Changed { place }
             | Self::Unprotected { place }
             | Self::Unsupported { place, .. }
+            | Self::NeedsCode { place, .. }
+            | Self::NotACheckpoint { place, .. }
+            | Self::OutOfMemory { place, .. }
             | Self::MissingField { place, .. }
             | Self::Mismatch { place, .. } => Some(place),
             _ => None,
@@ -291,6 +348,9 @@ impl Error {
             | Self::Changed { place }
             | Self::Unprotected { place }
             | Self::Unsupported { place, .. }
+            | Self::NeedsCode { place, .. }
+            | Self::NotACheckpoint { place, .. }
+            | Self::OutOfMemory { place, .. }
             | Self::MissingField { place, .. }
             | Self::Mismatch { place, .. } => Some(place),
             _ => None,

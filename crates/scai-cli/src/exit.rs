@@ -6,6 +6,8 @@
 //! | 1 | something is damaged; the two differ |
 //! | 2 | it could not be done: wrong usage, no such file, no space |
 //! | 3 | nothing is damaged as far as can be told, but a file carries no checksums |
+//! | 4 | nothing is damaged, but a file holds what is not read here, or needs code to be run |
+//! | 5 | nothing is damaged, but a file is not a checkpoint |
 //! | 130, 143 | training was stopped by SIGINT (Ctrl-C), by SIGTERM; saved, unless there were two |
 
 use std::io::Write;
@@ -22,6 +24,10 @@ pub(crate) enum Exit {
     Error,
     /// A file carries no checksums.
     Unprotected,
+    /// A file holds what is not read here, or needs code to be run.
+    Unsupported,
+    /// A file is not a checkpoint.
+    NotACheckpoint,
     /// Training was stopped by the signal of this number, and saved.
     #[cfg(feature = "train")]
     Stopped(u8),
@@ -38,6 +44,8 @@ impl Exit {
             Exit::Found => 1,
             Exit::Error => 2,
             Exit::Unprotected => 3,
+            Exit::Unsupported => 4,
+            Exit::NotACheckpoint => 5,
             #[cfg(feature = "train")]
             Exit::Stopped(signal) => BY_SIGNAL.saturating_add(signal),
         }
@@ -58,6 +66,16 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn usage(message: impl Into<String>, hint: Option<String>) -> Self {
         Self::Usage { message: message.into(), hint }
+    }
+
+    /// How the command ends because of it.
+    pub(crate) fn exit(&self) -> Exit {
+        use scai_checkpoint::Error;
+        match self {
+            Self::Engine(Error::Unsupported { .. } | Error::NeedsCode { .. }) => Exit::Unsupported,
+            Self::Engine(Error::NotACheckpoint { .. }) => Exit::NotACheckpoint,
+            _ => Exit::Error,
+        }
     }
 
     pub(crate) fn report(&self, err: &mut impl Write) -> std::io::Result<()> {

@@ -42,7 +42,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
         Err(failure) => {
             let _ = failure.report(&mut anstream::stderr().lock());
-            Exit::Error
+            failure.exit()
         }
     };
     exit.code()

@@ -1,6 +1,6 @@
 //! Errors of the engine as exceptions of Python; the classes are in `python/scai/errors.py`.
 
-use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyFileNotFoundError, PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use scai_checkpoint::{Checkpoint, Error, LoadReport};
@@ -48,6 +48,9 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
             class(name)?.call((message,), Some(&known))?
         }
         Error::Unsupported { .. } => class("UnsupportedError")?.call1((message,))?,
+        Error::NeedsCode { .. } => class("NeedsCodeError")?.call1((message,))?,
+        Error::NotACheckpoint { .. } => class("NotACheckpointError")?.call1((message,))?,
+        Error::OutOfMemory { .. } => return Ok(PyMemoryError::new_err(message)),
         Error::MissingField { field, .. } => {
             let advice = if Checkpoint::REQUIRED.contains(&&**field) {
                 "read what is no checkpoint of a training with scai.load()"

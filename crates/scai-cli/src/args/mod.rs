@@ -18,6 +18,8 @@ Exit codes:
   1  something is damaged; the two differ
   2  it could not be done: wrong usage, no such file, no space
   3  nothing is damaged as far as can be told, but a file carries no checksums
+  4  nothing is damaged, but a file holds what is not read here, or needs code to be run
+  5  nothing is damaged, but a file is not a checkpoint
 130  training was stopped by Ctrl-C (SIGINT), 143 by SIGTERM; with a second signal, at once";
 
 /// Train by self-play; look at, check, compare, convert and tidy up training checkpoints.
