@@ -7,8 +7,10 @@ FUZZ_SECONDS ?= 600
 
 GOLDEN := tests/golden
 REWRITTEN := target/rewritten
-# nextest runs tests in parallel across binaries; plain cargo does as well where it is missing.
-RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
+# nextest runs tests in parallel across binaries and ends those that hang (.config/nextest.toml). Where
+# it is missing plain cargo does: it names a test that is slow, and is ended after two hours.
+RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" \
+  || echo "timeout 7200 cargo test")
 
 .PHONY: help test test-rust test-torch test-python python lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
@@ -20,14 +22,14 @@ help: ## List the targets
 test: test-rust test-torch test-python ## Every test; installs what it needs
 
 test-rust: tools ## The Rust tests and the examples in the docs
-	SCAI_REWRITTEN=$(CURDIR)/$(REWRITTEN) cargo $(RUNNER) --workspace --all-features
+	SCAI_REWRITTEN=$(CURDIR)/$(REWRITTEN) $(RUNNER) --workspace --all-features
 	cargo test --workspace --all-features --doc
 
 test-torch: $(VENV)/ready ## Real torch loads what Rust wrote; its networks are the same
 	test -d $(REWRITTEN) || $(MAKE) test-rust
 	$(VENV)/bin/python $(GOLDEN)/check_roundtrip.py $(GOLDEN)/files $(REWRITTEN)
 	SCAI_PYTHON=$(CURDIR)/$(VENV)/bin/python SCAI_TENSORBOARD_PYTHON=$(CURDIR)/$(VENV)/bin/python \
-	  cargo $(RUNNER) --workspace --all-features --test it py_
+	  $(RUNNER) --workspace --all-features --test it py_
 
 test-python: python ## The Python package, its types and the code of the guides
 	$(VENV)/bin/python -m pytest
