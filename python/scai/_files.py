@@ -31,11 +31,17 @@ class Verification:
             checked and is right.
         damage: all that is wrong, as the exceptions that a load would raise.
         iteration: the iteration that the file says it is of.
+        condition: all of it in one word: ``sound``, ``unprotected``, ``damaged``, ``needs_code``,
+            ``unsupported``, ``not_a_checkpoint`` or ``unreadable``.
+        obstacle: why no state can be made of a file whose bytes are right, as the exception that a
+            load would raise: a `NeedsCodeError`, a `NotACheckpointError`.
     """
 
     answers: dict[str, bool]
     damage: list[Exception]
     iteration: int | None
+    condition: str = "sound"
+    obstacle: Exception | None = None
 
     def __bool__(self) -> bool:
         return self.answers["readable"]

@@ -297,7 +297,6 @@ impl Error {
         Self::NeedsCode { place: Box::new(place), names: names.into(), hint: hint.into() }
     }
 
-    #[allow(dead_code)]
     pub(crate) fn not_a_checkpoint(
         place: Place,
         what: impl Into<String>,
@@ -395,8 +394,22 @@ impl Error {
         self
     }
 
-    /// Whether the file itself is bad, so that an older checkpoint should be tried.
+    /// Whether the bytes are not those that were written, so that an older checkpoint should be
+    /// tried. A sound file that cannot be read is not damaged ([`Error::is_obstacle`]).
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Unprotected { .. } | Self::MissingField { .. })
+        matches!(self, Self::Damaged { .. })
+    }
+
+    /// Whether the file may be sound and this program cannot make a state of it: it needs code, is
+    /// not a checkpoint, holds something unknown, or needs more memory than there is.
+    pub fn is_obstacle(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsupported { .. }
+                | Self::NeedsCode { .. }
+                | Self::NotACheckpoint { .. }
+                | Self::MissingField { .. }
+                | Self::OutOfMemory { .. }
+        )
     }
 }

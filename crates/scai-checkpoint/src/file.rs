@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::codec::{CheckpointFile, Plan, Unprotected};
 use crate::commit;
 use crate::error::{Error, Result};
-use crate::manager::{Answers, Verification, verify};
+use crate::manager::{Verification, verify};
 use crate::store::{Io, LocalStore, ReadAt, Store};
 
 /// Opens the file at `path`, in whichever format it is.
@@ -54,13 +54,7 @@ pub fn verify_file(
     let path = path.as_ref();
     match open(path) {
         Ok(file) => Ok(verify(&text(path), file, threads, progress)),
-        Err(error @ Error::NotFound { .. }) => Ok(Verification {
-            answers: Answers::default(),
-            protection: None,
-            iteration: None,
-            len: 0,
-            damage: vec![error],
-        }),
+        Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
         Err(error) => Err(error),
     }
 }

@@ -21,10 +21,10 @@ mod writer;
 pub use error::{Error, Place, Result};
 pub use file::{open_file, verify_file, write_file, write_file_with};
 pub use manager::{
-    Answers, Candidate, Checkpoint, CheckpointManager, Goal, Listed, LoadReport, MatchOptions,
-    Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved, ShapeMismatch,
-    Skipped, Strictness, TensorSpec, Verdict, Verification, match_state, transfer_optimizer,
-    verify,
+    Answers, Candidate, Checkpoint, CheckpointManager, Condition, Goal, Listed, LoadReport,
+    MatchOptions, Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved,
+    ShapeMismatch, Skipped, Strictness, TensorSpec, Verdict, Verification, match_state,
+    transfer_optimizer, verify,
 };
 pub use store::Io;
 pub use tensor::{

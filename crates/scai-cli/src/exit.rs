@@ -12,6 +12,8 @@
 
 use std::io::Write;
 
+use scai_checkpoint::Condition;
+
 use crate::render::style;
 
 /// The exit code of a command that was carried out.
@@ -38,6 +40,26 @@ pub(crate) enum Exit {
 pub(crate) const BY_SIGNAL: u8 = 128;
 
 impl Exit {
+    /// How a command ends that found a file to be like this.
+    pub(crate) fn of(condition: Condition) -> Self {
+        match condition {
+            Condition::Sound => Exit::Success,
+            Condition::Unprotected => Exit::Unprotected,
+            Condition::Damaged => Exit::Found,
+            Condition::NeedsCode | Condition::Unsupported => Exit::Unsupported,
+            Condition::NotACheckpoint => Exit::NotACheckpoint,
+            _ => Exit::Error,
+        }
+    }
+
+    /// The one of two that says more: damage before what could not be read, and that before what
+    /// is not read here.
+    pub(crate) fn or_worse(self, other: Self) -> Self {
+        let order =
+            [Exit::Found, Exit::Error, Exit::NotACheckpoint, Exit::Unsupported, Exit::Unprotected];
+        order.into_iter().find(|&exit| self == exit || other == exit).unwrap_or(self)
+    }
+
     pub(crate) fn code(self) -> u8 {
         match self {
             Exit::Success => 0,

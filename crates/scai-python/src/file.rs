@@ -60,6 +60,9 @@ pub(crate) fn verify(py: Python<'_>, path: PathBuf, threads: usize) -> PyResult<
     let damage = found.damage.iter().map(|error| raise(error).into_value(py));
     dict.set_item("damage", PyList::new(py, damage)?)?;
     dict.set_item("iteration", found.iteration)?;
+    dict.set_item("condition", found.condition().name())?;
+    let obstacle = found.obstacle.as_ref().map(|error| raise(error).into_value(py));
+    dict.set_item("obstacle", obstacle)?;
     Ok(dict)
 }
 

@@ -98,15 +98,20 @@ impl Checkpoint {
             });
         }
         let mut take = |field: &str| tree.remove(field).unwrap_or(Value::None);
-        let iteration = match take("iteration") {
-            Value::Int(iteration) if iteration >= 0 => iteration as u64,
+        let iteration = take("iteration");
+        let iteration = match iteration.whole_number()?.map(u64::try_from) {
+            Some(Ok(iteration)) => iteration,
             other => {
                 let found = match other {
-                    Value::Int(iteration) => iteration.to_string(),
-                    other => format!("of type {}", other.type_name()),
+                    Some(_) => "negative".to_owned(),
+                    None => format!("of type {}", iteration.type_name()),
                 };
-                let detail = format!("`iteration` is {found}, not a whole number from 0 on");
-                return Err(Error::damaged(Place::default(), detail));
+                return Err(Error::not_a_checkpoint(
+                    Place::default(),
+                    format!("`iteration` is {found}, not a whole number from 0 on"),
+                    "read the file with `scai show` or `scai.load`, and save it again with a \
+                     number",
+                ));
             }
         };
         let or_empty = |value| match value {

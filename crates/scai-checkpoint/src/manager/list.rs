@@ -8,9 +8,11 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::name;
+use super::verify::Condition;
 use crate::codec::torch::{Manifest, TorchFile, Unprotected, peek};
 use crate::error::{Error, Result};
 use crate::store::{Entry, Store};
+use crate::value::Value;
 
 /// A checkpoint in a directory, as a glance shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,6 +36,8 @@ pub struct Listed {
     /// What is wrong with it at first sight. A glance reads the beginning only: `None` does not
     /// mean that the file is sound.
     pub problem: Option<String>,
+    /// What the problem makes of the file: it is damaged, needs code, is not a checkpoint.
+    pub condition: Option<Condition>,
 }
 
 impl Listed {
@@ -89,6 +93,7 @@ fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Optio
         pinned,
         latest: false,
         problem: None,
+        condition: None,
     };
     match manifest(store, &entry.name) {
         Ok(manifest) => {
@@ -96,13 +101,17 @@ fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Optio
                 listed.problem = manifest
                     .iteration
                     .map(|inside| format!("it is of iteration {inside}, says the file"));
+                listed.condition = Some(Condition::NotACheckpoint);
             }
             listed.timestamp = manifest.timestamp;
             listed.training_stats = manifest.training_stats;
             listed.metadata = manifest.metadata;
         }
         Err(Error::NotFound { .. }) => return None,
-        Err(error) => listed.problem = Some(error.to_string()),
+        Err(error) => {
+            listed.condition = Some(Condition::of(&error));
+            listed.problem = Some(error.to_string());
+        }
     }
     Some(listed)
 }
@@ -115,6 +124,12 @@ fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
     })?;
     match peek(&*file)? {
         Some(manifest) => Ok(manifest),
-        None => Ok(Manifest::new(&TorchFile::open(file, Unprotected::Accept)?.tree()?)),
+        None => {
+            let tree = TorchFile::open(file, Unprotected::Accept)?.tree()?;
+            let iteration = tree.as_dict().and_then(|top| top.get("iteration"));
+            let mut manifest = Manifest::new(&tree);
+            manifest.iteration = iteration.map_or(Ok(None), Value::whole_number)?;
+            Ok(manifest)
+        }
     }
 }

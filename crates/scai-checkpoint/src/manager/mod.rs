@@ -30,7 +30,7 @@ pub use prune::{Prune, Verdict};
 pub use report::{LoadReport, ShapeMismatch};
 pub use resume::{Resumed, Skipped};
 pub use retention::{Candidate, Goal, Reason, Retention, Rule};
-pub use verify::{Answers, Verification, verify};
+pub use verify::{Answers, Condition, Verification, verify};
 
 /// How a [`CheckpointManager`] works.
 #[derive(Debug, Clone)]
@@ -451,13 +451,7 @@ impl Shared {
     fn verify(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<Verification> {
         match self.open(name) {
             Ok(file) => Ok(verify(&self.path(name), file, self.options.threads, progress)),
-            Err(error @ Error::NotFound { .. }) => Ok(Verification {
-                answers: Answers::default(),
-                protection: None,
-                iteration: None,
-                len: 0,
-                damage: vec![error],
-            }),
+            Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
             Err(error) => Err(error),
         }
     }

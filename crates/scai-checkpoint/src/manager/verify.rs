@@ -45,12 +45,87 @@ pub struct Verification {
     pub len: u64,
     /// Everything that is wrong: each with the tensors concerned and the byte range.
     pub damage: Vec<Error>,
+    /// Why no state can be made of a file whose bytes are right: it needs code, is not a
+    /// checkpoint, or holds something unknown.
+    pub obstacle: Option<Error>,
+}
+
+/// What a file is in, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Condition {
+    /// Every byte was checked and is right, and a state can be made of it.
+    Sound,
+    /// It carries no checksums, so damage could not be noticed.
+    Unprotected,
+    /// Its bytes are not those that were written.
+    Damaged,
+    /// Nothing is wrong with it, but objects in it need code to be run.
+    NeedsCode,
+    /// Nothing is wrong with it, but it holds something that is not read here.
+    Unsupported,
+    /// It is not a checkpoint.
+    NotACheckpoint,
+    /// It could not be read, or there is no such file; nothing is known of it.
+    Unreadable,
+}
+
+impl Condition {
+    /// The name that scripts see: `needs_code`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sound => "sound",
+            Self::Unprotected => "unprotected",
+            Self::Damaged => "damaged",
+            Self::NeedsCode => "needs_code",
+            Self::Unsupported => "unsupported",
+            Self::NotACheckpoint => "not_a_checkpoint",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// What an error says of the file that it is about.
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::Damaged { .. } => Self::Damaged,
+            Error::Unprotected { .. } => Self::Unprotected,
+            Error::NeedsCode { .. } => Self::NeedsCode,
+            Error::Unsupported { .. } => Self::Unsupported,
+            Error::NotACheckpoint { .. } | Error::MissingField { .. } => Self::NotACheckpoint,
+            _ => Self::Unreadable,
+        }
+    }
 }
 
 impl Verification {
-    /// Whether every byte was checked and nothing is wrong with the file itself.
+    /// Of a file that cannot be looked at.
+    pub(crate) fn failed(error: Error) -> Self {
+        Self {
+            answers: Answers::default(),
+            protection: None,
+            iteration: None,
+            len: 0,
+            damage: vec![error],
+            obstacle: None,
+        }
+    }
+
+    /// Whether every byte was checked and is right, and a state can be made of the file.
     pub fn is_sound(&self) -> bool {
-        self.answers.readable
+        self.condition() == Condition::Sound
+    }
+
+    /// What was found, in one word: the worst of it.
+    pub fn condition(&self) -> Condition {
+        let found = || self.damage.iter().chain(&self.obstacle).map(Condition::of);
+        let order = [Condition::Damaged, Condition::Unreadable];
+        order
+            .into_iter()
+            .find(|&worst| found().any(|found| found == worst))
+            .or_else(|| self.obstacle.as_ref().map(Condition::of))
+            .or_else(|| found().next())
+            .unwrap_or(Condition::Sound)
     }
 }
 
@@ -69,13 +144,19 @@ pub fn verify(
         iteration: None,
         len: file.len(),
         damage: Vec::new(),
+        obstacle: None,
     };
     if let Err(error) = look(&mut verification, file, threads, progress) {
-        verification.damage.push(error);
+        if error.is_obstacle() {
+            verification.obstacle = Some(error);
+        } else {
+            verification.damage.push(error);
+        }
     }
     let damage = std::mem::take(&mut verification.damage);
     verification.damage = damage.into_iter().map(|error| error.at_path(path)).collect();
-    verification.answers.readable = verification.damage.is_empty();
+    verification.obstacle = verification.obstacle.map(|error| error.at_path(path));
+    verification.answers.readable = verification.is_sound();
     verification
 }
 
@@ -95,7 +176,7 @@ fn look(
     // Damage of the pickle has been found already, by its digest.
     let tree = match tree {
         Ok(tree) => tree,
-        Err(_) if !verification.damage.is_empty() => return Ok(()),
+        Err(error) if error.is_damage() && !verification.damage.is_empty() => return Ok(()),
         Err(error) => return Err(error),
     };
     let top = tree.as_dict();
@@ -110,6 +191,7 @@ fn look(
         has_metadata: has("metadata"),
         has_timestamp: has("timestamp"),
     };
-    verification.iteration = top.and_then(|top| top.get("iteration")).and_then(Value::as_int);
+    let iteration = top.and_then(|top| top.get("iteration"));
+    verification.iteration = iteration.map_or(Ok(None), Value::whole_number)?;
     Ok(())
 }

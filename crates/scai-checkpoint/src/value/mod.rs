@@ -1,6 +1,7 @@
 //! The state tree: everything a training state is made of, in order.
 
 mod de;
+mod number;
 mod ser;
 mod walk;
 

@@ -30,9 +30,9 @@ pub(crate) fn run(args: &ListArgs, out: &mut impl Write) -> Result<Exit, Failure
     let listed = manager.list()?;
     let stats = statistics(args, &listed)?;
     let rows = rows(args, &manager, listed)?;
-    let bad =
-        rows.iter().any(|row| row.checkpoint.problem.is_some() || row.verified == Some(false));
-    let exit = if bad { Exit::Found } else { Exit::Success };
+    let exit = rows.iter().fold(Exit::Success, |exit, row| {
+        exit.or_worse(row.checkpoint.condition.map_or(Exit::Success, Exit::of))
+    });
     if args.json {
         write_json(out, &rows)?;
         return Ok(exit);
@@ -70,8 +70,9 @@ fn rows(
     let bar = progress::bytes(listed.iter().map(|listed| listed.size).sum(), "verifying");
     let rows = listed.into_iter().map(|mut checkpoint| {
         let verification = manager.verify(&checkpoint.name, &|bytes| bar.inc(bytes))?;
-        if let Some(damage) = verification.damage.first() {
-            checkpoint.problem = Some(damage.to_string());
+        if let Some(error) = verification.damage.first().or(verification.obstacle.as_ref()) {
+            checkpoint.problem = Some(error.to_string());
+            checkpoint.condition = Some(verification.condition());
         }
         Ok(Row { checkpoint, verified: Some(verification.is_sound()) })
     });

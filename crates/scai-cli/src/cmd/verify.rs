@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Protection;
 use scai_checkpoint::store::{LocalStore, Store, is_draft};
-use scai_checkpoint::{Answers, CheckpointManager, Error, Options, Verification};
+use scai_checkpoint::{Answers, CheckpointManager, Condition, Error, Options, Verification};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
@@ -20,11 +20,15 @@ struct Report {
     path: String,
     size: u64,
     sound: bool,
+    /// What the file is in, in one word.
+    condition: Condition,
     protection: Option<&'static str>,
     iteration: Option<i64>,
     #[serde(flatten)]
     answers: Answers,
     damage: Vec<Damage>,
+    /// Why no state can be made of a file whose bytes are right.
+    obstacle: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +69,7 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
     let mut exit = Exit::Success;
     for target in &targets {
         let verification = target.manager.verify(&target.name, &|bytes| bar.inc(bytes))?;
-        exit = worse(exit, &verification);
+        exit = exit.or_worse(Exit::of(verification.condition()));
         if args.json {
             reports.push(report(target, &verification));
         } else {
@@ -118,19 +122,6 @@ fn others(directory: &Path) -> Result<Vec<(String, u64)>, Failure> {
     Ok(found)
 }
 
-fn is_unprotected(verification: &Verification) -> bool {
-    matches!(verification.damage.as_slice(), [Error::Unprotected { .. }])
-}
-
-fn worse(exit: Exit, verification: &Verification) -> Exit {
-    match exit {
-        _ if verification.is_sound() => exit,
-        Exit::Success if is_unprotected(verification) => Exit::Unprotected,
-        exit if is_unprotected(verification) => exit,
-        _ => Exit::Found,
-    }
-}
-
 fn protection(verification: &Verification) -> Option<&'static str> {
     verification.protection.map(crate::input::protection)
 }
@@ -149,10 +140,12 @@ fn report(target: &Target<'_>, verification: &Verification) -> Report {
         path: target.path.display().to_string(),
         size: verification.len,
         sound: verification.is_sound(),
+        condition: verification.condition(),
         protection: protection(verification),
         iteration: verification.iteration,
         answers: verification.answers,
         damage: damage.collect(),
+        obstacle: verification.obstacle.as_ref().map(ToString::to_string),
     }
 }
 
@@ -167,28 +160,33 @@ fn print(
     width: usize,
     with_answers: bool,
 ) -> std::io::Result<()> {
-    let verdict = if verification.is_sound() {
-        paint(style::GOOD, "sound      ")
-    } else if is_unprotected(verification) {
-        paint(style::WARN, "unprotected")
-    } else {
-        paint(style::BAD, "DAMAGED    ")
+    let (style, verdict) = match verification.condition() {
+        Condition::Sound => (style::GOOD, "sound"),
+        Condition::Unprotected => (style::WARN, "unprotected"),
+        Condition::Damaged => (style::BAD, "DAMAGED"),
+        Condition::NeedsCode => (style::WARN, "needs code"),
+        Condition::Unsupported => (style::WARN, "unsupported"),
+        Condition::NotACheckpoint => (style::WARN, "not a checkpoint"),
+        _ => (style::BAD, "unreadable"),
     };
+    let verdict = paint(style, format_args!("{verdict:<11}"));
+    let is_bad = matches!(verification.condition(), Condition::Damaged | Condition::Unreadable);
     let how = match verification.protection {
+        _ if is_bad => "",
         Some(Protection::Digests) => "every digest matches",
         Some(Protection::Crc32) => "every CRC-32 matches",
         Some(Protection::None) => "it carries no checksums, so damage could not be noticed",
         None => "",
     };
-    let told = verification.is_sound() || is_unprotected(verification);
-    let how = if told { how } else { "" };
     let path = shown(&target.path);
     let size = size(verification.len);
     let line = format!("{verdict}  {path:width$}  {size:>10}  {how}");
     writeln!(out, "{}", line.trim_end())?;
     // The line above names the file.
     let file = format!("checkpoint `{}`: ", target.path.display());
-    for damage in verification.damage.iter().filter(|_| !is_unprotected(verification)) {
+    let damage =
+        verification.damage.iter().filter(|error| !matches!(error, Error::Unprotected { .. }));
+    for damage in damage.chain(&verification.obstacle) {
         let damage = damage.to_string();
         writeln!(out, "  {}", printable(damage.strip_prefix(&file).unwrap_or(&damage)))?;
     }

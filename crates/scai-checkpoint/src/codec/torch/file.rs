@@ -42,9 +42,9 @@ impl TorchFile {
     /// Opens a file: checks its structure, its directory and its manifest.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where that is not sound or it is no `.pt` file; [`Error::Unsupported`]
-    /// for compression, encryption and a newer format; [`Error::Unprotected`] for a file without
-    /// checksums, unless `unprotected` accepts it.
+    /// [`Error::Damaged`] where that is not sound; [`Error::NotACheckpoint`] where it is no `.pt`
+    /// file; [`Error::Unsupported`] for compression, encryption and a newer format;
+    /// [`Error::Unprotected`] for a file without checksums, unless `unprotected` accepts it.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         let opened = if legacy::is_legacy(&*file)? {
             Self {
@@ -64,7 +64,9 @@ impl TorchFile {
     fn open_zip(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         let directory = directory(&*file).map_err(|error| match error {
             // Records of our own files are stored as they are: what says otherwise is damage.
-            Error::Unsupported { place, what, .. } if ends_with_root(&*file) => {
+            Error::Unsupported { place, what, .. } | Error::NotACheckpoint { place, what, .. }
+                if ends_with_root(&*file) =>
+            {
                 Error::Damaged { place, detail: what }
             }
             error => error,
@@ -202,10 +204,11 @@ impl TorchFile {
             return legacy::tree(&self.file);
         }
         if !self.records.contains_key("data.pkl") {
-            let torch_script = self.records.contains_key("constants.pkl");
-            let what =
-                if torch_script { "a TorchScript model" } else { "a zip file without `data.pkl`" };
-            return Err(Error::unsupported(Place::default(), what, "it is no checkpoint"));
+            return Err(Error::not_a_checkpoint(
+                Place::default(),
+                "a zip file without `data.pkl`",
+                "`unzip -l` shows what it holds",
+            ));
         }
         if let Some(order) = self.records.get("byteorder") {
             let order = self.content("byteorder", order.len().min(16))?;
@@ -225,6 +228,21 @@ impl TorchFile {
             }
         }
         let pickle = self.content("data.pkl", self.file.len())?;
+        self.read_pickle(pickle).map_err(|error| match error {
+            // Its checksum matched, so these are the bytes that were written.
+            Error::Damaged { place, detail }
+                if self.protection != Protection::None
+                    && place.record.as_deref() == Some("data.pkl") =>
+            {
+                let hint = "its checksum is right, so it was written like this: what wrote it is \
+                            at fault, or is newer than this program";
+                Error::Unsupported { place, what: detail, hint: hint.to_owned() }
+            }
+            error => error,
+        })
+    }
+
+    fn read_pickle(&self, pickle: Vec<u8>) -> Result<Value> {
         let program = run(&pickle).map_err(|stop| match stop {
             Stop::Bad(error) => error,
             Stop::Short => Error::damaged(Place::record("data.pkl"), "the pickle is cut off"),

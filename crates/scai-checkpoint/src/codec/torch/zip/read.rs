@@ -37,8 +37,45 @@ pub(in super::super) struct Directory {
 /// # Errors
 /// [`Error::Damaged`] where two places disagree, records overlap, names repeat or are no plain
 /// relative names, a byte belongs to nothing; [`Error::Unsupported`] for compression and
-/// encryption.
+/// encryption; [`Error::NotACheckpoint`] for what is no zip file at all, and for one of other
+/// things.
 pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
+    read_directory(file).map_err(|error| match error {
+        Error::Damaged { detail: what, .. } | Error::Unsupported { what, .. }
+            if is_of_other_things(file) =>
+        {
+            other_zip(&what)
+        }
+        error => error,
+    })
+}
+
+/// A zip file that another program wrote for another purpose.
+fn other_zip(what: &str) -> Error {
+    Error::not_a_checkpoint(
+        Place::default(),
+        format!("a zip file of other things ({what})"),
+        "a checkpoint holds `data.pkl` in a folder; `unzip -l` shows what this one holds",
+    )
+}
+
+/// Whether a file begins and ends as a zip file does, with no record of a checkpoint at either end.
+/// No single damage makes a checkpoint look so.
+fn is_of_other_things(file: &dyn ReadAt) -> bool {
+    const OURS: [&[u8]; 4] = [b"data.pkl", b"/data/", b".scai/", b"scai-root:"];
+    let len = file.len().min(64 << 10);
+    let (mut start, mut end) = (vec![0; len as usize], vec![0; len as usize]);
+    file.read_at(0, &mut start).is_ok()
+        && file.read_at(file.len() - len, &mut end).is_ok()
+        && start.starts_with(&LOCAL)
+        && !OURS.iter().any(|&name| contains(&start, name) || contains(&end, name))
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+fn read_directory(file: &dyn ReadAt) -> Result<Directory> {
     let len = file.len();
     let end = find_end(file)?;
     let (count, start) = (end.count, end.directory.start);
@@ -121,7 +158,7 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
     // All readers search backwards for the signature, so the last one is what they believe.
     let at = bytes.windows(END.len()).rposition(|four| four == END);
     let Some(at) = at.filter(|at| bytes.len() - at >= END_LEN) else {
-        return bad(base..len, "there is no end record: the file was cut off, or is no checkpoint");
+        return no_end(file, base, &bytes);
     };
     let position = base + at as u64;
     let fields = Fields(&bytes[at..]);
@@ -156,6 +193,28 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
         return bad(position..len, "the directory is too short for its entries");
     }
     Ok(End { count, directory: start..directory_end, comment })
+}
+
+/// What a file without an end record is: a zip file that was cut off, one that was never written,
+/// or no checkpoint.
+fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
+    const FIRST: u64 = 4 << 10;
+    let mut start = vec![0; file.len().min(FIRST) as usize];
+    read(file, 0, &mut start)?;
+    let what = if [&start[..], end].iter().any(|part| contains(part, b"PK")) {
+        "the file was cut off: there is no end record"
+    } else if start.is_empty() {
+        "the file is empty"
+    } else if start.iter().all(|&byte| byte == 0) {
+        "the file begins with zeros, and there is no end record: it was never written whole"
+    } else {
+        return Err(Error::not_a_checkpoint(
+            Place::default(),
+            "the file is neither of PyTorch nor safetensors",
+            "look at its first bytes to see what it is (`file`, `head -c 100`)",
+        ));
+    };
+    bad(base..file.len(), what)
 }
 
 /// The ZIP64 end record; its numbers must be those of the end record where that has them.
@@ -241,15 +300,15 @@ fn check_method(name: &str, flags: u16, method: u16) -> Result<()> {
     if flags & 1 != 0 {
         return Err(Error::unsupported(place(), "the record is encrypted", "decrypt it first"));
     }
-    if flags & !(FLAG_DESCRIPTOR | FLAG_UTF8) != 0 {
-        return Err(Error::damaged(place(), format!("its flags {flags:#06x} are not valid")));
-    }
     if method != 0 {
         return Err(Error::unsupported(
             place(),
             format!("the record is compressed (method {method})"),
             "torch stores records as they are; unpack the archive and pack it with `zip -0`",
         ));
+    }
+    if flags & !(FLAG_DESCRIPTOR | FLAG_UTF8) != 0 {
+        return Err(Error::damaged(place(), format!("its flags {flags:#06x} are not valid")));
     }
     Ok(())
 }
@@ -264,7 +323,7 @@ fn is_plain(name: &str) -> bool {
 fn folder(entries: &[Entry]) -> Result<usize> {
     let Some(first) = entries.first() else { return bad(0..0, "the archive is empty") };
     let Some(len) = first.record.name.find('/').map(|slash| slash + 1) else {
-        return bad(0..0, "the records are in no folder: it is a zip file, but no checkpoint");
+        return bad(0..0, "its records are in no folder");
     };
     let folder = &first.record.name[..len];
     match entries.iter().find(|entry| !entry.record.name.starts_with(folder)) {
