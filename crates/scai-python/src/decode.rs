@@ -8,13 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::{
     PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyList, PySet, PyString, PyTuple,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use scai_checkpoint::{
     Attributes, Call, Destination, Dict, DictKind, Error, Storage, Tensor, Value, read_into,
 };
 
 use crate::errors::OrRaise;
 use crate::memory::Region;
+use crate::notes::{self, Note, Notes, OtherForm, Parsed};
 use crate::torch::Torch;
 
 /// Where the tensors of the result are.
@@ -44,18 +45,21 @@ pub(crate) struct Options<'a, 'py> {
 pub(crate) fn decode<'py>(
     py: Python<'py>,
     value: &Value,
-    notes: Option<&str>,
+    notes: &Notes,
     options: &Options<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut uses = FxHashMap::default();
-    count_uses(value, &mut uses);
+    count_uses(value, &mut uses, &mut FxHashSet::default());
     let mut decoder = Decoder {
         py,
         options,
-        notes: read_notes(py, notes)?,
-        path: Vec::new(),
+        notes: notes.parsed().map_err(|OtherForm| other_form())?,
+        path: notes.path().to_vec(),
+        walked: Vec::new(),
         keys: Vec::new(),
         uses,
+        shared: FxHashMap::default(),
+        firsts: HashMap::new(),
         storages: FxHashMap::default(),
         fills: Vec::new(),
         claimed: BTreeMap::new(),
@@ -71,17 +75,20 @@ pub(crate) fn decode<'py>(
 }
 
 /// Counts what refers to each storage.
-fn count_uses(value: &Value, uses: &mut FxHashMap<usize, usize>) {
-    let mut each = |items: &[Value]| items.iter().for_each(|item| count_uses(item, uses));
-    match value {
+fn count_uses(value: &Value, uses: &mut FxHashMap<usize, usize>, seen: &mut FxHashSet<usize>) {
+    if value.shared_id().is_some_and(|id| !seen.insert(id)) {
+        return;
+    }
+    let mut each = |items: &[Value]| items.iter().for_each(|item| count_uses(item, uses, seen));
+    match value.resolved() {
         Value::List(items) | Value::Tuple(items) | Value::Set(items) => each(items),
         Value::Call(call) => {
             each(&call.args);
-            call.state.iter().for_each(|state| count_uses(state, uses));
+            call.state.iter().for_each(|state| count_uses(state, uses, seen));
         }
         Value::Dict(dict) => dict.entries.iter().for_each(|(key, value)| {
-            count_uses(key, uses);
-            count_uses(value, uses);
+            count_uses(key, uses, seen);
+            count_uses(value, uses, seen);
         }),
         Value::Tensor(tensor) => *uses.entry(tensor.storage().id()).or_default() += 1,
         Value::Storage(storage, _) => *uses.entry(storage.id()).or_default() += 1,
@@ -89,21 +96,8 @@ fn count_uses(value: &Value, uses: &mut FxHashMap<usize, usize>) {
     }
 }
 
-/// The tags of each place of the tree, in the order in which values were made plain.
-type Notes<'py> = HashMap<Vec<i64>, Vec<Bound<'py, PyAny>>>;
-
-fn read_notes<'py>(py: Python<'py>, notes: Option<&str>) -> PyResult<Notes<'py>> {
-    let mut found: Notes<'py> = HashMap::new();
-    let Some(notes) = notes else { return Ok(found) };
-    let other_form =
-        || PyValueError::new_err("the notes on types in the file are not of the form they have");
-    let entries = py.import("json")?.call_method1("loads", (notes,)).map_err(|_| other_form())?;
-    for entry in entries.try_iter()? {
-        let entry: Vec<Bound<'py, PyAny>> = entry?.extract().map_err(|_| other_form())?;
-        let [path, tag] = <[_; 2]>::try_from(entry).map_err(|_| other_form())?;
-        found.entry(path.extract().map_err(|_| other_form())?).or_default().push(tag);
-    }
-    Ok(found)
+fn other_form() -> PyErr {
+    PyValueError::new_err("the notes on types in the file are not of the form they have")
 }
 
 /// Memory to be filled, and what from.
@@ -117,11 +111,19 @@ struct Fill {
 struct Decoder<'a, 'py> {
     py: Python<'py>,
     options: &'a Options<'a, 'py>,
-    notes: Notes<'py>,
+    notes: Option<&'a Parsed>,
+    /// Where in the tree of the file.
     path: Vec<i64>,
+    /// Where in the tree that is decoded.
+    walked: Vec<i64>,
     keys: Vec<String>,
     /// How many tensors are views of each storage.
     uses: FxHashMap<usize, usize>,
+    /// What became of shared values: by which it is, what it was loaded into, and whether tensors
+    /// must not stay on disk.
+    shared: FxHashMap<(usize, usize, bool), Bound<'py, PyAny>>,
+    /// The objects that notes on other places say are there as well, by path.
+    firsts: HashMap<Vec<i64>, Bound<'py, PyAny>>,
     /// The `UntypedStorage` of each storage.
     storages: FxHashMap<usize, Bound<'py, PyAny>>,
     fills: Vec<Fill>,
@@ -138,17 +140,51 @@ impl<'py> Decoder<'_, 'py> {
         value: &Value,
         template: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match self.notes.remove(&self.path) {
-            None => self.plain(value, template),
-            Some(tags) => {
-                let object = self.using(|decoder| decoder.plain(value, None))?;
-                self.fill()?;
-                let convert = self.py.import(intern!(self.py, "scai._convert"))?;
-                tags.into_iter().rev().try_fold(object, |object, tag| {
-                    convert.call_method1(intern!(self.py, "from_plain"), (object, tag))
-                })
+        let Some(notes) = self.notes else { return self.untagged(value, template) };
+        let object = match notes.get(&self.path) {
+            None => self.untagged(value, template)?,
+            Some(Note::Same(first)) => {
+                if let Some(object) = self.firsts.get(first) {
+                    return Ok(object.clone());
+                }
+                // The first place is in a part that is not looked at.
+                let path = std::mem::replace(&mut self.path, first.clone());
+                let object = self.value(value, None);
+                self.path = path;
+                return object;
             }
+            Some(Note::Tags(tags)) => {
+                let object = self.using(|decoder| decoder.plain(value.resolved(), None))?;
+                self.fill()?;
+                let loads = self.py.import(intern!(self.py, "json"))?.getattr("loads")?;
+                let convert = self.py.import(intern!(self.py, "scai._convert"))?;
+                tags.iter().rev().try_fold(object, |object, tag| {
+                    let tag = loads.call1((tag,)).map_err(|_| other_form())?;
+                    convert.call_method1(intern!(self.py, "from_plain"), (object, tag))
+                })?
+            }
+        };
+        if notes.firsts.contains(&self.path) {
+            self.firsts.insert(self.path.clone(), object.clone());
         }
+        Ok(object)
+    }
+
+    /// The object of a value on which there are no notes; the same one for the same value.
+    fn untagged(
+        &mut self,
+        value: &Value,
+        template: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Value::Shared(shared) = value else { return self.plain(value, template) };
+        let into = template.map_or(0, |template| template.as_ptr().addr());
+        let key = (shared.id(), into, self.used);
+        if let Some(object) = self.shared.get(&key) {
+            return Ok(object.clone());
+        }
+        let object = self.plain(shared.get(), template)?;
+        self.shared.insert(key, object.clone());
+        Ok(object)
     }
 
     fn using<T>(&mut self, decode: impl FnOnce(&mut Self) -> PyResult<T>) -> PyResult<T> {
@@ -207,6 +243,7 @@ impl<'py> Decoder<'_, 'py> {
             }
             Value::QScheme(scheme) => py.import("torch")?.getattr(scheme.as_str())?,
             Value::Call(call) => self.call(call)?,
+            Value::Shared(_) => self.untagged(value, template)?,
             other => {
                 let message = format!("a {} has no form in Python", other.type_name());
                 return Err(PyValueError::new_err(message));
@@ -222,9 +259,11 @@ impl<'py> Decoder<'_, 'py> {
         template: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.path.push(number);
+        self.walked.push(number);
         self.keys.push(name.to_owned());
         let object = self.value(value, template);
         self.path.pop();
+        self.walked.pop();
         self.keys.pop();
         object
     }
@@ -280,10 +319,9 @@ impl<'py> Decoder<'_, 'py> {
             }
         }
         if let Some(attributes) = &dict.attributes {
-            // Their paths are not in the notes, which hold none for them.
-            let path = std::mem::replace(&mut self.path, vec![i64::MIN]);
+            self.path.push(notes::ATTRIBUTES);
             let attributes = self.using(|decoder| decoder.dict(attributes, None));
-            self.path = path;
+            self.path.pop();
             let attributes = attributes?;
             object.getattr(intern!(py, "__dict__"))?.call_method1("update", (attributes,))?;
         }
@@ -298,7 +336,7 @@ impl<'py> Decoder<'_, 'py> {
         let py = self.py;
         if let (Place::Disk(make), false) = (&self.options.place, self.used) {
             let shape = PyTuple::new(py, tensor.shape())?;
-            return make.call1((PyTuple::new(py, &self.path)?, tensor.dtype().name(), shape));
+            return make.call1((PyTuple::new(py, &self.walked)?, tensor.dtype().name(), shape));
         }
         let torch = Torch::get(py)?;
         let whole = tensor.is_contiguous()
@@ -468,15 +506,17 @@ impl<'py> Decoder<'_, 'py> {
 
     fn call(&mut self, call: &Call) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
-        // Arguments have no notes.
-        let path = std::mem::replace(&mut self.path, vec![i64::MIN]);
+        self.path.push(notes::ARGUMENTS);
         let args = self.using(|decoder| {
-            call.args.iter().map(|arg| decoder.value(arg, None)).collect::<PyResult<Vec<_>>>()
+            let args = call.args.iter().enumerate();
+            args.map(|(i, arg)| decoder.child(i as i64, "", arg, None))
+                .collect::<PyResult<Vec<_>>>()
         });
+        self.path.pop();
         let state = call.state.as_ref();
-        let state = self.using(|decoder| state.map(|state| decoder.value(state, None)).transpose());
-        self.path = path;
-        let (args, state) = (args?, state?);
+        let state = state
+            .map(|state| self.using(|decoder| decoder.child(notes::STATE, "state", state, None)));
+        let (args, state) = (args?, state.transpose()?);
         // What is made of tensors may look at their bytes.
         self.fill()?;
         let (module, name) = call.global.rsplit_once('.').unwrap_or(("torch", call.global));

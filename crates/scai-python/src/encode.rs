@@ -17,6 +17,7 @@ use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storag
 use crate::dlpack::Place;
 use crate::errors::OrRaise;
 use crate::memory::{Owners, Region, SMALL, Snapshot};
+use crate::notes;
 use crate::torch::Torch;
 
 /// Keys of a path that a message shows: of a longer one the first and the last.
@@ -71,6 +72,7 @@ pub(crate) fn encode(
         path: Vec::new(),
         keys: Vec::new(),
         notes: PyList::empty(py),
+        seen: FxHashMap::default(),
         storages: FxHashMap::default(),
         owners: Arc::new(Owners::new(staging.map(|staging| staging.clone().unbind()))),
         found: Vec::new(),
@@ -78,8 +80,10 @@ pub(crate) fn encode(
         copies,
     };
     match encoder.value(object) {
-        Ok(value) => {
+        Ok(mut value) => {
             let notes = encoder.notes_text()?;
+            encoder.seen.clear();
+            value.unshare_single();
             Ok(Encoded { value, notes, found: encoder.found, owners: encoder.owners })
         }
         Err(Refusal { mut path, error }) => {
@@ -114,12 +118,24 @@ struct Encoder<'py> {
     /// The same, for people.
     keys: Vec<Key<'py>>,
     notes: Bound<'py, PyList>,
+    /// Objects that something else may refer to as well, by their addresses.
+    seen: FxHashMap<usize, Seen<'py>>,
     /// Storages by address and length, so that tensors that share memory stay tied.
     storages: FxHashMap<(usize, usize, String), Storage>,
     owners: Arc<Owners>,
     found: Vec<Found>,
     staging: Option<Bound<'py, PyAny>>,
     copies: bool,
+}
+
+/// An object that was met.
+struct Seen<'py> {
+    /// Kept, so that no other object gets its address.
+    _object: Bound<'py, PyAny>,
+    /// What became of it; `None` while that is not known yet.
+    value: Option<Value>,
+    /// Where it was met, if there are notes on it or on what it holds.
+    noted: Option<Vec<i64>>,
 }
 
 /// What a child is called.
@@ -150,22 +166,70 @@ impl<'py> Encoder<'py> {
         Ok(Some(json.call_method1("dumps", (&self.notes,))?.extract()?))
     }
 
+    /// The value of an object; the same one for the same object.
     fn value(&mut self, object: &Bound<'py, PyAny>) -> Walked<Value> {
-        let py = self.py;
+        if let Some(value) = self.number(object)? {
+            return Ok(value);
+        }
+        // One reference is that of the container, one is `object`.
+        if object.get_refcnt() <= 2 {
+            return self.fresh(object);
+        }
+        let address = object.as_ptr().addr();
+        match self.seen.get(&address) {
+            Some(Seen { value: Some(value), noted, .. }) => {
+                if let Some(first) = noted {
+                    let same = (notes::SAME, PyList::new(self.py, first)?);
+                    self.notes.append((PyList::new(self.py, &self.path)?, same))?;
+                }
+                return Ok(value.clone());
+            }
+            Some(Seen { value: None, .. }) => {
+                let message = "it contains itself; a checkpoint holds only trees without cycles";
+                return Err(PyValueError::new_err(message).into());
+            }
+            None => {}
+        }
+        let seen = Seen { _object: object.clone(), value: None, noted: None };
+        self.seen.insert(address, seen);
+        let notes = self.notes.len();
+        let value = self.fresh(object)?;
+        if !is_one_object(&value) {
+            self.seen.remove(&address);
+            return Ok(value);
+        }
+        let value = value.share();
+        if let Some(seen) = self.seen.get_mut(&address) {
+            seen.value = Some(value.clone());
+            seen.noted = (self.notes.len() > notes).then(|| self.path.clone());
+        }
+        Ok(value)
+    }
+
+    /// The value of `None`, a truth value or a number.
+    fn number(&mut self, object: &Bound<'py, PyAny>) -> Walked<Option<Value>> {
         // Exact types only: what is derived from them would come back as less than it was.
-        if object.is_none() {
-            Ok(Value::None)
-        } else if let Ok(text) = object.cast_exact::<PyString>() {
-            string(text)
+        Ok(Some(if object.is_none() {
+            Value::None
         } else if let Ok(value) = object.cast_exact::<PyBool>() {
-            Ok(Value::Bool(value.is_true()))
+            Value::Bool(value.is_true())
+        } else if let Ok(float) = object.cast_exact::<PyFloat>() {
+            Value::Float(float.value())
         } else if let Ok(int) = object.cast_exact::<PyInt>() {
             match integer(int)? {
-                Some(int) => Ok(int),
-                None => self.plain(object),
+                Some(int) => int,
+                None => self.plain(object)?,
             }
-        } else if let Ok(float) = object.cast_exact::<PyFloat>() {
-            Ok(Value::Float(float.value()))
+        } else {
+            return Ok(None);
+        }))
+    }
+
+    /// The value of any other object, each time a new one.
+    fn fresh(&mut self, object: &Bound<'py, PyAny>) -> Walked<Value> {
+        let py = self.py;
+        if let Ok(text) = object.cast_exact::<PyString>() {
+            string(text)
         } else if let Ok(dict) = object.cast_exact::<PyDict>() {
             self.dict(dict, DictKind::Dict)
         } else if let Ok(list) = object.cast_exact::<PyList>() {
@@ -201,8 +265,12 @@ impl<'py> Encoder<'py> {
         let made = convert.call_method1(intern!(self.py, "to_plain"), (object,))?;
         let (plain, tag): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
         self.notes.append((PyList::new(self.py, &self.path)?, tag))?;
-        // What was made may be of a type that is made plain in turn.
-        self.deeper(|encoder| encoder.value(&plain))
+        // What was made may be of a type that is made plain in turn. It is not taken for one object
+        // with what it may be elsewhere, where it stands for itself.
+        self.deeper(|encoder| match encoder.number(&plain)? {
+            Some(value) => Ok(value),
+            None => encoder.fresh(&plain),
+        })
     }
 
     fn deeper<T>(&mut self, walk: impl FnOnce(&mut Self) -> Walked<T>) -> Walked<T> {
@@ -266,10 +334,13 @@ impl<'py> Encoder<'py> {
     fn attributes(&mut self, object: &Bound<'py, PyAny>, value: &mut Value) -> Walked<()> {
         let attributes = object.getattr(intern!(self.py, "__dict__"))?;
         let attributes = attributes.cast::<PyDict>().map_err(PyErr::from)?;
-        if let (false, Value::Dict(dict)) = (attributes.is_empty(), value)
-            && let Value::Dict(attributes) = self.dict(attributes, DictKind::Dict)?
-        {
-            dict.attributes = Some(Box::new(attributes));
+        if let (false, Value::Dict(dict)) = (attributes.is_empty(), value) {
+            self.path.push(notes::ATTRIBUTES);
+            let attributes = self.dict(attributes, DictKind::Dict);
+            self.path.pop();
+            if let Value::Dict(attributes) = attributes? {
+                dict.attributes = Some(Box::new(attributes));
+            }
         }
         Ok(())
     }
@@ -367,8 +438,12 @@ impl<'py> Encoder<'py> {
         };
         let args = reduced.get_item(1)?;
         let args = args.cast::<PyTuple>().map_err(PyErr::from)?;
-        let args = args.iter().map(|arg| self.deeper(|encoder| encoder.value(&arg)));
-        let args = args.collect::<Walked<_>>()?;
+        self.path.push(notes::ARGUMENTS);
+        let args = args.iter().enumerate();
+        let args = args.map(|(i, arg)| self.child(i as i64, Key::None, &arg));
+        let args = args.collect::<Walked<_>>();
+        self.path.pop();
+        let args = args?;
         Ok(Value::Call(Box::new(Call { global, args, state: None })))
     }
 
@@ -434,6 +509,18 @@ impl<'py> Encoder<'py> {
         let keys = if region.len < SMALL { &[] } else { self.keys.as_slice() };
         let name: Vec<String> = keys.iter().filter_map(Key::text).collect();
         Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")))
+    }
+}
+
+/// Whether it makes a difference that several places refer to the same value and not to equal
+/// ones: it can be changed, or is large.
+fn is_one_object(value: &Value) -> bool {
+    match value {
+        Value::Tuple(items) => !items.is_empty(),
+        Value::Str(_) | Value::Wtf8(_) | Value::Bytes(_) | Value::ByteArray(_) => true,
+        Value::List(_) | Value::Set(_) | Value::Dict(_) | Value::Tensor(_) => true,
+        Value::Size(_) | Value::Call(_) => true,
+        _ => false,
     }
 }
 

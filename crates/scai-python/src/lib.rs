@@ -13,6 +13,7 @@ mod file;
 mod live;
 mod manager;
 mod memory;
+mod notes;
 mod pool;
 mod torch;
 #[cfg(feature = "train")]

@@ -227,7 +227,7 @@ impl Handle {
 
 fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
     let mut checkpoint = Checkpoint::from_tree(tree.value.clone())?;
-    checkpoint.notes = tree.notes.clone();
+    checkpoint.notes = tree.notes.text().map(str::to_owned);
     match without_values(&checkpoint.model_state_dict) {
         Some(name) => Err(Error::Invalid(format!(
             "`{name}` of `model` is on the meta device, where it has no values to be saved"
@@ -238,7 +238,8 @@ fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
 
 /// The first tensor of a model that has only a shape.
 fn without_values(model: &Value) -> Option<&str> {
-    let is_meta = |value: &Value| matches!(value, Value::Call(call) if call.global == META);
+    let is_meta =
+        |value: &Value| matches!(value.resolved(), Value::Call(call) if call.global == META);
     let (name, _) = model.as_dict()?.entries.iter().find(|(_, value)| is_meta(value))?;
     name.as_str()
 }

@@ -1,6 +1,5 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,13 +11,13 @@ use scai_checkpoint::{
     Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, join, match_state,
     transfer_optimizer, write_file,
 };
-use serde_json::Value as Json;
 
 use crate::decode::{self, Place};
 use crate::encode::{Encoded, Found, encode};
 use crate::errors::{OrRaise, raise, report_dict};
 use crate::live::Live;
 use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, held, reads_are_safe};
+use crate::notes::Notes;
 use crate::pool::{Buffer, Pool};
 
 /// Live memory in bytes that is worth a thread of its own.
@@ -28,7 +27,7 @@ const LOOKED_AT: usize = 32 << 20;
 #[pyclass(frozen, module = "scai._native")]
 pub(crate) struct Tree {
     pub(crate) value: Value,
-    pub(crate) notes: Option<String>,
+    pub(crate) notes: Notes,
     /// The file it comes from.
     path: Option<Arc<str>>,
     /// Where in the file's tree it is; empty for the whole.
@@ -83,7 +82,7 @@ impl Tree {
             }
             None => found.into_iter().filter_map(|found| found.storage).for_each(|s| owners.add(s)),
         }
-        Ok(Self { value, notes, path: None, above: String::new(), capture })
+        Ok(Self { value, notes: Notes::new(notes), path: None, above: String::new(), capture })
     }
 
     /// The objects of the tree. Tensors are in new memory, in that of the tensors of `template`
@@ -105,7 +104,7 @@ impl Tree {
         };
         let named = &|error| self.named(error);
         let options = decode::Options { place, locate, threads, named };
-        decode::decode(py, &self.value, self.notes.as_deref(), &options)
+        decode::decode(py, &self.value, &self.notes, &options)
     }
 
     /// The keys of a dictionary that are strings.
@@ -148,7 +147,7 @@ impl Tree {
         let mut above = self.above.clone();
         for index in path {
             let i = usize::try_from(index).ok()?;
-            (above, value) = match value {
+            (above, value) = match value.resolved() {
                 Value::Dict(dict) => {
                     let (key, value) = dict.entries.get(i)?;
                     (join(&above, &key.key_text()), value)
@@ -158,7 +157,7 @@ impl Tree {
                 }
                 _ => return None,
             };
-            notes = notes.and_then(|notes| notes_below(&notes, index));
+            notes = notes.below(index);
         }
         Some(Self { value: value.clone(), notes, above, ..self.empty() })
     }
@@ -216,7 +215,7 @@ impl Tree {
     /// Writes a `.pt` file and returns when it is durable.
     fn write(&self, py: Python<'_>, path: std::path::PathBuf, threads: usize) -> PyResult<()> {
         py.detach(|| {
-            let plan = Plan::with_notes(&self.value, self.notes.as_deref(), Format::Torch)?;
+            let plan = Plan::with_notes(&self.value, self.notes.text(), Format::Torch)?;
             write_file(path, plan, threads)
         })
         .or_raise()
@@ -226,7 +225,13 @@ impl Tree {
 impl Tree {
     pub(crate) fn new(value: Value, notes: Option<String>, path: &str) -> Self {
         let above = String::new();
-        Self { value, notes, path: Some(path.into()), above, capture: Arc::default() }
+        Self {
+            value,
+            notes: Notes::new(notes),
+            path: Some(path.into()),
+            above,
+            capture: Arc::default(),
+        }
     }
 
     /// The error with all that is known here of its place.
@@ -242,7 +247,7 @@ impl Tree {
     fn empty(&self) -> Self {
         Self {
             value: Value::None,
-            notes: None,
+            notes: Notes::default(),
             path: self.path.clone(),
             above: self.above.clone(),
             capture: Arc::clone(&self.capture),
@@ -252,13 +257,14 @@ impl Tree {
     /// The tensors of a state dict, and what modules keep in it besides (`_extra_state`), by the
     /// name that it gets.
     fn split(&self, options: &MatchOptions) -> (Value, Named) {
-        let Value::Dict(dict) = &self.value else { return (self.value.clone(), Vec::new()) };
+        let Value::Dict(dict) = self.value.resolved() else {
+            return (self.value.clone(), Vec::new());
+        };
         let mut tensors = Dict { entries: Vec::new(), attributes: None, ..dict.clone() };
         let mut others = Vec::new();
         // A tensor that stands for something else, such as an array, is none.
-        let converted = self.notes.as_deref().map(notes_on_children).unwrap_or_default();
         for (i, (key, value)) in dict.entries.iter().enumerate() {
-            let is_tensor = matches!(value, Value::Tensor(_)) && !converted.contains(&(i as i64));
+            let is_tensor = value.as_tensor().is_some() && !self.notes.converts(i as i64);
             match key.as_str() {
                 Some(name) if !is_tensor => {
                     others.push((options.rename(name), self.child(name, i, value)));
@@ -270,28 +276,9 @@ impl Tree {
     }
 
     fn child(&self, key: &str, index: usize, value: &Value) -> Self {
-        let notes = self.notes.as_deref().and_then(|notes| notes_below(notes, index as i64));
+        let notes = self.notes.below(index as i64);
         Self { value: value.clone(), notes, above: join(&self.above, key), ..self.empty() }
     }
-}
-
-/// The numbers of the children that were made plain themselves.
-fn notes_on_children(notes: &str) -> HashSet<i64> {
-    let notes: Vec<(Vec<i64>, Json)> = serde_json::from_str(notes).unwrap_or_default();
-    notes.into_iter().filter(|(path, _)| path.len() == 1).map(|(path, _)| path[0]).collect()
-}
-
-/// The notes on what is below the child of this number.
-fn notes_below(notes: &str, index: i64) -> Option<String> {
-    let notes: Vec<(Vec<i64>, Json)> = serde_json::from_str(notes).ok()?;
-    let below: Vec<(&[i64], &Json)> = notes
-        .iter()
-        .filter_map(|(path, tag)| match path.split_first() {
-            Some((first, rest)) if *first == index => Some((rest, tag)),
-            _ => None,
-        })
-        .collect();
-    if below.is_empty() { None } else { serde_json::to_string(&below).ok() }
 }
 
 /// How names are matched, as Python says it.

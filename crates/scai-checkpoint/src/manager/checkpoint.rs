@@ -82,6 +82,7 @@ impl Checkpoint {
     /// [`Error::MissingField`] where it lacks `iteration`, `model_state_dict` or
     /// `optimizer_state_dict`.
     pub fn from_tree(tree: Value) -> Result<Self> {
+        let tree = tree.into_resolved();
         let Value::Dict(mut tree) = tree else {
             return Err(Error::MissingField {
                 place: Box::default(),

@@ -106,7 +106,7 @@ pub struct Matched {
 /// # Ok::<(), scai_checkpoint::Error>(())
 /// ```
 pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) -> Result<Matched> {
-    let Value::Dict(saved) = saved else {
+    let Value::Dict(saved) = saved.resolved() else {
         return Err(Error::invalid(format!(
             "the saved state is a {}, not a state dict",
             saved.type_name()
@@ -124,7 +124,7 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
     let mut matched = Matched::default();
     let report = &mut matched.report;
     for TensorSpec { name, dtype, shape } in model {
-        match by_name.get(name) {
+        match by_name.get(name).map(|value| value.resolved()) {
             None => report.missing.push(name.clone()),
             Some(Value::Tensor(tensor)) if tensor.dtype() == *dtype && tensor.shape() == shape => {
                 report.loaded.push(name.clone());
@@ -229,11 +229,11 @@ pub fn transfer_optimizer(
     options: &MatchOptions,
 ) -> Result<(Value, LoadReport)> {
     let saved_state = state_of(saved)?;
-    let mut current = match current {
+    let mut current = match current.resolved() {
         Value::Dict(current) => current.clone(),
         other => return Err(not_an_optimizer(other)),
     };
-    let mut moved = match current.get("state") {
+    let mut moved = match current.get("state").map(Value::resolved) {
         Some(Value::Dict(state)) => state.clone(),
         _ => Dict::new(),
     };

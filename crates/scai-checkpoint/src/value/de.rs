@@ -35,7 +35,7 @@ impl<'de> de::Deserializer<'de> for FromValue<'_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match self.0 {
+        match self.0.resolved() {
             Value::None => visitor.visit_unit(),
             Value::Bool(v) => visitor.visit_bool(*v),
             Value::Int(v) => visitor.visit_i64(*v),
@@ -76,7 +76,7 @@ impl<'de> de::Deserializer<'de> for FromValue<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match self.0 {
+        match self.0.resolved() {
             Value::None => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
@@ -96,7 +96,7 @@ impl<'de> de::Deserializer<'de> for FromValue<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        match self.0 {
+        match self.0.resolved() {
             Value::Str(name) => {
                 let name: StrDeserializer<'_, Error> = name.as_str().into_deserializer();
                 visitor.visit_enum(name)
@@ -155,7 +155,7 @@ impl<'de> de::MapAccess<'de> for Map<'_> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
         let Some((key, value)) = self.entries.next() else { return Ok(None) };
-        let text = match key {
+        let text = match key.resolved() {
             Value::Str(text) => text.clone(),
             Value::Int(int) => int.to_string(),
             other => other.type_name().to_owned(),

@@ -3,12 +3,14 @@
 mod de;
 mod number;
 mod ser;
+mod shared;
 mod walk;
 
 use num_bigint::BigInt;
 
 pub use de::from_value;
 pub use ser::to_value;
+pub use shared::Shared;
 pub use walk::join;
 
 use crate::tensor::{DType, Storage, Tensor};
@@ -19,8 +21,9 @@ pub const MAX_DEPTH: usize = 256;
 
 /// A value of the state tree.
 ///
-/// The tree holds what `torch.load(weights_only=True)` accepts, and nothing else. Sharing between
-/// tensors is kept (see [`Storage`]); a container that is referred to twice becomes two equal ones.
+/// The tree holds what `torch.load(weights_only=True)` accepts, and nothing else. Sharing is kept,
+/// between tensors (see [`Storage`]) and of whole values ([`Value::Shared`]): code that matches on
+/// variants matches on [`Value::resolved`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Value {
@@ -69,6 +72,8 @@ pub enum Value {
     /// A tensor of a kind that has no form of its own here (sparse, quantised, `nn.Buffer`, with
     /// Python attributes, without data): what it is made of, kept as it was written.
     Call(Box<Call>),
+    /// A value that other places of the tree refer to as well. Never one within another.
+    Shared(Shared),
 }
 
 /// A call of a constructor that PyTorch accepts when it loads weights only.
@@ -167,7 +172,7 @@ impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Dict {
 impl Value {
     /// The string, where it is one.
     pub fn as_str(&self) -> Option<&str> {
-        match self {
+        match self.resolved() {
             Value::Str(text) => Some(text),
             _ => None,
         }
@@ -175,7 +180,7 @@ impl Value {
 
     /// The integer, where it is one of at most 64 bits.
     pub fn as_int(&self) -> Option<i64> {
-        match self {
+        match self.resolved() {
             Value::Int(int) => Some(*int),
             _ => None,
         }
@@ -183,7 +188,7 @@ impl Value {
 
     /// The number, where it is an integer or a float.
     pub fn as_float(&self) -> Option<f64> {
-        match self {
+        match self.resolved() {
             Value::Int(int) => Some(*int as f64),
             Value::Float(float) => Some(*float),
             _ => None,
@@ -192,7 +197,7 @@ impl Value {
 
     /// The mapping, where it is one.
     pub fn as_dict(&self) -> Option<&Dict> {
-        match self {
+        match self.resolved() {
             Value::Dict(dict) => Some(dict),
             _ => None,
         }
@@ -200,7 +205,7 @@ impl Value {
 
     /// The tensor, where it is one.
     pub fn as_tensor(&self) -> Option<&Tensor> {
-        match self {
+        match self.resolved() {
             Value::Tensor(tensor) => Some(tensor),
             _ => None,
         }
@@ -209,6 +214,7 @@ impl Value {
     /// What it is, for messages: `dict`, `float`, `tensor`.
     pub fn type_name(&self) -> &'static str {
         match self {
+            Value::Shared(shared) => shared.get().type_name(),
             Value::None => "None",
             Value::Bool(_) => "bool",
             Value::Int(_) | Value::BigInt(_) => "int",
@@ -248,47 +254,6 @@ macro_rules! from {
 from! {
     bool => Bool, i64 => Int, i32 => Int, u32 => Int, f64 => Float, f32 => Float, &str => Str,
     String => Str, Vec<Value> => List, Dict => Dict, Tensor => Tensor, DType => DType,
-}
-
-/// Equality of values: containers by class, order and content, floats by their bits, tensors by
-/// type, shape, strides, attributes and elements.
-///
-/// A tensor whose bytes cannot be read equals nothing.
-impl PartialEq for Value {
-    fn eq(&self, other: &Self) -> bool {
-        use Value::*;
-        match (self, other) {
-            (None, None) => true,
-            (Bool(a), Bool(b)) => a == b,
-            (Int(a), Int(b)) => a == b,
-            (BigInt(a), BigInt(b)) => a == b,
-            (Float(a), Float(b)) => a.to_bits() == b.to_bits(),
-            (Complex(a, b), Complex(c, d)) => {
-                a.to_bits() == c.to_bits() && b.to_bits() == d.to_bits()
-            }
-            (Str(a), Str(b))
-            | (Device(a), Device(b))
-            | (Layout(a), Layout(b))
-            | (QScheme(a), QScheme(b)) => a == b,
-            (Wtf8(a), Wtf8(b)) | (Bytes(a), Bytes(b)) | (ByteArray(a), ByteArray(b)) => a == b,
-            (List(a), List(b)) | (Tuple(a), Tuple(b)) | (Set(a), Set(b)) => a == b,
-            (Dict(a), Dict(b)) => a == b,
-            (Tensor(a), Tensor(b)) => a == b,
-            (Storage(a, s), Storage(b, t)) => s == t && same_bytes(a, b),
-            (Size(a), Size(b)) => a == b,
-            (DType(a), DType(b)) => a == b,
-            (Call(a), Call(b)) => a.global == b.global && a.args == b.args && a.state == b.state,
-            _ => false,
-        }
-    }
-}
-
-impl PartialEq for Dict {
-    fn eq(&self, other: &Self) -> bool {
-        self.kind == other.kind
-            && self.entries == other.entries
-            && self.attributes == other.attributes
-    }
 }
 
 impl PartialEq for Tensor {

@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Dict, Value};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Call, Dict, Value};
 use crate::error::Result;
 use crate::tensor::{Destination, Storage, Tensor, read_into, zeroed};
 
@@ -17,7 +19,7 @@ pub fn join(parent: &str, key: &str) -> String {
 impl Value {
     /// How a key reads in a path.
     pub fn key_text(&self) -> String {
-        match self {
+        match self.resolved() {
             Value::Str(text) => text.clone(),
             Value::Int(int) => int.to_string(),
             Value::BigInt(int) => int.to_string(),
@@ -25,13 +27,14 @@ impl Value {
             Value::Bool(false) => "False".to_owned(),
             Value::None => "None".to_owned(),
             Value::Float(float) => float.to_string(),
+            Value::Tuple(items) => tuple_text(items),
             other => format!("{other:?}"),
         }
     }
 
     /// The children with the part of the path that leads to them, in order.
     pub fn children(&self) -> Vec<(String, &Value)> {
-        match self {
+        match self.resolved() {
             Value::Dict(dict) => dict.children(),
             Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
                 items.iter().enumerate().map(|(i, item)| (i.to_string(), item)).collect()
@@ -57,15 +60,24 @@ impl Value {
         })
     }
 
-    /// Calls `visit` with every value of the tree and its path, parents first.
+    /// Calls `visit` with every value of the tree and its path, parents first. A shared value is
+    /// passed resolved, at each of its places; what it holds is visited at the first of them.
     pub fn visit<'a>(&'a self, visit: &mut dyn FnMut(&str, &'a Value)) {
-        fn go<'a>(value: &'a Value, path: &str, visit: &mut dyn FnMut(&str, &'a Value)) {
-            visit(path, value);
+        fn go<'a>(
+            value: &'a Value,
+            path: &str,
+            seen: &mut FxHashSet<usize>,
+            visit: &mut dyn FnMut(&str, &'a Value),
+        ) {
+            visit(path, value.resolved());
+            if value.shared_id().is_some_and(|id| !seen.insert(id)) {
+                return;
+            }
             for (key, child) in value.children() {
-                go(child, &join(path, &key), visit);
+                go(child, &join(path, &key), seen, visit);
             }
         }
-        go(self, "", visit);
+        go(self, "", &mut FxHashSet::default(), visit);
     }
 
     /// All tensors with their paths, in order.
@@ -91,7 +103,10 @@ impl Value {
             dict.attributes.iter().for_each(|attributes| of_dict(attributes, path, found));
         }
         fn of_value<'a>(value: &'a Value, path: &str, found: &mut Found<'a>) {
-            match value {
+            if value.shared_id().is_some_and(|id| !found.shared.insert(id)) {
+                return;
+            }
+            match value.resolved() {
                 Value::Tensor(tensor) => found.add(path, tensor.storage()),
                 Value::Storage(storage, _) => found.add(path, storage),
                 Value::Dict(dict) => of_dict(dict, path, found),
@@ -116,49 +131,7 @@ impl Value {
         &self,
         map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
     ) -> Result<Value> {
-        let mut done = HashMap::new();
-        self.map_with("", &mut |path, storage| {
-            if let Some(mapped) = done.get(&storage.id()) {
-                return Ok(Storage::clone(mapped));
-            }
-            let mapped = map(path, storage)?;
-            done.insert(storage.id(), mapped.clone());
-            Ok(mapped)
-        })
-    }
-
-    fn map_with(
-        &self,
-        path: &str,
-        map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
-    ) -> Result<Value> {
-        fn each(
-            items: &[Value],
-            path: &str,
-            map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
-        ) -> Result<Vec<Value>> {
-            let items = items.iter().enumerate();
-            items.map(|(i, item)| item.map_with(&join(path, &i.to_string()), map)).collect()
-        }
-        Ok(match self {
-            Value::Tensor(tensor) => {
-                Value::Tensor(tensor.with_storage(map(path, tensor.storage())?))
-            }
-            Value::Storage(storage, dtype) => Value::Storage(map(path, storage)?, *dtype),
-            Value::List(items) => Value::List(each(items, path, map)?),
-            Value::Tuple(items) => Value::Tuple(each(items, path, map)?),
-            Value::Set(items) => Value::Set(each(items, path, map)?),
-            Value::Dict(dict) => Value::Dict(dict.map_with(path, map)?),
-            Value::Call(call) => Value::Call(Box::new(super::Call {
-                global: call.global,
-                args: each(&call.args, path, map)?,
-                state: match &call.state {
-                    Some(state) => Some(state.map_with(&join(path, "state"), map)?),
-                    None => None,
-                },
-            })),
-            other => other.clone(),
-        })
+        Mapper { map, storages: HashMap::new(), shared: FxHashMap::default() }.value(self, "")
     }
 
     /// The same tree with all bytes in memory and checked, read by `threads` threads.
@@ -195,6 +168,7 @@ impl Value {
 #[derive(Default)]
 struct Found<'a> {
     seen: HashSet<usize>,
+    shared: FxHashSet<usize>,
     storages: Vec<(String, &'a Storage)>,
 }
 
@@ -211,23 +185,98 @@ impl Dict {
     pub fn children(&self) -> Vec<(String, &Value)> {
         self.entries.iter().map(|(key, value)| (key.key_text(), value)).collect()
     }
+}
 
-    fn map_with(
-        &self,
-        path: &str,
-        map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
-    ) -> Result<Self> {
-        let mut entries = Vec::with_capacity(self.entries.len());
-        for (key, value) in &self.entries {
-            let path = join(path, &key.key_text());
-            entries.push((key.map_with(&path, map)?, value.map_with(&path, map)?));
+/// Replaces the storages of a tree.
+struct Mapper<'a> {
+    map: &'a mut dyn FnMut(&str, &Storage) -> Result<Storage>,
+    storages: HashMap<usize, Storage>,
+    /// What became of shared values.
+    shared: FxHashMap<usize, Value>,
+}
+
+impl Mapper<'_> {
+    fn storage(&mut self, storage: &Storage, path: &str) -> Result<Storage> {
+        if let Some(mapped) = self.storages.get(&storage.id()) {
+            return Ok(mapped.clone());
         }
-        let attributes = match &self.attributes {
-            Some(attributes) => Some(Box::new(attributes.map_with(path, map)?)),
+        let mapped = (self.map)(path, storage)?;
+        self.storages.insert(storage.id(), mapped.clone());
+        Ok(mapped)
+    }
+
+    fn value(&mut self, value: &Value, path: &str) -> Result<Value> {
+        Ok(match value {
+            Value::Shared(shared) => match self.shared.get(&shared.id()) {
+                Some(mapped) => mapped.clone(),
+                None => {
+                    let mapped = self.value(shared.get(), path)?.share();
+                    self.shared.insert(shared.id(), mapped.clone());
+                    mapped
+                }
+            },
+            Value::Tensor(tensor) => {
+                Value::Tensor(tensor.with_storage(self.storage(tensor.storage(), path)?))
+            }
+            Value::Storage(storage, dtype) => Value::Storage(self.storage(storage, path)?, *dtype),
+            Value::List(items) => Value::List(self.items(items, path)?),
+            Value::Tuple(items) => Value::Tuple(self.items(items, path)?),
+            Value::Set(items) => Value::Set(self.items(items, path)?),
+            Value::Dict(dict) => Value::Dict(self.dict(dict, path)?),
+            Value::Call(call) => Value::Call(Box::new(Call {
+                global: call.global,
+                args: self.items(&call.args, path)?,
+                state: match &call.state {
+                    Some(state) => Some(self.value(state, &join(path, "state"))?),
+                    None => None,
+                },
+            })),
+            other => other.clone(),
+        })
+    }
+
+    fn items(&mut self, items: &[Value], path: &str) -> Result<Vec<Value>> {
+        let items = items.iter().enumerate();
+        items.map(|(i, item)| self.value(item, &join(path, &i.to_string()))).collect()
+    }
+
+    fn dict(&mut self, dict: &Dict, path: &str) -> Result<Dict> {
+        let mut entries = Vec::with_capacity(dict.entries.len());
+        for (key, value) in &dict.entries {
+            let path = join(path, &key.key_text());
+            entries.push((self.value(key, &path)?, self.value(value, &path)?));
+        }
+        let attributes = match &dict.attributes {
+            Some(attributes) => Some(Box::new(self.dict(attributes, path)?)),
             None => None,
         };
-        Ok(Self { kind: self.kind, entries, attributes })
+        Ok(Dict { kind: dict.kind, entries, attributes })
     }
+}
+
+/// Characters of a key that is a tuple, in a path.
+const TUPLE_SHOWN: usize = 4096;
+
+/// A tuple as Python writes it, cut where it is long: shared parts may be in it very often.
+fn tuple_text(items: &[Value]) -> String {
+    fn put(items: &[Value], out: &mut String) {
+        out.push('(');
+        for (i, item) in items.iter().enumerate() {
+            if i > 0 {
+                out.push_str(", ");
+            }
+            match item.resolved() {
+                _ if out.len() > TUPLE_SHOWN => return out.push('…'),
+                Value::Tuple(items) => put(items, out),
+                Value::Str(text) => out.push_str(&format!("'{text}'")),
+                other => out.push_str(&other.key_text()),
+            }
+        }
+        out.push_str(if items.len() == 1 { ",)" } else { ")" });
+    }
+    let mut out = String::new();
+    put(items, &mut out);
+    out
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ fn tensor_cells(change: &Change<'_>) -> Option<Vec<String>> {
 }
 
 fn kind(value: &Value) -> String {
-    match value {
+    match value.resolved() {
         Value::Tensor(tensor) => form(tensor),
         other => other.type_name().to_owned(),
     }
@@ -193,7 +193,7 @@ fn form(tensor: &Tensor) -> String {
 
 /// A value in a few words.
 fn brief(value: &Value) -> String {
-    match value {
+    match value.resolved() {
         Value::Tensor(tensor) => size(tensor.nbytes()),
         other => match scalar(other).or_else(|| flat_list(other, 40)) {
             Some(text) => shortened(&text),

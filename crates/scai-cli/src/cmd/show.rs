@@ -80,7 +80,7 @@ pub(crate) fn run(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure
     if args.path.is_none() {
         header(args, &input, &tree, out)?;
     }
-    match part {
+    match part.resolved() {
         Value::Tensor(tensor) => tensor_details(path, tensor, out)?,
         // For people and for `$(…)`: the value and nothing else.
         Value::Str(text) => writeln!(out, "{}", printable(text))?,
@@ -106,7 +106,7 @@ fn header(
         ("checksums", checksums(&input.file)),
     ];
     let top = |key: &str| tree.as_dict().and_then(|dict| dict.get(key));
-    let text = |value: &Value| match value {
+    let text = |value: &Value| match value.resolved() {
         Value::Str(text) => Some(one_line(text)),
         other => scalar(other),
     };
@@ -314,7 +314,7 @@ fn entry(
     value: &Value,
     line: Option<&Line<'_>>,
 ) -> Result<Entry, Failure> {
-    let tensor = match value {
+    let tensor = match value.resolved() {
         Value::Tensor(tensor) => {
             let measured = match args.stats {
                 true => Some(stats(tensor).map_err(|error| error.at_tensor(path))?),
@@ -338,7 +338,7 @@ fn entry(
         path: path.to_owned(),
         kind: value.type_name(),
         len: is_container.then(|| value.children().len()),
-        value: is_plain.then(|| match value {
+        value: is_plain.then(|| match value.resolved() {
             Value::Float(float) => as_json(*float),
             other => to_json(other),
         }),

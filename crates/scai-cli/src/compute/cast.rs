@@ -34,8 +34,14 @@ pub(crate) fn cast(tree: &Value, dtype: DType) -> Result<Cast> {
         let known = dtypes.entry(id).or_insert(seen_as);
         *known = known.filter(|&known| Some(known) == seen_as);
     });
-    let mut caster =
-        Caster { dtype, dtypes, storages: HashMap::new(), tensors: 0, left: Vec::new() };
+    let mut caster = Caster {
+        dtype,
+        dtypes,
+        storages: HashMap::new(),
+        shared: HashMap::new(),
+        tensors: 0,
+        left: Vec::new(),
+    };
     let tree = caster.value("", tree)?;
     Ok(Cast { tree, tensors: caster.tensors, left: caster.left })
 }
@@ -45,6 +51,8 @@ struct Caster {
     /// The dtype that all tensors of a storage have, where it is one.
     dtypes: HashMap<usize, Option<DType>>,
     storages: HashMap<usize, Storage>,
+    /// What became of shared values.
+    shared: HashMap<usize, Value>,
     tensors: usize,
     left: Vec<String>,
 }
@@ -52,6 +60,14 @@ struct Caster {
 impl Caster {
     fn value(&mut self, path: &str, value: &Value) -> Result<Value> {
         Ok(match value {
+            Value::Shared(shared) => match self.shared.get(&shared.id()) {
+                Some(known) => known.clone(),
+                None => {
+                    let made = self.value(path, shared.get())?.share();
+                    self.shared.insert(shared.id(), made.clone());
+                    made
+                }
+            },
             Value::Tensor(tensor) => Value::Tensor(self.tensor(path, tensor)?),
             Value::List(items) => Value::List(self.items(path, items)?),
             Value::Tuple(items) => Value::Tuple(self.items(path, items)?),

@@ -76,7 +76,8 @@ pub(crate) fn trees<'a>(
     depth: Depth,
     progress: &dyn Fn(u64),
 ) -> Result<Comparison<'a>> {
-    let mut walk = Walk { ignore, depth, progress, found: Comparison::default() };
+    let mut walk =
+        Walk { ignore, depth, progress, found: Comparison::default(), compared: HashSet::new() };
     walk.values("", a, b)?;
     Ok(walk.found)
 }
@@ -86,12 +87,22 @@ struct Walk<'a, 'b> {
     depth: Depth,
     progress: &'b dyn Fn(u64),
     found: Comparison<'a>,
+    /// Pairs of shared values that were compared.
+    compared: HashSet<(usize, usize)>,
 }
 
 impl<'a> Walk<'a, '_> {
     fn values(&mut self, path: &str, a: &'a Value, b: &'a Value) -> Result<()> {
         if self.ignore.iter().any(|ignored| ignored == path) {
             self.found.ignored += 1;
+            return Ok(());
+        }
+        let is_shared = a.shared_id().is_some() || b.shared_id().is_some();
+        let (a, b) = (a.resolved(), b.resolved());
+        let pair = (std::ptr::from_ref(a).addr(), std::ptr::from_ref(b).addr());
+        // What both share is compared once, unless a part of it is left out here.
+        let whole = !self.ignore.iter().any(|ignored| is_below(ignored, path));
+        if is_shared && whole && !self.compared.insert(pair) {
             return Ok(());
         }
         match (a, b) {
@@ -192,6 +203,11 @@ impl<'a> Walk<'a, '_> {
     }
 }
 
+/// Whether a path leads to something below the other.
+fn is_below(path: &str, above: &str) -> bool {
+    above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('.'))
+}
+
 /// A key as it reads in a path, and as it is told from others (`0` from `'0'`).
 struct Key {
     text: String,
@@ -200,14 +216,20 @@ struct Key {
 
 /// The children by their keys; the attributes of an `OrderedDict` among them.
 fn keyed(value: &Value) -> Vec<(Key, &Value)> {
-    let Value::Dict(dict) = value else {
+    let Value::Dict(dict) = value.resolved() else {
         let children = value.children().into_iter();
         return children.map(|(text, child)| (Key { exact: text.clone(), text }, child)).collect();
     };
     let children = dict.children().into_iter().zip(&dict.entries);
     let attributes = dict.attributes.iter().flat_map(|attributes| attributes.children());
     children
-        .map(|((text, child), (key, _))| (Key { text, exact: format!("{key:?}") }, child))
+        .map(|((text, child), (key, _))| {
+            let exact = match key.resolved() {
+                Value::Tuple(_) => format!("tuple {text}"),
+                key => format!("{key:?}"),
+            };
+            (Key { text, exact }, child)
+        })
         .chain(
             attributes
                 .map(|(text, child)| (Key { exact: format!("attribute {text}"), text }, child)),
@@ -217,9 +239,12 @@ fn keyed(value: &Value) -> Vec<(Key, &Value)> {
 
 /// The items of a list or tuple of plain values, which is compared as one value.
 fn plain_items(value: &Value) -> Option<&[Value]> {
-    let (Value::List(items) | Value::Tuple(items) | Value::Set(items)) = value else { return None };
+    let (Value::List(items) | Value::Tuple(items) | Value::Set(items)) = value.resolved() else {
+        return None;
+    };
     let plain = |item: &Value| {
-        item.children().is_empty() && !matches!(item, Value::Tensor(_) | Value::Storage(..))
+        item.children().is_empty()
+            && !matches!(item.resolved(), Value::Tensor(_) | Value::Storage(..))
     };
     items.iter().all(plain).then_some(items)
 }

@@ -20,6 +20,8 @@ pub(crate) struct Line<'a> {
     pub(crate) tied_to: Option<String>,
     /// The first tensor that sees the same memory in another way.
     pub(crate) shares_with: Option<String>,
+    /// The first place of the container that is this very object; what it holds stands there.
+    pub(crate) same_as: Option<String>,
     /// The lines that lead to it.
     guide: String,
     name: String,
@@ -31,6 +33,7 @@ pub(crate) fn lines<'a>(value: &'a Value, path: &str, depth: usize) -> Vec<Line<
         lines: Vec::new(),
         seen: HashMap::new(),
         storages: HashMap::new(),
+        shared: HashMap::new(),
         deepest: depth,
     };
     lister.children(value, path, "", 0);
@@ -42,6 +45,8 @@ struct Lister<'a> {
     seen: HashMap<View<'a>, String>,
     /// The first tensor of each storage.
     storages: HashMap<usize, String>,
+    /// The first place of each shared container.
+    shared: HashMap<usize, String>,
     deepest: usize,
 }
 
@@ -56,19 +61,30 @@ impl<'a> Lister<'a> {
                 (_, true) => ("└─ ", "   "),
             };
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            let (tied_to, shares_with) = match child {
+            let (tied_to, shares_with) = match child.resolved() {
                 Value::Tensor(tensor) if tensor.numel() > 0 => self.tie(tensor, &path),
                 _ => (None, None),
             };
+            let is_flat = flat_list(child, VALUE_WIDTH).is_some();
+            let same_as = match child.shared_id() {
+                Some(id) if !is_flat && !child.children().is_empty() => {
+                    let first = self.shared.get(&id).cloned();
+                    self.shared.entry(id).or_insert_with(|| path.clone());
+                    first
+                }
+                _ => None,
+            };
+            let is_new = same_as.is_none();
             self.lines.push(Line {
                 path: path.clone(),
                 value: child,
                 tied_to,
                 shares_with,
+                same_as,
                 guide: format!("{guide}{branch}"),
                 name,
             });
-            if depth + 1 < self.deepest && flat_list(child, VALUE_WIDTH).is_none() {
+            if depth + 1 < self.deepest && !is_flat && is_new {
                 self.children(child, &path, &format!("{guide}{trunk}"), depth + 1);
             }
         }
@@ -90,7 +106,7 @@ impl<'a> Lister<'a> {
 impl Line<'_> {
     /// Name, type, size, shape or value.
     pub(crate) fn cells(&self) -> [String; 4] {
-        let name = match self.value {
+        let name = match self.value.resolved() {
             Value::Dict(_) => paint(style::BOLD, one_line(&self.name)),
             _ => one_line(&self.name),
         };
@@ -113,7 +129,9 @@ impl Line<'_> {
         let shares = shares.map(|other| format!("shares memory with {}", one_line(other)));
         let tensor = self.value.as_tensor().filter(|tensor| !tensor.is_contiguous());
         let strides = tensor.map(|tensor| format!("strides {:?}", tensor.strides()));
-        tied.chain(shares).chain(strides)
+        let same =
+            self.same_as.iter().map(|other| format!("the same object as {}", one_line(other)));
+        tied.chain(shares).chain(strides).chain(same)
     }
 }
 
@@ -121,7 +139,7 @@ impl Line<'_> {
 fn form(value: &Value) -> [String; 3] {
     let faint = |text: String| paint(style::DIM, text);
     let kind = value.type_name().to_owned();
-    match value {
+    match value.resolved() {
         Value::Tensor(tensor) => {
             let shape = format!("{:?}", tensor.shape());
             [tensor.dtype().to_string(), size(tensor.nbytes()), shape]

@@ -8,7 +8,7 @@ use crate::compute::numbers::as_json;
 
 /// A value that is no container and no tensor.
 pub(crate) fn scalar(value: &Value) -> Option<String> {
-    Some(match value {
+    Some(match value.resolved() {
         Value::None => "None".to_owned(),
         Value::Bool(true) => "True".to_owned(),
         Value::Bool(false) => "False".to_owned(),
@@ -59,7 +59,7 @@ pub(crate) fn float(float: f64) -> String {
 /// A list or tuple of scalars on one line of about `width` characters; `None` where an item is
 /// something else.
 pub(crate) fn flat_list(value: &Value, width: usize) -> Option<String> {
-    let (items, [open, close]) = match value {
+    let (items, [open, close]) = match value.resolved() {
         Value::List(items) => (items, ["[", "]"]),
         Value::Tuple(items) => (items, ["(", ")"]),
         Value::Set(items) => (items, ["{", "}"]),
@@ -86,7 +86,7 @@ pub(crate) fn flat_list(value: &Value, width: usize) -> Option<String> {
 /// A value as JSON: what is no tensor as JSON has it, a tensor as `{"dtype", "shape"}`. NaN and
 /// infinities are strings, and so is whatever else JSON lacks.
 pub(crate) fn to_json(value: &Value) -> Json {
-    match value {
+    match value.resolved() {
         Value::None => Json::Null,
         Value::Bool(v) => Json::from(*v),
         Value::Int(v) => Json::from(*v),

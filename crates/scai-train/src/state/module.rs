@@ -167,7 +167,7 @@ pub(crate) fn with_tensors<M: Module>(module: M, tensors: &HashMap<String, Tenso
 
 /// How many batches batch norm has seen, by a saved state dict; 0 where none says.
 pub(crate) fn batches_seen(state_dict: &Value) -> u64 {
-    let Value::Dict(dict) = state_dict else { return 0 };
+    let Some(dict) = state_dict.as_dict() else { return 0 };
     let counter = dict.keys().find(|key| key.ends_with(".num_batches_tracked"));
     let counter = counter.and_then(|key| dict.get(key)?.as_tensor());
     let count = counter.and_then(|tensor| tensor.to_vec::<i64>().ok()?.first().copied());

@@ -236,10 +236,12 @@ fn saved_state(optimizer: &Value) -> Option<&Dict> {
 }
 
 fn saved_names(optimizer: &Value) -> Option<Vec<String>> {
-    let Value::List(groups) = optimizer.as_dict()?.get("param_groups")? else { return None };
+    let groups = optimizer.as_dict()?.get("param_groups")?;
+    let Value::List(groups) = groups.resolved() else { return None };
     let mut names = Vec::new();
     for group in groups {
-        let Value::List(group) = group.as_dict()?.get("param_names")? else { return None };
+        let group = group.as_dict()?.get("param_names")?;
+        let Value::List(group) = group.resolved() else { return None };
         for name in group {
             names.push(name.as_str()?.to_owned());
         }

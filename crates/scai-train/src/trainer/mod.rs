@@ -300,6 +300,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
 
 /// A tree to take a network from: a checkpoint, or a bare state dict.
 fn as_checkpoint(tree: Value) -> Value {
+    let tree = tree.into_resolved();
     let Value::Dict(mut dict) = tree else { return tree };
     let is_state_dict =
         !dict.is_empty() && dict.entries.iter().all(|(_, value)| value.as_tensor().is_some());

@@ -19,6 +19,8 @@
 //! {"$ordered": {…} or [[key, value], …], "attributes": …}
 //! {"$dtype": name}, {"$device": …}, {"$layout": …}, {"$qscheme": …}
 //! {"$call": global, "args": […], "state": …}
+//! {"$shared": number, "of": value}    a value that other places refer to as well, at the first
+//! {"$same": number}                   that same object, at the others
 //! ```
 
 mod decode;

@@ -31,7 +31,7 @@ pub(super) fn is_legacy(file: &dyn ReadAt) -> Result<bool> {
     read(file, 0, &mut start)?;
     let Ok(program) = run(&start) else { return Ok(false) };
     let magic = build(&program, &mut no_storages);
-    Ok(matches!(magic, Ok(Value::BigInt(magic)) if magic == MAGIC.into()))
+    Ok(magic.is_ok_and(|magic| magic == Value::BigInt(MAGIC.into())))
 }
 
 /// Reads the state tree; its tensors stay on disk.
@@ -53,7 +53,9 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
     }
     let object = next()?;
     let keys = build(&next()?, &mut no_storages)?;
-    let Value::List(keys) = keys else { return bad("the list of storages is not valid") };
+    let Value::List(keys) = keys.into_resolved() else {
+        return bad("the list of storages is not valid");
+    };
 
     // The element sizes, needed to find where each storage ends, are known from the references.
     let mut lengths = HashMap::new();

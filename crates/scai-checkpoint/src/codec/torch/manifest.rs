@@ -31,6 +31,9 @@ const DIGEST_LEN: usize = size_of::<u128>();
 const MAX_SUMMARY: usize = 1 << 10;
 /// All of them together; beyond this the rest is left out.
 const MAX_SUMMARIES: usize = 32 << 10;
+/// The names of fields together, as JSON; those beyond are left out. With the other limits it keeps
+/// a manifest far below [`MAX_MANIFEST`].
+const MAX_FIELDS: usize = 64 << 10;
 /// No manifest is longer; a longer one is not read.
 pub(super) const MAX_MANIFEST: u64 = 1 << 20;
 /// Notes are not longer; longer ones are neither written nor read. They speak of plain values, of
@@ -80,8 +83,12 @@ impl Manifest {
             chunk_size: CHUNK_SIZE as u64,
             digest: "xxh3-128".to_owned(),
             iteration: top.get("iteration").and_then(Value::as_int),
-            timestamp: top.get("timestamp").and_then(Value::as_str).map(str::to_owned),
-            fields: top.keys().map(str::to_owned).take(1000).collect(),
+            timestamp: top
+                .get("timestamp")
+                .and_then(Value::as_str)
+                .filter(|text| json_len(text) <= MAX_SUMMARY)
+                .map(str::to_owned),
+            fields: fields(top),
             training_stats: summary(top.get("training_stats"), &mut room),
             metadata: summary(top.get("metadata"), &mut room),
         }
@@ -131,12 +138,35 @@ impl Manifest {
     }
 }
 
+/// The names of the fields, as many as there is room for.
+fn fields(top: &Dict) -> Vec<String> {
+    let mut room = MAX_FIELDS;
+    let fits = |name: &&str| match room.checked_sub(json_len(name) + 1) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    top.keys().take(1000).take_while(fits).map(str::to_owned).collect()
+}
+
+/// The length of a string in JSON, where control characters take six bytes.
+fn json_len(text: &str) -> usize {
+    2 + text
+        .bytes()
+        .map(|byte| if byte < 0x20 { 6 } else { 1 + usize::from(matches!(byte, b'"' | b'\\')) })
+        .sum::<usize>()
+}
+
 /// The entries of a dict that can be JSON and are short.
 fn summary(value: Option<&Value>, room: &mut usize) -> Map<String, Json> {
     let mut map = Map::new();
-    for (key, value) in value.and_then(Value::as_dict).iter().flat_map(|dict| dict.children()) {
-        if let Some(json) = to_json(value, 0) {
-            let len = key.len() + json.to_string().len();
+    for (key, value) in value.and_then(Value::as_dict).iter().flat_map(|dict| &dict.entries) {
+        let mut parts = MAX_SUMMARY;
+        if let Some(json) = to_json(value, 0, &mut parts) {
+            let key = key.key_text();
+            let len = json_len(&key) + json.to_string().len();
             if len <= MAX_SUMMARY && len <= *room {
                 *room -= len;
                 map.insert(key, json);
@@ -146,18 +176,20 @@ fn summary(value: Option<&Value>, room: &mut usize) -> Map<String, Json> {
     map
 }
 
-/// A value as JSON; `None` where it has tensors, bytes or too many parts.
-fn to_json(value: &Value, depth: usize) -> Option<Json> {
-    let each = |items: &[Value]| -> Option<Json> {
-        if items.len() > MAX_SUMMARY || depth > 8 {
-            return None;
-        }
-        items
-            .iter()
-            .map(|item| to_json(item, depth + 1))
-            .collect::<Option<Vec<_>>>()
-            .map(Json::from)
+/// A value as JSON; `None` if it has tensors or bytes, or would be longer than about `room` bytes.
+/// Each part takes a byte at least, so that what is shared often is not looked at often.
+fn to_json(value: &Value, depth: usize, room: &mut usize) -> Option<Json> {
+    let value = value.resolved();
+    let len = match value {
+        Value::Str(text) => text.len(),
+        Value::List(items) | Value::Tuple(items) => items.len(),
+        Value::Dict(dict) => dict.len(),
+        _ => 0,
     };
+    *room = room.checked_sub(1 + len)?;
+    if depth > 8 {
+        return None;
+    }
     Some(match value {
         Value::None => Json::Null,
         Value::Bool(v) => Json::from(*v),
@@ -166,18 +198,19 @@ fn to_json(value: &Value, depth: usize) -> Option<Json> {
         // JSON has no NaN and no infinity; their names are strings.
         Value::Float(v) if !v.is_finite() => Json::from(v.to_string()),
         Value::Float(v) => Json::from(*v),
-        Value::Str(v) if v.len() <= MAX_SUMMARY => Json::from(v.as_str()),
-        Value::List(items) | Value::Tuple(items) => each(items)?,
-        Value::Dict(dict) if dict.kind != DictKind::Counter && dict.len() <= MAX_SUMMARY => {
-            if depth > 8 {
-                return None;
+        Value::Str(v) => Json::from(v.as_str()),
+        Value::List(items) | Value::Tuple(items) => {
+            let items = items.iter().map(|item| to_json(item, depth + 1, room));
+            Json::from(items.collect::<Option<Vec<_>>>()?)
+        }
+        Value::Dict(dict) if dict.kind != DictKind::Counter => {
+            let mut map = Map::new();
+            for (key, value) in &dict.entries {
+                let key = key.key_text();
+                *room = room.checked_sub(key.len())?;
+                map.insert(key, to_json(value, depth + 1, room)?);
             }
-            let entries = dict.children().into_iter();
-            Json::Object(
-                entries
-                    .map(|(key, value)| Some((key, to_json(value, depth + 1)?)))
-                    .collect::<Option<_>>()?,
-            )
+            Json::Object(map)
         }
         _ => return None,
     })

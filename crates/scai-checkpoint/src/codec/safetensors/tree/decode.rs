@@ -9,19 +9,24 @@ use super::{MAX_TREE, TREE};
 use crate::codec::torch::constructor;
 use crate::error::{Error, Place, Result};
 use crate::tensor::{Attributes, DType, Storage, Tensor, contiguous_strides, memory_order};
-use crate::value::{Call, Dict, DictKind, Value};
+use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Value};
 
 /// Puts the tensors of a file back into their tree.
 pub(in super::super) struct Decoder<'a> {
     tensors: HashMap<&'a str, &'a Stored>,
     /// The storages made so far, so that ties are kept.
     storages: HashMap<&'a str, Storage>,
+    /// Shared values by their numbers, and how many levels are below each.
+    shared: HashMap<u64, (Value, usize)>,
+    depth: usize,
+    /// How deep the value that is being decoded goes.
+    deepest: usize,
 }
 
 impl<'a> Decoder<'a> {
     pub(in super::super) fn new(tensors: &'a [Stored]) -> Self {
         let tensors = tensors.iter().map(|stored| (stored.name(), stored)).collect();
-        Self { tensors, storages: HashMap::new() }
+        Self { tensors, storages: HashMap::new(), shared: HashMap::new(), depth: 0, deepest: 0 }
     }
 
     pub(in super::super) fn decode(mut self, text: &str) -> Result<Value> {
@@ -32,6 +37,20 @@ impl<'a> Decoder<'a> {
     }
 
     fn value(&mut self, json: Json) -> Result<Value> {
+        self.depth += 1;
+        self.reach(self.depth)?;
+        let value = self.any(json)?;
+        self.depth -= 1;
+        Ok(value)
+    }
+
+    /// What is shared may be in places that are deeper than the JSON is.
+    fn reach(&mut self, depth: usize) -> Result<()> {
+        self.deepest = self.deepest.max(depth);
+        if depth > MAX_DEPTH { bad("it is nested too deep") } else { Ok(()) }
+    }
+
+    fn any(&mut self, json: Json) -> Result<Value> {
         Ok(match json {
             Json::Null => Value::None,
             Json::Bool(v) => Value::Bool(v),
@@ -82,7 +101,7 @@ impl<'a> Decoder<'a> {
                     return bad("a dict");
                 };
                 if let Some(attributes) = attributes {
-                    let Value::Dict(attributes) = self.value(attributes)? else {
+                    let Value::Dict(attributes) = self.value(attributes)?.into_resolved() else {
                         return bad("the attributes of a dict");
                     };
                     dict.attributes = Some(Box::new(attributes));
@@ -106,6 +125,25 @@ impl<'a> Decoder<'a> {
                     args: self.items(args)?,
                     state: state.map(|state| self.value(state)).transpose()?,
                 }))
+            }
+            "shared" => {
+                let (Some(number), Some(of)) = (of.as_u64(), take("of")) else {
+                    return bad("a shared value");
+                };
+                let deepest = std::mem::replace(&mut self.deepest, self.depth);
+                let value = self.value(of)?.share();
+                let height = self.deepest - self.depth;
+                self.deepest = self.deepest.max(deepest);
+                if self.shared.insert(number, (value.clone(), height)).is_some() {
+                    return bad("two shared values of one number");
+                }
+                value
+            }
+            "same" => {
+                let known = of.as_u64().and_then(|number| self.shared.get(&number).cloned());
+                let Some((value, height)) = known else { return bad("a shared value is missing") };
+                self.reach(self.depth + height)?;
+                value
             }
             tag => return bad(format!("`${tag}` is not known")),
         })

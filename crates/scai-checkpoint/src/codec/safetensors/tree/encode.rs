@@ -8,7 +8,10 @@ use super::super::to_format;
 use super::{MAX_JSON_DEPTH, MAX_TREE};
 use crate::error::{Error, Place, Result};
 use crate::tensor::{DType, Storage, Tensor, contiguous_strides};
-use crate::value::{Dict, DictKind, Value, join};
+use crate::value::{Dict, DictKind, Shared, Value, join};
+
+/// Strings of so many bytes are written out each time.
+const SHORT: usize = 64;
 
 /// A message lists no more than this.
 const MAX_LISTED: usize = 20;
@@ -118,6 +121,18 @@ struct Encoder {
     ties: Vec<(String, String)>,
     apart: Vec<String>,
     refused: Vec<String>,
+    shared: HashMap<usize, Known>,
+    /// How deep the value that is being encoded goes.
+    deepest: usize,
+}
+
+/// A shared value that was encoded.
+struct Known {
+    number: usize,
+    /// How many levels are below it.
+    height: usize,
+    /// Its path, if it holds tensors.
+    tensors: Option<String>,
 }
 
 impl Encoder {
@@ -125,7 +140,9 @@ impl Encoder {
         if depth > MAX_JSON_DEPTH {
             return self.refuse(path, "nested too deep");
         }
+        self.deepest = self.deepest.max(depth);
         match value {
+            Value::Shared(shared) => self.shared(path, shared, depth),
             Value::None => Json::Null,
             Value::Bool(v) => Json::from(*v),
             Value::Int(v) => Json::from(*v),
@@ -158,6 +175,42 @@ impl Encoder {
                 json
             }
         }
+    }
+
+    /// A value that several places refer to: whole at the first of them. Its tensors get their
+    /// names there.
+    fn shared(&mut self, path: &str, shared: &Shared, depth: usize) -> Json {
+        let value = shared.get();
+        let is_one_object = match value {
+            Value::List(_) | Value::Set(_) | Value::Dict(_) | Value::ByteArray(_) => true,
+            Value::Tensor(_) | Value::Call(_) => true,
+            Value::Tuple(items) => !items.is_empty(),
+            Value::Str(text) => text.len() > SHORT,
+            Value::Wtf8(bytes) | Value::Bytes(bytes) => bytes.len() > SHORT,
+            _ => false,
+        };
+        if !is_one_object || shared.references() == 1 {
+            return self.value(path, value, depth);
+        }
+        if let Some(known) = self.shared.get(&shared.id()) {
+            let number = known.number;
+            if depth + known.height > MAX_JSON_DEPTH {
+                return self.refuse(path, "nested too deep");
+            }
+            self.ties.extend(known.tensors.clone().map(|first| (name_of(path), first)));
+            return json!({ "$same": number });
+        }
+        let number = self.shared.len();
+        let tensors = self.stored.len() + self.ties.len();
+        let deepest = std::mem::replace(&mut self.deepest, depth);
+        // Its number is taken before those of what it holds.
+        self.shared.insert(shared.id(), Known { number, height: 0, tensors: None });
+        let json = self.value(path, value, depth + 1);
+        let height = self.deepest - depth;
+        self.deepest = self.deepest.max(deepest);
+        let tensors = (self.stored.len() + self.ties.len() > tensors).then(|| name_of(path));
+        self.shared.insert(shared.id(), Known { number, height, tensors });
+        json!({ "$shared": number, "of": json })
     }
 
     fn items(&mut self, path: &str, items: &[Value], depth: usize) -> Json {

@@ -1,11 +1,10 @@
 //! The arena of nodes to a state tree.
 
-use std::collections::{HashMap, HashSet};
-
 use num_bigint::BigInt;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::globals::Global;
-use super::keys::Identity;
+use super::keys::{Identities, Identity};
 use super::machine::{Called, DictNode, Id, Node, Program};
 use crate::error::{Error, Place, Result, shown};
 use crate::tensor::{Attributes, DType, Storage, Tensor};
@@ -33,9 +32,10 @@ impl StorageRef<'_> {
 /// Finds the bytes of a storage. Called again for the same key, it returns the same storage.
 pub(in super::super) type Storages<'a> = dyn FnMut(&StorageRef<'_>) -> Result<Storage> + 'a;
 
-/// Bytes of memory the tree may take: a container that is referred to often is copied each time,
-/// so that a file of 1 KiB could ask for the whole memory. Without sharing a value takes at least
-/// one byte of the pickle and at most [`BYTES_PER_BYTE`] of memory.
+/// Bytes of memory the tree may take. A value that is referred to often is built once; but a
+/// constructor makes a new value each time it is applied, so that a file of 1 KiB that applies one
+/// to the same arguments over and over could ask for the whole memory. What a pickle of honest
+/// origin holds takes at least one byte of it for at most [`BYTES_PER_BYTE`] of memory.
 const ALLOWANCE: usize = 16 << 20;
 const BYTES_PER_BYTE: usize = 64;
 
@@ -43,31 +43,110 @@ const BYTES_PER_BYTE: usize = 64;
 pub(in super::super) fn build(program: &Program, storages: &mut Storages<'_>) -> Result<Value> {
     let mut builder = Builder {
         nodes: &program.nodes,
+        references: references(program),
+        shared: FxHashMap::default(),
+        deepest: 0,
+        identities: Identities::new(),
         budget: program.consumed.saturating_mul(BYTES_PER_BYTE).saturating_add(ALLOWANCE),
         storages,
     };
     builder.value(program.root, 0)
 }
 
+/// For each node whether nothing, one or more than one of the others refers to it as a value.
+fn references(program: &Program) -> Vec<u8> {
+    let mut references = vec![0_u8; program.nodes.len()];
+    let mut count = |id: Id| {
+        let count = &mut references[id as usize];
+        *count = count.saturating_add(1);
+    };
+    for node in &program.nodes {
+        match node {
+            Node::List(items) | Node::Set(items) => items.iter().copied().for_each(&mut count),
+            Node::Tuple(items) => items.iter().copied().for_each(&mut count),
+            Node::Dict(dict) => {
+                dict.entries.iter().flat_map(|&(key, value)| [key, value]).for_each(&mut count);
+                dict.attributes.into_iter().for_each(&mut count);
+            }
+            Node::Called(called) => {
+                count(called.args);
+                called.state.into_iter().for_each(&mut count);
+            }
+            _ => {}
+        }
+    }
+    references
+}
+
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 
 struct Builder<'a> {
     nodes: &'a [Node],
+    references: Vec<u8>,
+    /// Values that several places refer to; `None` while one is being built.
+    shared: FxHashMap<Id, Option<Built>>,
+    /// How deep the value that is being built goes.
+    deepest: usize,
+    identities: Identities,
     budget: usize,
     storages: &'a mut Storages<'a>,
+}
+
+/// A shared value and how many levels there are below it.
+struct Built {
+    value: Value,
+    height: usize,
 }
 
 fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::damaged(Place::record("data.pkl"), format!("the pickle is not valid: {what}")))
 }
 
+fn check_depth(depth: usize) -> Result<()> {
+    if depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        Place::record("data.pkl"),
+        format!("containers that are nested deeper than {MAX_DEPTH} levels"),
+        "save them flatter",
+    ))
+}
+
 impl<'a> Builder<'a> {
     fn value(&mut self, id: Id, depth: usize) -> Result<Value> {
-        if depth > MAX_DEPTH {
-            return bad(format_args!(
-                "containers nest deeper than {MAX_DEPTH}, or contain themselves"
-            ));
+        if self.references[id as usize] < 2 || !self.node(id).can_be_shared() {
+            return self.fresh(id, depth);
         }
+        self.charge(size_of::<Value>())?;
+        match self.shared.get(&id) {
+            Some(Some(Built { value, height })) => {
+                check_depth(depth + height)?;
+                self.deepest = self.deepest.max(depth + height);
+                return Ok(value.clone());
+            }
+            Some(None) => {
+                return Err(Error::unsupported(
+                    Place::record("data.pkl"),
+                    format!("a {} that contains itself", self.node(id).type_name()),
+                    "only trees without cycles can be read; break the cycle and save it again",
+                ));
+            }
+            None => {}
+        }
+        self.shared.insert(id, None);
+        let deepest = std::mem::replace(&mut self.deepest, depth);
+        let value = self.fresh(id, depth)?.share();
+        let height = self.deepest - depth;
+        self.deepest = self.deepest.max(deepest);
+        self.shared.insert(id, Some(Built { value: value.clone(), height }));
+        Ok(value)
+    }
+
+    /// Makes a value of a node, each time a new one.
+    fn fresh(&mut self, id: Id, depth: usize) -> Result<Value> {
+        check_depth(depth)?;
+        self.deepest = self.deepest.max(depth);
         let node = &self.nodes[id as usize];
         self.charge(size_of::<Value>() + node.content_len())?;
         Ok(match node {
@@ -82,7 +161,7 @@ impl<'a> Builder<'a> {
             Node::ByteArray(v) => Value::ByteArray(v.to_vec()),
             Node::List(items) => Value::List(self.values(items, depth)?),
             Node::Tuple(items) => Value::Tuple(self.values(items, depth)?),
-            Node::Set(items) => Value::Set(keep_distinct(self.values(items, depth)?)?),
+            Node::Set(items) => Value::Set(self.set(items, depth)?),
             &Node::EmptyDict(kind) => Value::Dict(Dict { kind, ..Dict::new() }),
             Node::Dict(dict) => Value::Dict(self.dict(dict, depth)?),
             Node::Global(global) => global_value(*global)?,
@@ -101,7 +180,11 @@ impl<'a> Builder<'a> {
                 self.budget = left;
                 Ok(())
             }
-            None => bad("shared containers would fill the memory"),
+            None => Err(Error::unsupported(
+                Place::record("data.pkl"),
+                "constructors applied to the same values so often that they would fill the memory",
+                "nothing that `torch.save` writes does this",
+            )),
         }
     }
 
@@ -114,15 +197,37 @@ impl<'a> Builder<'a> {
         for &(key, value) in &dict.entries {
             entries.push((self.value(key, depth + 1)?, self.value(value, depth + 1)?));
         }
-        let entries = keep_last_of_equal_keys(entries)?;
-        let attributes = match dict.attributes {
-            Some(id) => match self.value(id, depth + 1)? {
-                Value::Dict(attributes) => Some(Box::new(attributes)),
-                _ => return bad("the attributes of a dict are not a dict"),
-            },
+        let entries = self.keep_last_of_equal_keys(entries)?;
+        let attributes = match dict.attributes.map(|id| self.node(id)) {
+            Some(Node::EmptyDict(_)) => Some(Box::default()),
+            Some(Node::Dict(attributes)) if attributes.attributes.is_none() => {
+                let attributes = self.dict(attributes, depth)?;
+                Some(Box::new(Dict { kind: DictKind::Dict, ..attributes }))
+            }
+            Some(_) => return bad("the attributes of a dict are not a dict"),
             None => None,
         };
         Ok(Dict { kind: dict.kind, entries, attributes })
+    }
+
+    fn set(&mut self, items: &[Id], depth: usize) -> Result<Vec<Value>> {
+        let items = self.values(items, depth)?;
+        self.keep_distinct(items)
+    }
+
+    /// The entries of a dict that is made of a list of pairs.
+    fn pairs(&mut self, items: &[Id], depth: usize) -> Result<Vec<(Value, Value)>> {
+        let mut entries = Vec::with_capacity(items.len());
+        for &item in items {
+            let pair: &[Id] = match self.node(item) {
+                Node::List(pair) => pair,
+                Node::Tuple(pair) => pair,
+                _ => return bad("an entry of a dict is not a pair"),
+            };
+            let &[key, value] = pair else { return bad("an entry of a dict is not a pair") };
+            entries.push((self.value(key, depth + 1)?, self.value(value, depth + 1)?));
+        }
+        self.keep_last_of_equal_keys(entries)
     }
 
     /// Applies a known constructor.
@@ -152,7 +257,7 @@ impl<'a> Builder<'a> {
             (Global::Parameter, [data, grad, hooks]) => {
                 self.no_hooks(*hooks)?;
                 let requires_grad = self.bool(*grad)?;
-                let tensor = match self.value(*data, depth + 1)? {
+                let tensor = match self.value(*data, depth + 1)?.into_resolved() {
                     Value::Tensor(tensor) => tensor,
                     // A parameter without data, or of a kind that is kept as it was written.
                     Value::Call(_) => {
@@ -174,15 +279,22 @@ impl<'a> Builder<'a> {
                     Global::Counter => DictKind::Counter,
                     _ => DictKind::Ordered,
                 };
-                let entries = match self.value(*entries, depth + 1)? {
-                    Value::Dict(dict) => dict.entries,
-                    Value::List(items) => keep_last_of_equal_keys(pairs(items)?)?,
-                    _ => return bad("a dict is made of something else than entries"),
+                // Looked at where they lie, so that a `Counter` is one level of the tree, as it is
+                // for whoever writes it.
+                let entries = match self.node(*entries) {
+                    Node::EmptyDict(_) => Vec::new(),
+                    Node::Dict(dict) => self.dict(dict, depth)?.entries,
+                    Node::List(items) => self.pairs(items, depth)?,
+                    _ => match self.value(*entries, depth + 1)?.into_resolved() {
+                        Value::Dict(dict) => dict.entries,
+                        _ => return bad("a dict is made of something else than entries"),
+                    },
                 };
                 Value::Dict(Dict { kind, entries, attributes: None })
             }
-            (Global::Set, [items]) => match self.value(*items, depth + 1)? {
-                Value::List(items) | Value::Tuple(items) => Value::Set(keep_distinct(items)?),
+            (Global::Set, [items]) => match self.node(*items) {
+                Node::List(items) => Value::Set(self.set(items, depth)?),
+                Node::Tuple(items) => Value::Set(self.set(items, depth)?),
                 _ => return bad("a set is made of something else than a list"),
             },
             (Global::Set, []) => Value::Set(Vec::new()),
@@ -192,7 +304,7 @@ impl<'a> Builder<'a> {
             },
             (Global::Bytes, []) => Value::Bytes(Vec::new()),
             (Global::ByteArray, []) => Value::ByteArray(Vec::new()),
-            (Global::ByteArray, [bytes]) => match self.value(*bytes, depth + 1)? {
+            (Global::ByteArray, [bytes]) => match self.value(*bytes, depth + 1)?.into_resolved() {
                 Value::Bytes(bytes) => Value::ByteArray(bytes),
                 _ => return bad("a bytearray is not made of bytes"),
             },
@@ -385,6 +497,44 @@ impl<'a> Builder<'a> {
         bytes.collect::<Result<_, _>>().or_else(|_| bad("bytes with a code point above 255"))
     }
 
+    /// As in Python, a key that is set again keeps its place and takes the new value.
+    fn keep_last_of_equal_keys(
+        &mut self,
+        entries: Vec<(Value, Value)>,
+    ) -> Result<Vec<(Value, Value)>> {
+        let mut places = FxHashMap::with_capacity_and_hasher(entries.len(), FxBuildHasher);
+        let mut distinct: Vec<(Value, Value)> = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let place = match self.identities.of(&key) {
+                Identity::Equal(identity) => *places.entry(identity).or_insert(distinct.len()),
+                Identity::Mutable => return bad("a key of a dict is a mutable container"),
+                _ => distinct.len(),
+            };
+            match distinct.get_mut(place) {
+                Some(entry) => entry.1 = value,
+                None => distinct.push((key, value)),
+            }
+        }
+        Ok(distinct)
+    }
+
+    /// As in Python, a set holds the first of equal elements.
+    fn keep_distinct(&mut self, items: Vec<Value>) -> Result<Vec<Value>> {
+        let mut seen = FxHashSet::with_capacity_and_hasher(items.len(), FxBuildHasher);
+        let mut distinct = Vec::with_capacity(items.len());
+        for item in items {
+            let new = match self.identities.of(&item) {
+                Identity::Equal(identity) => seen.insert(identity),
+                Identity::Mutable => return bad("an element of a set is a mutable container"),
+                _ => true,
+            };
+            if new {
+                distinct.push(item);
+            }
+        }
+        Ok(distinct)
+    }
+
     fn is_latin1(&self, id: Id) -> bool {
         matches!(self.node(id), Node::Str(name) if &**name == "latin1" || &**name == "latin-1")
     }
@@ -422,50 +572,4 @@ fn device(name: String) -> Result<String> {
         return bad("no device has such a name");
     }
     Ok(name)
-}
-
-fn pairs(items: Vec<Value>) -> Result<Vec<(Value, Value)>> {
-    let pair = |item| match item {
-        Value::List(pair) | Value::Tuple(pair) => match <[Value; 2]>::try_from(pair) {
-            Ok([key, value]) => Ok((key, value)),
-            Err(_) => bad("an entry of a dict is no pair"),
-        },
-        _ => bad("an entry of a dict is no pair"),
-    };
-    items.into_iter().map(pair).collect()
-}
-
-/// As in Python, a key that is set again keeps its place and takes the new value.
-fn keep_last_of_equal_keys(entries: Vec<(Value, Value)>) -> Result<Vec<(Value, Value)>> {
-    let mut places = HashMap::with_capacity(entries.len());
-    let mut distinct: Vec<(Value, Value)> = Vec::with_capacity(entries.len());
-    for (key, value) in entries {
-        let place = match Identity::of(&key) {
-            Identity::Mutable => return bad("a key of a dict is a mutable container"),
-            Identity::Unique => distinct.len(),
-            Identity::Equal(identity) => *places.entry(identity).or_insert(distinct.len()),
-        };
-        match distinct.get_mut(place) {
-            Some(entry) => entry.1 = value,
-            None => distinct.push((key, value)),
-        }
-    }
-    Ok(distinct)
-}
-
-/// As in Python, a set holds the first of equal elements.
-fn keep_distinct(items: Vec<Value>) -> Result<Vec<Value>> {
-    let mut seen = HashSet::with_capacity(items.len());
-    let mut distinct = Vec::with_capacity(items.len());
-    for item in items {
-        let new = match Identity::of(&item) {
-            Identity::Mutable => return bad("an element of a set is a mutable container"),
-            Identity::Unique => true,
-            Identity::Equal(identity) => seen.insert(identity),
-        };
-        if new {
-            distinct.push(item);
-        }
-    }
-    Ok(distinct)
 }

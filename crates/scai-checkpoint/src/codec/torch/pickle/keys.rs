@@ -1,76 +1,117 @@
 //! Which keys of a dict, and which elements of a set, Python holds for equal.
 
+use std::hash::{BuildHasher, RandomState};
+
+use num_bigint::BigInt;
+use rustc_hash::FxHashMap;
+use twox_hash::XxHash3_128;
+
 use crate::value::Value;
 
 /// What Python compares a key by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Identity {
-    /// Keys with equal bytes are equal.
-    Equal(Vec<u8>),
+    /// Keys with this digest are equal.
+    Equal(u128),
     /// It equals nothing but itself, such as a tensor.
     Unique,
     /// It cannot be a key, since it could be changed.
     Mutable,
 }
 
-impl Identity {
-    /// The identity of a value.
-    pub(super) fn of(value: &Value) -> Self {
-        let mut bytes = Vec::new();
-        match encode(value, &mut bytes) {
-            Ok(()) => Self::Equal(bytes),
-            Err(other) => other,
+/// Finds the identities of keys, by digests with a seed that nobody can know beforehand.
+#[derive(Debug)]
+pub(super) struct Identities {
+    seed: u64,
+    /// Those of shared values, which may be parts of very many keys.
+    shared: FxHashMap<usize, Identity>,
+}
+
+impl Identities {
+    pub(super) fn new() -> Self {
+        Self { seed: RandomState::new().hash_one(0), shared: FxHashMap::default() }
+    }
+
+    /// The identity of a value. Shared values must live as long as this.
+    pub(super) fn of(&mut self, value: &Value) -> Identity {
+        let equal = |kind: u8, content: &[u8]| self.digest(kind, content);
+        match value {
+            Value::Shared(shared) => match self.shared.get(&shared.id()) {
+                Some(&identity) => identity,
+                None => {
+                    let identity = self.of(shared.get());
+                    self.shared.insert(shared.id(), identity);
+                    identity
+                }
+            },
+            Value::None => equal(b'N', &[]),
+            // Python takes 1, 1.0, True and 1+0j for one key.
+            Value::Bool(v) => equal(b'i', &i64::from(*v).to_le_bytes()),
+            Value::Int(v) => equal(b'i', &v.to_le_bytes()),
+            Value::BigInt(v) => equal(b'I', &v.to_signed_bytes_le()),
+            Value::Float(v) | Value::Complex(v, 0.0) => match v {
+                v if v.is_nan() => Identity::Unique,
+                v if v.fract() == 0.0 && v.abs() < i64::MAX as f64 => {
+                    equal(b'i', &(*v as i64).to_le_bytes())
+                }
+                v if v.fract() == 0.0 && v.is_finite() => {
+                    let int = whole(*v);
+                    match i64::try_from(&int) {
+                        Ok(int) => equal(b'i', &int.to_le_bytes()),
+                        Err(_) => equal(b'I', &int.to_signed_bytes_le()),
+                    }
+                }
+                v => equal(b'f', &v.to_bits().to_le_bytes()),
+            },
+            Value::Complex(re, im) if re.is_nan() || im.is_nan() => Identity::Unique,
+            Value::Complex(re, im) => {
+                // Adding zero makes a negative zero positive, which it is equal to.
+                equal(b'c', &[(re + 0.0).to_le_bytes(), (im + 0.0).to_le_bytes()].concat())
+            }
+            Value::Str(v) => equal(b's', v.as_bytes()),
+            Value::Wtf8(v) => equal(b'w', v),
+            Value::Bytes(v) => equal(b'b', v),
+            Value::DType(v) => equal(b'd', v.name().as_bytes()),
+            Value::Device(v) => equal(b'D', v.as_bytes()),
+            Value::Layout(v) => equal(b'l', v.as_bytes()),
+            Value::QScheme(v) => equal(b'q', v.as_bytes()),
+            Value::Tuple(items) => {
+                let mut parts = Vec::with_capacity(items.len() * size_of::<u128>());
+                let mut unique = false;
+                for item in items {
+                    match self.of(item) {
+                        Identity::Equal(digest) => parts.extend(digest.to_le_bytes()),
+                        Identity::Unique => unique = true,
+                        Identity::Mutable => return Identity::Mutable,
+                    }
+                }
+                if unique { Identity::Unique } else { self.digest(b't', &parts) }
+            }
+            // `torch.Size` is a tuple of integers.
+            Value::Size(dims) => {
+                let dims = dims.iter().map(|&dim| Value::Int(dim));
+                self.of(&Value::Tuple(dims.collect()))
+            }
+            Value::Tensor(_) | Value::Storage(..) | Value::Call(_) => Identity::Unique,
+            Value::List(_) | Value::Dict(_) | Value::Set(_) | Value::ByteArray(_) => {
+                Identity::Mutable
+            }
         }
+    }
+
+    fn digest(&self, kind: u8, content: &[u8]) -> Identity {
+        // A kind is one byte of the seed, so that nothing reads like something else.
+        let seed = self.seed ^ u64::from(kind);
+        Identity::Equal(XxHash3_128::oneshot_with_seed(seed, content))
     }
 }
 
-/// Appends a kind, the length of what follows, and that, so that nothing reads like another thing.
-fn encode(value: &Value, out: &mut Vec<u8>) -> Result<(), Identity> {
-    let mut put = |kind: u8, content: &[u8]| {
-        out.push(kind);
-        out.extend((content.len() as u64).to_le_bytes());
-        out.extend(content);
-        Ok(())
-    };
-    match value {
-        Value::None => put(b'N', &[]),
-        // Python holds 1, 1.0, True and 1+0j for one key.
-        Value::Bool(v) => put(b'i', &i64::from(*v).to_le_bytes()),
-        Value::Int(v) => put(b'i', &v.to_le_bytes()),
-        Value::BigInt(v) => put(b'I', &v.to_signed_bytes_le()),
-        Value::Float(v) | Value::Complex(v, 0.0) => match v {
-            v if v.is_nan() => Err(Identity::Unique),
-            v if v.fract() == 0.0 && v.abs() < i64::MAX as f64 => {
-                put(b'i', &(*v as i64).to_le_bytes())
-            }
-            v => put(b'f', &v.to_bits().to_le_bytes()),
-        },
-        Value::Complex(re, im) if re.is_nan() || im.is_nan() => Err(Identity::Unique),
-        Value::Complex(re, im) => {
-            // Adding zero makes a negative zero positive, which it is equal to.
-            put(b'c', &[(re + 0.0).to_le_bytes(), (im + 0.0).to_le_bytes()].concat())
-        }
-        Value::Str(v) => put(b's', v.as_bytes()),
-        Value::Wtf8(v) => put(b'w', v),
-        Value::Bytes(v) => put(b'b', v),
-        Value::DType(v) => put(b'd', v.name().as_bytes()),
-        Value::Device(v) => put(b'D', v.as_bytes()),
-        Value::Layout(v) => put(b'l', v.as_bytes()),
-        Value::QScheme(v) => put(b'q', v.as_bytes()),
-        Value::Tuple(items) => {
-            put(b't', &(items.len() as u64).to_le_bytes())?;
-            items.iter().try_for_each(|item| encode(item, out))
-        }
-        // `torch.Size` is a tuple of integers.
-        Value::Size(dims) => {
-            put(b't', &(dims.len() as u64).to_le_bytes())?;
-            dims.iter().try_for_each(|&dim| encode(&Value::Int(dim), out))
-        }
-        Value::Tensor(_) | Value::Storage(..) | Value::Call(_) => Err(Identity::Unique),
-        Value::List(_) | Value::Dict(_) | Value::Set(_) | Value::ByteArray(_) => {
-            Err(Identity::Mutable)
-        }
-    }
+/// A whole number of more than 64 bits.
+fn whole(float: f64) -> BigInt {
+    let bits = float.to_bits();
+    let exponent = (bits >> 52 & 0x7ff) as usize;
+    let mantissa = BigInt::from(bits & ((1 << 52) - 1) | 1 << 52) << exponent.saturating_sub(1075);
+    if float < 0.0 { -mantissa } else { mantissa }
 }
 
 #[cfg(test)]
@@ -79,22 +120,26 @@ mod tests {
 
     #[test]
     fn keys_are_equal_where_python_says_so() {
-        let same = |a: Value, b: Value| assert_eq!(Identity::of(&a), Identity::of(&b));
-        let differ = |a: Value, b: Value| assert_ne!(Identity::of(&a), Identity::of(&b));
-        same(Value::Int(1), Value::Bool(true));
-        same(Value::Int(1), Value::Float(1.0));
-        same(Value::Int(1), Value::Complex(1.0, 0.0));
-        same(Value::Float(-0.0), Value::Int(0));
-        same(Value::Size(vec![1, 0]), Value::Tuple(vec![Value::Int(1), Value::Bool(false)]));
-        differ(Value::Str("1".into()), Value::Int(1));
-        differ(Value::Str("a".into()), Value::Bytes(b"a".to_vec()));
-        differ(Value::Float(0.5), Value::Int(0));
+        let mut identities = Identities::new();
+        let mut equal = |a: Value, b: Value| identities.of(&a) == identities.of(&b);
+        assert!(equal(Value::Int(1), Value::Bool(true)));
+        assert!(equal(Value::Int(1), Value::Float(1.0)));
+        assert!(equal(Value::Int(1), Value::Complex(1.0, 0.0)));
+        assert!(equal(Value::Float(-0.0), Value::Int(0)));
+        assert!(equal(Value::Int(i64::MIN), Value::Float(-(2_f64.powi(63)))));
+        assert!(equal(Value::BigInt(BigInt::from(3) << 70), Value::Float(3.0 * 2_f64.powi(70))));
+        let tuple = Value::Tuple(vec![Value::Int(1), Value::Bool(false)]);
+        assert!(equal(Value::Size(vec![1, 0]), tuple.clone()));
+        assert!(equal(tuple.clone().share(), tuple));
+        assert!(!equal(Value::Str("1".into()), Value::Int(1)));
+        assert!(!equal(Value::Str("a".into()), Value::Bytes(b"a".to_vec())));
+        assert!(!equal(Value::Float(0.5), Value::Int(0)));
         let nested = |parts: &[&str]| {
             Value::Tuple(parts.iter().map(|&part| Value::Str(part.into())).collect())
         };
-        differ(nested(&["ab", "c"]), nested(&["a", "bc"]));
+        assert!(!equal(nested(&["ab", "c"]), nested(&["a", "bc"])));
         let list = Value::Tuple(vec![Value::List(vec![])]);
-        assert_eq!(Identity::of(&list), Identity::Mutable);
-        assert_eq!(Identity::of(&Value::Float(f64::NAN)), Identity::Unique);
+        assert_eq!(identities.of(&list), Identity::Mutable);
+        assert_eq!(identities.of(&Value::Float(f64::NAN)), Identity::Unique);
     }
 }

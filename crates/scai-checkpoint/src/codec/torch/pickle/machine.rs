@@ -520,6 +520,21 @@ impl Node {
         matches!(self, Node::EmptyDict(_) | Node::Dict(_))
     }
 
+    /// Whether a value made of this is one object where several places refer to it. For small
+    /// values that cannot change, it makes no difference.
+    pub(super) fn can_be_shared(&self) -> bool {
+        match self {
+            Node::None
+            | Node::Bool(_)
+            | Node::Int(_)
+            | Node::Float(_)
+            | Node::Global(_)
+            | Node::Persistent(_) => false,
+            Node::Tuple(items) => !items.is_empty(),
+            _ => true,
+        }
+    }
+
     /// Bytes that a value made of this takes besides itself.
     pub(super) fn content_len(&self) -> usize {
         match self {

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::op;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Storage, Tensor};
-use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Value, join};
+use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
 
 /// A pickle and the storages it refers to; storage `i` has the key `i`.
 #[derive(Debug)]
@@ -30,7 +30,9 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         remembered: 0,
         storages: Vec::new(),
         keys: FxHashMap::default(),
+        shared: FxHashMap::default(),
         depth: 0,
+        deepest: 0,
     };
     writer.value(value).map_err(|Refusal { path, detail }| Error::Conversion {
         at: path.into_iter().rev().reduce(|parent, key| join(&parent, &key)).unwrap_or_default(),
@@ -76,17 +78,58 @@ struct Writer<'a> {
     storages: Vec<Storage>,
     /// The places of the storages' keys, by the storage's identity.
     keys: FxHashMap<usize, u32>,
+    /// The places of shared values, and how many levels are below each.
+    shared: FxHashMap<usize, (u32, usize)>,
     depth: usize,
+    /// How deep the value that is being written goes.
+    deepest: usize,
 }
 
 impl<'a> Writer<'a> {
     fn value(&mut self, value: &'a Value) -> Written {
         self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return refuse(format!("containers nest deeper than {MAX_DEPTH}"));
+        self.reach(self.depth)?;
+        match value {
+            Value::Shared(shared) => self.shared(shared)?,
+            value => self.any(value)?,
         }
-        self.any(value)?;
         self.depth -= 1;
+        Ok(())
+    }
+
+    fn reach(&mut self, depth: usize) -> Written {
+        self.deepest = self.deepest.max(depth);
+        if depth > MAX_DEPTH {
+            return refuse(format!("nested deeper than {MAX_DEPTH} levels"));
+        }
+        Ok(())
+    }
+
+    /// A shared value: written the first time, referred to from then on.
+    fn shared(&mut self, shared: &'a Shared) -> Written {
+        let value = shared.get();
+        let remembered = match value {
+            Value::BigInt(_) | Value::Wtf8(_) | Value::Bytes(_) | Value::ByteArray(_) => true,
+            Value::List(_) | Value::Set(_) | Value::Dict(_) => true,
+            Value::Tensor(_) | Value::Size(_) => true,
+            Value::Tuple(items) => !items.is_empty(),
+            Value::Call(call) => !call.args.is_empty(),
+            _ => false,
+        };
+        if !remembered || shared.references() == 1 {
+            return self.any(value);
+        }
+        if let Some(&(place, height)) = self.shared.get(&shared.id()) {
+            self.reach(self.depth + height)?;
+            self.recall(place);
+            return Ok(());
+        }
+        let deepest = std::mem::replace(&mut self.deepest, self.depth);
+        self.any(value)?;
+        let height = self.deepest - self.depth;
+        self.deepest = self.deepest.max(deepest);
+        let place = self.remember();
+        self.shared.insert(shared.id(), (place, height));
         Ok(())
     }
 
@@ -162,6 +205,7 @@ impl<'a> Writer<'a> {
             }
             Value::QScheme(scheme) => self.global("torch", scheme),
             Value::Call(call) => self.call(call)?,
+            Value::Shared(shared) => return self.shared(shared),
         }
         Ok(())
     }
@@ -238,11 +282,7 @@ impl<'a> Writer<'a> {
         self.out.push(op::MARK);
         for (key, value) in &dict.entries {
             self.value(key)?;
-            self.value(value).map_err(under(|| match key {
-                Value::Str(text) => text.clone(),
-                Value::Int(int) => int.to_string(),
-                other => other.type_name().to_owned(),
-            }))?;
+            self.value(value).map_err(under(|| key.key_text()))?;
         }
         self.out.push(op::SETITEMS);
         Ok(())
