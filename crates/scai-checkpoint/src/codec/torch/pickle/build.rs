@@ -60,6 +60,7 @@ fn references(program: &Program) -> Vec<u8> {
         let count = &mut references[id as usize];
         *count = count.saturating_add(1);
     };
+    count(program.root);
     for node in &program.nodes {
         match node {
             Node::List(items) | Node::Set(items) => items.iter().copied().for_each(&mut count),
