@@ -374,6 +374,18 @@ impl Error {
         self
     }
 
+    /// Says in which of several files it is.
+    #[must_use]
+    pub(crate) fn in_part(mut self, part: &str) -> Self {
+        if let Some(place) = self.place_mut() {
+            place.record = Some(match place.record.take() {
+                Some(record) => format!("{part}: {record}"),
+                None => part.to_owned(),
+            });
+        }
+        self
+    }
+
     /// Adds the name of the tensor, unless a layer below already named one.
     #[must_use]
     pub fn at_tensor(mut self, tensor: impl Into<String>) -> Self {

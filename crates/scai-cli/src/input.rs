@@ -49,6 +49,8 @@ impl<'a> Input<'a> {
         match self.file.format() {
             Format::TorchLegacy => "pt-legacy",
             Format::Safetensors => "safetensors",
+            Format::Sharded => "sharded",
+            Format::Archive => "archive",
             _ => "pt",
         }
     }

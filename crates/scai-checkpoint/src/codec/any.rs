@@ -1,10 +1,12 @@
-//! A file of either format.
+//! A file of any format.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::bundle::Bundle;
+use super::kind;
 use super::safetensors::{self, SafetensorsFile};
 use super::torch::{self, Manifest, TorchFile};
 use super::{Protection, Unprotected};
@@ -22,6 +24,10 @@ pub enum Format {
     TorchLegacy,
     /// safetensors.
     Safetensors,
+    /// The shards of an index (`….index.json`); read only.
+    Sharded,
+    /// An archive that holds checkpoints, such as a model of Stable-Baselines3; read only.
+    Archive,
 }
 
 impl fmt::Display for Format {
@@ -30,6 +36,8 @@ impl fmt::Display for Format {
             Format::Torch => "PyTorch",
             Format::TorchLegacy => "PyTorch before 1.6",
             Format::Safetensors => "safetensors",
+            Format::Sharded => "shards of an index",
+            Format::Archive => "archive of checkpoints",
         })
     }
 }
@@ -41,19 +49,41 @@ pub enum CheckpointFile {
     Torch(Box<TorchFile>),
     /// A safetensors file.
     Safetensors(SafetensorsFile),
+    /// Several files that are one checkpoint.
+    Bundle(Bundle),
 }
 
 impl CheckpointFile {
     /// Opens a file; its format is recognised by its content.
     ///
     /// # Errors
-    /// As [`TorchFile::open`] and [`SafetensorsFile::open`].
+    /// As [`TorchFile::open`] and [`SafetensorsFile::open`]; [`Error::NotACheckpoint`] for a file
+    /// that is something else, which is named.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
-        if SafetensorsFile::recognise(&*file) {
-            SafetensorsFile::open(file, unprotected).map(Self::Safetensors)
-        } else {
-            Ok(Self::Torch(Box::new(TorchFile::open(file, unprotected)?)))
+        if let Some(index) = kind::index(&*file) {
+            return Bundle::shards(index, &file, unprotected).map(Self::Bundle);
         }
+        match Self::open_single(Arc::clone(&file), unprotected) {
+            // What a file of PyTorch must not have, any other zip file may.
+            Err(error) if TorchFile::is_foreign_zip(&*file) => match Bundle::archive(&file)? {
+                Some(bundle) => Ok(Self::Bundle(bundle)),
+                None => Err(error),
+            },
+            opened => opened,
+        }
+    }
+
+    /// Opens a file that is not several.
+    pub(super) fn open_single(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        if SafetensorsFile::recognise(&*file) {
+            return SafetensorsFile::open(file, unprotected).map(Self::Safetensors);
+        }
+        if !TorchFile::recognise(&*file)?
+            && let Some(error) = kind::foreign(&*file)?
+        {
+            return Err(error);
+        }
+        Ok(Self::Torch(Box::new(TorchFile::open(file, unprotected)?)))
     }
 
     /// The format.
@@ -62,6 +92,8 @@ impl CheckpointFile {
             Self::Torch(file) if file.is_legacy() => Format::TorchLegacy,
             Self::Torch(_) => Format::Torch,
             Self::Safetensors(_) => Format::Safetensors,
+            Self::Bundle(bundle) if bundle.is_sharded() => Format::Sharded,
+            Self::Bundle(_) => Format::Archive,
         }
     }
 
@@ -69,7 +101,7 @@ impl CheckpointFile {
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Torch(file) => file.descriptor(),
-            Self::Safetensors(_) => None,
+            Self::Safetensors(_) | Self::Bundle(_) => None,
         }
     }
 
@@ -78,6 +110,7 @@ impl CheckpointFile {
         match self {
             Self::Torch(file) => file.len(),
             Self::Safetensors(file) => file.len(),
+            Self::Bundle(bundle) => bundle.len(),
         }
     }
 
@@ -91,6 +124,7 @@ impl CheckpointFile {
         match self {
             Self::Torch(file) => file.protection(),
             Self::Safetensors(file) => file.protection(),
+            Self::Bundle(bundle) => bundle.protection(),
         }
     }
 
@@ -98,29 +132,29 @@ impl CheckpointFile {
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
             Self::Torch(file) => file.manifest(),
-            Self::Safetensors(_) => None,
+            Self::Safetensors(_) | Self::Bundle(_) => None,
         }
     }
 
-    /// The notes that were saved beside the tree, which only `.pt` files of this crate can hold.
+    /// The notes that were saved beside the tree, which only files of this crate can hold.
     ///
     /// # Errors
     /// As [`TorchFile::notes`].
     pub fn notes(&self) -> Result<Option<String>> {
         match self {
             Self::Torch(file) => file.notes(),
-            Self::Safetensors(_) => Ok(None),
+            Self::Safetensors(file) => Ok(file.notes().map(str::to_owned)),
+            Self::Bundle(_) => Ok(None),
         }
     }
 
     /// What another program put into the header of a safetensors file besides the tensors, which
     /// is no part of the state tree.
-    pub fn foreign_metadata(&self) -> Option<&BTreeMap<String, String>> {
+    pub fn foreign_metadata(&self) -> BTreeMap<&str, &str> {
         match self {
-            Self::Safetensors(file) if file.protection() == Protection::None => {
-                Some(file.metadata())
-            }
-            _ => None,
+            Self::Safetensors(file) => file.metadata(),
+            Self::Bundle(bundle) => bundle.metadata(),
+            Self::Torch(_) => BTreeMap::new(),
         }
     }
 
@@ -132,6 +166,7 @@ impl CheckpointFile {
         match self {
             Self::Torch(file) => file.tree(),
             Self::Safetensors(file) => file.tree(),
+            Self::Bundle(bundle) => bundle.tree(&Self::tree),
         }
     }
 
@@ -146,6 +181,7 @@ impl CheckpointFile {
         match self {
             Self::Torch(file) => file.verify(threads, progress),
             Self::Safetensors(file) => file.verify(threads, progress),
+            Self::Bundle(bundle) => bundle.verify(threads, progress),
         }
     }
 }
@@ -169,18 +205,20 @@ impl Plan {
         Self::with_notes(tree, None, format)
     }
 
-    /// Plans the file for a state tree and notes, as [`torch::Plan::with_notes`]. A safetensors
-    /// file has no place for notes; they are left out.
+    /// Plans the file for a state tree and notes, as [`torch::Plan::with_notes`].
     ///
     /// # Errors
     /// As [`Plan::new`] and [`torch::Plan::with_notes`].
     pub fn with_notes(tree: &Value, notes: Option<&str>, format: Format) -> Result<Self> {
         match format {
             Format::Torch => torch::Plan::with_notes(tree, notes).map(Self::Torch),
-            Format::TorchLegacy => {
-                Err(Error::invalid("PyTorch's format before 1.6 is read but not written"))
+            Format::TorchLegacy | Format::Sharded | Format::Archive => {
+                Err(Error::invalid(format!("the format `{format}` is read but not written")))
             }
-            Format::Safetensors => safetensors::Plan::new(tree).map(Self::Safetensors),
+            Format::Safetensors => {
+                let plan = safetensors::Plan::new(tree)?;
+                plan.with_metadata(notes, []).map(Self::Safetensors)
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 
 mod any;
 mod buffer;
+mod bundle;
 mod digest;
+mod kind;
 mod pass;
 mod record;
 pub mod safetensors;

@@ -1,6 +1,7 @@
 //! A run of bytes in a file, never handed out unchecked.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -55,13 +56,13 @@ impl RecordSource {
     /// Reads without checking.
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.file.read_at(self.data + offset, buf).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::UnexpectedEof {
-                return self.damaged(offset..offset + buf.len() as u64, "the file was cut off");
-            }
-            Error::Io {
-                place: Box::new(self.place(offset..offset + buf.len() as u64)),
-                action: "read",
-                source: error,
+            let range = offset..offset + buf.len() as u64;
+            match error.kind() {
+                ErrorKind::UnexpectedEof => self.damaged(range, "the file was cut off"),
+                ErrorKind::InvalidData => self.damaged(range, &error.to_string()),
+                _ => {
+                    Error::Io { place: Box::new(self.place(range)), action: "read", source: error }
+                }
             }
         })
     }
@@ -221,7 +222,7 @@ impl Source for RecordSource {
     }
 
     fn file_range(&self) -> Option<Range<u64>> {
-        Some(self.data..self.data + self.size)
+        self.file.descriptor().map(|_| self.data..self.data + self.size)
     }
 
     fn digests(&self) -> Option<&[u128]> {

@@ -51,6 +51,14 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Opens the file called `name` in the same directory, for a checkpoint that is several files.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if the store does not know where the file came from.
+    fn beside(&self, _name: &str) -> io::Result<Arc<dyn ReadAt>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A place to put bytes at any offset, by several threads at once.

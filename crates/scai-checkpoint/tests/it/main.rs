@@ -32,6 +32,7 @@ mod fuzz_safetensors;
 mod golden;
 mod hostile;
 mod huge;
+mod kinds;
 mod lazy_reader;
 mod list_cost;
 mod manager;

@@ -314,3 +314,72 @@ fn two_views_of_one_memory_in_other_orders_are_told_to_be_apart() {
         [("a", turned), ("b", view(vec![1, 2, 3], vec![6, 1, 2]))].into_iter().collect();
     assert_eq!(Plan::new(&Value::Dict(tree)).unwrap().apart(), ["b"]);
 }
+
+#[test]
+fn elements_of_4_bits_are_read_and_written_two_in_a_byte() {
+    // They were refused, "PyTorch has none like it"; it has `float4_e2m1fn_x2`.
+    let dtype = |dtype: &str, shape: &str, end: usize| {
+        let header =
+            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{end}]}}}}"#);
+        read(file(&header, &vec![0x21; end]), Unprotected::Accept).and_then(|file| file.tree())
+    };
+    let tree = dtype("F4", "[2,8]", 8).unwrap();
+    let tensor = tree.lookup("a").unwrap().as_tensor().unwrap();
+    assert_eq!((tensor.dtype(), tensor.shape()), (DType::Float4E2M1FnX2, &[2, 4][..]));
+    let again = read(write(&tree).unwrap(), Unprotected::Refuse).unwrap().tree().unwrap();
+    assert_eq!(describe(&again), describe(&tree));
+
+    for (name, shape, end, words) in [
+        ("F6_E2M3", "[4]", 3, "PyTorch has no element type F6_E2M3"),
+        ("F4", "[2,1]", 1, "an odd number of elements"),
+        ("F2_NEW", "[4]", 1, "the element type `F2_NEW` is not known"),
+    ] {
+        let error = dtype(name, shape, end).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{name}: {error:?}");
+        assert!(error.to_string().contains(words), "{name}: {error}");
+    }
+}
+
+#[test]
+fn metadata_that_names_a_tensor_makes_no_other_tensor() {
+    let tensor = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+    let metadata = r#"{"best layer":"enc.weight","note":"enc.weight","dec.weight":"enc.weight"}"#;
+    let header = format!(r#"{{"__metadata__":{metadata},"enc.weight":{tensor}}}"#);
+    let file = read(file(&header, &[0; 4]), Unprotected::Accept).unwrap();
+    let names: Vec<String> = file.tree().unwrap().tensors().into_iter().map(|t| t.0).collect();
+    // `save_model` of the safetensors package puts tied parameters there.
+    assert_eq!(names, ["enc.weight", "dec.weight"]);
+    assert_eq!(file.metadata().into_keys().collect::<Vec<_>>(), ["best layer", "note"]);
+}
+
+#[test]
+fn metadata_and_notes_stand_in_the_header_beside_the_tree() {
+    let plan = Plan::new(&tree()).unwrap();
+    let theirs = [("author", "somebody"), ("format", "tf"), ("scai.root", "a lie")];
+    let plan = plan.with_metadata(Some("a note"), theirs).unwrap();
+    let file =
+        read(in_memory(plan.len(), |file| plan.write(2, file)).unwrap(), Unprotected::Refuse);
+    let file = file.unwrap();
+    assert_eq!(file.metadata().into_iter().collect::<Vec<_>>(), [("author", "somebody")]);
+    assert_eq!(file.notes(), Some("a note"));
+    assert_eq!(describe(&file.tree().unwrap()), describe(&tree()));
+}
+
+#[test]
+fn what_the_format_has_no_form_for_is_named() {
+    let sparse =
+        open(read_file(&golden().join("files/torch-2.15.0/sparse_coo.pt")), Unprotected::Refuse);
+    let plan = Plan::new(&sparse.unwrap().tree().unwrap()).unwrap();
+    assert!(!plan.made_of_parts().is_empty() && plan.unshared().is_empty());
+
+    let storage = Storage::from_vec((0..6).map(|i| i as f32).collect::<Vec<_>>());
+    let view = |len, offset| {
+        Tensor::new(DType::Float32, vec![len], vec![1], offset, storage.clone()).unwrap()
+    };
+    let tree: Dict =
+        [("a", view(4, 0)), ("b", view(3, 3)), ("c", view(1, 5))].into_iter().collect();
+    assert_eq!(Plan::new(&Value::Dict(tree)).unwrap().unshared(), ["b", "c"]);
+    let tree: Dict = [("a", view(3, 0)), ("b", view(3, 3))].into_iter().collect();
+    let plan = Plan::new(&Value::Dict(tree)).unwrap();
+    assert!(plan.unshared().is_empty() && plan.apart() == ["a", "b"]);
+}

@@ -158,6 +158,9 @@ pub(crate) struct ConvertArgs {
     /// Replace OUT where it exists
     #[arg(long, short)]
     pub(crate) force: bool,
+    /// Convert even if something is lost on the way, and say what
+    #[arg(long)]
+    pub(crate) lossy: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]

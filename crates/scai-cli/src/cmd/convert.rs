@@ -19,6 +19,31 @@ const FEW: usize = 8;
 /// What was done, a line each.
 type Notes = Vec<String>;
 
+/// What the new file will not hold, or not as the old one does: an error, unless it is accepted.
+#[derive(Debug, Default)]
+struct Losses(Vec<String>);
+
+impl Losses {
+    fn add<'a>(&mut self, what: &str, names: impl IntoIterator<Item = &'a str>) {
+        let names: Vec<&str> = names.into_iter().collect();
+        if !names.is_empty() {
+            self.0.push(format!("{what}: {}", few(&names)));
+        }
+    }
+
+    /// Warns of all losses where they are accepted.
+    fn accept(self, lossy: bool) -> Result<(), Failure> {
+        if lossy || self.0.is_empty() {
+            self.0.iter().for_each(|loss| warn(&format!("lost: {loss}")));
+            return Ok(());
+        }
+        Err(Failure::usage(
+            format!("the conversion would lose\n  {}", self.0.join("\n  ")),
+            Some("`--lossy` converts all the same".to_owned()),
+        ))
+    }
+}
+
 pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let format = format(args)?;
     if args.output.exists() && !args.force {
@@ -42,22 +67,27 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         Some(dtype) => rounded(&tree, dtype, &mut notes)?,
         None => tree,
     };
-    let metadata = input.file.foreign_metadata().into_iter().flatten();
-    // What every file has that was written for PyTorch.
-    let keys: Vec<&str> =
-        metadata.map(|(key, _)| key.as_str()).filter(|key| *key != "format").collect();
-    if !keys.is_empty() {
-        warn(&format!("left out: metadata of the file ({})", few(&keys)));
-    }
+    let mut losses = Losses::default();
     // What they say of a whole state is not true of a part of it.
     let notes_beside = match &args.part {
         Some(_) => None,
         None => input.notes()?,
     };
-    let plan = Plan::with_notes(&tree, notes_beside.as_deref(), format)?;
-    if let Plan::Safetensors(plan) = &plan {
-        remark(plan, &mut notes);
+    let mut plan = Plan::with_notes(&tree, notes_beside.as_deref(), format)?;
+    let metadata = input.file.foreign_metadata();
+    match plan {
+        Plan::Safetensors(safetensors) => {
+            let safetensors = safetensors.with_metadata(None, metadata)?;
+            remark(&safetensors, &mut notes, &mut losses);
+            plan = Plan::Safetensors(safetensors);
+        }
+        Plan::Torch(_) => {
+            // What every file has that was written for PyTorch.
+            let keys = metadata.into_keys().filter(|key| *key != "format");
+            losses.add("metadata of the file, which a `.pt` file has no place for", keys);
+        }
     }
+    losses.accept(args.lossy)?;
     let len = plan.len();
     let spinner = progress::spinner("converting");
     let written = write_file(&args.output, plan, Options::default().threads);
@@ -116,7 +146,11 @@ fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failu
 }
 
 /// Says what the format made of the tree.
-fn remark(plan: &scai_checkpoint::codec::safetensors::Plan, notes: &mut Notes) {
+fn remark(
+    plan: &scai_checkpoint::codec::safetensors::Plan,
+    notes: &mut Notes,
+    losses: &mut Losses,
+) {
     let ties = plan.ties();
     if !ties.is_empty() {
         let list: Vec<String> =
@@ -127,10 +161,21 @@ fn remark(plan: &scai_checkpoint::codec::safetensors::Plan, notes: &mut Notes) {
             few(&list)
         ));
     }
-    if !plan.apart().is_empty() {
-        let apart: Vec<&str> = plan.apart().iter().map(String::as_str).collect();
+    losses.add(
+        "memory that views share, which become tensors of their own",
+        plan.unshared().iter().map(String::as_str),
+    );
+    losses.add(
+        "tensors that are sparse, quantised or without data, which scai reads back, and other \
+         programs do not find",
+        plan.made_of_parts().iter().map(String::as_str),
+    );
+    let unshared = plan.unshared();
+    let apart = plan.apart().iter().filter(|name| !unshared.contains(name));
+    let apart: Vec<&str> = apart.map(String::as_str).collect();
+    if !apart.is_empty() {
         warn(&format!(
-            "views of larger or shared memory, which became tensors of their own: {}",
+            "views of larger memory, which became tensors of their own: {}",
             few(&apart)
         ));
     }

@@ -119,7 +119,7 @@ fn header(
     }
     facts.extend(model.map(|text| ("model", text)));
     facts.extend(optimizer.map(|text| ("optimizer", text)));
-    for (key, value) in input.file.foreign_metadata().into_iter().flatten() {
+    for (key, value) in input.file.foreign_metadata() {
         facts.push(("metadata", one_line(&format!("{key} = {value}"))));
     }
     let rows =

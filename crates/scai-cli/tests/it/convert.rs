@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
-use scai_checkpoint::{open_file, write_file};
+use scai_checkpoint::{Tensor, Value, open_file, write_file};
 
 use crate::support::{Sandbox, state};
 
@@ -70,7 +70,7 @@ fn files_of_other_programs_are_read_with_warnings() {
         .golden("legacy_checkpoint.pt")
         .golden("view_small_part.pt");
     let runs: [&[&str]; 5] = [
-        &["convert", "flat.safetensors", "flat.pt"],
+        &["convert", "flat.safetensors", "flat.pt", "--lossy"],
         &["convert", "tied.safetensors", "tied.pt"],
         &["show", "tied.pt"],
         &["convert", "legacy_checkpoint.pt", "new.pt"],
@@ -89,4 +89,61 @@ fn notes_stay_with_a_whole_checkpoint_and_not_with_a_part_of_it() {
     assert_eq!(notes("whole.pt").unwrap().as_deref(), Some("a note"));
     sandbox.run(&["convert", "a.pt", "part.pt", "--part", "model_state_dict"]);
     assert_eq!(notes("part.pt").unwrap(), None);
+}
+
+#[test]
+fn what_would_be_lost_is_an_error_unless_it_is_accepted() {
+    // Metadata was left out with a warning; sparse tensors and tensors without data were converted
+    // without one, and other programs found other names or nothing.
+    let sandbox =
+        Sandbox::new().golden("flat.safetensors").golden("sparse_coo.pt").golden("meta.pt");
+    let cases = [
+        (
+            "flat.safetensors",
+            "flat.pt",
+            "metadata of the file, which a `.pt` file has no place for",
+        ),
+        ("sparse_coo.pt", "sparse.safetensors", "sparse, quantised or without data"),
+        ("meta.pt", "meta.safetensors", "sparse, quantised or without data"),
+    ];
+    for (input, output, words) in cases {
+        let refused = sandbox.run(&["convert", input, output]);
+        assert!(refused.contains(words) && refused.contains("exit code 2"), "{refused}");
+        assert!(!sandbox.path(output).exists(), "{output}");
+        let accepted = sandbox.run(&["convert", input, output, "--lossy"]);
+        assert!(accepted.contains(words) && !accepted.contains("exit code"), "{accepted}");
+        assert!(sandbox.path(output).exists(), "{output}");
+    }
+}
+
+#[test]
+fn metadata_goes_from_one_safetensors_file_to_another() {
+    let sandbox = Sandbox::new().golden("flat.safetensors");
+    sandbox.run(&["convert", "flat.safetensors", "again.safetensors"]);
+    let [first, again] =
+        ["flat", "again"].map(|name| sandbox.run(&["show", &format!("{name}.safetensors")]));
+    let notes = |text: &str| text.lines().filter(|line| line.contains("note = ")).count();
+    assert_eq!((notes(&first), notes(&again)), (1, 1), "{again}");
+}
+
+#[test]
+fn the_shards_of_an_index_are_shown_verified_and_converted_as_one() {
+    let sandbox = Sandbox::new();
+    let part = |name: &str| {
+        let tensor = Tensor::from_vec(vec![2], vec![1_f32, 2.]).unwrap();
+        Value::Dict([(name, Value::Tensor(tensor))].into_iter().collect())
+    };
+    let sandbox = sandbox.file("m-1.safetensors", &part("a")).file("m-2.safetensors", &part("b"));
+    let map = r#"{"weight_map": {"b": "m-2.safetensors", "a": "m-1.safetensors"}}"#;
+    std::fs::write(sandbox.path("m.safetensors.index.json"), map).unwrap();
+    let shown = sandbox.run(&["show", "m.safetensors.index.json"]);
+    assert!(shown.contains("4 values in 2 tensors"), "{shown}");
+    let verified = sandbox.output(&["verify", "m.safetensors.index.json"]);
+    assert_eq!(verified.status.code(), Some(0));
+    sandbox.run(&["convert", "m.safetensors.index.json", "m.pt"]);
+    let same = sandbox.output(&["diff", "m.safetensors.index.json", "m.pt"]);
+    assert_eq!(same.status.code(), Some(0), "{same:?}");
+    let sandbox = sandbox.damage("m-2.safetensors", |bytes| bytes.len() - 1);
+    let damaged = sandbox.run(&["verify", "m.safetensors.index.json"]);
+    assert!(damaged.contains("m-2.safetensors") && damaged.contains("exit code 1"), "{damaged}");
 }

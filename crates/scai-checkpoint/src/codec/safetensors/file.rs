@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use safetensors::tensor::TensorInfo;
 
 use super::header::{self, Header};
+use super::plan::{DIGESTS, NOTES, OURS};
 use super::tree::{Decoder, TREE};
-use super::{from_format, header::ROOT, plan::DIGESTS};
+use super::{from_format, header::ROOT, shape_from_format};
 use crate::codec::pass::verify_all;
 use crate::codec::record::{Check, RecordSource};
 use crate::codec::{Protection, Unprotected};
@@ -41,16 +42,22 @@ impl Stored {
         &self.source.name
     }
 
-    pub(super) fn shape(&self) -> Vec<usize> {
-        self.info.shape.clone()
+    pub(super) fn shape(&self) -> Result<Vec<usize>> {
+        shape_from_format(self.info.dtype, &self.info.shape).ok_or_else(|| {
+            Error::unsupported(
+                Place { tensor: Some(self.name().to_owned()), ..Place::default() },
+                format!("an odd number of elements of type {} in a row", self.info.dtype),
+                "PyTorch keeps two of them in a byte, along the last dimension",
+            )
+        })
     }
 
     pub(super) fn dtype(&self) -> Result<DType> {
         from_format(self.info.dtype).ok_or_else(|| {
             Error::unsupported(
                 Place { tensor: Some(self.name().to_owned()), ..Place::default() },
-                format!("the element type {} is not supported", self.info.dtype),
-                "PyTorch has none like it",
+                format!("PyTorch has no element type {}", self.info.dtype),
+                "convert the tensor with the program that wrote it",
             )
         })
     }
@@ -128,10 +135,17 @@ impl SafetensorsFile {
         self.len == 0
     }
 
-    /// The metadata of a file of another program, without what is understood here; of this crate's
-    /// own files, what it keeps there.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+    /// What a program put into the header besides the tensors, without what is understood here.
+    pub fn metadata(&self) -> BTreeMap<&str, &str> {
+        let entries = self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let is_ours = self.protection == Protection::Digests;
+        entries.filter(|(key, _)| !is_ours || !key.starts_with(OURS) && *key != "format").collect()
+    }
+
+    /// The notes that were saved beside the tree.
+    pub fn notes(&self) -> Option<&str> {
+        let is_ours = self.protection == Protection::Digests;
+        self.metadata.get(NOTES).filter(|_| is_ours).map(String::as_str)
     }
 
     /// The state tree: as it was written by this crate, else a dict of all tensors, those tied that
@@ -150,7 +164,7 @@ impl SafetensorsFile {
             return Err(Error::Unprotected { place: Box::default() });
         }
         let tensors = self.tensors.iter().map(|stored| {
-            let tensor = Tensor::contiguous(stored.dtype()?, stored.shape(), stored.storage());
+            let tensor = Tensor::contiguous(stored.dtype()?, stored.shape()?, stored.storage());
             Ok((stored.name(), tensor.map_err(|error| damaged_tensor(stored.name(), &error))?))
         });
         let mut dict = tensors.collect::<Result<Dict>>()?;
@@ -183,11 +197,15 @@ pub(super) fn damaged_tensor(name: &str, error: &Error) -> Error {
     Error::damaged(place, error.to_string())
 }
 
-/// Takes the tied tensors out of the metadata, where `save_model` puts them.
+/// Takes the tied tensors out of the metadata, where `save_model` puts them: a parameter of one
+/// module that is also one of another, mostly under the same name there. Any other key whose value
+/// is the name of a tensor says something about it.
 fn take_aliases(header: &mut Header) -> Vec<(String, String)> {
     let names: HashSet<&str> = header.tensors.iter().map(|(name, _)| name.as_str()).collect();
-    let is_alias =
-        |key: &str, value: &str| key != "format" && !names.contains(key) && names.contains(value);
+    let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
+    let is_alias = |key: &str, value: &str| {
+        !names.contains(key) && names.contains(value) && last(key) == last(value)
+    };
     let (aliases, rest) = std::mem::take(&mut header.metadata)
         .into_iter()
         .partition(|(key, value)| is_alias(key, value));

@@ -8,7 +8,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use twox_hash::XxHash3_128;
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, shown};
 use crate::store::ReadAt;
 
 /// Bytes of the number that says how long the header is.
@@ -60,8 +60,8 @@ impl Header {
         // The parser skips what it does not know without looking whether that is UTF-8.
         let text = std::str::from_utf8(&json)
             .or_else(|error| bad(format!("the header is not valid: {error}")))?;
-        let Entries { metadata, mut tensors } = serde_json::from_str(text)
-            .or_else(|error| bad(format!("the header is not valid: {error}")))?;
+        let Entries { metadata, mut tensors } =
+            serde_json::from_str(text).map_err(|error| invalid(&json, &error))?;
         // Stable, so that empty tensors stay in the order of the header.
         tensors.sort_by_key(|(_, info)| info.data_offsets);
         let checked = Metadata::new(None, tensors.clone())
@@ -129,6 +129,21 @@ fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
         std::io::ErrorKind::UnexpectedEof => bad("the file was cut off"),
         _ => Err(Error::io("read", error)),
     })
+}
+
+/// The error for JSON that is no header; or is one of a newer version of the format, with an element
+/// type that was added since.
+fn invalid(json: &[u8], error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    let newer = text.strip_prefix("unknown variant `").and_then(|rest| rest.split('`').next());
+    match newer {
+        Some(dtype) if !json.starts_with(START) => Error::unsupported(
+            Place::default(),
+            format!("the element type `{}` is not known", shown(dtype)),
+            "it may be of a newer version of safetensors: convert the tensor with what wrote it",
+        ),
+        _ => Error::damaged(Place::default(), format!("the header is not valid: {text}")),
+    }
 }
 
 fn bad<T>(what: impl Into<String>) -> Result<T> {

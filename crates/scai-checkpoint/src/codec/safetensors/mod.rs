@@ -11,6 +11,8 @@
 //!     "scai.aliases"  JSON {"alias": "name"}: tied tensors that are stored once
 //!     "scai.digests"  JSON {"name": 32 hexadecimal digits}: a digest of each tensor
 //!     "scai.tree"     JSON: everything that is no tensor, and where the tensors belong
+//!     "scai.notes"    what a binding keeps beside the tree, if anything
+//!     …               what the metadata of a file had that this one was converted from
 //!   "name": {"dtype": …, "shape": …, "data_offsets": …}   one for each tensor
 //! data         the tensors, contiguous, without gaps, large elements first
 //! ```
@@ -49,10 +51,38 @@ fn from_format(dtype: Dtype) -> Option<DType> {
     PAIRS.iter().find(|(_, theirs)| *theirs == dtype).map(|&(ours, _)| ours)
 }
 
-const PAIRS: [(DType, Dtype); 19] = [
+/// Numbers that PyTorch counts as one element, and the format as several: two of 4 bits in a byte.
+fn packed(dtype: Dtype) -> usize {
+    if dtype == Dtype::F4 { 2 } else { 1 }
+}
+
+/// A shape as the format counts it; `None` where it cannot.
+fn shape_to_format(dtype: Dtype, shape: &[usize]) -> Option<Vec<usize>> {
+    let mut shape = shape.to_vec();
+    match shape.last_mut() {
+        Some(last) => *last = last.checked_mul(packed(dtype))?,
+        None if packed(dtype) > 1 => return None,
+        None => {}
+    }
+    Some(shape)
+}
+
+/// A shape as PyTorch counts it; `None` where it cannot.
+fn shape_from_format(dtype: Dtype, shape: &[usize]) -> Option<Vec<usize>> {
+    let mut shape = shape.to_vec();
+    match shape.last_mut() {
+        Some(last) if last.is_multiple_of(packed(dtype)) => *last /= packed(dtype),
+        None if packed(dtype) == 1 => {}
+        _ => return None,
+    }
+    Some(shape)
+}
+
+const PAIRS: [(DType, Dtype); 20] = [
     (DType::Bool, Dtype::BOOL),
     (DType::UInt8, Dtype::U8),
     (DType::Int8, Dtype::I8),
+    (DType::Float4E2M1FnX2, Dtype::F4),
     (DType::Float8E5M2, Dtype::F8_E5M2),
     (DType::Float8E4M3Fn, Dtype::F8_E4M3),
     (DType::Float8E8M0Fnu, Dtype::F8_E8M0),

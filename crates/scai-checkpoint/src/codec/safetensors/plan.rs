@@ -9,8 +9,8 @@ use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value as Json};
 
 use super::header::{NO_ROOT, ROOT, encode};
-use super::to_format;
 use super::tree::{self, TREE};
+use super::{shape_to_format, to_format};
 use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
 use crate::codec::digest::{chunks, digests, fold};
 use crate::error::{Error, Result};
@@ -21,6 +21,10 @@ use crate::value::Value;
 
 /// The digest of each tensor.
 pub(super) const DIGESTS: &str = "scai.digests";
+/// What the keys of this crate begin with.
+pub(super) const OURS: &str = "scai.";
+/// What a binding keeps beside the tree.
+pub(super) const NOTES: &str = "scai.notes";
 /// Tied tensors that are stored once.
 const ALIASES: &str = "scai.aliases";
 
@@ -32,6 +36,10 @@ pub struct Plan {
     tree: String,
     ties: Vec<(String, String)>,
     apart: Vec<String>,
+    unshared: Vec<String>,
+    made_of_parts: Vec<String>,
+    /// What else goes into the metadata.
+    further: Vec<(String, String)>,
     /// Where the tensors begin, and the length of their bytes.
     data: (u64, u64),
 }
@@ -42,7 +50,8 @@ impl Plan {
     /// # Errors
     /// [`Error::Unsupported`] where the format cannot hold a part of it, naming each.
     pub fn new(tree: &Value) -> Result<Self> {
-        let tree::Encoded { json, mut stored, ties, apart } = tree::encode(tree)?;
+        let tree::Encoded { json, mut stored, ties, apart, unshared, made_of_parts } =
+            tree::encode(tree)?;
         // The order of the format: large elements first, so that all are aligned; then by name.
         let key = |tensor: &Tensor| Reverse(to_format(tensor.dtype()).map(|dtype| dtype.bitsize()));
         stored.sort_by(|(a, left), (b, right)| (key(left), a).cmp(&(key(right), b)));
@@ -51,15 +60,49 @@ impl Plan {
         let mut at = 0;
         for (name, tensor) in stored {
             let Some(dtype) = to_format(tensor.dtype()) else { continue };
+            let Some(shape) = shape_to_format(dtype, tensor.shape()) else { continue };
             let end = at + tensor.nbytes() as usize;
-            let shape = tensor.shape().to_vec();
             infos.push((name, TensorInfo { dtype, shape, data_offsets: (at, end) }));
             tensors.push(tensor);
             at = end;
         }
-        let mut plan = Self { tensors, infos, tree: json, ties, apart, data: (0, at as u64) };
-        plan.data.0 = plan.header(&vec![0; plan.tensors.len()])?.len() as u64;
+        let mut plan = Self {
+            tensors,
+            infos,
+            tree: json,
+            ties,
+            apart,
+            unshared,
+            made_of_parts,
+            further: Vec::new(),
+            data: (0, at as u64),
+        };
+        plan.place()?;
         Ok(plan)
+    }
+
+    /// The same plan with notes and the metadata of another file in the header.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the header becomes longer than any reader accepts.
+    pub fn with_metadata<'a>(
+        mut self,
+        notes: Option<&'a str>,
+        metadata: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self> {
+        let theirs =
+            metadata.into_iter().filter(|(key, _)| !key.starts_with(OURS) && *key != "format");
+        let notes = notes.map(|notes| (NOTES, notes)).into_iter();
+        self.further
+            .extend(notes.chain(theirs).map(|(key, value)| (key.to_owned(), value.to_owned())));
+        self.place()?;
+        Ok(self)
+    }
+
+    /// Finds where the tensors begin.
+    fn place(&mut self) -> Result<()> {
+        self.data.0 = self.header(&vec![0; self.tensors.len()])?.len() as u64;
+        Ok(())
     }
 
     /// The length of the file in bytes.
@@ -81,6 +124,19 @@ impl Plan {
     /// The tensors that were views of larger or shared memory, and get memory of their own.
     pub fn apart(&self) -> &[String] {
         &self.apart
+    }
+
+    /// Those of them that saw elements of another tensor: what is written to one is no longer seen
+    /// through the other.
+    pub fn unshared(&self) -> &[String] {
+        &self.unshared
+    }
+
+    /// The tensors that the format has no form for (sparse, quantised, without data): their parts
+    /// are stored, under other names. A file of this crate puts them together again; other programs
+    /// do not find them.
+    pub fn made_of_parts(&self) -> &[String] {
+        &self.made_of_parts
     }
 
     /// Writes all bytes of the file, each once, on `threads` threads.
@@ -124,6 +180,7 @@ impl Plan {
         }
         metadata.push((DIGESTS, Json::Object(digests).to_string()));
         metadata.push((TREE, self.tree.clone()));
+        metadata.extend(self.further.iter().map(|(key, value)| (key.as_str(), value.clone())));
         encode(&metadata, &self.infos, self.data.1)
     }
 }

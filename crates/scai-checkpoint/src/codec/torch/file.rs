@@ -12,8 +12,10 @@ use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::build::{StorageRef, build};
 use super::pickle::machine::{Stop, run};
-use super::zip::Record;
+use super::zip::inflate::check_sizes;
+use super::zip::members::source;
 use super::zip::read::directory;
+use super::zip::{LOCAL, Record};
 use crate::codec::digest::chunks;
 use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
@@ -25,6 +27,9 @@ use crate::value::Value;
 
 /// Records up to this size are checked when the tree is read, though it does not need them.
 const SMALL: u64 = 64 << 10;
+
+/// The record with the state tree.
+const PICKLE: &str = "data.pkl";
 
 /// An open `.pt` file. Its structure has been checked; its tensors are checked when they are read.
 #[derive(Debug)]
@@ -39,6 +44,19 @@ pub struct TorchFile {
 }
 
 impl TorchFile {
+    /// Whether a file begins or ends like one of PyTorch's.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(in crate::codec) fn recognise(file: &dyn ReadAt) -> Result<bool> {
+        Ok(is_zip(file) || ends_with_root(file) || legacy::is_legacy(file)?)
+    }
+
+    /// Whether it is a zip file that this crate did not write.
+    pub(in crate::codec) fn is_foreign_zip(file: &dyn ReadAt) -> bool {
+        is_zip(file) && !ends_with_root(file)
+    }
+
     /// Opens a file: checks its structure, its directory and its manifest.
     ///
     /// # Errors
@@ -72,10 +90,25 @@ impl TorchFile {
             error => error,
         })?;
         let records = directory.records;
+        check_sizes(file.len(), &records)?;
         let find = |name: &str| records.iter().position(|record| record.name == name);
+        if find(PICKLE).is_none() && find(MANIFEST).is_none() {
+            return Err(Error::not_a_checkpoint(
+                Place::default(),
+                format!("a zip archive without `{PICKLE}`"),
+                "unpack it with `unzip FILE`, and name the file with the tensors",
+            ));
+        }
         let is_ours = directory.comment.starts_with(ROOT_PREFIX);
         let (table, protection) = match (find(MANIFEST), find(DIGESTS), is_ours) {
             (Some(_), Some(digests), true) => {
+                // Records of our own files are stored as they are: what says otherwise is damage.
+                if let Some(record) = records.iter().find(|record| record.deflated.is_some()) {
+                    return Err(Error::damaged(
+                        Place::record(record.name.as_str()),
+                        "the record is said to be compressed",
+                    ));
+                }
                 let raw = raw(&file, &records[digests])?;
                 let tail = &directory.tail[..directory.tail.len().saturating_sub(ROOT_LEN)];
                 let root = manifest::root(file.len(), directory.headers, &raw, tail);
@@ -120,17 +153,10 @@ impl TorchFile {
                 Protection::None => Check::Nothing,
                 _ => Check::Crc(AtomicBool::new(false)),
             };
-            let name: Arc<str> = record.name.into();
-            order.push(Arc::clone(&name));
-            let source = RecordSource {
-                file: Arc::clone(&file),
-                name: Arc::clone(&name),
-                data: record.data,
-                size: record.size,
-                crc: (protection != Protection::None).then_some(record.crc),
-                check,
-            };
-            sources.insert(name, Arc::new(source));
+            let crc = (protection != Protection::None).then_some(record.crc);
+            let source = source(&file, record, crc, check);
+            order.push(Arc::clone(&source.name));
+            sources.insert(Arc::clone(&source.name), Arc::new(source));
         }
         let mut opened =
             Self { file, records: sources, order, manifest: None, protection, unprotected };
@@ -203,11 +229,11 @@ impl TorchFile {
         if self.records.is_empty() {
             return legacy::tree(&self.file);
         }
-        if !self.records.contains_key("data.pkl") {
+        if self.records.contains_key("constants.pkl") {
             return Err(Error::not_a_checkpoint(
                 Place::default(),
-                "a zip file without `data.pkl`",
-                "`unzip -l` shows what it holds",
+                "a TorchScript model, which is code with its parameters",
+                "load it with `torch.jit.load`, and save its `state_dict()` with scai",
             ));
         }
         if let Some(order) = self.records.get("byteorder") {
@@ -227,12 +253,12 @@ impl TorchFile {
                 self.content(name, SMALL)?;
             }
         }
-        let pickle = self.content("data.pkl", self.file.len())?;
+        let pickle = self.content(PICKLE, self.file.len())?;
         self.read_pickle(pickle).map_err(|error| match error {
             // Its checksum matched, so these are the bytes that were written.
             Error::Damaged { place, detail }
                 if self.protection != Protection::None
-                    && place.record.as_deref() == Some("data.pkl") =>
+                    && place.record.as_deref() == Some(PICKLE) =>
             {
                 let hint = "its checksum is right, so it was written like this: what wrote it is \
                             at fault, or is newer than this program";
@@ -245,10 +271,10 @@ impl TorchFile {
     fn read_pickle(&self, pickle: Vec<u8>) -> Result<Value> {
         let program = run(&pickle).map_err(|stop| match stop {
             Stop::Bad(error) => error,
-            Stop::Short => Error::damaged(Place::record("data.pkl"), "the pickle is cut off"),
+            Stop::Short => Error::damaged(Place::record(PICKLE), "the pickle is cut off"),
         })?;
         if program.consumed != pickle.len() {
-            return Err(Error::damaged(Place::record("data.pkl"), "bytes follow the pickle"));
+            return Err(Error::damaged(Place::record(PICKLE), "bytes follow the pickle"));
         }
         drop(pickle);
         let mut storages = FxHashMap::default();
@@ -387,6 +413,11 @@ impl Pass for CutPass<'_> {
     fn finish(&self) -> Result<()> {
         self.pass.finish()
     }
+}
+
+fn is_zip(file: &dyn ReadAt) -> bool {
+    let mut start = [0; LOCAL.len()];
+    file.read_at(0, &mut start).is_ok() && start == LOCAL
 }
 
 /// Whether the file ends as our own do. What the root says is not looked at.

@@ -34,6 +34,20 @@ pub(super) fn is_legacy(file: &dyn ReadAt) -> Result<bool> {
     Ok(magic.is_ok_and(|magic| magic == Value::BigInt(MAGIC.into())))
 }
 
+/// Whether a file is one pickle and nothing else.
+pub(in crate::codec) fn is_plain_pickle(file: &dyn ReadAt) -> Result<bool> {
+    const PROTO: u8 = 0x80;
+    const NEWEST: u8 = 5;
+    const STOP: u8 = b'.';
+    if file.len() < 4 {
+        return Ok(false);
+    }
+    let (mut start, mut end) = ([0; 2], [0]);
+    read(file, 0, &mut start)?;
+    read(file, file.len() - 1, &mut end)?;
+    Ok(start[0] == PROTO && (2..=NEWEST).contains(&start[1]) && end[0] == STOP)
+}
+
 /// Reads the state tree; its tensors stay on disk.
 pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
     let mut at = 0;

@@ -37,8 +37,10 @@ mod zip;
 
 pub use super::{Protection, Unprotected};
 pub use file::{TorchFile, peek};
+pub(super) use legacy::is_plain_pickle;
 pub use manifest::Manifest;
 pub use plan::Plan;
+pub(super) use zip::members::{Member, members};
 
 /// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),
 /// where it is in the table of those that PyTorch accepts.

@@ -133,7 +133,7 @@ impl Plan {
     fn place(&mut self, name: String, at: u64, size: u64) -> u64 {
         let align = if size >= LARGE { ALIGN_LARGE } else { ALIGN };
         let data = data_offset(&name, at, size, align);
-        self.records.push(Record { name, header: at, data, size, crc: 0 });
+        self.records.push(Record { name, header: at, data, size, deflated: None, crc: 0 });
         data + size
     }
 

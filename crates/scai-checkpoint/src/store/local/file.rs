@@ -2,27 +2,36 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use super::super::ReadAt;
+use rustix::fs::{Mode, OFlags};
+
+use super::super::{ReadAt, check_name};
 
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub(super) struct LocalFile {
     file: File,
     len: u64,
+    dir: Arc<OwnedFd>,
 }
 
 impl LocalFile {
-    pub(super) fn new(file: File, name: &str) -> io::Result<Self> {
+    /// Opens the file `name` of a directory.
+    pub(super) fn open(dir: &Arc<OwnedFd>, name: &str) -> io::Result<Self> {
+        check_name(name)?;
+        // Without NONBLOCK, opening a pipe that somebody left here would hang.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
             let message = format!("`{name}` is {what}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        Ok(Self { len: metadata.len(), file })
+        Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir) })
     }
 }
 
@@ -37,6 +46,10 @@ impl ReadAt for LocalFile {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+
+    fn beside(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(Self::open(&self.dir, name)?))
     }
 
     fn forget_cached(&self) {

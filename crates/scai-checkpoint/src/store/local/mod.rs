@@ -15,13 +15,12 @@ mod draft;
 mod file;
 mod lock;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
 use super::name::LOCK_NAME;
@@ -82,11 +81,7 @@ impl Store for LocalStore {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
-        check_name(name)?;
-        // Without NONBLOCK, opening a pipe that somebody left here would hang.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
-        Ok(Arc::new(file::LocalFile::new(File::from(fd), name)?))
+        Ok(Arc::new(file::LocalFile::open(&self.dir, name)?))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {

@@ -202,7 +202,7 @@ impl<'a> Decoder<'a> {
             };
             Tensor::new(dtype, shape, strides, offset as usize, storage)
         } else {
-            let shape = stored.shape();
+            let shape = stored.shape()?;
             let strides = strides.unwrap_or_else(|| contiguous_strides(&shape));
             Tensor::new(stored.dtype()?, shape, strides, 0, storage)
         };
@@ -243,7 +243,7 @@ impl<'a> Decoder<'a> {
 /// A view whose row-major order is the order in memory that `strides` say; `None` where that is
 /// the order in the file.
 fn in_memory_order(stored: &Stored, strides: &[usize]) -> Result<Option<Tensor>> {
-    let shape = stored.shape();
+    let shape = stored.shape()?;
     if strides.is_empty() || shape.contains(&0) {
         return Ok(None);
     }

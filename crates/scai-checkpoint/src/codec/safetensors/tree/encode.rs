@@ -1,10 +1,11 @@
 //! The state tree into JSON.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::super::to_format;
+use super::super::{shape_to_format, to_format};
 use super::{MAX_JSON_DEPTH, MAX_TREE};
 use crate::error::{Error, Place, Result};
 use crate::tensor::{DType, Storage, Tensor, contiguous_strides};
@@ -26,6 +27,10 @@ pub(in super::super) struct Encoded {
     pub(in super::super) ties: Vec<(String, String)>,
     /// Tensors that lose the memory they share, or the rest of it.
     pub(in super::super) apart: Vec<String>,
+    /// Those of them that see elements of another tensor, and no longer will.
+    pub(in super::super) unshared: Vec<String>,
+    /// Tensors of a kind that the format lacks, whose parts are stored.
+    pub(in super::super) made_of_parts: Vec<String>,
 }
 
 /// Turns a state tree into JSON and a list of tensors.
@@ -49,8 +54,8 @@ pub(in super::super) fn encode(tree: &Value) -> Result<Encoded> {
             "make tensors of long lists of numbers, or convert a part of the tree",
         ));
     }
-    let Encoder { stored, ties, apart, .. } = encoder;
-    Ok(Encoded { json, stored, ties, apart })
+    let Encoder { stored, ties, apart, unshared, made_of_parts, .. } = encoder;
+    Ok(Encoded { json, stored, ties, apart, unshared, made_of_parts })
 }
 
 fn refusal(refused: &[String]) -> Error {
@@ -72,6 +77,15 @@ type View = (usize, DType, Vec<usize>, Vec<usize>, usize);
 fn view(tensor: &Tensor) -> View {
     let (shape, strides) = (tensor.shape().to_vec(), tensor.strides().to_vec());
     (tensor.storage().id(), tensor.dtype(), shape, strides, tensor.offset())
+}
+
+/// The bytes of its storage from the first that the tensor sees to the last.
+fn extent(tensor: &Tensor) -> Range<usize> {
+    let dims = tensor.shape().iter().zip(tensor.strides());
+    let last: usize = dims.map(|(&len, &stride)| len.saturating_sub(1) * stride).sum();
+    let elements = if tensor.numel() == 0 { 0 } else { last + 1 };
+    let size = tensor.dtype().size();
+    tensor.offset() * size..(tensor.offset() + elements) * size
 }
 
 /// Whether the elements are all of the storage, in its order.
@@ -120,6 +134,10 @@ struct Encoder {
     views: HashMap<View, String>,
     ties: Vec<(String, String)>,
     apart: Vec<String>,
+    /// The bytes of each storage that tensors see which are not all of it.
+    seen: HashMap<usize, Vec<Range<usize>>>,
+    unshared: Vec<String>,
+    made_of_parts: Vec<String>,
     refused: Vec<String>,
     shared: HashMap<usize, Known>,
     /// How deep the value that is being encoded goes.
@@ -165,6 +183,11 @@ impl Encoder {
             Value::Layout(v) => json!({ "$layout": v }),
             Value::QScheme(v) => json!({ "$qscheme": v }),
             Value::Call(call) => {
+                // A parameter with attributes, say, is one inside another.
+                let inside = |outer: &String| path.strip_prefix(outer.as_str()).is_some();
+                if !call.args.is_empty() && !self.made_of_parts.last().is_some_and(inside) {
+                    self.made_of_parts.push(name_of(path));
+                }
                 let mut json = json!({
                     "$call": call.global,
                     "args": self.items(path, &call.args, depth + 1),
@@ -284,6 +307,12 @@ impl Encoder {
                 if base.is_none() && !(whole && tensor.is_dense() && first) {
                     self.apart.push(name_of(path));
                 }
+                let bytes = extent(tensor);
+                let seen = self.seen.entry(tensor.storage().id()).or_default();
+                if seen.iter().any(|other| other.start < bytes.end && bytes.start < other.end) {
+                    self.unshared.push(name_of(path));
+                }
+                seen.push(bytes);
                 node.insert("$tensor".into(), name_of(path).into());
                 self.views.insert(this, name_of(path));
                 self.store(path, tensor);
@@ -327,7 +356,8 @@ impl Encoder {
 
     fn store(&mut self, path: &str, tensor: &Tensor) {
         let name = name_of(path);
-        if to_format(tensor.dtype()).is_none() {
+        let dtype = to_format(tensor.dtype());
+        if dtype.and_then(|dtype| shape_to_format(dtype, tensor.shape())).is_none() {
             self.refuse(path, tensor.dtype().name());
         } else if tensor.repeats_too_much() {
             self.refuse(path, "a view that repeats a few elements very often");

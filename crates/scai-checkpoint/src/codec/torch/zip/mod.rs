@@ -1,4 +1,5 @@
-//! The part of the zip format that PyTorch's container uses: stored records, ZIP64.
+//! The part of the zip format that PyTorch's container uses: records stored as they are (the code
+//! of a TorchScript model may be deflated), ZIP64.
 //!
 //! ```text
 //! local header, name, extra fields | data | [data descriptor]   one for each record, no gaps
@@ -10,11 +11,13 @@
 //! Zip says many things twice, and readers differ in what they believe. Here a file in which two
 //! places disagree is refused, as is one with a byte that belongs to nothing.
 
+pub(super) mod inflate;
+pub(super) mod members;
 pub(super) mod read;
 pub(super) mod write;
 
 /// `PK\x03\x04`: a record follows.
-const LOCAL: [u8; 4] = *b"PK\x03\x04";
+pub(super) const LOCAL: [u8; 4] = *b"PK\x03\x04";
 /// `PK\x01\x02`: an entry of the central directory.
 const CENTRAL: [u8; 4] = *b"PK\x01\x02";
 /// `PK\x05\x06`: the end record.
@@ -37,10 +40,17 @@ const EXTRA_ZIP64: u16 = 1;
 /// The extra field PyTorch pads with, `FB`.
 const EXTRA_PADDING: u16 = 0x4246;
 
+/// Records as they are.
+const STORED: u16 = 0;
+/// Deflated records.
+const DEFLATED: u16 = 8;
+
 /// Names are UTF-8.
 const FLAG_UTF8: u16 = 1 << 11;
 /// Sizes and checksum follow the data.
 const FLAG_DESCRIPTOR: u16 = 1 << 3;
+/// How hard the program that deflated a record tried.
+const FLAGS_EFFORT: u16 = 0b110;
 
 /// In a 32-bit field: look into the ZIP64 extra field.
 const IN_ZIP64: u32 = u32::MAX;
@@ -58,6 +68,15 @@ pub(super) struct Record {
     pub(super) data: u64,
     /// The length of its data.
     pub(super) size: u64,
+    /// The bytes they take in the file where they are deflated, which only other programs do.
+    pub(super) deflated: Option<u64>,
     /// The CRC-32 of its data; zero where it was not computed.
     pub(super) crc: u32,
+}
+
+impl Record {
+    /// The bytes that the data take in the file.
+    pub(super) fn stored(&self) -> u64 {
+        self.deflated.unwrap_or(self.size)
+    }
 }

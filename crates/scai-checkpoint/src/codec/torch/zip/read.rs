@@ -6,8 +6,9 @@ use std::ops::Range;
 use twox_hash::XxHash3_128;
 
 use super::{
-    CENTRAL, CENTRAL_LEN, DESCRIPTOR, END, END_LEN, END64, END64_LEN, EXTRA_ZIP64, FLAG_DESCRIPTOR,
-    FLAG_UTF8, IN_ZIP64, IN_ZIP64_COUNT, LOCAL, LOCAL_LEN, LOCATOR64, LOCATOR64_LEN, Record,
+    CENTRAL, CENTRAL_LEN, DEFLATED, DESCRIPTOR, END, END_LEN, END64, END64_LEN, EXTRA_ZIP64,
+    FLAG_DESCRIPTOR, FLAG_UTF8, FLAGS_EFFORT, IN_ZIP64, IN_ZIP64_COUNT, LOCAL, LOCAL_LEN,
+    LOCATOR64, LOCATOR64_LEN, Record, STORED,
 };
 use crate::error::{Error, Place, Result, shown};
 use crate::store::ReadAt;
@@ -18,6 +19,9 @@ const MAX_COMMENT: u64 = u16::MAX as u64;
 /// Extra fields that some readers believe and others ignore: another name, another comment,
 /// encryption.
 const MISLEADING: [u16; 4] = [0x7075, 0x6375, 0x9901, 0x0017];
+
+/// Deflate makes no more than this of a byte.
+const MOST_INFLATED: u64 = 1032;
 
 /// All records of a zip file, and what else it consists of.
 #[derive(Debug)]
@@ -36,9 +40,9 @@ pub(in super::super) struct Directory {
 ///
 /// # Errors
 /// [`Error::Damaged`] where two places disagree, records overlap, names repeat or are no plain
-/// relative names, a byte belongs to nothing; [`Error::Unsupported`] for compression and
-/// encryption; [`Error::NotACheckpoint`] for what is no zip file at all, and for one of other
-/// things.
+/// relative names, a byte belongs to nothing; [`Error::Unsupported`] for encryption and for
+/// compression other than deflate; [`Error::NotACheckpoint`] for what is no zip file at all, and
+/// for one of other things.
 pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
     read_directory(file).map_err(|error| match error {
         Error::Damaged { detail: what, .. } | Error::Unsupported { what, .. }
@@ -261,7 +265,7 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
             _ => return bad(whole, "a record's name is no plain relative path"),
         };
         let flags = fields.u16(8);
-        check_method(&name, flags, fields.u16(10))?;
+        let is_deflated = check_method(&name, flags, fields.u16(10))?;
         if flags & FLAG_UTF8 == 0 && !name.is_ascii() {
             return bad(whole, "a record's name is not ASCII and not marked as UTF-8");
         }
@@ -278,13 +282,15 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
         if wide.next().is_some() {
             return bad(whole, "an entry of the directory has needless ZIP64 numbers");
         }
-        if size != stored || fields.u16(34) != 0 {
+        let possible = if is_deflated { size / MOST_INFLATED <= stored } else { size == stored };
+        if !possible || fields.u16(34) != 0 {
             return bad(whole, format_args!("the sizes of `{}` disagree", shown(&name)));
         }
-        if header.checked_add(size).is_none_or(|end| end > base) {
+        if header.checked_add(stored).is_none_or(|end| end > base) {
             return bad(whole, format_args!("`{}` lies outside the file", shown(&name)));
         }
-        let record = Record { name, header, data: 0, size, crc: fields.u32(16) };
+        let deflated = is_deflated.then_some(stored);
+        let record = Record { name, header, data: 0, size, deflated, crc: fields.u32(16) };
         entries.push(Entry { record, flags });
         at += len;
     }
@@ -295,22 +301,24 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn check_method(name: &str, flags: u16, method: u16) -> Result<()> {
+/// Whether the record is deflated.
+fn check_method(name: &str, flags: u16, method: u16) -> Result<bool> {
     let place = || Place::record(name);
     if flags & 1 != 0 {
         return Err(Error::unsupported(place(), "the record is encrypted", "decrypt it first"));
     }
-    if method != 0 {
+    if method != STORED && method != DEFLATED {
         return Err(Error::unsupported(
             place(),
             format!("the record is compressed (method {method})"),
-            "torch stores records as they are; unpack the archive and pack it with `zip -0`",
+            "torch stores records as they are; unpack the archive with the program that packed it",
         ));
     }
-    if flags & !(FLAG_DESCRIPTOR | FLAG_UTF8) != 0 {
+    let effort = if method == DEFLATED { FLAGS_EFFORT } else { 0 };
+    if flags & !(FLAG_DESCRIPTOR | FLAG_UTF8 | effort) != 0 {
         return Err(Error::damaged(place(), format!("its flags {flags:#06x} are not valid")));
     }
-    Ok(())
+    Ok(method == DEFLATED)
 }
 
 /// A relative path of plain components: `archive/data/0`.
@@ -397,12 +405,12 @@ fn local_header(
         field => u64::from(field) == value,
     };
     // A ZIP64 field that nothing here refers to must not lie either: others may believe it.
-    let known = |number: &u64| [0, record.size, record.header].contains(number);
+    let known = |number: &u64| [0, record.size, record.stored(), record.header].contains(number);
     if fields.u16(6) != *flags
-        || fields.u16(8) != 0
+        || fields.u16(8) != if record.deflated.is_some() { DEFLATED } else { STORED }
         || !(fields.u32(14) == record.crc || late && fields.u32(14) == 0)
         || !agrees(fields.u32(22), record.size, wide.first())
-        || !agrees(fields.u32(18), record.size, wide.get(1))
+        || !agrees(fields.u32(18), record.stored(), wide.get(1))
         || !wide.iter().all(known)
     {
         return bad(
@@ -423,7 +431,8 @@ fn descriptor(
     digest: &mut XxHash3_128,
 ) -> Result<()> {
     let Entry { record, flags } = entry;
-    let start = record.data.checked_add(record.size).filter(|&start| start <= end);
+    let (size, stored) = (record.size, record.stored());
+    let start = record.data.checked_add(stored).filter(|&start| start <= end);
     let Some(start) = start else {
         return bad(
             record.header..end,
@@ -432,15 +441,15 @@ fn descriptor(
     };
     let late = *flags & FLAG_DESCRIPTOR != 0;
     let valid = match end - start {
-        0 => !late || record.size == 0,
+        0 => !late || size == 0,
         16 if late => {
             let bytes: [u8; 16] = window.array(start)?;
             digest.write(&bytes);
             let fields = Fields(&bytes);
             bytes.starts_with(&DESCRIPTOR)
                 && fields.u32(4) == record.crc
-                && u64::from(fields.u32(8)) == record.size
-                && u64::from(fields.u32(12)) == record.size
+                && u64::from(fields.u32(8)) == stored
+                && u64::from(fields.u32(12)) == size
         }
         24 if late => {
             let bytes: [u8; 24] = window.array(start)?;
@@ -448,8 +457,8 @@ fn descriptor(
             let fields = Fields(&bytes);
             bytes.starts_with(&DESCRIPTOR)
                 && fields.u32(4) == record.crc
-                && fields.u64(8) == record.size
-                && fields.u64(16) == record.size
+                && fields.u64(8) == stored
+                && fields.u64(16) == size
         }
         _ => false,
     };
