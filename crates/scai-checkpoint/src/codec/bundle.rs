@@ -162,13 +162,13 @@ impl Bundle {
                 check(member)?;
             }
             let tree = read(&part.file).map_err(|error| error.in_part(&part.name))?;
-            match (&self.index, tree) {
-                (None, tree) => drop(dict.insert(part.name.as_str(), tree)),
-                (Some(_), Value::Dict(shard)) => drop(trees.insert(part.name.as_str(), shard)),
-                (Some(_), _) => {
-                    let what = "the shard is not a mapping of tensors";
-                    return Err(Error::damaged(Place::record(part.name.as_str()), what));
-                }
+            if self.index.is_none() {
+                dict.insert(part.name.as_str(), tree);
+            } else if let Some(shard) = tree.as_dict() {
+                trees.insert(part.name.as_str(), shard.clone());
+            } else {
+                let what = "the shard is not a mapping of tensors";
+                return Err(Error::damaged(Place::record(part.name.as_str()), what));
             }
         }
         for (name, shard) in self.index.iter().flatten() {

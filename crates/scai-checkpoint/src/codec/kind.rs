@@ -67,9 +67,7 @@ pub(super) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
         None if start.get(4..8) == Some(b"TFL3") => {
             Some(named("a TensorFlow Lite model", LOAD_THERE))
         }
-        None if start.get(257..262) == Some(b"ustar") => {
-            Some(named("a tar archive", "unpack it with `tar -xf FILE`, and name the file in it"))
-        }
+        None if start.get(257..262) == Some(b"ustar") => Some(tar(file)),
         None => match markup(&start) {
             Some(found) => Some(found),
             None if is_protobuf(&start) => Some(named(
@@ -90,6 +88,38 @@ pub(super) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
 
 fn named(what: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::not_a_checkpoint(Place::default(), what, hint)
+}
+
+/// A tar archive, which PyTorch wrote before 0.2.
+fn tar(file: &dyn ReadAt) -> Error {
+    const BLOCK: u64 = 512;
+    const MOST: usize = 1000;
+    let (mut names, mut at, mut header) = (Vec::new(), 0, [0; BLOCK as usize]);
+    while names.len() < MOST && file.read_at(at, &mut header).is_ok() && header[0] != 0 {
+        let text = |bytes: &[u8]| {
+            let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(text).trim().to_owned()
+        };
+        let Ok(size) = u64::from_str_radix(&text(&header[124..136]), 8) else { break };
+        names.push(text(&header[..100]));
+        at += BLOCK + size.next_multiple_of(BLOCK);
+    }
+    let has = |what: &str| names.iter().any(|name| name.trim_start_matches("./") == what);
+    if has("storages") && has("pickle") {
+        return Error::unsupported(
+            Place::default(),
+            "a checkpoint of PyTorch before 0.2 (a tar archive)",
+            "where it can be trusted, load it with `torch.load(FILE, weights_only=False)`, and save \
+             it with scai",
+        );
+    }
+    const FEW: usize = 4;
+    let few = names.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if names.len() > FEW { ", …" } else { "" };
+    named(
+        format!("a tar archive of other files ({few}{more})"),
+        "unpack it with `tar -xf FILE`, and name the file with the tensors",
+    )
 }
 
 /// HTML and XML.
