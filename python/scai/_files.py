@@ -6,7 +6,6 @@ import functools
 import mmap as _mmap
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from scai import _native
@@ -90,7 +89,7 @@ def save(obj: object, path: PathLike) -> None:
         TypeError: a value cannot be saved; the message has its path in the object.
         OSError: the file system refuses, such as a full disk.
     """
-    _native.Tree.encode(obj).write(Path(path), THREADS)
+    _native.Tree.encode(obj).write(os.fspath(path), THREADS)
 
 
 @no_collections()
@@ -125,7 +124,7 @@ def load(
             "scai.load never runs code from a file; load it with torch.load(weights_only=False) "
             "where you trust it"
         )
-    file = _native.File(Path(path), allow_unprotected)
+    file = _native.File(os.fspath(path), allow_unprotected)
     tree = file.tree()
     if lazy:
         return tree.decode(disk=lambda *place: LazyTensor(tree, *place), threads=THREADS)
@@ -142,7 +141,7 @@ def verify(path: PathLike) -> Verification:
     Raises:
         OSError: the file is there but cannot be opened.
     """
-    return Verification(**_native.verify(Path(path), THREADS))
+    return Verification(**_native.verify(os.fspath(path), THREADS))
 
 
 def mapped(file: _native.File) -> _mmap.mmap | None:

@@ -6,9 +6,14 @@
 //! create a draft, reserve its space      no room: nothing has happened
 //! write every byte that was planned
 //! sync the draft, once                   failed: the draft is dead, nothing has happened
-//! rename it to its final name            the old file is replaced in one step
+//! give it its final name                 the old file is replaced in one step
 //! sync the names                         failed: new or old after a power loss, so no promise
 //! ```
+//!
+//! A draft has no name where the store can do without, so that a process that is killed leaves
+//! nothing. Such a one gets its final name at once if that is free. Names are replaced by renaming
+//! only, so otherwise it gets a temporary name and is renamed right away; where a draft has a
+//! temporary name from the beginning, it is renamed as well.
 //!
 //! Each step consumes what the one before returned, so no order but this one can be written down.
 
@@ -52,7 +57,7 @@ pub fn publish(
     let write = watch.lap();
     let durable = written.sync()?;
     let sync = watch.lap();
-    durable.rename()?.make_durable()?;
+    durable.put_in_place()?.make_durable()?;
     Ok(Timeline { write, sync, commit: watch.lap(), ..Timeline::default() })
 }
 
@@ -203,7 +208,7 @@ struct Created<'a>(Target<'a>, Box<dyn Draft>);
 /// A draft with all bytes, none of them durable yet.
 struct Written<'a>(Target<'a>, Box<dyn Draft>);
 
-/// A draft whose bytes are durable and whose name is temporary.
+/// A draft whose bytes are durable, without its final name.
 struct Durable<'a>(Target<'a>, Synced);
 
 /// A file under its final name, which is not durable yet.
@@ -211,7 +216,7 @@ struct Renamed<'a>(Target<'a>);
 
 impl<'a> Target<'a> {
     fn create(self) -> Result<Created<'a>> {
-        match self.store.create(self.len) {
+        match self.store.create_for(self.name, self.len) {
             Ok(draft) => Ok(Created(self, draft)),
             Err(error) => Err(self.refused("create", error)),
         }
@@ -270,13 +275,34 @@ impl<'a> Written<'a> {
 }
 
 impl<'a> Durable<'a> {
-    fn rename(self) -> Result<Renamed<'a>> {
+    fn put_in_place(self) -> Result<Renamed<'a>> {
         let Self(target, synced) = self;
-        match target.store.rename(synced.name(), target.name) {
+        let Target { store, name, .. } = target;
+        if !synced.name().is_empty() {
+            return Self::rename(target, synced.name());
+        }
+        match store.name_draft(&synced, name) {
+            Ok(()) => Ok(Renamed(target)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let temporary = draft_name();
+                match store.name_draft(&synced, &temporary) {
+                    Ok(()) => Self::rename(target, &temporary),
+                    Err(error) => {
+                        let _ = store.remove(&temporary);
+                        Err(target.refused("give it a name", error))
+                    }
+                }
+            }
+            Err(error) => Err(target.refused("give it its final name", error)),
+        }
+    }
+
+    fn rename(target: Target<'a>, temporary: &str) -> Result<Renamed<'a>> {
+        match target.store.rename(temporary, target.name) {
             Ok(()) => Ok(Renamed(target)),
             Err(error) => {
                 // What cannot be removed either is left to the next sweep.
-                let _ = target.store.remove(synced.name());
+                let _ = target.store.remove(temporary);
                 Err(target.refused("rename to its final name", error))
             }
         }

@@ -8,7 +8,7 @@ use crate::codec::{CheckpointFile, Plan, Unprotected};
 use crate::commit;
 use crate::error::{Error, Result};
 use crate::manager::{Verification, verify};
-use crate::store::{Io, LocalStore, ReadAt, Store};
+use crate::store::{Io, Links, LocalStore, ReadAt, Store};
 
 /// Opens the file at `path`, in whichever format it is.
 ///
@@ -20,6 +20,10 @@ pub fn open_file(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<Che
 }
 
 /// Writes what was planned to `path`, replacing what is there, and returns when it is durable.
+///
+/// What is replaced keeps its permissions; through a symbolic link, the file it leads to is replaced.
+/// Only files are: a directory, a pipe or a device is an error. If there is no `path` yet and the file
+/// system has unnamed files, a process that is killed meanwhile leaves nothing behind.
 ///
 /// # Errors
 /// As a save of a checkpoint: what was at `path` is then still there.
@@ -33,8 +37,10 @@ pub fn write_file(path: impl AsRef<Path>, plan: Plan, threads: usize) -> Result<
 /// As [`write_file`].
 pub fn write_file_with(path: impl AsRef<Path>, plan: Plan, threads: usize, io: Io) -> Result<()> {
     let path = path.as_ref();
+    let opened = LocalStore::of_file(path, Links::Follow);
     let (store, name) =
-        locate(path, |error| Error::io("open its directory", error).at_path(text(path)))?;
+        opened.map_err(|error| Error::io("open its directory", error).at_path(text(path)))?;
+    store.sweep_once();
     commit::publish(&store.with_io(io), &name, plan.len(), |draft| plan.write(threads, draft))
         .map(drop)
         .map_err(|error| error.at_path(text(path)))
@@ -60,20 +66,8 @@ pub fn verify_file(
 }
 
 fn open(path: &Path) -> Result<Arc<dyn ReadAt>> {
-    let (store, name) = locate(path, |error| refused(path, "open", error))?;
-    store.open(&name).map_err(|error| refused(path, "open", error))
-}
-
-/// The directory of a path, and the name in it. `absent` says what it means that the directory
-/// cannot be opened.
-fn locate(path: &Path, absent: impl Fn(std::io::Error) -> Error) -> Result<(LocalStore, String)> {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return Err(Error::invalid(format!("`{}` cannot name a checkpoint", path.display())));
-    };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    let store = LocalStore::open(parent).map_err(absent)?;
-    Ok((store, name.to_owned()))
+    let opened = LocalStore::of_file(path, Links::Keep);
+    opened.and_then(|(store, name)| store.open(&name)).map_err(|error| refused(path, "open", error))
 }
 
 fn refused(path: &Path, action: &'static str, error: std::io::Error) -> Error {

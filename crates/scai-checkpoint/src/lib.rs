@@ -22,9 +22,9 @@ pub use error::{Error, Place, Result};
 pub use file::{open_file, verify_file, write_file, write_file_with};
 pub use manager::{
     Answers, Candidate, Checkpoint, CheckpointManager, Condition, Goal, Listed, LoadReport,
-    MatchOptions, Matched, Options, Prune, Reason, Residency, Resumed, Retention, Rule, Saved,
-    ShapeMismatch, Skipped, Strictness, TensorSpec, Verdict, Verification, match_state,
-    transfer_optimizer, verify,
+    MatchOptions, Matched, Options, Prune, Reason, Residency, Resume, Resumed, Retention, Rule,
+    Saved, ShapeMismatch, Skipped, Strictness, TensorSpec, Unreadable, Verdict, Verification,
+    match_state, transfer_optimizer, verify,
 };
 pub use store::Io;
 pub use tensor::{

@@ -69,6 +69,7 @@ fn run(command: &Command) -> Result<Exit, Failure> {
         Command::Prune(args) => cmd::prune::run(args, &mut out),
         Command::Pin(args) => cmd::pin::run(args, cmd::pin::Pin::Set, &mut out),
         Command::Unpin(args) => cmd::pin::run(args, cmd::pin::Pin::Clear, &mut out),
+        Command::Rollback(args) => cmd::rollback::run(args, &mut out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "scai", &mut script);

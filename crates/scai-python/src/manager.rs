@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Error, Goal, Io, Options, Prune, Residency, Retention, Rule,
-    SaveHandle, Saved, Skipped, Value,
+    Checkpoint, CheckpointManager, Error, Goal, Io, Options, Prune, Residency, Resume, Retention,
+    Rule, SaveHandle, Saved, Skipped, Unreadable, Value,
 };
 
 use crate::errors::{OrRaise, raise};
@@ -104,16 +104,52 @@ impl Manager {
         py.detach(|| manager.flush()).or_raise()
     }
 
+    /// The directory: as it was given while that leads there, else absolute.
+    fn directory(&self) -> String {
+        self.manager.directory()
+    }
+
     /// The names of the checkpoints, by iteration.
     fn names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let manager = self.here()?;
         py.detach(|| manager.names()).or_raise()
     }
 
-    /// Finds the newest checkpoint that is sound; the story of how.
-    fn resume<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+    /// The newest checkpoint that is not superseded.
+    fn latest(&self, py: Python<'_>) -> PyResult<Option<String>> {
         let manager = self.here()?;
-        let Some(found) = py.detach(|| manager.resume_with(Residency::Disk)).or_raise()? else {
+        let latest = py.detach(|| manager.latest()).or_raise()?;
+        Ok(latest.map(|latest| latest.name))
+    }
+
+    /// The checkpoint of an iteration.
+    fn name_of(&self, py: Python<'_>, iteration: u64) -> PyResult<String> {
+        let manager = self.here()?;
+        py.detach(|| manager.name_of(iteration)).or_raise()
+    }
+
+    /// Records that the training goes on from the checkpoint of `iteration`.
+    fn rollback(&self, py: Python<'_>, iteration: u64) -> PyResult<()> {
+        let manager = self.here()?;
+        py.detach(|| manager.rollback(iteration)).or_raise()
+    }
+
+    /// Notes that the checkpoint called `name` was read whole.
+    fn note_read(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let manager = self.here()?;
+        py.detach(|| manager.note_read(name)).or_raise()
+    }
+
+    /// Finds the newest checkpoint that is sound; the story of how.
+    fn resume<'py>(
+        &self,
+        py: Python<'py>,
+        skip_unreadable: bool,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let manager = self.here()?;
+        let unreadable = if skip_unreadable { Unreadable::Skip } else { Unreadable::Fail };
+        let how = Resume::default().residency(Residency::Disk).unreadable(unreadable);
+        let Some(found) = py.detach(|| manager.resume_with(how)).or_raise()? else {
             return Ok(None);
         };
         let iteration = found.checkpoint.iteration;
@@ -131,11 +167,18 @@ impl Manager {
         let retention = keep.retention()?;
         let prune = if dry_run { Prune::DryRun } else { Prune::Remove };
         let verdicts = py.detach(|| manager.prune(&retention, prune, &|_| {})).or_raise()?;
-        let verdict = |verdict: scai_checkpoint::Verdict| {
-            let reasons = verdict.reasons.iter().map(ToString::to_string).collect();
-            (verdict.checkpoint.name, reasons, verdict.removed)
-        };
-        Ok(verdicts.into_iter().map(verdict).collect())
+        Ok(told(verdicts))
+    }
+
+    /// Deletes what a run went back behind, or says what would be; as `prune`.
+    fn prune_superseded(
+        &self,
+        py: Python<'_>,
+        dry_run: bool,
+    ) -> PyResult<Vec<(String, Vec<String>, bool)>> {
+        let manager = self.here()?;
+        let prune = if dry_run { Prune::DryRun } else { Prune::Remove };
+        Ok(told(py.detach(|| manager.prune_superseded(prune, &|_| {})).or_raise()?))
     }
 
     fn pin(&self, py: Python<'_>, name: &str) -> PyResult<()> {
@@ -223,6 +266,15 @@ impl Handle {
     fn outcome<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         self.handle.saved().map(|saved| saved_dict(py, &saved)).transpose()
     }
+}
+
+/// Name, reasons to stay, whether it went.
+fn told(verdicts: Vec<scai_checkpoint::Verdict>) -> Vec<(String, Vec<String>, bool)> {
+    let verdict = |verdict: scai_checkpoint::Verdict| {
+        let reasons = verdict.reasons.iter().map(ToString::to_string).collect();
+        (verdict.checkpoint.name, reasons, verdict.removed)
+    };
+    verdicts.into_iter().map(verdict).collect()
 }
 
 fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import datetime
 import logging
+import math
 import operator
 import os
 import threading
@@ -201,14 +202,14 @@ class SaveHandle:
                 raise TimeoutError(f"{self.path} is not durable yet after {timeout} s")
         if self._fence is not None:
             self._fence.remove()
-        if self._info is None:
-            self._info = self._told(saved)
-        return self._info
+        return self._told(saved)
 
     def _told(self, saved: dict[str, Any]) -> SaveInfo:
-        seconds = time.monotonic() - self._began
-        waited = self._called + (self._fence.waited if self._fence is not None else 0.0)
-        return _info(saved, self.path.parent, self._iteration, seconds, waited)
+        if self._info is None:
+            seconds = time.monotonic() - self._began
+            waited = self._called + (self._fence.waited if self._fence is not None else 0.0)
+            self._info = _info(saved, self.path.parent, self._iteration, seconds, waited)
+        return self._info
 
     def __repr__(self) -> str:
         state = "ended" if self._handle.done() else "under way"
@@ -222,7 +223,8 @@ class CheckpointManager:
     it is. Nothing that is damaged is loaded. One process writes to a directory at a time.
 
     Args:
-        checkpoint_dir: the directory; created where it does not exist.
+        checkpoint_dir: the directory; created where it does not exist. A leading ``~`` is the home
+            directory, ``file://`` is understood, and URLs of other schemes are refused.
         keep_last: keep the newest so many. Without any `keep_…`, everything is kept.
         keep_every: keep those whose iteration is a multiple of this.
         keep_best: keep the best by a statistic of `training_stats`: ``"loss:min"``, or
@@ -260,7 +262,7 @@ class CheckpointManager:
         memory: int | None = None,
         allow_unprotected: bool = False,
     ) -> None:
-        self.checkpoint_dir = Path(checkpoint_dir)
+        self._given = os.fspath(checkpoint_dir)
         self._keep = _keep(keep_last, keep_every, keep_best, keep_within)
         self._snapshot = _checked_snapshot(snapshot)
         self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
@@ -281,15 +283,25 @@ class CheckpointManager:
         self._manager = self._open()
         _open_managers.add(self)
 
+    def _reopen(self) -> _native.Manager:
+        # Another working directory must not make it another directory.
+        self._given = self._manager.directory()
+        return self._open()
+
     def _open(self) -> _native.Manager:
         return _native.Manager(
-            self.checkpoint_dir,
+            self._given,
             self._keep,
             self._threads,
             self._allow_unprotected,
             self._io,
             self._memory,
         )
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """The directory: as it was given while that leads there, absolute after an `os.chdir`."""
+        return Path(self._manager.directory())
 
     @property
     def _native(self) -> _native.Manager:
@@ -299,7 +311,7 @@ class CheckpointManager:
             self._watchers = []
             self._pool = _native.Pool()
             self._pinned = _cuda.PinnedPool()
-            self._manager = self._open()
+            self._manager = self._reopen()
             _open_managers.add(self)
         return self._manager
 
@@ -360,7 +372,7 @@ class CheckpointManager:
             "iteration": iteration,
             "model_state_dict": state_of(model, "model"),
             "optimizer_state_dict": _optimizer_state(model, optimizer),
-            "training_stats": _statistics(training_stats or {}),
+            "training_stats": _statistics(training_stats or {}, self._keep["best"]),
             "metadata": {} if metadata is None else dict(metadata),
             # A zone is looked up under a lock, which a fork might copy while the thread that
             # saves holds it.
@@ -450,6 +462,8 @@ class CheckpointManager:
         for handle in [handle for handle in self._handles if handle.done()]:
             if handle._fence is not None:
                 handle._fence.remove()
+            if (saved := handle._handle.outcome()) is not None:
+                handle._told(saved)  # Its warnings are logged, also if nobody asks the handle.
             # Another thread may have been faster.
             with contextlib.suppress(ValueError):
                 self._handles.remove(handle)
@@ -542,6 +556,8 @@ class CheckpointManager:
             _apply([*parts, *models, *optimizers])
             if restore is not None:
                 restore()
+        if not dry_run:
+            self._note_read(path)
         checkpoint = Checkpoint(content)
         checkpoint.path = path
         checkpoint.report = report
@@ -560,6 +576,8 @@ class CheckpointManager:
         rng: bool = True,
         dataloader: Any = None,
         remap: Mapping[str, str] | None = None,
+        at: int | None = None,
+        on_unreadable: Literal["raise", "skip"] = "raise",
     ) -> Resumed | None:
         """Load the newest checkpoint that is sound; `None` in a directory without any.
 
@@ -567,11 +585,25 @@ class CheckpointManager:
         beside, never deleted. The arguments are those of `load_checkpoint`; the state of the random
         generators is restored where it was saved, unless ``rng=False``.
 
+        Args:
+            at: go back to the checkpoint of this iteration. Those of later iterations are superseded
+                from then on, as `rollback` says.
+            on_unreadable: what becomes of a newer checkpoint that is not damaged and cannot be read
+                all the same (it needs code, has no checksums, the disk refuses): raise why, or
+                ``"skip"`` it with a warning.
+
         Raises:
             scai.errors.NothingToResumeError: there are checkpoints, and none is sound.
-            Exception: what `load_checkpoint` raises where a sound one does not fit.
+            Exception: what `load_checkpoint` raises where a sound one cannot be read or does not fit.
         """
-        found = self._native.resume()
+        if on_unreadable not in ("raise", "skip"):
+            raise ValueError(f'`on_unreadable` is {on_unreadable!r}; it is "raise" or "skip"')
+        if at is not None:
+            at = _checked_iteration(at, "at")
+            name = self._native.name_of(at)
+            found = {"name": name, "iteration": at, "iterations_lost": 0, "skipped": []}
+        else:
+            found = self._native.resume(on_unreadable == "skip")
         if found is None:
             return None
         path = self.checkpoint_dir / found["name"]
@@ -590,10 +622,30 @@ class CheckpointManager:
         )
         if rng and "rng_state" in checkpoint:
             _random.restore(checkpoint["rng_state"])
+        if at is not None:
+            self.rollback(at)
         skipped = Skipped.all_of(self.checkpoint_dir, found["skipped"])
+        for one in skipped:
+            aside = f"; it is now called `{one.set_aside}`" if one.set_aside else ""
+            _log.warning("`%s` was not resumed from: %s%s", one.path, one.reason, aside)
         return Resumed(checkpoint, path, found["iteration"], skipped, found["iterations_lost"])
 
     # The directory
+
+    def rollback(self, iteration: int) -> None:
+        """Record that the training goes on from the checkpoint of `iteration`.
+
+        Those of later iterations are superseded: listed as such, never resumed from by themselves,
+        counted by no rule, deleted only by ``prune(superseded=True)``, and replaced by a save of the
+        same iteration. The record is durable when this returns. To take it back, roll back to a later
+        iteration. ``resume(at=…)`` loads the checkpoint as well.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint of this iteration.
+            scai.errors.LockedError: another process writes to the directory.
+        """
+        self.flush()
+        self._native.rollback(_checked_iteration(iteration))
 
     def list_checkpoints(self) -> list[Path]:
         """The paths of all checkpoints, by iteration."""
@@ -602,13 +654,10 @@ class CheckpointManager:
     def get_latest_checkpoint(self) -> Path | None:
         """The checkpoint with the largest iteration, or `latest.pt` where that is all there is.
 
-        `None` in an empty directory. It is not verified; see `resume`.
+        `None` in an empty directory. Superseded ones do not count. It is not verified; see `resume`.
         """
-        checkpoints = self.list_checkpoints()
-        if checkpoints:
-            return checkpoints[-1]
-        latest = self.checkpoint_dir / "latest.pt"
-        return latest if latest.exists() else None
+        latest = self._native.latest()
+        return None if latest is None else self.checkpoint_dir / latest
 
     def verify_checkpoint(self, checkpoint_path: PathLike) -> dict[str, bool]:
         """Read every byte of a checkpoint, and answer eight questions about it.
@@ -640,12 +689,21 @@ class CheckpointManager:
         keep_every: int | None = None,
         keep_best: str | Sequence[str] | None = None,
         keep_within: datetime.timedelta | float | None = None,
+        superseded: bool = False,
     ) -> list[Verdict]:
         """Delete what no rule keeps, or with ``dry_run`` say what would be.
 
         The rules are those given here, or the manager's own where none is. Nothing is deleted
-        before what stays in its place was read back and found right.
+        before what stays in its place was read back, in this very call, and found right. With
+        ``superseded`` those that a run went back behind are deleted, and nothing else.
         """
+        if superseded:
+            if any((keep_last, keep_every, keep_best, keep_within)):
+                raise ValueError("`superseded` goes with no rule; prune by rules in another call")
+            return [
+                Verdict(self.checkpoint_dir / name, reasons, removed)
+                for name, reasons, removed in self._native.prune_superseded(dry_run)
+            ]
         keep = _keep(keep_last, keep_every, keep_best, keep_within)
         if not any(keep.values()):
             keep = self._keep
@@ -678,6 +736,7 @@ class CheckpointManager:
         """
         self.flush()
         # Managers of one directory share the right to write; the last one to go gives it back.
+        self._given = self._manager.directory()
         del self._manager
         self._manager = self._open()
 
@@ -702,6 +761,12 @@ class CheckpointManager:
         path = Path(path)
         within = self.checkpoint_dir / path
         return within if path.parent == Path() and not path.exists() and within.exists() else path
+
+    def _note_read(self, path: Path) -> None:
+        """What was loaded may be replaced by a save of this manager."""
+        if os.path.realpath(path.parent) == os.path.realpath(self.checkpoint_dir):
+            with contextlib.suppress(OSError):
+                self._native.note_read(path.name)
 
     def _existing(self, path: PathLike | None) -> Path:
         if path is not None:
@@ -730,12 +795,30 @@ def _apply(loads: Sequence[PartLoad | OptimizerLoad | ModelLoad]) -> None:
         raise
 
 
-def _statistics(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    def number(value: Any) -> Any:
-        is_number = hasattr(value, "untyped_storage") and value.ndim == 0
-        return value.item() if is_number else value
+def _statistics(
+    statistics: Mapping[str, Any], best: Sequence[tuple[str, str, int]]
+) -> dict[str, Any]:
+    """Tensors of one number as that number; so is whatever of one number `keep_best` compares."""
+    compared = {name for name, _, _ in best}
 
-    return {name: number(value) for name, value in statistics.items()}
+    def number(name: Any, value: Any) -> Any:
+        if hasattr(value, "untyped_storage") and value.ndim == 0:
+            return value.item()
+        if name not in compared or value is None or isinstance(value, (bool, int, float)):
+            return value
+        shape = getattr(value, "shape", ())
+        if hasattr(value, "item") and math.prod(shape) == 1:
+            value = value.item()
+        try:
+            return float(value) if not isinstance(value, (str, bytes, int)) else operator.index(value)
+        except (TypeError, ValueError, OverflowError):
+            of = f" of shape {tuple(shape)}" if shape else ""
+            raise TypeError(
+                f"`training_stats[{name!r}]` is a {type(value).__name__}{of}, which `keep_best` "
+                "cannot compare; save one number under this name"
+            ) from None
+
+    return {name: number(name, value) for name, value in statistics.items()}
 
 
 def _optimizer_state(model: Any, optimizer: Any) -> Any:
@@ -755,8 +838,11 @@ def _optimizer_state(model: Any, optimizer: Any) -> Any:
 def _info(
     saved: dict[str, Any], directory: Path, iteration: int, seconds: float, waited: float
 ) -> SaveInfo:
+    path = directory / saved["name"]
+    for warning in saved["warnings"]:
+        _log.warning("`%s` is saved, but %s", path, warning)
     return SaveInfo(
-        path=directory / saved["name"],
+        path=path,
         iteration=iteration,
         bytes=saved["bytes"],
         seconds=seconds,
@@ -767,14 +853,14 @@ def _info(
     )
 
 
-def _checked_iteration(iteration: Any) -> int:
+def _checked_iteration(iteration: Any, name: str = "iteration") -> int:
     if iteration is None:
-        raise TypeError("`iteration` is missing: say which iteration the state belongs to")
-    number = _whole("iteration", iteration)
+        raise TypeError(f"`{name}` is missing: say which iteration the state belongs to")
+    number = _whole(name, iteration)
     if number < 0:
-        raise ValueError(f"`iteration` is {number}; iterations count from 0")
+        raise ValueError(f"`{name}` is {number}; iterations count from 0")
     if number >= 2**63:
-        raise ValueError(f"`iteration` is {number}; it must be less than 2**63")
+        raise ValueError(f"`{name}` is {number}; it must be less than 2**63")
     return number
 
 

@@ -52,7 +52,7 @@ const STARTS: [(&[u8], &str, &str); 24] = [
 
 /// The error for a file that is something else than a checkpoint; `None` where nothing tells what
 /// it is.
-pub(super) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
+pub(crate) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
     let mut start = vec![0; file.len().min(START) as usize];
     file.read_at(0, &mut start).map_err(|error| Error::io("read", error))?;
     if start.is_empty() {

@@ -13,6 +13,7 @@ pub mod torch;
 
 pub use any::{CheckpointFile, Format, Plan};
 pub(crate) use buffer::MEMORY;
+pub(crate) use kind::foreign;
 
 /// What protects a file against damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

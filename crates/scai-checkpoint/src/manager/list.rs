@@ -1,16 +1,15 @@
 //! What a directory of checkpoints holds.
 
-use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::ErrorKind;
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use super::name;
 use super::verify::Condition;
+use super::{Shared, name};
 use crate::codec::torch::{Manifest, TorchFile, Unprotected, peek};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::store::{Entry, Store};
 use crate::value::Value;
 
@@ -19,7 +18,7 @@ use crate::value::Value;
 pub struct Listed {
     /// The file's name.
     pub name: String,
-    /// The iteration in its name.
+    /// The iteration in its name; the one in the file, for a `latest.pt` that is all there is.
     pub iteration: u64,
     /// Bytes of the file.
     pub size: u64,
@@ -31,8 +30,11 @@ pub struct Listed {
     pub metadata: Map<String, Json>,
     /// It is not pruned.
     pub pinned: bool,
-    /// It is the newest.
+    /// It is the newest, of those that are not superseded.
     pub latest: bool,
+    /// A run went back behind it on purpose: no resume takes it by itself, and it is deleted only if
+    /// that is asked for.
+    pub superseded: bool,
     /// What is wrong with it at first sight. A glance reads the beginning only: `None` does not
     /// mean that the file is sound.
     pub problem: Option<String>,
@@ -54,70 +56,128 @@ impl Listed {
     }
 }
 
-/// Lists the checkpoints among `entries`, by iteration.
-pub(super) fn list(store: &dyn Store, entries: &[Entry]) -> Vec<Listed> {
-    let mut found: Vec<Listed> = glances(store, entries).collect();
-    found.reverse();
-    if let Some(newest) = found.last_mut() {
-        newest.latest = true;
-    }
-    found
-}
-
-/// The newest of the checkpoints among `entries`. Opens no other.
-pub(super) fn latest(store: &dyn Store, entries: &[Entry]) -> Option<Listed> {
-    glances(store, entries).next().map(|newest| Listed { latest: true, ..newest })
-}
-
-/// Glances at the checkpoints among `entries`, newest first.
-fn glances(store: &dyn Store, entries: &[Entry]) -> impl Iterator<Item = Listed> {
-    let names: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-    let mut found: Vec<(u64, &Entry)> =
-        entries.iter().filter_map(|entry| Some((name::iteration(&entry.name)?, entry))).collect();
-    found.sort_by_key(|(iteration, _)| Reverse(*iteration));
-    found.into_iter().filter_map(move |(iteration, entry)| {
-        let pinned = names.contains(name::pin(&entry.name).as_str());
-        look(store, entry, iteration, pinned)
-    })
-}
-
-/// A glance at a checkpoint; nothing where it is gone by now.
-fn look(store: &dyn Store, entry: &Entry, iteration: u64, pinned: bool) -> Option<Listed> {
-    let mut listed = Listed {
-        name: entry.name.clone(),
-        iteration,
-        size: entry.len,
-        timestamp: None,
-        training_stats: Map::new(),
-        metadata: Map::new(),
-        pinned,
-        latest: false,
-        problem: None,
-        condition: None,
-    };
-    match manifest(store, &entry.name) {
-        Ok(manifest) => {
-            if manifest.iteration.is_some_and(|inside| u64::try_from(inside) != Ok(iteration)) {
-                listed.problem = manifest
-                    .iteration
-                    .map(|inside| format!("it is of iteration {inside}, says the file"));
-                listed.condition = Some(Condition::NotACheckpoint);
+impl Shared {
+    /// Lists the checkpoints among `entries`, by iteration.
+    ///
+    /// A record of superseded ones that cannot be used is told of at the newest: a list does not
+    /// fail for one file.
+    pub(super) fn list_of(&self, entries: &[Entry]) -> Vec<Listed> {
+        let (superseded, unusable) = match self.superseded() {
+            Ok(superseded) => (superseded, None),
+            Err(error) => (BTreeSet::new(), Some(error)),
+        };
+        let mut found: Vec<Listed> = glances(&*self.store, entries, &superseded).collect();
+        found.reverse();
+        let newest = found.iter_mut().rev().find(|listed| !listed.superseded);
+        if let Some(newest) = newest {
+            newest.latest = true;
+            if let Some(error) = unusable {
+                newest.problem.get_or_insert(error.to_string());
+                newest.condition.get_or_insert(Condition::Unreadable);
             }
-            listed.timestamp = manifest.timestamp;
-            listed.training_stats = manifest.training_stats;
-            listed.metadata = manifest.metadata;
         }
-        Err(Error::NotFound { .. }) => return None,
-        Err(error) => {
-            listed.condition = Some(Condition::of(&error));
-            listed.problem = Some(error.to_string());
-        }
+        found
     }
-    Some(listed)
+
+    /// The newest of the checkpoints among `entries` that is not superseded. Opens no other.
+    pub(super) fn latest_of(&self, entries: &[Entry]) -> Result<Option<Listed>> {
+        let superseded = self.superseded()?;
+        let newest = glances(&*self.store, entries, &superseded).find(|listed| !listed.superseded);
+        Ok(newest.map(|newest| Listed { latest: true, ..newest }))
+    }
+}
+
+/// Glances at the checkpoints among `entries`, newest first. `latest.pt` is one if there is no other.
+fn glances(
+    store: &dyn Store,
+    entries: &[Entry],
+    superseded: &BTreeSet<String>,
+) -> impl Iterator<Item = Listed> {
+    let names: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    let found = name::checkpoints(entries);
+    let alone = found.is_empty() && names.contains(name::LATEST);
+    let lens: HashMap<&str, u64> =
+        entries.iter().map(|entry| (entry.name.as_str(), entry.len)).collect();
+    let alone = alone.then(|| Glance {
+        name: name::LATEST.to_owned(),
+        iteration: None,
+        len: lens.get(name::LATEST).copied().unwrap_or_default(),
+        pinned: false,
+        superseded: false,
+    });
+    let found = found.into_iter().rev().map(move |named| Glance {
+        iteration: Some(named.iteration),
+        len: lens.get(named.name.as_str()).copied().unwrap_or_default(),
+        pinned: names.contains(name::pin(&named.name).as_str()),
+        superseded: superseded.contains(&named.name),
+        name: named.name,
+    });
+    found.chain(alone).filter_map(move |glance| glance.look(store))
+}
+
+/// What the names of a directory say of a checkpoint.
+struct Glance {
+    name: String,
+    iteration: Option<u64>,
+    len: u64,
+    pinned: bool,
+    superseded: bool,
+}
+
+impl Glance {
+    /// Opens the file; nothing if it is gone by now.
+    fn look(self, store: &dyn Store) -> Option<Listed> {
+        let Self { name, iteration, len, pinned, superseded } = self;
+        let mut listed = Listed {
+            name,
+            iteration: iteration.unwrap_or_default(),
+            size: len,
+            timestamp: None,
+            training_stats: Map::new(),
+            metadata: Map::new(),
+            pinned,
+            latest: false,
+            superseded,
+            problem: None,
+            condition: None,
+        };
+        match manifest(store, &listed.name) {
+            Ok(manifest) => {
+                let inside = manifest.iteration.map(u64::try_from);
+                match (iteration, inside) {
+                    (Some(named), Some(inside)) if inside != Ok(named) => {
+                        let inside = manifest.iteration.unwrap_or_default();
+                        listed.problem = Some(other_iteration(named, inside).to_string());
+                        listed.condition = Some(Condition::NotACheckpoint);
+                    }
+                    (None, Some(Ok(inside))) => listed.iteration = inside,
+                    _ => {}
+                }
+                listed.timestamp = manifest.timestamp;
+                listed.training_stats = manifest.training_stats;
+                listed.metadata = manifest.metadata;
+            }
+            Err(Error::NotFound { .. }) => return None,
+            Err(error) => {
+                listed.condition = Some(Condition::of(&error));
+                listed.problem = Some(error.to_string());
+            }
+        }
+        Some(listed)
+    }
+}
+
+/// The name of a checkpoint and the checkpoint itself are of different iterations.
+pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
+    Error::unsupported(
+        Place::default(),
+        format!("its name is of iteration {named}, and the file says {inside}"),
+        format!("call it `{}`, or load it by its path", name::checkpoint(inside.unsigned_abs())),
+    )
 }
 
 /// The manifest at the start of the file, or one made of the state tree where torch wrote it.
-fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
+pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
     let file = store.open(name).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::NotFound { path: name.to_owned() },
         _ => Error::io("open", error),

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
 use crate::commit;
 use crate::error::{Error, Result};
-use crate::store::{Lock, Store};
+use crate::store::{Lock, Stamp, Store};
 use crate::threads::held;
 
 /// A manager's claim to write. The right is taken by the first write and kept from then on, so
@@ -25,8 +25,8 @@ struct Turn {
     /// The process that this is of. A fork has a copy, but not the right, and its copy of `taken`
     /// may stay locked for ever.
     process: Process,
-    /// Checkpoints that were found right on the device since the right was taken.
-    verified: Mutex<HashSet<String>>,
+    /// What this process read and wrote here.
+    seen: Mutex<Seen>,
     /// The directory, by which the turn is found again.
     directory: Option<PathBuf>,
 }
@@ -47,6 +47,60 @@ impl Default for Process {
 impl Process {
     fn is_this(&self) -> bool {
         self.0 == std::process::id()
+    }
+}
+
+/// What the managers of one directory read and wrote, in one process.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Files that were read whole or written, with what tells whether they still are the same.
+    files: HashMap<String, Option<Stamp>>,
+    /// Checkpoints that were saved, the last one last.
+    saved: Vec<String>,
+    /// Checkpoints that were found damaged on the device, and how.
+    damaged: HashMap<String, (Option<Stamp>, String)>,
+    /// What was warned of; once is enough.
+    warned: HashSet<String>,
+}
+
+impl Seen {
+    /// Notes that the file called `name` was read whole.
+    pub(super) fn read(&mut self, name: &str, stamp: Option<Stamp>) {
+        self.files.insert(name.to_owned(), stamp);
+    }
+
+    /// Notes that the file called `name` was written, and is the newest of this process.
+    pub(super) fn wrote(&mut self, name: &str, stamp: Option<Stamp>) {
+        self.read(name, stamp);
+        self.saved.retain(|saved| saved != name);
+        self.saved.push(name.to_owned());
+    }
+
+    /// Whether the file called `name` is what was read or written.
+    pub(super) fn knows(&self, name: &str, stamp: Option<Stamp>) -> bool {
+        self.files.get(name).is_some_and(|known| *known == stamp)
+    }
+
+    /// How many saves had been made when the checkpoint `name` was; `None` if this process did not
+    /// save it.
+    pub(super) fn saved(&self, name: &str) -> Option<u64> {
+        self.saved.iter().position(|saved| saved == name).map(|position| position as u64)
+    }
+
+    /// Notes that the checkpoint `name` was found damaged on the device.
+    pub(super) fn is_damaged(&mut self, name: &str, stamp: Option<Stamp>, how: &str) {
+        self.damaged.insert(name.to_owned(), (stamp, how.to_owned()));
+    }
+
+    /// How the checkpoint `name` was found damaged, if it still is that file.
+    pub(super) fn damage(&self, name: &str, stamp: impl FnOnce() -> Option<Stamp>) -> Option<&str> {
+        let (found, how) = self.damaged.get(name)?;
+        (*found == stamp()).then_some(how)
+    }
+
+    /// Whether this is the first time that a warning is due.
+    pub(super) fn warns_first(&mut self, of: String) -> bool {
+        self.warned.insert(of)
     }
 }
 
@@ -86,6 +140,9 @@ impl Writing {
                 )),
             });
         }
+        store
+            .check_location()
+            .map_err(|error| Error::io("write", error).at_path(store.describe()))?;
         let mut taken = held(&self.turn.taken);
         match &*taken {
             Some(_) => {}
@@ -101,17 +158,15 @@ impl Writing {
                 store.sweep().map_err(|error| {
                     Error::io("sweep the directory", error).at_path(store.describe())
                 })?;
-                // What was seen without the right to write may have been replaced since.
-                self.verified().clear();
                 *taken = Some(lock);
             }
         }
         Ok(Operation { _turn: taken })
     }
 
-    /// Checkpoints that were found right on the device while this process had the right to write.
-    pub(super) fn verified(&self) -> MutexGuard<'_, HashSet<String>> {
-        held(&self.turn.verified)
+    /// What this process read and wrote in the directory.
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        held(&self.turn.seen)
     }
 }
 

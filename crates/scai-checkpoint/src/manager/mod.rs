@@ -9,13 +9,15 @@ mod prune;
 mod report;
 mod resume;
 mod retention;
+mod superseded;
+mod unread;
 mod verify;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::codec::MEMORY;
-use crate::codec::torch::{Plan, TorchFile, Unprotected};
+use crate::codec::torch::{Plan, TorchFile, UNRECOGNIZED, Unprotected};
+use crate::codec::{MEMORY, foreign};
 use crate::commit;
 use crate::error::{Error, Place, Result};
 use crate::store::{Io, LocalStore, ReadAt, Store};
@@ -23,12 +25,14 @@ use crate::threads::{default_threads, held};
 use crate::timeline::{Stopwatch, Timeline};
 use crate::writer::{SaveHandle, Writer};
 
+use name::Named;
+
 pub use checkpoint::Checkpoint;
 pub use list::Listed;
 pub use load::{MatchOptions, Matched, Strictness, TensorSpec, match_state, transfer_optimizer};
 pub use prune::{Prune, Verdict};
 pub use report::{LoadReport, ShapeMismatch};
-pub use resume::{Resumed, Skipped};
+pub use resume::{Resume, Resumed, Skipped, Unreadable};
 pub use retention::{Candidate, Goal, Reason, Retention, Rule};
 pub use verify::{Answers, Condition, Verification, verify};
 
@@ -177,7 +181,8 @@ impl CheckpointManager {
             _ => Error::io("open the directory", error).at_path(directory.to_string_lossy()),
         })?;
         let store = Arc::new(store.with_io(options.io));
-        Ok(Self::new(store, lock::Writing::of_directory(directory), options))
+        let writing = lock::Writing::of_directory(store.path());
+        Ok(Self::new(store, writing, options))
     }
 
     /// Opens a directory, which is created where it does not exist.
@@ -190,7 +195,8 @@ impl CheckpointManager {
             Error::io("create the directory", error).at_path(directory.to_string_lossy())
         })?;
         let store = Arc::new(store.with_io(options.io));
-        Ok(Self::new(store, lock::Writing::of_directory(directory), options))
+        let writing = lock::Writing::of_directory(store.path());
+        Ok(Self::new(store, writing, options))
     }
 
     /// Manages the checkpoints in any store, which writes as it is itself set to.
@@ -207,7 +213,8 @@ impl CheckpointManager {
     ///
     /// The file is written beside its place, synced, renamed to `checkpoint_iter_{N}.pt` and the
     /// directory synced; then `latest.pt` is moved and retention applied. A checkpoint of the same
-    /// iteration is replaced in one step.
+    /// iteration is replaced in one step. If this process has neither saved nor loaded it, it is first
+    /// kept under another name, `….pt.earlier`; only one that is superseded is not.
     ///
     /// # Errors
     /// The directory is then as it was: [`Error::DiskFull`], [`Error::Locked`] where another
@@ -260,7 +267,18 @@ impl CheckpointManager {
     /// accept it; [`Error::MissingField`].
     pub fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
         self.flush()?;
-        self.shared.load(name, residency)
+        self.shared.load_known(name, residency)
+    }
+
+    /// Notes that the caller has read the checkpoint called `name` by its path, so that a save may
+    /// replace it as one that was loaded here.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such checkpoint.
+    pub fn note_read(&self, name: &str) -> Result<()> {
+        let stamp = self.shared.open(name)?.stamp();
+        self.shared.writing.seen().read(name, stamp);
+        Ok(())
     }
 
     /// All checkpoints, by iteration. Reads the beginning of each file, not its tensors.
@@ -279,10 +297,21 @@ impl CheckpointManager {
     /// [`Error::Io`] where the directory cannot be read.
     pub fn names(&self) -> Result<Vec<String>> {
         self.flush()?;
-        Ok(self.shared.iterations()?.into_iter().map(name::checkpoint).collect())
+        let entries = self.shared.entries()?;
+        Ok(name::checkpoints(&entries).into_iter().map(|named| named.name).collect())
     }
 
-    /// The checkpoint with the largest iteration; `None` in a directory without any. Opens no other.
+    /// The name of the checkpoint of an iteration.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    pub fn name_of(&self, iteration: u64) -> Result<String> {
+        self.flush()?;
+        Ok(self.shared.named(iteration)?.name)
+    }
+
+    /// The checkpoint with the largest iteration that is not superseded; `None` in a directory without
+    /// any. Opens no other.
     ///
     /// It is not verified; see [`CheckpointManager::resume`].
     ///
@@ -290,7 +319,7 @@ impl CheckpointManager {
     /// As [`CheckpointManager::list`].
     pub fn latest(&self) -> Result<Option<Listed>> {
         self.flush()?;
-        Ok(list::latest(&*self.shared.store, &self.shared.entries()?))
+        self.shared.latest_of(&self.shared.entries()?)
     }
 
     /// Reads every byte of a checkpoint and reports all that is wrong.
@@ -348,6 +377,7 @@ impl CheckpointManager {
 
 impl Shared {
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
+        prune::check_statistics(&self.options.retention, &checkpoint.training_stats)?;
         let writing = self.writing.begin(&*self.store)?;
         let mut watch = Stopwatch::start();
         let timestamp = checkpoint.timestamp.clone().unwrap_or_else(now_iso);
@@ -357,8 +387,12 @@ impl Shared {
         drop(tree);
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
-        self.writing.verified().remove(&name);
         let planned = watch.lap();
+        let was_superseded = self.superseded()?.contains(&name);
+        let mut warnings = Vec::new();
+        if !was_superseded {
+            warnings.extend(self.keep_unread(&name, &writing)?);
+        }
         let steps = commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
             .map_err(|error| error.at_path(self.path(&name)))?;
         let mut watch = Stopwatch::start();
@@ -370,17 +404,28 @@ impl Shared {
             removed: Vec::new(),
             warnings: Vec::new(),
         };
+        self.writing.seen().wrote(&saved.name, self.stamp(&saved.name));
+        if was_superseded {
+            // Until then, no resume finds it.
+            self.no_longer_superseded(&[&saved.name], &writing)?;
+        }
         // The checkpoint is durable: what fails from here on is no failure of the save.
         match self.newest() {
-            Ok(Some(newest)) => {
-                saved.warnings.extend(commit::point(&*self.store, name::LATEST, &newest).err());
+            Ok(newest) => {
+                warnings.extend(self.step_back(checkpoint.iteration, newest.as_ref()));
+                if let Some(newest) = newest {
+                    match self.move_latest(&newest.name, &writing) {
+                        Ok(warning) => warnings.extend(warning),
+                        Err(error) => warnings.push(error),
+                    }
+                }
             }
-            Ok(None) => {}
-            Err(error) => saved.warnings.push(error),
+            Err(error) => warnings.push(error),
         }
+        saved.warnings = warnings;
         if !self.options.retention.rules.is_empty() {
-            let just = Some(saved.name.as_str());
-            match self.remove_redundant(&self.options.retention, just, &writing, &|_| {}) {
+            let just = saved.name.clone();
+            match self.remove_redundant(&self.options.retention, &just, &writing) {
                 Ok(verdicts) => self.note(&mut saved, verdicts, &writing)?,
                 Err(error) => saved.warnings.push(error),
             }
@@ -400,6 +445,7 @@ impl Shared {
         verdicts: Vec<Verdict>,
         writing: &lock::Operation<'_>,
     ) -> Result<()> {
+        saved.warnings.extend(self.missing_statistics(&verdicts));
         let alone =
             verdicts.iter().all(|verdict| verdict.removed || verdict.checkpoint.name == saved.name);
         for Verdict { checkpoint: Listed { name, problem, .. }, removed, .. } in verdicts {
@@ -417,7 +463,7 @@ impl Shared {
                 && self.set_aside(&name, writing).set_aside.is_some()
                 && let Ok(Some(newest)) = self.newest()
             {
-                let _ = commit::point(&*self.store, name::LATEST, &newest);
+                let _ = self.move_latest(&newest.name, writing);
             }
             let detail = format!("it was written and synced, but does not read back: {problem}");
             return Err(Error::damaged(place, detail));
@@ -425,9 +471,19 @@ impl Shared {
         Ok(())
     }
 
+    /// As [`Shared::load`]; a save may then replace the file.
+    fn load_known(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
+        let stamp = self.stamp(name);
+        let loaded = self.load(name, residency)?;
+        self.writing.seen().read(name, stamp);
+        Ok(loaded)
+    }
+
     fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
         let load = || -> Result<Checkpoint> {
-            let file = TorchFile::open(self.open(name)?, self.options.unprotected)?;
+            let opened = self.open(name)?;
+            let file = TorchFile::open(Arc::clone(&opened), self.options.unprotected)
+                .map_err(|error| under_its_name(name, &*opened, error))?;
             let mut tree = file.tree()?;
             let threads = self.options.threads;
             match residency {
@@ -445,7 +501,7 @@ impl Shared {
     }
 
     fn list(&self) -> Result<Vec<Listed>> {
-        Ok(list::list(&*self.store, &self.entries()?))
+        Ok(self.list_of(&self.entries()?))
     }
 
     fn verify(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<Verification> {
@@ -456,21 +512,30 @@ impl Shared {
         }
     }
 
-    /// The name with the largest iteration.
-    fn newest(&self) -> Result<Option<String>> {
-        Ok(self.iterations()?.last().copied().map(name::checkpoint))
+    /// The checkpoint with the largest iteration that is not superseded.
+    fn newest(&self) -> Result<Option<Named>> {
+        let entries = self.entries()?;
+        let superseded = self.superseded()?;
+        let mut found = name::checkpoints(&entries).into_iter().rev();
+        Ok(found.find(|named| !superseded.contains(&named.name)))
     }
 
-    /// The iterations of all checkpoints, in order.
-    fn iterations(&self) -> Result<Vec<u64>> {
-        let entries = self.entries()?;
-        let mut iterations: Vec<u64> =
-            entries.iter().filter_map(|entry| name::iteration(&entry.name)).collect();
-        iterations.sort_unstable();
-        Ok(iterations)
+    /// A warning, the first time that a save of `iteration` is below the newest checkpoint there is.
+    fn step_back(&self, iteration: u64, newest: Option<&Named>) -> Option<Error> {
+        let newest = newest.filter(|newest| newest.iteration > iteration)?;
+        let first = self.writing.seen().warns_first(format!("above {}", newest.name));
+        first.then(|| {
+            Error::invalid(format!(
+                "iteration {iteration} was saved below `{}`, which stays, and which the next resume \
+                 takes; to go back on purpose, resume at the older iteration (`resume(at=…)`)",
+                self.path(&newest.name)
+            ))
+        })
     }
 
     fn entries(&self) -> Result<Vec<crate::store::Entry>> {
+        let moved = |error| Error::io("list", error).at_path(self.store.describe());
+        self.store.check_location().map_err(moved)?;
         self.store.list().map_err(|error| Error::io("list", error).at_path(self.store.describe()))
     }
 
@@ -491,6 +556,20 @@ impl Shared {
 
     fn path(&self, name: &str) -> String {
         Path::new(&self.store.describe()).join(name).display().to_string()
+    }
+}
+
+/// What an error says of a file that has the name of a checkpoint: bytes that are of no kind known are
+/// not those that were saved, unless they can be told for something else.
+fn under_its_name(name: &str, file: &dyn ReadAt, error: Error) -> Error {
+    match error {
+        Error::NotACheckpoint { place, what, .. }
+            if what == UNRECOGNIZED && name::iteration(name).is_some() =>
+        {
+            let foreign = foreign(file).unwrap_or_else(Some);
+            foreign.unwrap_or_else(|| Error::damaged(*place, what))
+        }
+        error => error,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Names of the files in a directory of checkpoints.
 
+use crate::store::Entry;
+
 /// The file that is always the newest checkpoint, for people and for `torch.load`.
 pub(crate) const LATEST: &str = "latest.pt";
 
@@ -14,10 +16,33 @@ pub(crate) fn checkpoint(iteration: u64) -> String {
 
 /// The iteration in a checkpoint's name; `None` for any other name.
 ///
-/// Only the name that [`checkpoint`] gives counts, so that an iteration has one name.
+/// Other programs pad the number with zeros; such a name counts too.
 pub(crate) fn iteration(name: &str) -> Option<u64> {
-    let iteration = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()?;
-    (checkpoint(iteration) == name).then_some(iteration)
+    let digits = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+/// A checkpoint of a directory by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) iteration: u64,
+    pub(super) name: String,
+}
+
+/// The checkpoints among these files, by iteration. Of those of one iteration, the one with the name
+/// that a save gives comes last, as the newest.
+pub(super) fn checkpoints(entries: &[Entry]) -> Vec<Named> {
+    let named = |entry: &Entry| {
+        Some(Named { iteration: iteration(&entry.name)?, name: entry.name.clone() })
+    };
+    let mut found: Vec<Named> = entries.iter().filter_map(named).collect();
+    found.sort_by(|a, b| {
+        a.iteration.cmp(&b.iteration).then_with(|| b.name.len().cmp(&a.name.len()))
+    });
+    found
 }
 
 /// The empty file beside a checkpoint that keeps it from being pruned.
@@ -35,10 +60,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_exact_name_is_a_checkpoint() {
+    fn a_name_with_a_number_is_a_checkpoint_also_if_it_is_padded() {
         assert_eq!(iteration("checkpoint_iter_100.pt"), Some(100));
+        assert_eq!(iteration("checkpoint_iter_0000100.pt"), Some(100));
         for other in [
-            "checkpoint_iter_0100.pt",
             "checkpoint_iter_+1.pt",
             "checkpoint_iter_.pt",
             "checkpoint_iter_1.pt.tmp",
@@ -47,5 +72,14 @@ mod tests {
         ] {
             assert_eq!(iteration(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn of_one_iteration_the_name_that_a_save_gives_is_the_newest() {
+        let entry = |name: &str| Entry { name: name.to_owned(), len: 0 };
+        let names = ["checkpoint_iter_20.pt", "checkpoint_iter_3.pt", "checkpoint_iter_0020.pt"];
+        let found: Vec<String> =
+            checkpoints(&names.map(entry)).into_iter().map(|named| named.name).collect();
+        assert_eq!(found, [names[1], names[2], names[0]]);
     }
 }

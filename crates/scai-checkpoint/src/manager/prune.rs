@@ -1,6 +1,6 @@
 //! Deleting what newer checkpoints have made redundant.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::list::Listed;
 use super::lock::Operation;
@@ -8,6 +8,7 @@ use super::retention::{Candidate, Reason, Retention, Rule};
 use super::{CheckpointManager, Shared, name};
 use crate::commit;
 use crate::error::{Error, Result};
+use crate::value::Value;
 
 /// Whether anything is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,13 @@ pub enum Prune {
     DryRun,
     /// Deletes.
     Remove,
+}
+
+/// What becomes of superseded checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Superseded {
+    Keep,
+    Delete,
 }
 
 /// What retention says about a checkpoint.
@@ -41,9 +49,9 @@ impl CheckpointManager {
     /// Deletes the checkpoints that no rule keeps, or says which these are.
     ///
     /// A checkpoint is deleted only after those that stay in its place (the newest, the last ones,
-    /// the best ones) were read from the device and every byte was found right. Damaged ones never
-    /// count as kept and are never deleted. `progress` is told how many further bytes have been
-    /// checked.
+    /// the best ones) were read from the device, in this very call, and every byte was found right.
+    /// One that is damaged never counts as kept, and one that is found damaged is not deleted; what is
+    /// to go is not read before. `progress` is told how many further bytes have been checked.
     ///
     /// # Errors
     /// [`Error::Locked`] where another process writes to the directory;
@@ -55,27 +63,60 @@ impl CheckpointManager {
         prune: Prune,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
+        self.prune_with(retention, prune, Superseded::Keep, progress)
+    }
+
+    /// Deletes the checkpoints that a run went back behind, or says which these are.
+    ///
+    /// As with [`CheckpointManager::prune`], the newest one that is not superseded is read from the
+    /// device before.
+    ///
+    /// # Errors
+    /// As [`CheckpointManager::prune`].
+    pub fn prune_superseded(
+        &self,
+        prune: Prune,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<Verdict>> {
+        self.prune_with(&Retention::keep_all(), prune, Superseded::Delete, progress)
+    }
+
+    fn prune_with(
+        &self,
+        retention: &Retention,
+        prune: Prune,
+        superseded: Superseded,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<Verdict>> {
         self.flush()?;
         match prune {
-            Prune::DryRun => self.shared.verdicts(retention, None, None, progress),
+            Prune::DryRun => self.shared.verdicts(retention, None, superseded, progress),
             Prune::Remove => {
                 let operation = self.shared.writing.begin(&*self.shared.store)?;
-                self.shared.remove_redundant(retention, None, &operation, progress)
+                let verdicts = self.shared.verdicts(retention, None, superseded, progress)?;
+                self.shared.carry_out(verdicts, &operation)
             }
         }
     }
 }
 
 impl Shared {
-    /// Deletes within a writing operation; `saved` was saved by it and stays.
+    /// Deletes within a writing operation what its save, of the checkpoint `saved`, made redundant.
     pub(super) fn remove_redundant(
         &self,
         retention: &Retention,
-        saved: Option<&str>,
+        saved: &str,
         operation: &Operation<'_>,
-        progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
-        let mut verdicts = self.verdicts(retention, saved, Some(operation), progress)?;
+        let verdicts = self.verdicts(retention, Some(saved), Superseded::Keep, &|_| {})?;
+        self.carry_out(verdicts, operation)
+    }
+
+    fn carry_out(
+        &self,
+        mut verdicts: Vec<Verdict>,
+        operation: &Operation<'_>,
+    ) -> Result<Vec<Verdict>> {
         for verdict in verdicts.iter_mut().filter(|verdict| !verdict.stays()) {
             let name = &verdict.checkpoint.name;
             // A pin asks for no right to write, and verifying may have taken a while.
@@ -87,28 +128,46 @@ impl Shared {
             commit::remove_durably(&*self.store, &[name])?;
             verdict.removed = true;
         }
+        let gone = verdicts.iter().filter(|v| v.removed && v.checkpoint.superseded);
+        let gone: Vec<&str> = gone.map(|verdict| verdict.checkpoint.name.as_str()).collect();
+        if !gone.is_empty() {
+            self.no_longer_superseded(&gone, operation)?;
+        }
         Ok(verdicts)
     }
 
-    /// What is to become of each checkpoint. What an `operation` finds right on the device is not
-    /// read again by a later one; without one, nothing is remembered.
+    /// What is to become of each checkpoint. What stays in the place of others was read from the
+    /// device; nothing that an earlier call found is relied on, since a device may lose bits at any
+    /// time.
     fn verdicts(
         &self,
         retention: &Retention,
         saved: Option<&str>,
-        operation: Option<&Operation<'_>>,
+        superseded: Superseded,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Verdict>> {
-        let mut listed = self.list()?;
-        let mut candidates: Vec<Candidate> = listed.iter().map(candidate).collect();
-        let mut right = match operation {
-            Some(_) => self.writing.verified().clone(),
-            None => HashSet::new(),
-        };
+        let entries = self.entries()?;
+        // A list does without the record; a decision does not.
+        self.superseded()?;
+        let mut listed = self.list_of(&entries);
+        let seen = self.writing.seen();
+        for listed in &mut listed {
+            let known = seen.damage(&listed.name, || self.stamp(&listed.name));
+            listed.problem = listed.problem.take().or_else(|| known.map(str::to_owned));
+        }
+        let mut candidates: Vec<Candidate> = listed
+            .iter()
+            .map(|listed| Candidate { saved_here: seen.saved(&listed.name), ..candidate(listed) })
+            .collect();
+        drop(seen);
+        let mut right = HashSet::new();
         let now = jiff::Timestamp::now().as_second();
         let reasons = loop {
             let mut reasons = retention.decide(&candidates, now);
             for (listed, reasons) in listed.iter().zip(&mut reasons) {
+                if superseded == Superseded::Delete {
+                    reasons.retain(|reason| *reason != Reason::Superseded);
+                }
                 if saved == Some(&listed.name) {
                     reasons.push(Reason::JustSaved);
                 }
@@ -122,15 +181,18 @@ impl Shared {
             for i in (0..listed.len()).rev() {
                 let is_right = candidates[i].damaged
                     || !reasons[i].iter().any(displaces)
-                    || right.contains(&listed[i].name);
+                    || right.contains(&i);
                 if is_right {
                     continue;
                 }
                 match self.verify_on_device(&listed[i].name, progress)? {
-                    None => drop(right.insert(listed[i].name.clone())),
+                    None => drop(right.insert(i)),
                     Some(damage) => {
                         candidates[i].damaged = true;
-                        listed[i].problem = Some(damage.without_path().to_string());
+                        let how = damage.without_path().to_string();
+                        let stamp = self.stamp(&listed[i].name);
+                        self.writing.seen().is_damaged(&listed[i].name, stamp, &how);
+                        listed[i].problem = Some(how);
                         found_damage = true;
                         break;
                     }
@@ -140,9 +202,6 @@ impl Shared {
                 break reasons;
             }
         };
-        if operation.is_some() {
-            self.writing.verified().extend(right);
-        }
         let verdicts = listed.into_iter().zip(reasons);
         Ok(verdicts
             .map(|(checkpoint, reasons)| Verdict { checkpoint, reasons, removed: false })
@@ -162,7 +221,27 @@ impl Shared {
         };
         file.forget_cached();
         let verification = super::verify(&self.path(name), file, self.options.threads, progress);
-        Ok(verification.damage.into_iter().next())
+        Ok(verification.damage.into_iter().chain(verification.obstacle).next())
+    }
+
+    /// Warnings, the first time, of statistics that no checkpoint has as a number.
+    pub(super) fn missing_statistics(&self, verdicts: &[Verdict]) -> Vec<Error> {
+        let reasons = verdicts.iter().flat_map(|verdict| &verdict.reasons);
+        let missing: BTreeSet<&str> = reasons
+            .filter_map(|reason| match reason {
+                Reason::NoStatistic(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let mut seen = self.writing.seen();
+        let new = missing.into_iter().filter(|name| seen.warns_first(format!("statistic {name}")));
+        new.map(|name| {
+            Error::invalid(format!(
+                "no checkpoint has a number `{name}` in its `training_stats` (NaN is none), by which \
+                 the best are to be kept: all are kept"
+            ))
+        })
+        .collect()
     }
 
     /// Removes the marks of pins whose checkpoint is gone.
@@ -178,9 +257,32 @@ impl Shared {
     }
 }
 
+/// Refuses a statistic by which the best are kept, and which is no number.
+pub(super) fn check_statistics(retention: &Retention, statistics: &Value) -> Result<()> {
+    for rule in &retention.rules {
+        let Rule::Best { statistic, .. } = rule else { continue };
+        let value = statistics.as_dict().and_then(|statistics| statistics.get(statistic));
+        match value.map(Value::resolved) {
+            None | Some(Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_)) => {}
+            Some(value) if value.as_int().is_some() => {}
+            Some(value) => {
+                return Err(Error::invalid(format!(
+                    "`training_stats.{statistic}` is a {}, and the best are to be kept by it; save \
+                     one number under this name",
+                    value.type_name()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether a checkpoint that is kept for this reason lets others go.
 fn displaces(reason: &Reason) -> bool {
-    matches!(reason, Reason::Newest | Reason::Rule(Rule::Last(_) | Rule::Best { .. }, _))
+    matches!(
+        reason,
+        Reason::Newest | Reason::JustSaved | Reason::Rule(Rule::Last(_) | Rule::Best { .. }, _)
+    )
 }
 
 fn candidate(listed: &Listed) -> Candidate {
@@ -190,8 +292,13 @@ fn candidate(listed: &Listed) -> Candidate {
         saved_at: listed.saved_at(),
         pinned: listed.pinned,
         damaged: listed.problem.is_some(),
+        superseded: listed.superseded,
+        saved_here: None,
         statistics: statistics
-            .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
+            .filter_map(|(name, value)| {
+                let number = value.as_f64().or_else(|| value.as_bool().map(f64::from))?;
+                Some((name.clone(), number))
+            })
             .collect(),
     }
 }

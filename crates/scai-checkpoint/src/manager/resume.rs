@@ -1,10 +1,70 @@
-//! Going on from the newest checkpoint that is sound.
+//! Going on from the newest checkpoint that is sound, or from an older one on purpose.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
+use super::list::{manifest, other_iteration};
 use super::lock::Operation;
-use super::{CheckpointManager, Residency, Shared, name};
+use super::name::{self, Named};
+use super::{CheckpointManager, Residency, Shared};
 use crate::commit;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
+use crate::store::Entry;
+
+/// How a resume goes about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resume {
+    /// Where the tensors of the checkpoint are. Every byte is checked in any case.
+    pub residency: Residency,
+    /// The iteration to go back to; `None` takes the newest.
+    pub at: Option<u64>,
+    /// What becomes of a sound checkpoint that cannot be read.
+    pub unreadable: Unreadable,
+}
+
+/// What a resume does about a checkpoint that is not damaged and that it cannot read all the same: it
+/// needs code, is of a newer version, has no checksums, holds another iteration than its name says, or
+/// the disk refuses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The resume fails with the reason: going on from an older one would lose what is sound.
+    #[default]
+    Fail,
+    /// It is passed over and reported in [`Resumed::skipped`].
+    Skip,
+}
+
+impl Resume {
+    /// In memory, or left on disk.
+    #[must_use]
+    pub fn residency(mut self, residency: Residency) -> Self {
+        self.residency = residency;
+        self
+    }
+
+    /// Goes back to this iteration: see [`CheckpointManager::rollback`].
+    #[must_use]
+    pub fn at(mut self, iteration: u64) -> Self {
+        self.at = Some(iteration);
+        self
+    }
+
+    /// What becomes of a sound checkpoint that cannot be read.
+    #[must_use]
+    pub fn unreadable(mut self, unreadable: Unreadable) -> Self {
+        self.unreadable = unreadable;
+        self
+    }
+}
+
+impl From<Residency> for Resume {
+    fn from(residency: Residency) -> Self {
+        Self::default().residency(residency)
+    }
+}
 
 /// A checkpoint to go on from, and the story of how it was found.
 #[derive(Debug)]
@@ -38,43 +98,81 @@ impl CheckpointManager {
     ///
     /// The newest is tried first. Once one is found, those that are newer and damaged are set
     /// aside: renamed to `….pt.damaged`, with the reason in a text file beside it, and never
-    /// deleted. Where something else is the matter (it cannot be read right now, holds something
-    /// unknown) it is skipped and left alone. `latest.pt` is moved to what was found. `None` in a
-    /// directory without checkpoints.
+    /// deleted; then `latest.pt` is moved to what was found. If something else is the matter with a
+    /// newer one, the resume fails and changes nothing. Superseded ones are not tried. If `latest.pt`
+    /// is all there is, it is taken. `None` in a directory without checkpoints.
     ///
     /// # Errors
-    /// [`Error::NothingToResume`] where there are checkpoints and none is sound; it lists why.
+    /// [`Error::NothingToResume`] where there are checkpoints and none is sound, or files that are
+    /// checkpoints under other names; it lists why.
     /// Nothing is set aside then, so that the next resume says the same: a directory that held
     /// checkpoints never comes to look like one that never did.
+    ///
+    /// What a load fails with, if the newest is not damaged and cannot be read; see [`Unreadable`].
+    /// Reads that fail are tried again first.
     pub fn resume(&self) -> Result<Option<Resumed>> {
-        self.resume_with(Residency::Memory)
+        self.resume_with(Resume::default())
     }
 
-    /// As [`CheckpointManager::resume`], with the tensors in memory or left on disk.
+    /// As [`CheckpointManager::resume`], with the tensors in memory or left on disk, back at an
+    /// iteration, or past what cannot be read.
     ///
-    /// Every byte is checked in either case: [`Residency::Disk`] is as [`Residency::Verified`].
+    /// Every byte is checked in any case: [`Residency::Disk`] is as [`Residency::Verified`].
     /// What is left on disk is read through the file that was checked, whatever happens to its
     /// name.
     ///
     /// # Errors
-    /// As [`CheckpointManager::resume`].
-    pub fn resume_with(&self, residency: Residency) -> Result<Option<Resumed>> {
+    /// As [`CheckpointManager::resume`]. With [`Resume::at`] what a load fails with, and as
+    /// [`CheckpointManager::rollback`].
+    pub fn resume_with(&self, how: impl Into<Resume>) -> Result<Option<Resumed>> {
         self.flush()?;
-        let residency = match residency {
+        let how = how.into();
+        let residency = match how.residency {
             Residency::Memory => Residency::Memory,
             Residency::Verified | Residency::Disk => Residency::Verified,
         };
-        let mut search = Search { shared: &self.shared, residency, newest: 0, skipped: Vec::new() };
+        // Another process that writes here sweeps itself.
+        let _ = self.shared.store.sweep_unless_locked();
+        if let Some(iteration) = how.at {
+            let name = self.shared.named(iteration)?.name;
+            let checkpoint = self.shared.load_patiently(&name, Some(iteration), residency)?;
+            self.rollback(iteration)?;
+            return Ok(Some(Resumed { checkpoint, name, skipped: Vec::new(), iterations_lost: 0 }));
+        }
+        let (unreadable, shared) = (how.unreadable, &*self.shared);
+        let mut search =
+            Search { shared, residency, unreadable, newest: 0, skipped: Vec::new(), gone: false };
         for _ in 0..ATTEMPTS {
             let found = search.look()?;
             if found.is_some() {
                 search.set_damaged_aside();
             }
-            if !search.skipped.iter().any(is_gone) {
+            if !search.gone {
                 return search.end(found);
             }
         }
         search.end(None)
+    }
+
+    /// Records that the training goes on from the checkpoint of `iteration`, which stays the newest
+    /// until more is saved.
+    ///
+    /// Those of later iterations are *superseded*: listed as such, never resumed from by themselves,
+    /// counted by no rule, and deleted only by [`CheckpointManager::prune_superseded`]. A save of the
+    /// same iteration replaces them. `latest.pt` is moved. The record is durable when this returns; to
+    /// take it back, roll back to a later iteration.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such checkpoint; [`Error::Locked`] if another process writes
+    /// to the directory; as a save, if the record cannot be written.
+    pub fn rollback(&self, iteration: u64) -> Result<()> {
+        self.flush()?;
+        let operation = self.shared.writing.begin(&*self.shared.store)?;
+        let named = self.shared.named(iteration)?;
+        self.shared.supersede_above(iteration, &operation)?;
+        // A hint for people only.
+        let _ = self.shared.move_latest(&named.name, &operation);
+        Ok(())
     }
 }
 
@@ -82,38 +180,93 @@ impl CheckpointManager {
 /// again. That often in a row, something else is wrong.
 const ATTEMPTS: usize = 100;
 
+/// How long a resume waits before it reads again what could not be read.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
+
 /// A resume that is under way.
 struct Search<'a> {
     shared: &'a Shared,
     residency: Residency,
+    unreadable: Unreadable,
     /// The largest iteration there was.
     newest: u64,
     skipped: Vec<Skipped>,
-}
-
-/// Whether the checkpoint was there a moment before.
-fn is_gone(skipped: &Skipped) -> bool {
-    matches!(skipped.reason, Error::NotFound { .. })
+    /// Whether a checkpoint was there a moment before and is not any more.
+    gone: bool,
 }
 
 impl Search<'_> {
     /// Loads the newest checkpoint that is sound. Stops at one that is gone by now.
-    fn look(&mut self) -> Result<Option<(u64, Checkpoint)>> {
-        let iterations = self.shared.iterations()?;
-        self.newest = self.newest.max(iterations.last().copied().unwrap_or_default());
+    fn look(&mut self) -> Result<Option<(Named, Checkpoint)>> {
+        let entries = self.shared.entries()?;
+        let superseded = self.shared.superseded()?;
+        let mut found = name::checkpoints(&entries);
+        found.retain(|named| !superseded.contains(&named.name));
+        self.newest = self.newest.max(found.last().map_or(0, |newest| newest.iteration));
+        self.gone = false;
         // What was not set aside is still there, and met again.
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
-        for iteration in iterations.into_iter().rev() {
-            let name = name::checkpoint(iteration);
-            match self.shared.load(&name, self.residency) {
-                Ok(checkpoint) => return Ok(Some((iteration, checkpoint))),
-                Err(reason) => self.skipped.push(Skipped { name, reason, set_aside: None }),
+        for named in found.into_iter().rev() {
+            if let Some(checkpoint) = self.attempt(&named.name, Some(named.iteration))? {
+                return Ok(Some((named, checkpoint)));
             }
-            if self.skipped.last().is_some_and(is_gone) {
-                break;
+            if self.gone {
+                return Ok(None);
             }
         }
+        if let Some(latest) = self.shared.latest_of_its_own(&entries)
+            && let Some(checkpoint) = self.attempt(&latest.name, None)?
+        {
+            let iteration = checkpoint.iteration;
+            return Ok(Some((Named { iteration, ..latest }, checkpoint)));
+        }
+        self.look_elsewhere(&entries, &superseded);
         Ok(None)
+    }
+
+    /// Loads a checkpoint. One that cannot be used is noted, or is an error.
+    fn attempt(&mut self, name: &str, iteration: Option<u64>) -> Result<Option<Checkpoint>> {
+        let reason = match self.shared.load_patiently(name, iteration, self.residency) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(reason) => reason,
+        };
+        self.gone = matches!(reason, Error::NotFound { .. });
+        let passes = match reason {
+            Error::Damaged { .. } | Error::NotFound { .. } => true,
+            // The older ones are no smaller.
+            Error::OutOfMemory { .. } => false,
+            _ => self.unreadable == Unreadable::Skip,
+        };
+        if !passes {
+            return Err(reason);
+        }
+        self.skipped.push(Skipped { name: name.to_owned(), reason, set_aside: None });
+        Ok(None)
+    }
+
+    /// Where no checkpoint can be used: notes what else there is that a resume does not take by
+    /// itself.
+    fn look_elsewhere(&mut self, entries: &[Entry], superseded: &BTreeSet<String>) {
+        let skip = |name: &str, what: String, hint: &str| Skipped {
+            name: name.to_owned(),
+            reason: Error::unsupported(Place::default(), what, hint),
+            set_aside: None,
+        };
+        for entry in entries {
+            let name = entry.name.as_str();
+            if superseded.contains(name) {
+                let what = "a run went back behind it".to_owned();
+                self.skipped.push(skip(name, what, "resume at its iteration to take it after all"));
+            } else if is_foreign(name)
+                && let Ok(manifest) = manifest(&*self.shared.store, name)
+                && let Some(inside) = manifest.iteration
+            {
+                let what = format!("it is of iteration {inside}, under a name of its own");
+                let own = name::checkpoint(inside.unsigned_abs());
+                let hint = format!("call it `{own}`, or load it by its path");
+                self.skipped.push(skip(name, what, &hint));
+            }
+        }
     }
 
     /// Sets aside what is damaged, now that there is a sound one to go on from.
@@ -125,19 +278,21 @@ impl Search<'_> {
             {
                 // It was read without the right to write, and may have been replaced since.
                 *skipped = self.shared.set_aside(&skipped.name, &operation);
+                self.gone |= matches!(skipped.reason, Error::NotFound { .. });
             }
         }
     }
 
-    fn end(self, found: Option<(u64, Checkpoint)>) -> Result<Option<Resumed>> {
+    fn end(self, found: Option<(Named, Checkpoint)>) -> Result<Option<Resumed>> {
         let Self { shared, newest, skipped, .. } = self;
         match found {
-            Some((iteration, checkpoint)) => {
-                let name = name::checkpoint(iteration);
+            Some((Named { iteration, name }, checkpoint)) => {
                 let set_aside = skipped.iter().any(|skipped| skipped.set_aside.is_some());
-                if set_aside && let Ok(_operation) = shared.writing.begin(&*shared.store) {
+                if set_aside && let Ok(operation) = shared.writing.begin(&*shared.store) {
                     // A hint only: a resume does not fail for it.
-                    let _ = commit::point(&*shared.store, name::LATEST, &name);
+                    if name != name::LATEST {
+                        let _ = shared.move_latest(&name, &operation);
+                    }
                     let _ = shared.drop_stale_pins();
                 }
                 let iterations_lost = newest.saturating_sub(iteration);
@@ -154,6 +309,45 @@ impl Search<'_> {
 }
 
 impl Shared {
+    /// The checkpoint of an iteration.
+    pub(super) fn named(&self, iteration: u64) -> Result<Named> {
+        let found = name::checkpoints(&self.entries()?).into_iter().rev();
+        let missing = || Error::NotFound { path: self.path(&name::checkpoint(iteration)) };
+        found.into_iter().find(|named| named.iteration == iteration).ok_or_else(missing)
+    }
+
+    /// Loads a checkpoint. Where the disk refuses, once more after a while: on a network that is often
+    /// all it takes.
+    fn load_patiently(
+        &self,
+        name: &str,
+        iteration: Option<u64>,
+        residency: Residency,
+    ) -> Result<Checkpoint> {
+        let stamp = self.stamp(name);
+        let mut loaded = self.load(name, residency);
+        for pause in PAUSES {
+            if !loaded.as_ref().is_err_and(may_pass) {
+                break;
+            }
+            std::thread::sleep(pause);
+            loaded = self.load(name, residency);
+        }
+        let checkpoint = loaded?;
+        match iteration {
+            Some(iteration) if checkpoint.iteration != iteration => {
+                let inside = i64::try_from(checkpoint.iteration).unwrap_or(i64::MAX);
+                Err(other_iteration(iteration, inside).at_path(self.path(name)))
+            }
+            Some(_) => {
+                self.writing.seen().read(name, stamp);
+                Ok(checkpoint)
+            }
+            // A `latest.pt` that was read is still the only copy.
+            None => Ok(checkpoint),
+        }
+    }
+
     /// Renames a checkpoint where it is damaged. One that is not counts as gone.
     pub(super) fn set_aside(&self, name: &str, _operation: &Operation<'_>) -> Skipped {
         let reason = match self.load(name, Residency::Verified) {
@@ -161,8 +355,7 @@ impl Shared {
             Err(reason) => reason,
         };
         let mut skipped = Skipped { name: name.to_owned(), reason, set_aside: None };
-        if is_damage(&skipped.reason) {
-            self.writing.verified().remove(name);
+        if is_damage(&skipped.reason) && name != name::LATEST {
             let reason = format!("{}\n", skipped.reason);
             skipped.set_aside = commit::set_aside(&*self.store, name, &reason).ok();
         }
@@ -172,4 +365,15 @@ impl Shared {
 
 fn is_damage(error: &Error) -> bool {
     matches!(error, Error::Damaged { .. })
+}
+
+/// Whether reading again may help.
+fn may_pass(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() != ErrorKind::PermissionDenied)
+}
+
+/// Whether a file may be a checkpoint by the end of its name, and is none of this directory's.
+fn is_foreign(name: &str) -> bool {
+    let ends = [".pt", ".pth", ".ckpt"].iter().any(|end| name.to_lowercase().ends_with(end));
+    ends && name::iteration(name).is_none() && name != name::LATEST
 }

@@ -7,8 +7,12 @@ use crate::error::{Error, Result};
 
 /// Which checkpoints to keep. Each rule keeps some; what no rule keeps goes.
 ///
-/// The newest sound checkpoint and the pinned ones are always kept, and so is whatever is damaged:
-/// it is set aside by a resume, never deleted. Without any rule everything stays.
+/// The newest sound checkpoint and the pinned ones are always kept, and so is whatever is known to be
+/// damaged: it is set aside by a resume, never deleted. Without any rule everything stays.
+///
+/// What this process saved is newer than what was there before, whatever the iterations say. After a
+/// step back that was not declared, the checkpoints above it are all kept and count for no rule.
+/// Superseded ones, above a step back that was declared, are kept and count for none either.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Retention {
     /// The rules; empty keeps everything.
@@ -19,7 +23,7 @@ pub struct Retention {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Rule {
-    /// The newest so many.
+    /// The newest so many; those that this process saved come first.
     Last(usize),
     /// Those whose iteration is a multiple of this.
     Every(u64),
@@ -68,6 +72,10 @@ pub struct Candidate {
     pub pinned: bool,
     /// It cannot be loaded, as far as is known.
     pub damaged: bool,
+    /// A run went back behind it on purpose.
+    pub superseded: bool,
+    /// How many saves this process had made before it saved this one; `None` if another did.
+    pub saved_here: Option<u64>,
     /// The statistics that are numbers.
     pub statistics: Vec<(String, f64)>,
 }
@@ -86,6 +94,11 @@ pub enum Reason {
     JustSaved,
     /// It cannot be loaded, and nothing damaged is deleted.
     Damaged,
+    /// The run went back behind it, which was declared.
+    Superseded,
+    /// This process saved an older iteration last: the run went back behind it, which was not
+    /// declared.
+    AboveStepBack,
     /// A rule asks for the best by a statistic that no checkpoint has: a wrong name must not delete
     /// everything.
     NoStatistic(String),
@@ -100,7 +113,9 @@ impl fmt::Display for Reason {
             Reason::Newest => f.write_str("newest"),
             Reason::JustSaved => f.write_str("just saved"),
             Reason::Pinned => f.write_str("pinned"),
-            Reason::Damaged => f.write_str("damaged, never deleted"),
+            Reason::Damaged => f.write_str("damaged or unreadable, never deleted"),
+            Reason::Superseded => f.write_str("superseded, deleted only if asked for"),
+            Reason::AboveStepBack => f.write_str("above the iteration saved last"),
             Reason::NoStatistic(name) => write!(f, "no checkpoint has a number `{name}`"),
             Reason::Rule(Rule::Last(count), rank) => write!(f, "last {count} (no. {rank})"),
             Reason::Rule(Rule::Every(step), _) => write!(f, "multiple of {step}"),
@@ -145,10 +160,13 @@ impl Retention {
     /// `now` is in seconds since 1970.
     pub fn decide(&self, candidates: &[Candidate], now: i64) -> Vec<Vec<Reason>> {
         let mut reasons = vec![Vec::new(); candidates.len()];
-        let mut sound: Vec<usize> =
-            (0..candidates.len()).filter(|&i| !candidates[i].damaged).collect();
-        sound.sort_by_key(|&i| std::cmp::Reverse(candidates[i].iteration));
-        let newest = sound.first().copied();
+        let counts = |i: &usize| !candidates[*i].damaged && !candidates[*i].superseded;
+        let saved_last = candidates.iter().max_by_key(|candidate| candidate.saved_here);
+        let saved_last = saved_last.filter(|candidate| candidate.saved_here.is_some());
+        let is_above = |i: usize| saved_last.is_some_and(|l| candidates[i].iteration > l.iteration);
+        let mut sound: Vec<usize> = (0..candidates.len()).filter(counts).collect();
+        // A resume goes by the iteration alone. Of equals the last one, as in a list.
+        let newest = sound.iter().copied().max_by_key(|&i| candidates[i].iteration);
         for (i, candidate) in candidates.iter().enumerate() {
             if Some(i) == newest {
                 reasons[i].push(Reason::Newest);
@@ -158,10 +176,19 @@ impl Retention {
             }
             if candidate.damaged {
                 reasons[i].push(Reason::Damaged);
+            } else if candidate.superseded {
+                reasons[i].push(Reason::Superseded);
             } else if self.rules.is_empty() {
                 reasons[i].push(Reason::NoRule);
+            } else if is_above(i) {
+                reasons[i].push(Reason::AboveStepBack);
             }
         }
+        sound.retain(|&i| !is_above(i));
+        sound.sort_by_key(|&i| {
+            let Candidate { saved_here, iteration, .. } = candidates[i];
+            std::cmp::Reverse((saved_here.is_some(), iteration, i))
+        });
         for rule in &self.rules {
             let kept = rule.keeps(candidates, &sound, now);
             if let (Rule::Best { statistic, count: 1.., .. }, true) = (rule, kept.is_empty()) {
@@ -220,6 +247,8 @@ mod tests {
             saved_at: Some(iteration as i64),
             pinned: false,
             damaged: false,
+            superseded: false,
+            saved_here: None,
             statistics: vec![("loss".into(), 100.0 - iteration as f64)],
         }
     }
@@ -260,6 +289,28 @@ mod tests {
         let all: Vec<Candidate> = (1..=4).map(candidate).collect();
         let rule = Rule::Best { statistic: "los".into(), goal: Goal::Min, count: 1 };
         assert_eq!(kept(&Retention::keep_last(1).and(rule), &all, 0), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn after_a_step_back_what_was_saved_since_counts_and_what_is_above_stays() {
+        let saved = |(iteration, saved_here)| Candidate { saved_here, ..candidate(iteration) };
+        let old = [(48, None), (49, None), (118, None), (119, None), (120, None)];
+        let mut all: Vec<Candidate> = old.map(saved).into();
+        all.insert(2, saved((50, Some(0))));
+        all.insert(3, saved((51, Some(1))));
+        assert_eq!(kept(&Retention::keep_last(3), &all, 0), [49, 50, 51, 118, 119, 120]);
+        // Once the run has passed them, its own count first.
+        all.push(saved((121, Some(2))));
+        assert_eq!(kept(&Retention::keep_last(3), &all, 0), [50, 51, 121]);
+        assert_eq!(kept(&Retention::keep_last(4), &all, 0), [50, 51, 120, 121]);
+    }
+
+    #[test]
+    fn a_superseded_checkpoint_counts_for_no_rule_and_stays() {
+        let mut all: Vec<Candidate> = (1..=6).map(candidate).collect();
+        all[4].superseded = true;
+        all[5].superseded = true;
+        assert_eq!(kept(&Retention::keep_last(2), &all, 0), [3, 4, 5, 6]);
     }
 
     proptest! {

@@ -17,6 +17,10 @@ use super::{ReadAt, Store, Synced, is_draft};
 pub fn check<S: Store>(make: impl Fn() -> S) -> usize {
     let tests: &[fn(&dyn Store)] = &[
         a_draft_becomes_a_file_by_sync_and_rename,
+        a_draft_for_a_name_has_that_name_or_none_until_it_is_given_one,
+        a_draft_without_a_name_is_never_given_a_name_that_is_taken,
+        a_draft_without_a_name_that_is_dropped_leaves_nothing,
+        a_sweep_spares_a_draft_that_was_just_named,
         a_draft_is_listed_under_a_draft_name_only,
         a_dropped_draft_is_gone,
         an_empty_file_is_a_file,
@@ -86,6 +90,76 @@ fn a_draft_becomes_a_file_by_sync_and_rename(store: &dyn Store) {
     let entries = store.list().unwrap();
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].name.as_str(), entries[0].len), ("a.pt", 7));
+}
+
+/// A draft that is to be called `name`, whether or not it has a name until then.
+fn draft_for(store: &dyn Store, name: &str, content: &[u8]) -> Synced {
+    let draft = store.create_for(name, content.len() as u64).unwrap();
+    draft.write_at(0, content).unwrap();
+    draft.sync().unwrap()
+}
+
+fn a_draft_for_a_name_has_that_name_or_none_until_it_is_given_one(store: &dyn Store) {
+    let synced = draft_for(store, "a.pt", b"content");
+    if synced.name().is_empty() {
+        assert_names(store, []);
+        store.name_draft(&synced, "a.pt").unwrap();
+    } else {
+        assert!(is_draft(synced.name()));
+        assert_names(store, [synced.name()]);
+        assert_error(store.name_draft(&synced, "b.pt"), ErrorKind::InvalidInput);
+        store.rename(synced.name(), "a.pt").unwrap();
+    }
+    store.sync().unwrap();
+    drop(synced);
+    assert_names(store, ["a.pt"]);
+    assert_eq!(read(store, "a.pt"), b"content");
+    for name in ["", "a/b", "..", ".scai.lock"] {
+        assert_error(store.create_for(name, 1), ErrorKind::InvalidInput);
+    }
+}
+
+fn a_draft_without_a_name_is_never_given_a_name_that_is_taken(store: &dyn Store) {
+    save(store, "a.pt", b"old");
+    let synced = draft_for(store, "a.pt", b"newer");
+    if synced.name().is_empty() {
+        assert_error(store.name_draft(&synced, "a.pt"), ErrorKind::AlreadyExists);
+        assert_eq!(read(store, "a.pt"), b"old");
+        let temporary = super::draft_name();
+        store.name_draft(&synced, &temporary).unwrap();
+        assert_eq!(read(store, "a.pt"), b"old");
+        store.rename(&temporary, "a.pt").unwrap();
+        assert_eq!(read(store, "a.pt"), b"newer");
+        assert_names(store, ["a.pt"]);
+    }
+}
+
+fn a_draft_without_a_name_that_is_dropped_leaves_nothing(store: &dyn Store) {
+    let draft = store.create_for("a.pt", 3).unwrap();
+    draft.write_at(0, b"abc").unwrap();
+    let unnamed = draft.name().is_empty();
+    drop(draft);
+    assert_names(store, []);
+    if unnamed {
+        drop(draft_for(store, "a.pt", b"abc"));
+        assert_names(store, []);
+    }
+}
+
+fn a_sweep_spares_a_draft_that_was_just_named(store: &dyn Store) {
+    let synced = draft_for(store, "a.pt", b"abc");
+    if synced.name().is_empty() {
+        let temporary = super::draft_name();
+        store.name_draft(&synced, &temporary).unwrap();
+        assert_eq!(store.sweep().unwrap(), Vec::<String>::new());
+        drop(synced);
+        assert_eq!(store.sweep().unwrap(), [temporary]);
+    }
+    assert_names_are_drafts_or_none(store);
+}
+
+fn assert_names_are_drafts_or_none(store: &dyn Store) {
+    assert!(names(store).iter().all(|name| is_draft(name)), "{:?}", names(store));
 }
 
 fn a_draft_is_listed_under_a_draft_name_only(store: &dyn Store) {

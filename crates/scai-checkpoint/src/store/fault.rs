@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Draft, Entry, Lock, ReadAt, Store, Synced, WriteAt};
+use super::{Draft, Entry, Lock, ReadAt, Stamp, Store, Synced, WriteAt};
 
 /// One thing that was asked of a [`FaultStore`], in the words of [`Store`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Op {
     SyncNames,
     /// [`Store::sweep`].
     Sweep,
+    /// [`Store::name_draft`].
+    Name { to: String },
     /// [`Store::lock`].
     Lock,
     /// [`Store::list`].
@@ -218,6 +220,15 @@ impl<S: Store + Clone + 'static> Store for FaultStore<S> {
         Ok(Box::new(FaultDraft { store: self.clone(), inner }))
     }
 
+    fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
+        let inner = self.ask(Op::Create { len }, |store| store.create_for(name, len))?;
+        Ok(Box::new(FaultDraft { store: self.clone(), inner }))
+    }
+
+    fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
+        self.change(Op::Name { to: name.into() }, |store| store.name_draft(draft, name))
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
         let inner = self.ask(Op::Open { name: name.into() }, |store| store.open(name))?;
         Ok(Arc::new(FaultFile { store: self.clone(), name: name.into(), inner }))
@@ -251,6 +262,14 @@ impl<S: Store + Clone + 'static> Store for FaultStore<S> {
 
     fn sweep(&self) -> io::Result<Vec<String>> {
         self.ask(Op::Sweep, S::sweep)
+    }
+
+    fn sweep_unless_locked(&self) -> io::Result<Vec<String>> {
+        self.inner.sweep_unless_locked()
+    }
+
+    fn check_location(&self) -> io::Result<()> {
+        self.inner.check_location()
     }
 
     fn free_space(&self) -> Option<u64> {
@@ -299,10 +318,13 @@ impl<S: Store> Draft for FaultDraft<S> {
             Now::Do => inner.sync(),
             Now::DoThenFail(failure) => {
                 inner.sync()?;
-                let _ = store.inner.remove(&name);
+                if !name.is_empty() {
+                    let _ = store.inner.remove(&name);
+                }
                 Err(failure.into())
             }
             Now::Tear(failure) => Err(failure.into()),
+            Now::Forget if name.is_empty() => inner.forget_sync(),
             // The draft lives on unsynced; when it is dropped, its temporary name is gone.
             Now::Forget => Ok(Synced::new(name, inner)),
         }
@@ -324,6 +346,10 @@ impl<S: Store> ReadAt for FaultFile<S> {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let op = Op::Read { name: self.name.clone(), offset, len: buf.len() as u64 };
         self.store.ask(op, |_| self.inner.read_at(offset, buf))
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        self.inner.stamp()
     }
 
     fn forget_cached(&self) {

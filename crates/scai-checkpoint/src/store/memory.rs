@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use super::{Draft, Entry, Lock, ReadAt, Store, Synced, WriteAt, check_name, draft_name, is_draft};
+use super::{
+    Draft, Entry, Lock, ReadAt, Stamp, Store, Synced, WriteAt, check_name, draft_name, is_draft,
+};
 
 /// A store in memory. Cloning it is cheap and gives the same store.
 ///
@@ -14,6 +17,9 @@ use super::{Draft, Entry, Lock, ReadAt, Store, Synced, WriteAt, check_name, draf
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     files: Arc<Mutex<Files>>,
+    /// Whether drafts have names, as where a file system has no unnamed files.
+    #[cfg(feature = "testing")]
+    names_drafts: bool,
 }
 
 #[derive(Default)]
@@ -29,20 +35,24 @@ struct Files {
 struct Alive;
 
 /// The bytes behind one or more names. Only a draft changes them.
-#[derive(Default)]
-pub(crate) struct Inode(RwLock<Vec<u8>>);
+pub(crate) struct Inode {
+    number: u64,
+    content: RwLock<Vec<u8>>,
+}
 
 impl Inode {
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self(RwLock::new(bytes))
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Self { number, content: RwLock::new(bytes) }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<u8>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<u8>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.content.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,10 +68,27 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// The same store, whose drafts have temporary names.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub(crate) fn with_named_drafts(self) -> Self {
+        Self { names_drafts: true, ..self }
+    }
+
+    #[cfg(feature = "testing")]
+    fn names_drafts(&self) -> bool {
+        self.names_drafts
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn names_drafts(&self) -> bool {
+        false
+    }
+
     /// A store of these files; none of its drafts has a living writer.
     #[cfg(feature = "testing")]
     pub(crate) fn of(named: BTreeMap<String, Arc<Inode>>) -> Self {
-        Self { files: Arc::new(Mutex::new(Files { named, ..Files::default() })) }
+        Self { files: Arc::new(Mutex::new(Files { named, ..Files::default() })), ..Self::default() }
     }
 
     /// Puts a file there without ceremony, replacing what had the name.
@@ -105,6 +132,31 @@ impl Store for MemoryStore {
         drop(files);
         let unsynced = Unsynced { store: self.clone(), name };
         Ok(Box::new(MemoryDraft { inode, alive, unsynced }))
+    }
+
+    fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
+        check_name(name)?;
+        if self.names_drafts() {
+            return self.create(len);
+        }
+        let (inode, alive) = (Arc::new(Inode::new(zeros(len)?)), Arc::new(Alive));
+        let unsynced = Unsynced { store: self.clone(), name: String::new() };
+        Ok(Box::new(MemoryDraft { inode, alive, unsynced }))
+    }
+
+    fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let (inode, alive) =
+            draft.alive::<(Arc<Inode>, Arc<Alive>)>().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut files = self.files();
+        if files.named.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        files.named.insert(name.into(), Arc::clone(inode));
+        if is_draft(name) {
+            files.writers.insert(name.into(), Arc::downgrade(alive));
+        }
+        Ok(())
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
@@ -222,7 +274,9 @@ impl Unsynced {
 
 impl Drop for Unsynced {
     fn drop(&mut self) {
-        self.store.files().named.remove(&self.name);
+        if !self.name.is_empty() {
+            self.store.files().named.remove(&self.name);
+        }
     }
 }
 
@@ -248,7 +302,12 @@ impl Draft for MemoryDraft {
     }
 
     fn sync(self: Box<Self>) -> io::Result<Synced> {
-        Ok(Synced::new(self.unsynced.keep(), self.alive))
+        let Self { inode, alive, unsynced } = *self;
+        let name = unsynced.keep();
+        if name.is_empty() {
+            return Ok(Synced::unnamed((inode, alive)));
+        }
+        Ok(Synced::new(name, alive))
     }
 }
 
@@ -271,6 +330,10 @@ impl ReadAt for MemoryFile {
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(part);
         Ok(())
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        Some(Stamp([self.inode.number, self.len, 0, 0]))
     }
 }
 

@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-pub use local::LocalStore;
+pub use local::{Links, LocalStore};
 pub use memory::MemoryStore;
 pub use name::{check_name, draft_name, is_draft};
 
@@ -59,7 +59,19 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     fn beside(&self, _name: &str) -> io::Result<Arc<dyn ReadAt>> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    /// What tells this file, with the content it had when it was opened, from any other; `None` if
+    /// the store cannot tell.
+    fn stamp(&self) -> Option<Stamp> {
+        None
+    }
 }
+
+/// Tells files apart without reading them. Two names with equal stamps are one file, and nothing
+/// was written to it between the two looks, as far as the store notices: a device that loses bits
+/// does not change a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stamp(pub(crate) [u64; 4]);
 
 /// A place to put bytes at any offset, by several threads at once.
 ///
@@ -94,12 +106,12 @@ pub enum Io {
     Buffered,
 }
 
-/// A file being written under a temporary name, which nobody takes for a checkpoint.
+/// A file being written without a name, or under a temporary one, which nobody takes for a checkpoint.
 ///
-/// A draft that is dropped without [`Draft::sync`], or whose sync fails, is removed. A draft whose
-/// process dies is left for [`Store::sweep`].
+/// A draft that is dropped without [`Draft::sync`], or whose sync fails, is removed. One that has no
+/// name is gone with its process; one with a temporary name is left for [`Store::sweep`].
 pub trait Draft: WriteAt {
-    /// The temporary name, unique in its store; [`is_draft`] knows it.
+    /// The temporary name, unique in its store; [`is_draft`] knows it. Empty if it has none.
     fn name(&self) -> &str;
 
     /// Makes the content durable and closes the file. The name is not durable yet.
@@ -110,6 +122,15 @@ pub trait Draft: WriteAt {
     /// # Errors
     /// The file is dead: its content is unknown, whatever a later read returns.
     fn sync(self: Box<Self>) -> io::Result<Synced>;
+
+    /// As [`Draft::sync`], but the content does not become durable: what a device does that lies.
+    ///
+    /// # Errors
+    /// As [`Draft::sync`].
+    #[cfg(feature = "testing")]
+    fn forget_sync(self: Box<Self>) -> io::Result<Synced> {
+        self.sync()
+    }
 }
 
 /// A draft whose content is durable and which waits for its final name.
@@ -118,18 +139,28 @@ pub trait Draft: WriteAt {
 /// sweep could take the file between its sync and its renaming.
 pub struct Synced {
     name: String,
-    _alive: Box<dyn Any + Send + Sync>,
+    alive: Box<dyn Any + Send + Sync>,
 }
 
 impl Synced {
     /// The draft called `name`; dropping `alive` leaves it to the next sweep.
     pub fn new(name: impl Into<String>, alive: impl Any + Send + Sync) -> Self {
-        Self { name: name.into(), _alive: Box::new(alive) }
+        Self { name: name.into(), alive: Box::new(alive) }
     }
 
-    /// The temporary name.
+    /// The draft without a name behind `file`, of which its store knows how to name it.
+    pub fn unnamed(file: impl Any + Send + Sync) -> Self {
+        Self::new("", file)
+    }
+
+    /// The temporary name; empty if it has none, and [`Store::name_draft`] is to give it one.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What keeps the draft alive, if it is of this type.
+    pub(crate) fn alive<T: Any>(&self) -> Option<&T> {
+        self.alive.downcast_ref()
     }
 }
 
@@ -163,6 +194,27 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::StorageFull`], [`io::ErrorKind::QuotaExceeded`] or
     /// [`io::ErrorKind::FileTooLarge`] where the space cannot be had; nothing is left behind then.
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>>;
+
+    /// As [`Store::create`], for a file that is to be called `name`: without a name of its own where
+    /// the store can, and with the permissions of the file that it is to replace.
+    ///
+    /// # Errors
+    /// As [`Store::create`]; [`io::ErrorKind::InvalidInput`] if `name` cannot be replaced by a file,
+    /// being a directory, a pipe or a device.
+    fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
+        check_name(name)?;
+        self.create(len)
+    }
+
+    /// Gives a draft that has no name the name `name`, which must be free.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if it is taken; [`io::ErrorKind::InvalidInput`] for a draft
+    /// with a name, and by default.
+    fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
+        let _ = (draft, name);
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 
     /// Opens the file called `name` for reading.
     ///
@@ -225,6 +277,23 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// Whatever the operating system says.
     fn sweep(&self) -> io::Result<Vec<String>>;
+
+    /// As [`Store::sweep`], for whoever does not hold the [`Store::lock`]: does nothing while another
+    /// writer does. Nothing by default.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    fn sweep_unless_locked(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether what [`Store::describe`] says still leads here.
+    ///
+    /// # Errors
+    /// In words, if the directory was moved or removed.
+    fn check_location(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Bytes that are free for new files, where the store can tell.
     fn free_space(&self) -> Option<u64> {

@@ -132,7 +132,8 @@ impl Bench {
         let mut found = Directory::default();
         for entry in store.list().map_err(|error| error.to_string())? {
             let file = entry.name.as_str();
-            let (file, aside) = match file.split_once(".damaged") {
+            let split = file.split_once(".damaged").or_else(|| file.split_once(".earlier"));
+            let (file, aside) = match split {
                 Some((file, number)) if !number.ends_with(".txt") => (file, true),
                 _ => (file, false),
             };
@@ -142,7 +143,7 @@ impl Bench {
                 file.strip_suffix(".pinned").and_then(training::iteration)
             {
                 found.pins.insert(iteration);
-            } else if file == "latest.pt" {
+            } else if file == "latest.pt" && !aside {
                 found.latest = self.held(None, content(store, &entry.name)?)?;
             } else if let Some(iteration) = training::iteration(file) {
                 let held = self.held(Some(iteration), content(store, &entry.name)?)?;
@@ -198,7 +199,8 @@ impl Bench {
         self.story.push(format!("reopen with {retention:?}"));
         self.retention = retention;
         self.reopen_as_it_was();
-        self.model.trusted.clear();
+        self.model.known.clear();
+        self.model.saved.clear();
     }
 
     pub(crate) fn reopen_as_it_was(&mut self) {
@@ -235,7 +237,7 @@ impl Bench {
         if bytes != sound && matches!((was, is), (Held::Save(_), Held::Save(_))) {
             return Err("the damage is not noticed".to_owned());
         }
-        self.model.damage(iteration, left);
+        self.model.damage(left);
         self.keep_as_before();
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(crate) struct Directory {
     /// What is held by iteration; an iteration without a file is not among them.
     pub(crate) files: BTreeMap<u64, Held>,
     pub(crate) pins: BTreeSet<u64>,
-    /// What was set aside: of which iteration, and what.
+    /// What was set aside or kept from being replaced: of which iteration, and what.
     pub(crate) aside: BTreeSet<(u64, Held)>,
     pub(crate) latest: Held,
     pub(crate) drafts: usize,
@@ -53,6 +53,8 @@ impl Directory {
 pub(crate) struct Effects {
     /// It saves: the iteration, and which save.
     pub(crate) save: Option<(u64, u64)>,
+    /// It is another manager that saves, which knows nothing of what is there.
+    pub(crate) by_rival: bool,
     /// The device forgot what was written, so that a save may be damaged.
     pub(crate) forgetful: bool,
     /// It removes what these rules do not keep.
@@ -87,8 +89,10 @@ pub(crate) struct Model {
     since: BTreeMap<u64, Since>,
     /// What was set aside when the names were synced for certain.
     aside: BTreeSet<(u64, Held)>,
-    /// Damaged since the manager was opened, which may have found them right before.
-    pub(crate) trusted: BTreeSet<u64>,
+    /// What the manager saved or loaded.
+    pub(crate) known: BTreeMap<u64, Held>,
+    /// The iterations that the manager saved, the last one last.
+    pub(crate) saved: Vec<u64>,
 }
 
 impl Model {
@@ -125,11 +129,9 @@ impl Model {
         if let Some(lost) = self.now.aside.difference(&left.aside).next() {
             return Err(format!("{lost:?} was set aside and is gone"));
         }
-        if !effects.sets_aside && !effects.forgetful && left.aside != self.now.aside {
-            return Err("something was set aside".to_owned());
-        }
+        self.check_aside(effects, &left)?;
         let took = !self.now.files.is_empty() || left.aside != self.now.aside;
-        if left.files.is_empty() && took {
+        if left.files.is_empty() && took && !matches!(left.latest, Held::Save(_)) {
             return Err("it looks as if no checkpoint had ever been there".to_owned());
         }
         self.check_removed(effects, &left)?;
@@ -138,12 +140,45 @@ impl Model {
             return Err(format!("`latest.pt` holds {:?}", left.latest));
         }
         self.remember(effects, &left);
-        self.trusted.retain(|trusted| matches!(left.held(*trusted), Held::Damage(_)));
+        let saved = effects.save.filter(|_| effects.acknowledged && !effects.by_rival);
+        if let Some((iteration, _)) = saved {
+            self.known.insert(iteration, left.held(iteration));
+            self.saved = self.order(effects);
+        }
         self.now = left;
         if certain && effects.syncs {
             self.settle();
         }
         Ok(())
+    }
+
+    /// Whether a save replaces something that the manager neither saved nor loaded.
+    pub(crate) fn is_unread(&self, iteration: u64) -> bool {
+        let held = self.now.held(iteration);
+        held != Held::Nothing && self.known.get(&iteration) != Some(&held)
+    }
+
+    /// The iterations that the manager saved, after a save.
+    fn order(&self, effects: &Effects) -> Vec<u64> {
+        let new = effects.save.map(|(iteration, _)| iteration);
+        let before = self.saved.iter().copied().filter(|iteration| Some(*iteration) != new);
+        before.chain(new).collect()
+    }
+
+    fn check_aside(&self, effects: &Effects, left: &Directory) -> Result<(), String> {
+        let unread = effects.save.map(|(iteration, _)| (iteration, self.now.held(iteration)));
+        let unread = unread.filter(|(iteration, held)| {
+            *held != Held::Nothing && (effects.by_rival || self.is_unread(*iteration))
+        });
+        let new: BTreeSet<_> = left.aside.difference(&self.now.aside).copied().collect();
+        match unread {
+            Some(unread) if effects.acknowledged && !left.aside.contains(&unread) => {
+                Err(format!("{unread:?} was replaced unread"))
+            }
+            _ if effects.sets_aside || effects.forgetful || effects.disturbed => Ok(()),
+            unread if new.iter().all(|new| Some(*new) == unread) => Ok(()),
+            _ => Err(format!("{new:?} was set aside")),
+        }
     }
 
     fn check_file(
@@ -164,6 +199,11 @@ impl Model {
             };
         }
         if was == is {
+            return Ok(());
+        }
+        // A `latest.pt` that is all there is gets the name of its iteration.
+        let adopts = effects.save.is_some() && self.now.files.is_empty();
+        if adopts && was == Held::Nothing && is == self.now.latest {
             return Ok(());
         }
         let aside = matches!(was, Held::Damage(_)) && left.aside.contains(&(iteration, was));
@@ -194,19 +234,22 @@ impl Model {
 
     /// Whether retention must leave an iteration alone.
     ///
-    /// A file the manager found right once may have been damaged since, and still displaces others.
     /// Damage that nobody came across is deleted where a sound file would be.
     fn must_stay(&self, effects: &Effects, rules: &[Rule], iteration: u64) -> bool {
         let saved = effects.save.map(|(saved, _)| saved);
         let mut rivals = match self.now.held(iteration) {
             Held::Damage(_) => self.now.files.keys().copied().collect(),
-            _ => &self.now.sound() | &self.trusted,
+            _ => self.now.sound(),
         };
         rivals.extend(saved);
+        let there = |iteration: &u64| {
+            Some(*iteration) == saved || self.now.held(*iteration) != Held::Nothing
+        };
+        let order: Vec<u64> = self.order(effects).into_iter().filter(there).collect();
         self.now.pins.contains(&iteration)
             || saved == Some(iteration)
             || effects.obvious.contains(&iteration)
-            || kept(rules, &rivals).contains(&iteration)
+            || kept(rules, &rivals, &order).contains(&iteration)
     }
 
     /// Where nothing is damaged and nothing failed, retention removes all that it may.
@@ -247,10 +290,7 @@ impl Model {
     }
 
     /// The disk damages a file, and what it damaged is durable.
-    pub(crate) fn damage(&mut self, iteration: u64, left: Directory) {
-        if matches!(self.now.held(iteration), Held::Save(_)) {
-            self.trusted.insert(iteration);
-        }
+    pub(crate) fn damage(&mut self, left: Directory) {
         self.now = left;
         self.settle();
     }
@@ -297,21 +337,27 @@ impl Model {
     }
 }
 
-/// What the rules keep of some iterations. The statistic of a state is its iteration.
-fn kept(rules: &[Rule], among: &BTreeSet<u64>) -> BTreeSet<u64> {
+/// What the rules keep of some iterations, of which the manager saved those of `order`, the last one
+/// last. The statistic of a state is its iteration.
+fn kept(rules: &[Rule], among: &BTreeSet<u64>, order: &[u64]) -> BTreeSet<u64> {
     if rules.is_empty() {
         return among.clone();
     }
-    let newest_first = || among.iter().rev().copied();
-    let mut kept: BTreeSet<u64> = newest_first().take(1).collect();
+    // Above the last save, all stay and none counts.
+    let last = order.last().copied().unwrap_or(u64::MAX);
+    let mut kept: BTreeSet<u64> = among.range(last.saturating_add(1)..).copied().collect();
+    kept.extend(among.last());
+    let counted = || among.range(..=last).copied();
+    let rank = |iteration: &u64| (order.contains(iteration), *iteration);
+    let mut newest_first: Vec<u64> = counted().collect();
+    newest_first.sort_by_key(|iteration| std::cmp::Reverse(rank(iteration)));
     for rule in rules {
         match rule {
-            Rule::Last(count) | Rule::Best { goal: Goal::Max, count, .. } => {
-                kept.extend(newest_first().take(*count));
-            }
-            Rule::Best { count, .. } => kept.extend(among.iter().take(*count)),
+            Rule::Last(count) => kept.extend(newest_first.iter().take(*count)),
+            Rule::Best { goal: Goal::Max, count, .. } => kept.extend(counted().rev().take(*count)),
+            Rule::Best { count, .. } => kept.extend(counted().take(*count)),
             Rule::Every(step) => {
-                kept.extend(newest_first().filter(|iteration| iteration.is_multiple_of(*step)));
+                kept.extend(counted().filter(|iteration| iteration.is_multiple_of(*step)));
             }
             // No test takes that long.
             _ => kept.extend(among),

@@ -49,39 +49,52 @@ fn noted(disk: &SimulatedDisk, name: &str, id: u64, save: impl FnOnce(&str)) {
 
 #[test]
 fn acknowledged_saves_survive_under_new_names() {
-    let disk = SimulatedDisk::new();
-    for id in 1..=4 {
-        noted(&disk, &name(id), id, |name| save(&disk, name, id).unwrap());
+    for (what, disk) in disks() {
+        for id in 1..=4 {
+            noted(&disk, &name(id), id, |name| save(&disk, name, id).unwrap());
+        }
+        let report = assert_safe(&format!("saves under new names, {what}"), &disk);
+        let enough = if what == UNNAMED { 10 } else { 1000 };
+        assert!(report.states > enough, "too few states to mean anything: {report}");
     }
-    let report = assert_safe("saves under new names", &disk);
-    assert!(report.states > 1000, "too few states to mean anything: {report}");
+}
+
+const UNNAMED: &str = "unnamed drafts";
+
+/// A disk with unnamed files, and one without.
+fn disks() -> [(&'static str, SimulatedDisk); 2] {
+    [(UNNAMED, SimulatedDisk::new()), ("named drafts", SimulatedDisk::with_named_drafts())]
 }
 
 #[test]
 fn overwriting_leaves_the_old_save_or_the_new_one() {
-    let disk = SimulatedDisk::new();
-    for id in 1..=3 {
-        noted(&disk, "model.pt", id, |name| save(&disk, name, id).unwrap());
+    for (what, disk) in disks() {
+        for id in 1..=3 {
+            noted(&disk, "model.pt", id, |name| save(&disk, name, id).unwrap());
+        }
+        assert_safe(&format!("saves over one name, {what}"), &disk);
     }
-    assert_safe("saves over one name", &disk);
 }
 
 #[test]
 fn a_run_with_latest_and_pruning_always_has_its_newest_acknowledged_save() {
-    let disk = SimulatedDisk::new();
-    run(&disk, &disk);
-    let report = assert_safe("run with latest and pruning", &disk);
-    assert!(report.states > 1000, "too few states to mean anything: {report}");
+    for (what, disk) in disks() {
+        run(&disk, &disk);
+        let report = assert_safe(&format!("run with latest and pruning, {what}"), &disk);
+        let enough = if what == UNNAMED { 30 } else { 1000 };
+        assert!(report.states > enough, "too few states to mean anything: {report}");
+    }
 }
 
 #[test]
 fn a_run_without_links_is_as_safe() {
-    let disk = SimulatedDisk::new();
-    let store = FaultStore::new(disk.clone());
-    store.arm(no_links());
-    run(&disk, &store);
-    assert!(store.fired() > 0);
-    assert_safe("run with latest as a copy", &disk);
+    for (what, disk) in disks() {
+        let store = FaultStore::new(disk.clone());
+        store.arm(no_links());
+        run(&disk, &store);
+        assert!(store.fired() > 0);
+        assert_safe(&format!("run with latest as a copy, {what}"), &disk);
+    }
 }
 
 fn no_links() -> Fault {
@@ -152,6 +165,27 @@ fn a_writer_that_does_not_sync_the_file_is_caught() {
         noted(&disk, "model.pt", id, |name| rename_without_sync(&disk, name, id));
     }
     assert_caught("no sync of the file, over one name", &disk);
+}
+
+#[test]
+fn a_writer_that_names_an_unnamed_file_before_it_syncs_is_caught() {
+    for over in [false, true] {
+        let disk = SimulatedDisk::new();
+        for id in 1..=2 {
+            let file = if over { "model.pt".to_owned() } else { name(id) };
+            noted(&disk, &file, id, |file| {
+                let draft = disk.create_for(file, LEN as u64).unwrap();
+                write(&*draft, id, LEN).unwrap();
+                let unsynced = draft.forget_sync().unwrap();
+                if disk.name_draft(&unsynced, file).is_err() {
+                    disk.name_draft(&unsynced, ".scai-1.tmp").unwrap();
+                    disk.rename(".scai-1.tmp", file).unwrap();
+                }
+                disk.sync().unwrap();
+            });
+        }
+        assert_caught("an unnamed file without a sync", &disk);
+    }
 }
 
 #[test]

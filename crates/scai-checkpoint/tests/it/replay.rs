@@ -41,7 +41,8 @@ pub(crate) fn child(role: &str, directory: &Path) {
     let manager = match role {
         "run" => open(directory, options),
         "no sync of the file" => {
-            let store = FaultStore::new(LocalStore::open(directory).unwrap());
+            // One without a name could not be named without a sync.
+            let store = FaultStore::new(LocalStore::open(directory).unwrap().with_named_drafts());
             let concerns = |op: &Op| matches!(op, Op::SyncDraft { .. });
             let effect = Effect::Forget;
             store.arm(Fault { concerns, after: 0, times: Times::FromThenOn, effect });
@@ -167,8 +168,10 @@ struct Replay {
     open: HashMap<i32, (String, Box<dyn Draft>)>,
     /// Drafts that were closed without a sync.
     forgotten: Vec<Box<dyn Draft>>,
-    /// Drafts that are synced, by the name they have in the trace.
+    /// Drafts that are synced, by the name they have in the trace; what has no name has a number.
     synced: HashMap<String, Synced>,
+    /// Further descriptors, and the names in the trace of what they are open for.
+    duplicates: HashMap<i32, String>,
     /// The kinds of calls, in order, each once where it comes several times in a row.
     order: Vec<&'static str>,
     writes: usize,
@@ -181,6 +184,7 @@ impl Replay {
             open: HashMap::new(),
             forgotten: Vec::new(),
             synced: HashMap::new(),
+            duplicates: HashMap::new(),
             order: Vec::new(),
             writes: 0,
         };
@@ -237,6 +241,19 @@ impl Replay {
                 self.bench.disk.rename(from, &to).unwrap();
                 self.note(if to == "latest.pt" { "rename latest" } else { "rename" });
             }
+            ("fcntl", [File(_, path), Argument::Other(what), ..])
+                if path.ends_with("(deleted)") && what.starts_with("F_DUPFD") =>
+            {
+                let fd = call.result.split('<').next().unwrap().parse().unwrap();
+                self.duplicates.insert(fd, path.clone());
+            }
+            ("linkat", [_, Text(from), _, Text(_), ..]) if from.starts_with(b"/proc/self/fd/") => {
+                let from = arguments[1].text();
+                let fd: i32 = from.rsplit('/').next().unwrap().parse().unwrap();
+                let synced = &self.synced[&self.duplicates[&fd]];
+                self.bench.disk.name_draft(synced, &arguments[3].text()).unwrap();
+                self.note("name");
+            }
             ("linkat", [_, Text(_), _, Text(_), ..]) => {
                 self.bench.disk.link(&arguments[1].text(), &arguments[3].text()).unwrap();
                 self.note("link");
@@ -256,9 +273,15 @@ impl Replay {
 
     fn opened(&mut self, call: &Call, name: &str, flags: &Argument) {
         let Argument::Other(flags) = flags else { panic!("{call:?}") };
-        if is_draft(name) && flags.contains("O_CREAT") {
+        let fd = || call.result.split('<').next().unwrap().parse().unwrap();
+        if flags.contains("O_TMPFILE") {
+            let path = call.result.split_once('<').unwrap().1.trim_end_matches('>').to_owned();
+            let draft = self.bench.disk.create_for("unnamed", 0).unwrap();
+            self.open.insert(fd(), (path, draft));
+            self.note("create");
+        } else if is_draft(name) && flags.contains("O_CREAT") {
             assert!(flags.contains("O_EXCL"), "{call:?}");
-            let fd = call.result.split('<').next().unwrap().parse().unwrap();
+            let fd = fd();
             self.open.insert(fd, (name.to_owned(), self.bench.disk.create(0).unwrap()));
             self.note("create");
         } else if name != ".scai.lock" {
@@ -285,7 +308,7 @@ fn the_system_calls_of_real_saves_survive_every_power_failure() {
     let (calls, mut left) = trace("run");
     let replay = Replay::of(&calls);
 
-    let save = ["create", "write", "sync file", "rename", "sync directory"];
+    let save = ["create", "write", "sync file", "name", "sync directory"];
     let latest = ["link", "rename latest", "sync directory"];
     let (prune, end) = (["unlink", "sync directory"], ["acknowledge"]);
     let saved = [save.as_slice(), &latest, &end].concat();

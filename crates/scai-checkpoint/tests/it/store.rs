@@ -28,6 +28,7 @@ fn a_store_without_faults_keeps_the_contract() {
 #[test]
 fn the_simulated_disk_keeps_the_contract() {
     check_store(SimulatedDisk::new);
+    check_store(SimulatedDisk::with_named_drafts);
 }
 
 #[test]
@@ -52,6 +53,10 @@ fn check_local(parent: &Path) {
         let nth = count.fetch_add(1, Ordering::Relaxed);
         LocalStore::create(dir.path().join(nth.to_string())).unwrap()
     });
+    check_store(|| {
+        let nth = count.fetch_add(1, Ordering::Relaxed);
+        LocalStore::create(dir.path().join(nth.to_string())).unwrap().with_named_drafts()
+    });
 }
 
 #[test]
@@ -71,7 +76,8 @@ fn a_directory_is_created_with_its_parents_or_must_exist() {
 #[test]
 fn a_relative_directory_stays_the_same_one() {
     let store = LocalStore::open(".").unwrap();
-    assert_eq!(store.path(), Path::new("."));
+    assert_eq!(store.path(), env::current_dir().unwrap().join("."));
+    assert_eq!(store.describe(), ".");
     assert!(store.list().unwrap().iter().any(|entry| entry.name == "Cargo.toml"));
     assert!(store.free_space().is_some_and(|free| free > 0));
 }

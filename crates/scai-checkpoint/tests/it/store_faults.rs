@@ -68,9 +68,13 @@ fn fail_everything(action: &Action) {
                 for after in 0.. {
                     let effect = effect(Failure::Os(number));
                     let fault = Fault { concerns: Op::is_mutation, after, times, effect };
-                    let Some(seen) = fail_once(action, fault, number) else { break };
-                    faults += 1;
-                    states += seen;
+                    let disks = [SimulatedDisk::new(), SimulatedDisk::with_named_drafts()];
+                    let seen = disks.map(|disk| fail_once(action, disk, fault, number));
+                    if seen == [None, None] {
+                        break;
+                    }
+                    faults += seen.iter().flatten().count();
+                    states += seen.iter().flatten().sum::<usize>();
                 }
             }
         }
@@ -80,9 +84,8 @@ fn fail_everything(action: &Action) {
 }
 
 /// Injects one fault; nothing where the action was over before the fault.
-fn fail_once(action: &Action, fault: Fault, number: i32) -> Option<usize> {
+fn fail_once(action: &Action, disk: SimulatedDisk, fault: Fault, number: i32) -> Option<usize> {
     let what = format!("{} with {fault:?}", action.name);
-    let disk = SimulatedDisk::new();
     prepare(&disk);
     let (before, files) = (disk.steps(), content(&disk));
     let links = FaultStore::new(disk.clone());
@@ -130,7 +133,8 @@ fn fail_once(action: &Action, fault: Fault, number: i32) -> Option<usize> {
     }
     store.sweep().unwrap();
     // A rename that was done and reported as failed is the one error that may leave the new file.
-    let renamed = matches!((fault.effect, cause), (Effect::FailAfter(_), Some(Op::Rename { .. })));
+    let done_all_the_same = matches!(fault.effect, Effect::FailAfter(_));
+    let renamed = done_all_the_same && cause.is_some_and(gives_its_final_name);
     let undone = !matches!(result, Ok(()) | Err(Error::NotDurable { .. })) && !renamed;
     if action.atomic && undone {
         assert_eq!(content(&disk), files, "{what}: {result:?}, and something has changed");
@@ -175,6 +179,19 @@ fn assert_typed(error: &Error, hit: Option<&Op>, number: i32, what: &str) {
     }
 }
 
+fn gives_its_final_name(op: &Op) -> bool {
+    match op {
+        Op::Rename { .. } => true,
+        Op::Name { to } => !is_draft(to),
+        _ => false,
+    }
+}
+
+/// A name that is taken is refused whether or not the call fails anyway.
+fn asks_for_a_taken_name(op: &Op) -> bool {
+    matches!(op, Op::Name { to } if !is_draft(to))
+}
+
 fn removes_draft(op: &Op) -> bool {
     matches!(op, Op::Remove { name } if is_draft(name))
 }
@@ -205,7 +222,7 @@ fn a_failing_operation_of_a_save_over_an_old_one_leaves_the_old_or_the_new() {
         act: |store| save(store, "model.pt", 3),
         begin: |disk| disk.begin("model.pt", 3),
         done: |disk| disk.acknowledge("model.pt", 3),
-        may_fail: never,
+        may_fail: asks_for_a_taken_name,
     });
 }
 
@@ -233,7 +250,7 @@ fn a_failing_operation_of_moving_latest_without_links_leaves_the_old_or_the_new(
         begin: |disk| disk.begin("latest.pt", 2),
         done: |disk| disk.acknowledge("latest.pt", 2),
         // Without links, a failing link is what every call sees, and it leaves nothing.
-        may_fail: |op| concerns_links(op) || removes_draft(op),
+        may_fail: |op| concerns_links(op) || removes_draft(op) || asks_for_a_taken_name(op),
     });
 }
 
@@ -293,6 +310,7 @@ fn nothing_is_removed_before_the_new_save_is_durable() {
         Op::Create { .. } => "create",
         Op::Write { .. } => "write",
         Op::SyncDraft { .. } => "sync",
+        Op::Name { .. } => "name",
         Op::Rename { .. } => "rename",
         Op::SyncNames => "sync names",
         Op::Remove { .. } => "remove",
@@ -301,7 +319,7 @@ fn nothing_is_removed_before_the_new_save_is_durable() {
     let log = store.log();
     let mut kinds: Vec<&str> = log.iter().map(kind).collect();
     kinds.dedup();
-    let save = ["create", "write", "sync", "rename", "sync names"];
+    let save = ["create", "write", "sync", "name", "sync names"];
     let mut expected = save.repeat(3);
     expected.extend(["remove", "sync names"]);
     assert_eq!(kinds, expected);

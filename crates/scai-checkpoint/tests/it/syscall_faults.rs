@@ -33,6 +33,8 @@ const MUTATING: [&str; 10] = [
     "linkat",
     "unlinkat",
 ];
+/// Those without which there is no save.
+const ESSENTIAL: [&str; 4] = ["fallocate", "pwrite64", "fsync", "linkat"];
 /// Calls that only look.
 const LOOKING: [&str; 5] = ["fcntl", "statx", "newfstatat", "getdents64", "pread64"];
 
@@ -125,7 +127,8 @@ fn judge(
     }
     let mut synced = BTreeSet::new();
     for call in calls.iter().filter(|call| call.name == "fsync" || call.name == "fdatasync") {
-        if call.arguments.contains(".scai-") && !synced.insert(&call.arguments) {
+        let draft = [".scai-", "(deleted)"].iter().any(|sign| call.arguments.contains(sign));
+        if draft && !synced.insert(&call.arguments) {
             return Err(format!("a draft was synced twice: {}", call.arguments));
         }
     }
@@ -178,11 +181,12 @@ impl Bench {
     /// Whether a save cannot be acknowledged where this call fails: it puts bytes or a name where
     /// they belong, or makes them durable.
     fn is_essential(&self, name: &str, nth: usize) -> bool {
-        let essential = ["fallocate", "pwrite64", "fsync", "renameat"];
         // What follows is about `latest.pt` and retention.
-        let save = self.calls.iter().take_while(|call| call.name != "linkat");
+        let is_latest =
+            |call: &&Call| call.name == "linkat" && !call.arguments.contains("/proc/self/fd/");
+        let save = self.calls.iter().take_while(|call| !is_latest(call));
         let call = save.filter(|call| call.name == name).nth(nth - 1);
-        essential.contains(&name) && call.is_some_and(|call| !call.arguments.contains(".scai.lock"))
+        ESSENTIAL.contains(&name) && call.is_some_and(|call| !call.arguments.contains(".scai.lock"))
     }
 
     /// Fails the calls `names` with each of `errors`, once and from then on, each time together
@@ -251,8 +255,7 @@ fn mutating_calls_fail(role: &str, writes: usize) {
     if full() {
         bench.fail(&MUTATING, &["EROFS", "EMFILE", "EACCES", "ENOLCK"], &[]);
     }
-    let essential = ["fallocate", "pwrite64", "fsync", "renameat"];
-    let essential = essential.map(|name| (1..9).filter(|n| bench.is_essential(name, *n)).count());
+    let essential = ESSENTIAL.map(|name| (1..9).filter(|n| bench.is_essential(name, *n)).count());
     assert_eq!(essential, [1, writes, 2, 1], "what a save is made of");
     let faults = bench.end(&format!("mutating system calls that fail ({role})"));
     for kind in ["acknowledged", "Io 5", "DiskFull 28", "DiskFull 122", "DiskFull 27"] {
@@ -281,7 +284,7 @@ fn a_save_that_fails_and_cannot_clean_up_leaves_a_draft_that_is_swept() {
         return;
     }
     let mut bench = Bench::new("once");
-    let writing = ["fallocate", "pwrite64", "fsync", "renameat"];
+    let writing = ["fallocate", "pwrite64", "fsync", "linkat", "renameat"];
     bench.fail(&writing, &["EIO"], &["unlinkat:error=EIO:when=1+"]);
     let faults = bench.end("failing system calls, and nothing can be removed");
     assert!(faults.drafts > 0);

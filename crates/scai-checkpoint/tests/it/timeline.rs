@@ -19,7 +19,7 @@ const STAGES: [Stage; 7] = [
     ("creating the draft", |op| matches!(op, Op::Create { .. }), |timeline| timeline.write),
     ("writing", |op| matches!(op, Op::Write { .. }), |timeline| timeline.write),
     ("syncing the content", |op| matches!(op, Op::SyncDraft { .. }), |timeline| timeline.sync),
-    ("renaming", |op| matches!(op, Op::Rename { .. }), |timeline| timeline.commit),
+    ("naming", |op| matches!(op, Op::Name { .. }), |timeline| timeline.commit),
     ("syncing the names", |op| matches!(op, Op::SyncNames), |timeline| timeline.commit),
     ("moving latest.pt", |op| matches!(op, Op::Link { .. }), |timeline| timeline.after),
     ("reading back", |op| matches!(op, Op::Read { .. }), |timeline| timeline.after),

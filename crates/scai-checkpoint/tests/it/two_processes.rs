@@ -267,7 +267,9 @@ fn managers_of_one_process_take_turns() {
                 for round in 1..=rounds {
                     let iteration = round * 2 + writer;
                     let saved = manager.save(&state(Save { iteration, writer }, SIZE)).unwrap();
-                    assert!(saved.warnings.is_empty(), "{:?}", saved.warnings);
+                    // The other one may be ahead.
+                    let mut warnings = saved.warnings.iter().map(ToString::to_string);
+                    assert!(warnings.all(|warning| warning.contains("was saved below")));
                     let resumed = manager.resume().unwrap().unwrap();
                     assert!(
                         resumed.checkpoint.iteration >= iteration && resumed.skipped.is_empty()

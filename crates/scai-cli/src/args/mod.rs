@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Pin(PinArgs),
     /// Let a checkpoint be pruned again
     Unpin(PinArgs),
+    /// Go back to an older checkpoint: the next resume goes on from it
+    Rollback(RollbackArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -194,8 +196,8 @@ pub(crate) struct VerifyArgs {
 /// Which checkpoints to keep: each flag keeps some, the rest goes.
 #[derive(Debug, ClapArgs)]
 #[command(after_long_help = "\
-The newest sound checkpoint and the pinned ones always stay, and so do damaged ones. Nothing is
-deleted before those that stay in its place were read from the device and found right.")]
+The newest sound checkpoint and the pinned ones always stay, and so do those found damaged. Nothing
+is deleted before those that stay in its place were read from the device and found right.")]
 pub(crate) struct PruneArgs {
     /// The directory
     pub(crate) directory: PathBuf,
@@ -211,6 +213,9 @@ pub(crate) struct PruneArgs {
     /// Keep those saved within this time: `90min`, `12h`, `7d`, `2w`
     #[arg(long, value_name = "TIME")]
     pub(crate) within: Option<Span>,
+    /// Delete the superseded ones instead, that a run went back behind (see `scai rollback`)
+    #[arg(long, conflicts_with_all = ["keep_last", "every", "best", "within"])]
+    pub(crate) superseded: bool,
     /// Delete; otherwise only say what would be deleted
     #[arg(long)]
     pub(crate) yes: bool,
@@ -288,6 +293,18 @@ impl FromStr for Span {
 pub(crate) struct PinArgs {
     /// The checkpoint
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = "\
+The checkpoints of later iterations are superseded from then on: they stay and are listed, no resume
+takes them by itself, and a save of the same iteration replaces them. `scai prune DIR --superseded`
+deletes them. To take it back, roll back to a later iteration.")]
+pub(crate) struct RollbackArgs {
+    /// The directory
+    pub(crate) directory: PathBuf,
+    /// The iteration to go back to
+    pub(crate) iteration: u64,
 }
 
 #[cfg(test)]

@@ -129,6 +129,9 @@ fn cells(row: &Row, stats: &[String]) -> Vec<String> {
     if checkpoint.latest {
         notes.push(paint(style::BOLD, "latest"));
     }
+    if checkpoint.superseded {
+        notes.push(paint(style::WARN, "superseded"));
+    }
     if checkpoint.pinned {
         notes.push("pinned".to_owned());
     }

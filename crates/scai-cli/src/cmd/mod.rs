@@ -9,6 +9,7 @@ pub(crate) mod pin;
 #[cfg(feature = "train")]
 pub(crate) mod play;
 pub(crate) mod prune;
+pub(crate) mod rollback;
 pub(crate) mod show;
 #[cfg(feature = "train")]
 pub(crate) mod train;

@@ -23,7 +23,7 @@ struct Report<'a> {
 
 pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let retention = args.retention();
-    if retention.rules.is_empty() {
+    if retention.rules.is_empty() && !args.superseded {
         return Err(Failure::usage(
             "nothing says which checkpoints to keep",
             Some("for example `--keep-last 5 --every 1000`; `scai prune --help` has all".into()),
@@ -33,10 +33,15 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
     check_statistics(args, &manager.list()?)?;
     let bar = progress::bytes(0, "verifying what stays");
     let prune = if args.yes { Prune::Remove } else { Prune::DryRun };
-    let verdicts = manager.prune(&retention, prune, &|bytes| {
+    let progress = |bytes| {
         bar.inc_length(bytes);
         bar.inc(bytes);
-    });
+    };
+    let verdicts = if args.superseded {
+        manager.prune_superseded(prune, &progress)
+    } else {
+        manager.prune(&retention, prune, &progress)
+    };
     bar.finish_and_clear();
     let verdicts = verdicts?;
     if args.json {
@@ -81,7 +86,8 @@ fn print(args: &PruneArgs, out: &mut impl Write, verdicts: &[Verdict]) -> std::i
             (paint(style::GOOD, "stays"), reasons.join(", "))
         } else {
             let what = if verdict.removed { "deleted" } else { "goes" };
-            (paint(style::WARN, what), "no rule keeps it".to_owned())
+            let why = if args.superseded { "superseded" } else { "no rule keeps it" };
+            (paint(style::WARN, what), why.to_owned())
         };
         let checkpoint = &verdict.checkpoint;
         vec![checkpoint.iteration.to_string(), size(checkpoint.size), what, why]

@@ -79,8 +79,9 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
     bar.finish_and_clear();
     if args.json {
         write_json(out, &reports)?;
-    } else if targets.is_empty() {
-        writeln!(anstream::stderr(), "there are no checkpoints to verify")?;
+    }
+    if targets.is_empty() {
+        return Err(Failure::usage("there are no checkpoints to verify".to_owned(), None));
     }
     Ok(exit)
 }

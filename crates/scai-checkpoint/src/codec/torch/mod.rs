@@ -41,6 +41,7 @@ pub(super) use legacy::is_plain_pickle;
 pub use manifest::Manifest;
 pub use plan::Plan;
 pub(super) use zip::members::{Member, members};
+pub(crate) use zip::read::UNRECOGNIZED;
 
 /// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),
 /// where it is in the table of those that PyTorch accepts.

@@ -68,6 +68,11 @@ impl SimulatedDisk {
         Self::default()
     }
 
+    /// An empty disk whose file system has no unnamed files: drafts have temporary names.
+    pub fn with_named_drafts() -> Self {
+        Self { live: MemoryStore::default().with_named_drafts(), ..Self::default() }
+    }
+
     /// Notes that a save of `id` under `name` begins: from now on, `name` may hold it.
     pub fn begin(&self, name: &str, id: u64) {
         self.note(Note::Begin(name.into(), id));
@@ -117,9 +122,13 @@ impl SimulatedDisk {
 }
 
 impl Journal {
-    fn create(&mut self, name: &str) -> FileId {
-        let file = self.files;
+    fn unnamed(&mut self) -> FileId {
         self.files += 1;
+        self.files - 1
+    }
+
+    fn create(&mut self, name: &str) -> FileId {
+        let file = self.unnamed();
         self.set(vec![(name.into(), Some(file))], None);
         file
     }
@@ -158,6 +167,28 @@ impl Store for SimulatedDisk {
         }
         drop(journal);
         Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+    }
+
+    fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
+        let mut journal = self.journal();
+        let inner = self.live.create_for(name, len)?;
+        let file = match inner.name() {
+            "" => journal.unnamed(),
+            name => journal.create(name),
+        };
+        if len > 0 {
+            journal.steps.push(Step::File(file, FileChange::Length(len)));
+        }
+        drop(journal);
+        Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+    }
+
+    fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
+        let (file, inner) = draft.alive::<(FileId, Synced)>().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut journal = self.journal();
+        self.live.name_draft(inner, name)?;
+        journal.set(vec![(name.into(), Some(*file))], None);
+        Ok(())
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
@@ -240,12 +271,27 @@ impl Draft for DiskDraft {
         self.inner.as_ref().map_or("", |inner| inner.name())
     }
 
-    fn sync(mut self: Box<Self>) -> io::Result<Synced> {
+    fn sync(self: Box<Self>) -> io::Result<Synced> {
+        self.end(true)
+    }
+
+    fn forget_sync(self: Box<Self>) -> io::Result<Synced> {
+        self.end(false)
+    }
+}
+
+impl DiskDraft {
+    fn end(mut self, durable: bool) -> io::Result<Synced> {
         let inner = self.inner.take().ok_or(io::ErrorKind::Other)?;
         let mut journal = self.disk.journal();
         let synced = inner.sync()?;
-        journal.steps.push(Step::SyncFile(self.file));
+        if durable {
+            journal.steps.push(Step::SyncFile(self.file));
+        }
         drop(journal);
+        if synced.name().is_empty() {
+            return Ok(Synced::unnamed((self.file, synced)));
+        }
         Ok(synced)
     }
 }
@@ -254,6 +300,7 @@ impl Drop for DiskDraft {
     fn drop(&mut self) {
         let Some(inner) = &self.inner else { return };
         let mut journal = self.disk.journal();
+        // An unnamed file is not among the names.
         if journal.names.get(inner.name()) == Some(&self.file) {
             journal.remove(inner.name());
         }

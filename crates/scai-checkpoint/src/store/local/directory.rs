@@ -26,6 +26,10 @@ pub(super) fn sync(dir: &OwnedFd) -> io::Result<()> {
 /// Makes the directory `path` and its missing parents, and makes their names durable.
 pub(super) fn create_durably(path: &Path) -> io::Result<()> {
     let path = std::path::absolute(path)?;
+    if let Some(file) = path.ancestors().find(|path| path.exists()).filter(|path| !path.is_dir()) {
+        let message = format!("`{}` is a file, and a directory is needed", file.display());
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+    }
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
     for dir in missing.iter().rev() {
         match std::fs::create_dir(dir) {

@@ -4,18 +4,21 @@
 //! go through it, and only the ends of a run of bytes through the page cache: no page is ever
 //! written both ways, and what one way writes the other never holds a copy of.
 //!
+//! A draft has no name where the file system allows it, and is given one when it is complete; where it
+//! does not, it has a temporary name.
+//!
 //! A draft is locked with `flock` by its writer for as long as it has its temporary name. The
 //! lock goes when the process does, however it ends, which makes it the sign that the writer
 //! lives. Where a file system has no locks, drafts cannot be judged and none is swept.
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::super::{Draft, Io, Synced, WriteAt, draft_name};
@@ -57,12 +60,62 @@ impl LocalDraft {
                 reserve(&draft.file, len)?;
                 if is_direct(io, len) {
                     // Where it cannot be had, everything goes through the page cache.
-                    draft.direct = open_direct(dir, draft.name()).ok();
+                    draft.direct = open_direct(dir, draft.name(), OFlags::NOFOLLOW).ok();
                 }
                 return Ok(draft);
             }
         }
         Err(io::Error::other("every new temporary file was removed by somebody else"))
+    }
+
+    /// A draft without a name; nothing where there are none.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) fn unnamed(dir: &Arc<OwnedFd>, len: u64, io: Io) -> io::Result<Option<Self>> {
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        // Whatever is in the way may be in the way of a named one too, which then says so.
+        let Ok(fd) = rustix::fs::openat(dir, ".", flags, Mode::from_raw_mode(0o666)) else {
+            return Ok(None);
+        };
+        let file = File::from(fd);
+        // It gets its name through this path.
+        let path = through_proc(&file);
+        let reached = rustix::fs::stat(&path).map(|stat| (stat.st_dev, stat.st_ino));
+        let metadata = file.metadata()?;
+        if reached != Ok((metadata.dev(), metadata.ino())) {
+            return Ok(None);
+        }
+        // Once it has a temporary name, this says that its writer lives.
+        let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        reserve(&file, len)?;
+        let direct = if is_direct(io, len) {
+            open_direct(rustix::fs::CWD, &path, OFlags::empty()).ok()
+        } else {
+            None
+        };
+        let unsynced = Unsynced { dir: Arc::clone(dir), name: None };
+        Ok(Some(Self { file, direct, unsynced }))
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn unnamed(_dir: &Arc<OwnedFd>, _len: u64, _io: Io) -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+
+    /// Gives the draft the permissions of the file it is to replace, before it holds a byte.
+    pub(super) fn take_over(&self, replaced: Option<Replaced>) -> io::Result<()> {
+        let Some(Replaced { mode, uid, gid }) = replaced else { return Ok(()) };
+        let metadata = self.file.metadata()?;
+        if (metadata.uid(), metadata.gid()) != (uid, gid) {
+            // Only root may give a file away. A user who may not gives it to the group at least.
+            let (owner, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            if rustix::fs::fchown(&self.file, Some(owner), Some(group)).is_err() {
+                let _ = rustix::fs::fchown(&self.file, None, Some(group));
+            }
+        }
+        if metadata.mode() & 0o777 != mode {
+            rustix::fs::fchmod(&self.file, Mode::from_raw_mode(mode))?;
+        }
+        Ok(())
     }
 
     /// A new locked file, or nothing where a sweep was faster than the lock.
@@ -84,6 +137,55 @@ impl LocalDraft {
         let swept = locked == Err(Errno::WOULDBLOCK) || file.metadata()?.nlink() == 0;
         Ok((!swept).then_some(Self { file, direct: None, unsynced }))
     }
+}
+
+/// The file that a draft is to replace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Replaced {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Replaced {
+    /// What there is under `name`; `None` for nothing, or a symbolic link, which has no permissions.
+    pub(super) fn of(dir: &OwnedFd, name: &str) -> io::Result<Option<Self>> {
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat?,
+        };
+        let what = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                let mode = stat.st_mode & 0o777;
+                return Ok(Some(Self { mode, uid: stat.st_uid, gid: stat.st_gid }));
+            }
+            FileType::Symlink => return Ok(None),
+            FileType::Directory => "a directory",
+            FileType::Fifo => "a pipe",
+            FileType::Socket => "a socket",
+            _ => "a device",
+        };
+        let message = format!("`{name}` is {what}, and no file takes its place");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+    }
+}
+
+/// The path that leads to an open file, whether or not it has a name.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn through_proc(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// Gives a file without a name the name `name`, which must be free.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn link(file: &File, dir: &OwnedFd, name: &str) -> io::Result<()> {
+    let from = through_proc(file);
+    Ok(rustix::fs::linkat(rustix::fs::CWD, from, dir, name, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn link(_file: &File, _dir: &OwnedFd, _name: &str) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Reserves the space, so that a full disk is noticed before the first byte is written.
@@ -113,13 +215,13 @@ fn is_direct(io: Io, len: u64) -> bool {
 /// The draft `name` once more. Its name cannot be another file's: it is unique, and the draft is
 /// locked by its writer.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn open_direct(dir: &OwnedFd, name: &str) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+fn open_direct(dir: impl AsFd, name: &str, flags: OFlags) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC | flags;
     Ok(File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn open_direct(_dir: &OwnedFd, _name: &str) -> io::Result<File> {
+fn open_direct(_dir: impl AsFd, _name: &str, _flags: OFlags) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -175,6 +277,7 @@ impl Draft for LocalDraft {
         // either makes the file system report what it has to.
         let alive = file.try_clone()?;
         close(file)?;
+        // Without a name, the duplicate is the file: it is named through it.
         Ok(Synced::new(unsynced.keep(), alive))
     }
 }
@@ -196,9 +299,14 @@ impl Drop for Unsynced {
 
 /// Removes the draft `name` where its writer is gone; says whether it did.
 pub(super) fn sweep(dir: &OwnedFd, name: &str) -> io::Result<bool> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    // What cannot be opened is gone, or not this user's, or no file.
-    let Ok(fd) = rustix::fs::openat(dir, name, flags, Mode::empty()) else { return Ok(false) };
+    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = |mode| rustix::fs::openat(dir, name, flags | mode, Mode::empty());
+    // What cannot be opened is gone, or no file, or of another user who lets nobody read it.
+    let opened = open(OFlags::WRONLY).or_else(|error| match error {
+        Errno::ACCESS => open(OFlags::RDONLY),
+        error => Err(error),
+    });
+    let Ok(fd) = opened else { return Ok(false) };
     let file = File::from(fd);
     let writer_lives =
         || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::super::{ReadAt, check_name};
+use super::super::{ReadAt, Stamp, check_name};
 
 /// A regular file, open for reading.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct LocalFile {
     file: File,
     len: u64,
     dir: Arc<OwnedFd>,
+    stamp: Stamp,
 }
 
 impl LocalFile {
@@ -31,7 +32,9 @@ impl LocalFile {
             let message = format!("`{name}` is {what}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir) })
+        let modified = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
+        let stamp = [metadata.dev(), metadata.ino(), modified as u64, metadata.len()];
+        Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir), stamp: Stamp(stamp) })
     }
 }
 
@@ -50,6 +53,10 @@ impl ReadAt for LocalFile {
 
     fn beside(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
         Ok(Arc::new(Self::open(&self.dir, name)?))
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        Some(self.stamp)
     }
 
     fn forget_cached(&self) {

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -14,6 +16,10 @@ use super::super::name::LOCK_NAME;
 
 /// The holder's name is short; a longer file was not written by this crate.
 const HOLDER_LIMIT: usize = 256;
+
+/// A lock that was borrowed is given back within milliseconds. How often and how long it is waited for.
+const WAITS: usize = 50;
+const WAIT: Duration = Duration::from_millis(10);
 
 /// A lock on the file `.scai.lock`, which holds the name of whoever has the lock.
 ///
@@ -27,25 +33,46 @@ pub(super) struct LocalLock {
 
 impl LocalLock {
     pub(super) fn take(dir: &OwnedFd) -> io::Result<Self> {
+        let mut waits = WAITS;
         loop {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(dir, LOCK_NAME, flags, Mode::from_raw_mode(0o666))?;
-            let file = File::from(fd);
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(held_by(&file)),
-                Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => {
-                    return Err(io::ErrorKind::Unsupported.into());
+            let file = open(dir)?;
+            match Self::of(file) {
+                Ok(Some(lock)) => {
+                    lock.sign();
+                    return Ok(lock);
                 }
-                Err(errno) => return Err(errno.into()),
-            }
-            // Somebody may have removed the file by hand between the two calls.
-            if file.metadata()?.nlink() > 0 {
-                let lock = Self { file, owner: process::id() };
-                lock.sign();
-                return Ok(lock);
+                // Somebody may have removed the file by hand between the two calls.
+                Ok(None) => {}
+                // Whoever has not signed has borrowed it, and gives it back at once.
+                Err(error) if is_unsigned(&error) && waits > 0 => {
+                    waits -= 1;
+                    thread::sleep(WAIT);
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Keeps managers out for a moment; `None` if none was ever here, so that there is no lock file.
+    pub(super) fn borrow(dir: &OwnedFd) -> io::Result<Option<Self>> {
+        match reopen(dir) {
+            Err(Errno::NOENT) => Ok(None),
+            file => Self::of(file?),
+        }
+    }
+
+    /// The lock on an open file; nothing if the file was removed meanwhile.
+    fn of(file: File) -> io::Result<Option<Self>> {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(held_by(&file)),
+            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_there = file.metadata()?.nlink() > 0;
+        Ok(is_there.then(|| Self { file, owner: process::id() }))
     }
 
     /// Writes the holder's name. The lock holds without it, so a full disk is no obstacle: room
@@ -56,6 +83,52 @@ impl LocalLock {
         let holder = format!("process {} on {host}", self.owner);
         let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(holder.as_bytes(), 0));
     }
+}
+
+/// Opens the lock file, which is made if there is none.
+fn open(dir: &OwnedFd) -> io::Result<File> {
+    loop {
+        match reopen(dir) {
+            Err(Errno::NOENT) => {}
+            file => return Ok(file?),
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, LOCK_NAME, flags, Mode::from_raw_mode(0o666)) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                share(&file, dir)?;
+                return Ok(file);
+            }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Opens the lock file that is there. A lock needs no right to write, only the holder's name does.
+fn reopen(dir: &OwnedFd) -> Result<File, Errno> {
+    let open = |flags| rustix::fs::openat(dir, LOCK_NAME, flags | OFlags::CLOEXEC, Mode::empty());
+    let fd = open(OFlags::RDWR).or_else(|error| match error {
+        Errno::ACCESS => open(OFlags::RDONLY),
+        error => Err(error),
+    });
+    fd.map(File::from)
+}
+
+/// Whoever may write to the directory may lock it, whatever the `umask` of who made the file.
+fn share(file: &File, dir: &OwnedFd) -> io::Result<()> {
+    let writers = rustix::fs::fstat(dir)?.st_mode & 0o022;
+    let mode = file.metadata()?.mode() & 0o777;
+    let shared = mode | writers | writers << 1;
+    if shared != mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(shared))?;
+    }
+    Ok(())
+}
+
+/// Whether another has the lock who has not said who.
+fn is_unsigned(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock && error.get_ref().is_none()
 }
 
 fn held_by(file: &File) -> io::Error {

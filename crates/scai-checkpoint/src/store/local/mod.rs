@@ -13,18 +13,23 @@
 mod directory;
 mod draft;
 mod file;
+mod location;
 mod lock;
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
 use super::name::LOCK_NAME;
-use super::{Draft, Entry, Io, Lock, ReadAt, Store, check_name, is_draft};
+use super::{Draft, Entry, Io, Lock, ReadAt, Store, Synced, check_name, is_draft};
+
+use location::Location;
 
 /// A store in a directory of the local file system.
 ///
@@ -34,21 +39,27 @@ use super::{Draft, Entry, Io, Lock, ReadAt, Store, check_name, is_draft};
 /// gives the same store.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
-    path: PathBuf,
+    location: Location,
     dir: Arc<OwnedFd>,
     io: Io,
+    naming: Naming,
 }
 
 impl LocalStore {
-    /// The directory `path`, which must exist.
+    /// The directory `path`, which must exist. A leading `~` is the home directory; a `file://` URL is
+    /// the path it stands for.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] where it does not, [`io::ErrorKind::NotADirectory`] where it is
-    /// something else.
+    /// something else; [`io::ErrorKind::Unsupported`] for a URL of another scheme.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let path = path.as_ref();
-        let dir = directory::open(path)?;
-        Ok(Self { path: path.to_owned(), dir: Arc::new(dir), io: Io::default() })
+        Self::at(Location::of(path.as_ref())?)
+    }
+
+    fn at(location: Location) -> io::Result<Self> {
+        let dir = directory::open(location.absolute())?;
+        let naming = Naming::of(&dir);
+        Ok(Self { location, dir: Arc::new(dir), io: Io::default(), naming })
     }
 
     /// The directory `path`, made together with its parents where they do not exist.
@@ -57,10 +68,33 @@ impl LocalStore {
     /// promised otherwise.
     ///
     /// # Errors
-    /// Whatever the operating system says; directories made so far stay.
+    /// Whatever the operating system says; directories made so far stay. As [`LocalStore::open`].
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
-        directory::create_durably(path.as_ref())?;
-        Self::open(path)
+        let location = Location::of(path.as_ref())?;
+        directory::create_durably(location.absolute())?;
+        Self::at(location)
+    }
+
+    /// The directory that the file `path` is to be written to, and the name it has there. A symbolic
+    /// link leads to the file that is written.
+    ///
+    /// # Errors
+    /// As [`LocalStore::open`]; [`io::ErrorKind::InvalidInput`] if `path` cannot name a file.
+    pub fn of_file(path: impl AsRef<Path>, links: Links) -> io::Result<(Self, String)> {
+        let location = Location::of(path.as_ref())?;
+        let location = match links {
+            Links::Follow => location.behind_links()?,
+            Links::Keep => location,
+        };
+        let (directory, name) = location.split()?;
+        Ok((Self::at(directory)?, name))
+    }
+
+    /// The same store, whose drafts have temporary names, as where a file system has no unnamed files.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_named_drafts(self) -> Self {
+        Self { naming: Naming::Temporary, ..self }
     }
 
     /// The same store, whose files are written as `io` says.
@@ -69,15 +103,48 @@ impl LocalStore {
         Self { io, ..self }
     }
 
-    /// The directory, as it was given.
+    /// The directory, as an absolute path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.location.absolute()
+    }
+
+    /// Sweeps unless a manager writes here. Once for a directory and a process: what others leave
+    /// meanwhile, the next one finds.
+    pub(crate) fn sweep_once(&self) {
+        static SWEPT: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+        let Ok(stat) = rustix::fs::fstat(&self.dir) else { return };
+        let mut swept = SWEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.insert((stat.st_dev, stat.st_ino)) {
+            // What it cannot remove harms nothing but the free space.
+            let _ = self.sweep_unless_locked();
+        }
     }
 }
 
 impl Store for LocalStore {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         Ok(Box::new(draft::LocalDraft::create(&self.dir, len, self.io)?))
+    }
+
+    fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
+        check_name(name)?;
+        let replaced = draft::Replaced::of(&self.dir, name)?;
+        let unnamed = match self.naming {
+            Naming::None => draft::LocalDraft::unnamed(&self.dir, len, self.io)?,
+            Naming::Temporary => None,
+        };
+        let draft = match unnamed {
+            Some(draft) => draft,
+            None => draft::LocalDraft::create(&self.dir, len, self.io)?,
+        };
+        draft.take_over(replaced)?;
+        Ok(Box::new(draft))
+    }
+
+    fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let file = draft.alive::<File>().filter(|_| draft.name().is_empty());
+        draft::link(file.ok_or(io::ErrorKind::InvalidInput)?, &self.dir, name)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
@@ -135,13 +202,88 @@ impl Store for LocalStore {
         Ok(swept)
     }
 
+    fn sweep_unless_locked(&self) -> io::Result<Vec<String>> {
+        if !names(&self.dir)?.iter().any(|name| is_draft(name)) {
+            return Ok(Vec::new());
+        }
+        // A manager's temporary names have no writer of their own. If there is no lock file now, no
+        // manager was here when the names were listed.
+        match lock::LocalLock::borrow(&self.dir) {
+            Ok(_lock) => self.sweep(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_location(&self) -> io::Result<()> {
+        let here = rustix::fs::fstat(&self.dir)?;
+        let moved = match rustix::fs::stat(self.location.absolute()) {
+            Ok(there) => (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino),
+            Err(Errno::NOENT | Errno::NOTDIR) => true,
+            // Whether it was moved cannot be told.
+            Err(_) => false,
+        };
+        if moved {
+            let message = "the directory was renamed, or removed and made anew, while it was in use; \
+                           make a new manager for the one that is meant";
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        Ok(())
+    }
+
     fn free_space(&self) -> Option<u64> {
         let stat = rustix::fs::fstatvfs(&self.dir).ok()?;
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
     fn describe(&self) -> String {
-        self.path.display().to_string()
+        self.location.shown().display().to_string()
+    }
+}
+
+/// Whether to write to a symbolic link's own place, or to that of the file it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// The link is a name like any other.
+    Keep,
+    /// The file that the link leads to is meant.
+    Follow,
+}
+
+/// What drafts are called until they are complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// They have no name.
+    None,
+    /// A temporary one.
+    Temporary,
+}
+
+impl Naming {
+    /// Unnamed files on file systems that are known to have them and to name them later; some others
+    /// make them and then cannot.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn of(dir: &OwnedFd) -> Self {
+        /// ext4, XFS, Btrfs, tmpfs, F2FS, bcachefs, ZFS, overlayfs.
+        const KNOWN: [u64; 8] = [
+            0xEF53,
+            0x5846_5342,
+            0x9123_683E,
+            0x0102_1994,
+            0xF2F5_2010,
+            0xCA45_1A4E,
+            0x2FC1_2FC1,
+            0x794C_7630,
+        ];
+        match rustix::fs::fstatfs(dir) {
+            Ok(stat) if KNOWN.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)) => Self::None,
+            _ => Self::Temporary,
+        }
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn of(_dir: &OwnedFd) -> Self {
+        Self::Temporary
     }
 }
 

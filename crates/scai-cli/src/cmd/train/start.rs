@@ -176,10 +176,38 @@ fn from_file<G: Game>(
     let own = Path::new(&trainer.config().checkpoint.directory);
     let is_own =
         |listed: &Listed| listed.iteration == iteration && same_file(&own.join(&listed.name), path);
-    let others: Vec<Listed> = listed.iter().filter(|listed| !is_own(listed)).cloned().collect();
-    warn_of_later(&others, iteration, trainer.config(), screen);
+    if listed.iter().any(is_own) {
+        go_back(trainer, listed, iteration, screen)?;
+    } else {
+        warn_of_later(listed, iteration, trainer.config(), screen);
+    }
     let from = From::File { path: path.to_owned(), iteration };
     Ok(Start { from, stats: trainer.training_stats().clone() })
+}
+
+/// Goes back to an older checkpoint of the directory itself, which was asked for.
+fn go_back<G: Game>(
+    trainer: &mut Trainer<G>,
+    listed: &[Listed],
+    iteration: u64,
+    screen: &Screen,
+) -> Result<(), Failure> {
+    let later = listed.iter().filter(|listed| listed.iteration > iteration && !listed.superseded);
+    let count = later.count();
+    if count == 0 {
+        return Ok(());
+    }
+    trainer.manager().rollback(iteration)?;
+    let directory = &trainer.config().checkpoint.directory;
+    screen.warn(&format!(
+        "{} of `{directory}` superseded: no later resume takes them, and this training replaces them \
+         when it saves the same iterations; `scai prune {directory} --superseded` deletes them",
+        match count {
+            1 => "the later checkpoint is".to_owned(),
+            count => format!("{count} later checkpoints are"),
+        }
+    ));
+    Ok(())
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -273,17 +301,19 @@ fn tell_skipped(found: &ResumedAt, screen: &Screen) {
 
 /// Says what becomes of the checkpoints of a directory where training begins before them.
 fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Screen) {
-    let later: Vec<&Listed> = listed.iter().filter(|listed| listed.iteration > iteration).collect();
+    let later = listed.iter().filter(|listed| listed.iteration > iteration && !listed.superseded);
+    let later: Vec<&Listed> = later.collect();
     let (Some(first), Some(last)) = (later.first(), later.last()) else { return };
     let what = match later.len() {
         1 => format!(
-            "the checkpoint of iteration {}: it is replaced when this training saves that \
-             iteration, and until then a later resume takes it",
+            "the checkpoint of iteration {}: a later resume takes it until this training has passed it; \
+             when this training saves that iteration, it is kept under another name",
             last.iteration
         ),
         count => format!(
-            "{count} checkpoints of the iterations {} to {}: each is replaced when this training \
-             saves the same iteration, and until then a later resume takes the newest of them",
+            "{count} checkpoints of the iterations {} to {}: a later resume takes the newest of them \
+             until this training has passed it; when this training saves the same iterations, they are \
+             kept under other names",
             first.iteration, last.iteration
         ),
     };

@@ -199,6 +199,9 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
     Ok(End { count, directory: start..directory_end, comment })
 }
 
+/// What is said of bytes that are of no kind known here.
+pub(crate) const UNRECOGNIZED: &str = "the file is neither of PyTorch nor safetensors";
+
 /// What a file without an end record is: a zip file that was cut off, one that was never written,
 /// or no checkpoint.
 fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
@@ -214,7 +217,7 @@ fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
     } else {
         return Err(Error::not_a_checkpoint(
             Place::default(),
-            "the file is neither of PyTorch nor safetensors",
+            UNRECOGNIZED,
             "look at its first bytes to see what it is (`file`, `head -c 100`)",
         ));
     };

@@ -1,0 +1,161 @@
+//! What was not read is not replaced: files that another run left where a save is to go.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use super::lock::Operation;
+use super::name::{self, Named};
+use super::{Shared, list};
+use crate::commit;
+use crate::error::{Error, Result};
+use crate::store::{Entry, ReadAt, Stamp};
+
+/// What tells two copies apart that were written at different times: the end of a checkpoint has the
+/// checksums of all that comes before.
+const TAIL: u64 = 4096;
+
+/// Under which [`super::lock::Seen`] has what `latest.pt` was made: what was only read is not meant.
+const MOVED: &str = "latest.pt, as it was moved";
+
+impl Shared {
+    /// Keeps the file called `name` under another name, unless it is what this process read or wrote.
+    /// Says so.
+    pub(super) fn keep_unread(
+        &self,
+        name: &str,
+        operation: &Operation<'_>,
+    ) -> Result<Option<Error>> {
+        let file = match self.store.open(name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // Another user's, a directory: what it is does not matter, it is not this run's.
+            Err(_) => None,
+            Ok(file) => Some(file),
+        };
+        if file.is_some_and(|file| self.writing.seen().knows(name, file.stamp())) {
+            return Ok(None);
+        }
+        let entries = self.entries()?;
+        self.keep_as_earlier(name, &entries, operation)
+    }
+
+    fn keep_as_earlier(
+        &self,
+        name: &str,
+        entries: &[Entry],
+        _operation: &Operation<'_>,
+    ) -> Result<Option<Error>> {
+        let numbered = (2_u64..).map(|number| format!("{name}.earlier-{number}"));
+        let earlier = std::iter::once(format!("{name}.earlier"))
+            .chain(numbered)
+            .find(|earlier| !entries.iter().any(|entry| entry.name == *earlier))
+            .unwrap_or_default();
+        match commit::point(&*self.store, &earlier, name) {
+            // What could not be opened was not there, then.
+            Err(Error::NotFound { .. }) => return Ok(None),
+            kept => kept?,
+        }
+        Ok(Some(Error::invalid(format!(
+            "`{}` was there before, and this run has not read it: it is kept as `{earlier}`",
+            self.path(name)
+        ))))
+    }
+
+    /// Makes `latest.pt` a further name of the checkpoint `newest`.
+    ///
+    /// If it is no name of any checkpoint there is, it is a state of its own (somebody copied it
+    /// here): then it is kept, under the name of its iteration if it was all there was.
+    pub(super) fn move_latest(
+        &self,
+        newest: &str,
+        operation: &Operation<'_>,
+    ) -> Result<Option<Error>> {
+        let kept = self.keep_latest(operation)?;
+        commit::point(&*self.store, name::LATEST, newest)?;
+        self.writing.seen().read(MOVED, self.stamp(name::LATEST));
+        Ok(kept)
+    }
+
+    fn keep_latest(&self, operation: &Operation<'_>) -> Result<Option<Error>> {
+        let latest = match self.store.open(name::LATEST) {
+            Ok(latest) => latest,
+            // Also a link that leads nowhere.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("move", error).at_path(self.path(name::LATEST))),
+        };
+        if latest.stamp().is_some() && self.writing.seen().knows(MOVED, latest.stamp()) {
+            return Ok(None);
+        }
+        let entries = self.entries()?;
+        if self.is_a_name_of_another(&latest, &entries)? {
+            return Ok(None);
+        }
+        let inside = list::manifest(&*self.store, name::LATEST).ok();
+        let iteration = inside.and_then(|manifest| u64::try_from(manifest.iteration?).ok());
+        let mut others = name::checkpoints(&entries);
+        others.retain(|named| self.writing.seen().saved(&named.name).is_none());
+        if others.iter().any(|named| Some(named.iteration) == iteration) {
+            // The process before this one saved that iteration anew and ended before it moved the name.
+            return Ok(None);
+        }
+        // Beside checkpoints from before, it may be one that somebody deleted to go back.
+        let taken = |own: &String| entries.iter().any(|entry| entry.name == *own);
+        let own = iteration.map(name::checkpoint);
+        let own = own.filter(|own| others.is_empty() && !taken(own));
+        match own {
+            Some(own) => {
+                commit::point(&*self.store, &own, name::LATEST)?;
+                Ok(Some(Error::invalid(format!(
+                    "`{}` was no further name of any checkpoint: it is kept as `{own}`",
+                    self.path(name::LATEST)
+                ))))
+            }
+            None => self.keep_as_earlier(name::LATEST, &entries, operation),
+        }
+    }
+
+    /// `latest.pt`, if it is a state of its own and no further name or copy of another checkpoint.
+    pub(super) fn latest_of_its_own(&self, entries: &[Entry]) -> Option<Named> {
+        if !entries.iter().any(|entry| entry.name == name::LATEST) {
+            return None;
+        }
+        let latest = self.store.open(name::LATEST).ok()?;
+        if self.is_a_name_of_another(&latest, entries).unwrap_or(true) {
+            return None;
+        }
+        let inside = list::manifest(&*self.store, name::LATEST).ok();
+        let iteration = inside.and_then(|manifest| u64::try_from(manifest.iteration?).ok());
+        Some(Named { iteration: iteration.unwrap_or_default(), name: name::LATEST.to_owned() })
+    }
+
+    /// Whether a file is a checkpoint of the directory under a further name, or a copy of one, also of
+    /// one that was set aside.
+    fn is_a_name_of_another(&self, file: &Arc<dyn ReadAt>, entries: &[Entry]) -> Result<bool> {
+        let prefix = name::checkpoint(0).replace("0.pt", "");
+        let like = |entry: &&Entry| entry.len == file.len() && entry.name.starts_with(&prefix);
+        for entry in entries.iter().rev().filter(like) {
+            match self.open(&entry.name) {
+                Ok(other) if same(&**file, &*other) => return Ok(true),
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                // It may be this one.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn stamp(&self, name: &str) -> Option<Stamp> {
+        self.store.open(name).ok()?.stamp()
+    }
+}
+
+/// Whether two files are one, or copies.
+fn same(a: &dyn ReadAt, b: &dyn ReadAt) -> bool {
+    if a.stamp().is_some() && a.stamp() == b.stamp() {
+        return true;
+    }
+    let tail = |file: &dyn ReadAt| {
+        let mut tail = vec![0; file.len().min(TAIL) as usize];
+        file.read_at(file.len() - tail.len() as u64, &mut tail).ok().map(|()| tail)
+    };
+    a.len() == b.len() && tail(a).is_some_and(|ours| tail(b) == Some(ours))
+}

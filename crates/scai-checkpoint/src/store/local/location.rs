@@ -1,0 +1,177 @@
+//! Where a directory or a file is: paths, `~`, and `file://` URLs.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+/// A symbolic link that leads through more is a circle, or as good as one.
+const LINKS: usize = 40;
+
+/// A place in the local file system, bound to the working directory it was named in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Location {
+    absolute: PathBuf,
+    /// As it was given, if that is relative, and the working directory then.
+    relative: Option<(PathBuf, PathBuf)>,
+}
+
+impl Location {
+    /// The place that was named.
+    pub(super) fn of(given: &Path) -> io::Result<Self> {
+        let path = local(given)?;
+        let path = match path.strip_prefix("~") {
+            Ok(rest) => home()?.join(rest),
+            Err(_) => path,
+        };
+        if path.is_absolute() {
+            return Ok(Self { absolute: path, relative: None });
+        }
+        let directory = env::current_dir()?;
+        Ok(Self { absolute: directory.join(&path), relative: Some((path, directory)) })
+    }
+
+    pub(super) fn absolute(&self) -> &Path {
+        &self.absolute
+    }
+
+    /// As it was given while that leads there, absolute once the process works elsewhere.
+    pub(super) fn shown(&self) -> &Path {
+        match &self.relative {
+            Some((path, directory)) if env::current_dir().is_ok_and(|now| now == *directory) => {
+                path
+            }
+            _ => &self.absolute,
+        }
+    }
+
+    /// The directory of a file, and the file's name in it.
+    pub(super) fn split(self) -> io::Result<(Self, String)> {
+        let named = |path: &Path| path.file_name().and_then(OsStr::to_str).map(str::to_owned);
+        let name = named(&self.absolute).ok_or_else(|| {
+            let message = format!("`{}` cannot name a file", self.shown().display());
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        })?;
+        let parent = |path: &Path| match path.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let relative = self.relative.map(|(path, directory)| (parent(&path), directory));
+        Ok((Self { absolute: parent(&self.absolute), relative }, name))
+    }
+
+    /// The place that the symbolic links at this one lead to in the end, also if nothing is there yet.
+    pub(super) fn behind_links(self) -> io::Result<Self> {
+        let mut path = self.absolute.clone();
+        for _ in 0..LINKS {
+            let Ok(target) = std::fs::read_link(&path) else {
+                let here = path == self.absolute;
+                return Ok(if here { self } else { Self { absolute: path, relative: None } });
+            };
+            path = path.parent().unwrap_or(Path::new("/")).join(target);
+        }
+        Err(rustix::io::Errno::LOOP.into())
+    }
+}
+
+/// A path for what may be a URL.
+fn local(given: &Path) -> io::Result<PathBuf> {
+    let bytes = given.as_os_str().as_bytes();
+    let Some(scheme) = scheme(given) else { return Ok(given.to_owned()) };
+    if scheme != "file" {
+        let message = format!(
+            "`{}` is no path of this machine's file system: `{scheme}` is not supported; save to a \
+             local directory and copy the files from there",
+            given.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    // `pathlib` makes `file:/run` of `file:///run`.
+    let rest = bytes.get("file:".len()..).unwrap_or_default();
+    let path = match rest.strip_prefix(b"//") {
+        Some(after) => after.strip_prefix(b"localhost").unwrap_or(after),
+        None => rest,
+    };
+    if !path.starts_with(b"/") {
+        let message =
+            format!("`{}` names another host; write `file:///…` for a path", given.display());
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    Ok(PathBuf::from(OsString::from_vec(decoded(path))))
+}
+
+/// The scheme of a URL; `None` for a path.
+///
+/// A first component that ends in a colon counts too: that is what is left of a URL whose slashes were
+/// merged, as `pathlib` does. A directory of such a name is written `./s3:`.
+fn scheme(given: &Path) -> Option<&str> {
+    let Some(Component::Normal(first)) = given.components().next() else { return None };
+    let bytes = given.as_os_str().as_bytes();
+    let scheme = first.to_str()?.strip_suffix(':')?;
+    let mut letters = scheme.bytes();
+    let is_url = letters.next().is_some_and(|first| first.is_ascii_alphabetic())
+        && letters.all(|letter| letter.is_ascii_alphanumeric() || b"+-.".contains(&letter))
+        && bytes.get(first.len()) == Some(&b'/');
+    is_url.then_some(scheme)
+}
+
+/// The bytes that `%41` and its kind stand for.
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while let Some(&byte) = path.get(at) {
+        let digits = path.get(at + 1..at + 3).filter(|_| byte == b'%');
+        let number = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(number.unwrap_or(byte));
+        at += if number.is_some() { 3 } else { 1 };
+    }
+    decoded
+}
+
+fn home() -> io::Result<PathBuf> {
+    let home = env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    home.ok_or_else(|| {
+        let message = "`~` stands for nothing: the environment has no `HOME`";
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_never_taken_for_a_local_directory() {
+        for url in
+            ["s3://bucket/run", "gs://b", "S3://b/c", "s3:/bucket/run", "https://h/x", "hf://a"]
+        {
+            let error = Location::of(Path::new(url)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{url}");
+            assert!(error.to_string().contains(url), "{error}");
+        }
+        for path in ["./s3:/bucket", "a/s3://x", "s3", "s3:", "/s3://b", "9p://x", "a b://c"] {
+            let absolute = std::path::absolute(path).unwrap();
+            let location = Location::of(Path::new(path)).unwrap();
+            assert_eq!(location.absolute().components().count(), absolute.components().count());
+        }
+    }
+
+    #[test]
+    fn a_file_url_and_a_tilde_are_paths() {
+        let home = home().unwrap();
+        for (given, path) in [
+            ("file:///tmp/a%20b", PathBuf::from("/tmp/a b")),
+            ("file://localhost/tmp/%zz", PathBuf::from("/tmp/%zz")),
+            ("file:/tmp/run", PathBuf::from("/tmp/run")),
+            ("~/run", home.join("run")),
+            ("~", home.clone()),
+        ] {
+            assert_eq!(Location::of(Path::new(given)).unwrap().absolute(), path, "{given}");
+        }
+        assert!(Location::of(Path::new("file://host/tmp")).is_err());
+        assert!(Location::of(Path::new("./~/run")).unwrap().absolute() != home.join("run"));
+    }
+}
