@@ -108,7 +108,8 @@ def load(
         path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file.
         map_location: where tensors go that were saved from another device, as in `torch.load`.
         mmap: leave tensors in a private memory map of the file, after every byte was checked.
-            The file must not be cut short while they are in use; replacing it is fine.
+            If the file is cut short while they are in use the process ends (SIGBUS), and if it is
+            overwritten in place they change; replacing or deleting it is fine.
         lazy: leave tensors on disk, as `LazyTensor`: each is checked when it is loaded.
         weights_only: there for the sake of calls written for torch; must be true.
         allow_unprotected: also load files without any checksums, in which damage is not noticed.

@@ -62,7 +62,10 @@ def restore(state: object) -> None:
 def prepared(state: object) -> Callable[[], None]:
     """What sets the generators to a state that has been checked; otherwise as `restore`."""
     if not isinstance(state, dict) or "python" not in state:
-        raise ValueError("not the state of the random generators: it has no entry `python`")
+        raise ValueError(
+            "not the state of the random generators: it has no entry `python`; load with rng=False "
+            "to leave them as they are"
+        )
     steps: list[Callable[[], object]] = []
     for name in state:
         if name not in _PARTS:
@@ -74,7 +77,10 @@ def prepared(state: object) -> Callable[[], None]:
             except ImportError:
                 _warn(f"the random state of {name} is left out: {name} is not installed here")
             except Exception as error:
-                raise ValueError(f"the random state of {name} is not one: {error}") from error
+                raise ValueError(
+                    f"the random state of {name} is not one: {error}; load with rng=False to leave "
+                    "the generators as they are"
+                ) from error
 
     def restore() -> None:
         for step in steps:

@@ -18,7 +18,8 @@ class LoadReport:
         missing: tensors the model has and the checkpoint lacks; they keep their values.
         unexpected: tensors the checkpoint has and the model lacks; they are left out.
         mismatched: tensors both have, with another shape or element type; they keep their values.
-        hints: what may explain the differences.
+        hints: what may explain the differences; of an optimizer also what stays as it is, and
+            what is converted.
         optimizer: the same for the parameters whose state the optimizer was given.
     """
 
@@ -39,6 +40,16 @@ class LoadReport:
             names["mismatched"],
             names["hints"],
         )
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """The names by what was found of them, as `MismatchError.report` has them."""
+        return {
+            "loaded": self.loaded,
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+            "hints": self.hints,
+        }
 
     @property
     def complete(self) -> bool:

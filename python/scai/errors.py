@@ -19,6 +19,7 @@ __all__ = [
     "NotACheckpointError",
     "NotDurableError",
     "NothingToResumeError",
+    "PartialLoadError",
     "UnprotectedError",
     "UnsupportedError",
 ]
@@ -80,6 +81,23 @@ class MismatchError(CheckpointError):
     def __init__(self, message: str, report: dict[str, list[str]] | None = None) -> None:
         super().__init__(message)
         self.report = report or {}
+
+
+class PartialLoadError(CheckpointError):
+    """A load failed after it had begun to change things, and not all of it could be undone.
+
+    It takes a second failure: bytes that were right when they were checked cannot be read any more
+    when memory is filled with them. What was changed in part is not saved before a load into it has
+    succeeded.
+
+    Attributes:
+        changed: the names of what may hold the saved values or the ones before, such as
+            ``model.conv1.weight``.
+    """
+
+    def __init__(self, message: str, changed: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.changed = changed or []
 
 
 class MissingFieldError(KeyError):

@@ -34,11 +34,46 @@ pub(crate) struct Options<'a, 'py> {
     /// Gives the device for a location such as `cuda:0`; `None` is the CPU.
     pub(crate) locate: Option<Bound<'py, PyAny>>,
     pub(crate) threads: usize,
+    /// The numbers of the children that are wanted, where the tree is a dictionary; `None` is all.
+    pub(crate) only: Option<&'a [usize]>,
     /// Adds to an error where the tree is from.
     pub(crate) named: &'a (dyn Fn(Error) -> Error + Sync),
 }
 
-/// Converts `value`; `notes` say which types plain values had.
+/// Memory of a template that is still to be filled, once everything else has succeeded.
+#[derive(Default)]
+pub(crate) struct Fills(Vec<Fill>);
+
+impl Fills {
+    /// The tensors of the state tree that are filled.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|fill| fill.name.clone()).collect()
+    }
+
+    /// Checks that the tensors still have the memory that they had.
+    pub(crate) fn check(&self, py: Python<'_>) -> PyResult<()> {
+        for Fill { region, name, template, .. } in &self.0 {
+            let Some(template) = template else { continue };
+            let address: usize =
+                template.bind(py).call_method0(intern!(py, "data_ptr"))?.extract()?;
+            if address != region.address {
+                return Err(PyValueError::new_err(format!(
+                    "the memory of `{name}` was replaced while something else was loaded; load \
+                     the parts one by one"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and checks all bytes.
+    pub(crate) fn read(&self, threads: usize) -> Result<(), Error> {
+        read_into(destinations(&self.0), threads, &|_| {})
+    }
+}
+
+/// Converts `value`; `notes` say which types plain values had. What is new is filled at once, memory
+/// of the template by whoever takes the second part of the result.
 ///
 /// # Errors
 /// `DamagedError` where bytes of a tensor are not what was saved.
@@ -47,10 +82,42 @@ pub(crate) fn decode<'py>(
     value: &Value,
     notes: &Notes,
     options: &Options<'_, 'py>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<(Bound<'py, PyAny>, Fills)> {
+    let mut decoder = decoder(py, value, notes, options)?;
+    let template = match &options.place {
+        Place::Memory { template } => template.clone(),
+        Place::Map(_) | Place::Disk(_) => None,
+    };
+    let object = match (value.as_dict(), options.only) {
+        (Some(dict), Some(_)) => decoder.dict(dict, None)?,
+        _ => decoder.value(value, template.as_ref())?,
+    };
+    decoder.fill()?;
+    let fills = without_overlap(decoder.later)?;
+    Ok((object, Fills(fills)))
+}
+
+/// The keys of a dictionary.
+pub(crate) fn decode_keys<'py>(
+    py: Python<'py>,
+    value: &Value,
+    notes: &Notes,
+    options: &Options<'_, 'py>,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let mut decoder = decoder(py, value, notes, options)?;
+    let entries = value.as_dict().map(|dict| &dict.entries[..]).unwrap_or_default();
+    (0..).zip(entries).map(|(i, (key, _))| decoder.child(-1 - i, "", key, None)).collect()
+}
+
+fn decoder<'a, 'py>(
+    py: Python<'py>,
+    value: &Value,
+    notes: &'a Notes,
+    options: &'a Options<'a, 'py>,
+) -> PyResult<Decoder<'a, 'py>> {
     let mut uses = FxHashMap::default();
     count_uses(value, &mut uses, &mut FxHashSet::default());
-    let mut decoder = Decoder {
+    Ok(Decoder {
         py,
         options,
         notes: notes.parsed().map_err(|OtherForm| other_form())?,
@@ -62,20 +129,32 @@ pub(crate) fn decode<'py>(
         firsts: HashMap::new(),
         storages: FxHashMap::default(),
         fills: Vec::new(),
+        later: Vec::new(),
         claimed: BTreeMap::new(),
         used: false,
-    };
-    let template = match &options.place {
-        Place::Memory { template } => template.clone(),
-        Place::Map(_) | Place::Disk(_) => None,
-    };
-    let object = decoder.value(value, template.as_ref())?;
-    decoder.fill()?;
-    Ok(object)
+    })
+}
+
+/// Memory in its order, each part of it once.
+fn without_overlap(mut fills: Vec<Fill>) -> PyResult<Vec<Fill>> {
+    // Tensors that share memory are filled once.
+    fills.sort_by_key(|fill| fill.region.address);
+    fills.dedup_by_key(|fill| (fill.region.address, fill.region.len));
+    if fills.windows(2).any(|two| two[0].region.end() > two[1].region.address) {
+        return Err(PyValueError::new_err(
+            "tensors that are to be loaded into overlap in memory without being the same; load \
+             into a model whose tensors do not",
+        ));
+    }
+    Ok(fills)
 }
 
 /// Counts what refers to each storage.
-fn count_uses(value: &Value, uses: &mut FxHashMap<usize, usize>, seen: &mut FxHashSet<usize>) {
+pub(crate) fn count_uses(
+    value: &Value,
+    uses: &mut FxHashMap<usize, usize>,
+    seen: &mut FxHashSet<usize>,
+) {
     if value.shared_id().is_some_and(|id| !seen.insert(id)) {
         return;
     }
@@ -105,7 +184,8 @@ struct Fill {
     storage: Storage,
     region: Region,
     name: String,
-    is_new: bool,
+    /// The tensor that the memory is of; `None` for new memory.
+    template: Option<Py<PyAny>>,
 }
 
 struct Decoder<'a, 'py> {
@@ -126,7 +206,10 @@ struct Decoder<'a, 'py> {
     firsts: HashMap<Vec<i64>, Bound<'py, PyAny>>,
     /// The `UntypedStorage` of each storage.
     storages: FxHashMap<usize, Bound<'py, PyAny>>,
+    /// New memory.
     fills: Vec<Fill>,
+    /// Memory of the template.
+    later: Vec<Fill>,
     /// Memory of the template that is filled: from where, to where, and the storage it is filled
     /// from.
     claimed: BTreeMap<usize, (usize, usize)>,
@@ -302,7 +385,11 @@ impl<'py> Decoder<'_, 'py> {
         };
         let entries = object.cast::<PyDict>()?.clone();
         let template = template.and_then(|template| template.cast::<PyDict>().ok());
+        let only = self.options.only.filter(|_| self.keys.is_empty());
         for (i, (key, value)) in dict.entries.iter().enumerate() {
+            if only.is_some_and(|only| !only.contains(&i)) {
+                continue;
+            }
             let i = i as i64;
             let key = self.child(-1 - i, "", key, None)?;
             let template = template.and_then(|template| template.get_item(&key).ok().flatten());
@@ -348,7 +435,7 @@ impl<'py> Decoder<'_, 'py> {
             && let Some(region) = fitting(torch, tensor, template)?
             && self.claim(region, tensor.storage())
         {
-            self.fill_later(tensor.storage(), region, false);
+            self.fill_later(tensor.storage(), region, Some(template));
             return Ok(template.clone());
         }
         let alone = self.uses.get(&tensor.storage().id()) == Some(&1);
@@ -362,7 +449,7 @@ impl<'py> Decoder<'_, 'py> {
             let made = torch.empty_strided.bind(py).call((shape, strides), Some(&named))?;
             let address = made.call_method0(intern!(py, "data_ptr"))?.extract()?;
             let region = Region { address, len: tensor.nbytes() as usize };
-            self.fill_later(tensor.storage(), region, true);
+            self.fill_later(tensor.storage(), region, None);
             made
         } else {
             self.view(torch, tensor)?
@@ -449,7 +536,7 @@ impl<'py> Decoder<'_, 'py> {
         let mut untyped = bytes.call_method0(intern!(py, "untyped_storage"))?;
         if mapped.is_none() {
             let address = bytes.call_method0(intern!(py, "data_ptr"))?.extract()?;
-            self.fill_later(storage, Region { address, len }, true);
+            self.fill_later(storage, Region { address, len }, None);
         }
         if let Some(device) = device {
             self.fill()?;
@@ -478,28 +565,24 @@ impl<'py> Decoder<'_, 'py> {
         free
     }
 
-    fn fill_later(&mut self, storage: &Storage, region: Region, is_new: bool) {
+    fn fill_later(
+        &mut self,
+        storage: &Storage,
+        region: Region,
+        template: Option<&Bound<'py, PyAny>>,
+    ) {
         if region.len == 0 {
             return;
         }
-        let name = self.keys.join(".");
-        self.fills.push(Fill { storage: storage.clone(), region, name, is_new });
+        let template = template.map(|template| template.clone().unbind());
+        let fill = Fill { storage: storage.clone(), region, name: self.keys.join("."), template };
+        if fill.template.is_some() { self.later.push(fill) } else { self.fills.push(fill) }
     }
 
-    /// Reads what waits for its bytes, all at once.
+    /// Reads what is new and waits for its bytes, all at once.
     fn fill(&mut self) -> PyResult<()> {
-        let mut fills = std::mem::take(&mut self.fills);
-        // Tensors that share memory are filled once.
-        fills.sort_by_key(|fill| fill.region.address);
-        fills.dedup_by_key(|fill| (fill.region.address, fill.region.len));
-        if fills.windows(2).any(|two| two[0].region.end() > two[1].region.address) {
-            return Err(PyValueError::new_err(
-                "tensors that are to be loaded into overlap in memory without being the same; \
-                 load into a model whose tensors do not",
-            ));
-        }
-        let threads = self.options.threads;
-        let named = self.options.named;
+        let fills = without_overlap(std::mem::take(&mut self.fills))?;
+        let (threads, named) = (self.options.threads, self.options.named);
         let read = || read_into(destinations(&fills), threads, &|_| {}).map_err(named);
         self.py.detach(read).or_raise()
     }
@@ -536,13 +619,13 @@ impl<'py> Decoder<'_, 'py> {
 fn destinations(fills: &[Fill]) -> Vec<Destination<'_>> {
     fills
         .iter()
-        .map(|Fill { storage, region, name, is_new }| Destination {
+        .map(|Fill { storage, region, name, template }| Destination {
             name,
             storage,
             // SAFETY: the tensor was made for this fill and nobody else has it, or it is one of a
             // template, whose caller waits; regions do not overlap, as was checked.
             bytes: unsafe { region.as_mut() },
-            is_new: *is_new,
+            is_new: template.is_none(),
         })
         .collect()
 }

@@ -378,6 +378,12 @@ impl<'py> Encoder<'py> {
             let untyped = object.getattr(intern!(py, "_untyped_storage"))?;
             Value::Storage(self.any_storage(untyped)?, dtype)
         } else if object.is_instance(torch.tensor.bind(py))? {
+            let name = class.name()?;
+            if name.to_string_lossy().starts_with("Uninitialized") {
+                let message = "it is a tensor of a lazy module and has no shape yet; run the \
+                               module once before it is saved";
+                return Err(PyTypeError::new_err(message).into());
+            }
             let message = format!(
                 "a {} is a tensor of a class that only the program that made it knows; save an \
                  ordinary tensor with its data",
@@ -396,6 +402,7 @@ impl<'py> Encoder<'py> {
         parameter: bool,
     ) -> Walked<Value> {
         let py = self.py;
+        self.warn_of_attributes(tensor)?;
         let Some(Description { dtype, place }) = describe(torch, tensor)? else {
             return self.constructed(tensor);
         };
@@ -417,6 +424,24 @@ impl<'py> Encoder<'py> {
         };
         let tensor = Tensor::new(dtype, place.shape, place.strides, offset, storage).or_raise()?;
         Ok(Value::Tensor(tensor.with_attributes(attributes)))
+    }
+
+    /// Warns of what a program has put on a tensor, which is not saved with it.
+    fn warn_of_attributes(&self, tensor: &Bound<'py, PyAny>) -> PyResult<()> {
+        let attributes = tensor.getattr(intern!(self.py, "__dict__"))?;
+        let attributes = attributes.cast::<PyDict>()?;
+        if attributes.is_empty() {
+            return Ok(());
+        }
+        let path: Vec<String> = self.keys.iter().filter_map(Key::text).collect();
+        let message = format!(
+            "the attributes {} of the tensor `{}` are not saved; save them beside it",
+            attributes.keys(),
+            path.join(".")
+        );
+        let warnings = self.py.import(intern!(self.py, "warnings"))?;
+        warnings.call_method1(intern!(self.py, "warn"), (message,))?;
+        Ok(())
     }
 
     /// A tensor of another kind (sparse, quantised, without data), as PyTorch takes it apart.

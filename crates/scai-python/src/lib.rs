@@ -38,5 +38,5 @@ mod _native {
     #[pymodule_export]
     use super::trainer::Trainer;
     #[pymodule_export]
-    use super::tree::Tree;
+    use super::tree::{Filling, Tree, renamed};
 }

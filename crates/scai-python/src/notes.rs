@@ -83,6 +83,20 @@ impl Notes {
         parsed.as_ref().map(Some).ok_or(OtherForm)
     }
 
+    /// The pairs of children that hold one object, where there are notes on it.
+    pub(crate) fn same_children(&self) -> Vec<(usize, usize)> {
+        let Ok(Some(parsed)) = self.parsed() else { return Vec::new() };
+        let child = |path: &Path| {
+            let below = path.strip_prefix(&self.at[..])?;
+            usize::try_from(*below.first()?).ok()
+        };
+        let pairs = parsed.notes.iter().filter_map(|(path, note)| match note {
+            Note::Same(first) => Some((child(path)?, child(first)?)),
+            Note::Tags(_) => None,
+        });
+        pairs.collect()
+    }
+
     /// Whether a child stands for something else than it is.
     pub(crate) fn converts(&self, number: i64) -> bool {
         let Ok(Some(parsed)) = self.parsed() else { return false };

@@ -1,5 +1,6 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,13 +12,14 @@ use scai_checkpoint::{
     Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, join, match_state,
     transfer_optimizer, write_file,
 };
+use serde_json::Value as Json;
 
 use crate::decode::{self, Place};
 use crate::encode::{Encoded, Found, encode};
 use crate::errors::{OrRaise, raise, report_dict};
 use crate::live::Live;
 use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, held, reads_are_safe};
-use crate::notes::Notes;
+use crate::notes::{Note, Notes};
 use crate::pool::{Buffer, Pool};
 
 /// Live memory in bytes that is worth a thread of its own.
@@ -58,22 +60,56 @@ type Named = Vec<(String, Tree)>;
 /// Name, element type and shape of a tensor of a model.
 type Spec = (String, String, Vec<usize>);
 
+/// Tensors of a model or an optimizer that are to be filled from a file.
+#[pyclass(frozen, module = "scai._native")]
+pub(crate) struct Filling {
+    fills: decode::Fills,
+    /// Where in which file, for errors.
+    tree: Tree,
+}
+
+#[pymethods]
+impl Filling {
+    /// The names of the tensors in the state tree.
+    fn names(&self) -> Vec<String> {
+        self.fills.names()
+    }
+
+    /// Checks that the tensors still have the memory that they had; nothing is changed.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.fills.check(py)
+    }
+
+    /// Fills them. Every byte is checked before it gets there; after an error some tensors may
+    /// hold what is in the file, and others what they held.
+    fn fill(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
+        let read = || self.fills.read(threads).map_err(|error| self.tree.named(error));
+        py.detach(read).or_raise()
+    }
+}
+
 #[pymethods]
 impl Tree {
     /// The tree of any object that can be saved. Without a pool, tensors must stay as they are
     /// until the tree was written; with one they may change at once, but for those that `live`
     /// covers (all, where that is `True`): these when `Handle.wait_captured` says so.
     /// `staging` copies memory of other devices, and is asked to wait before the first is read.
+    /// `note` is JSON to be kept beside the tree, for [`Tree::note`].
     #[staticmethod]
-    #[pyo3(signature = (object, pool=None, live=None, staging=None))]
+    #[pyo3(signature = (object, pool=None, live=None, staging=None, note=None))]
     fn encode(
         object: &Bound<'_, PyAny>,
         pool: Option<&Bound<'_, Pool>>,
         live: Option<Later<'_>>,
         staging: Option<&Bound<'_, PyAny>>,
+        note: Option<&str>,
     ) -> PyResult<Self> {
         let py = object.py();
         let Encoded { value, notes, found, owners } = encode(object, staging, pool.is_some())?;
+        let notes = match note {
+            Some(note) => Some(noted(notes.as_deref(), note).or_raise()?),
+            None => notes,
+        };
         let capture = Arc::new(Capture::default());
         match pool {
             Some(pool) => {
@@ -85,26 +121,37 @@ impl Tree {
         Ok(Self { value, notes: Notes::new(notes), path: None, above: String::new(), capture })
     }
 
-    /// The objects of the tree. Tensors are in new memory, in that of the tensors of `template`
-    /// where these fit, in `map`, or what `disk` makes of tree, path, dtype and shape.
-    #[pyo3(signature = (*, template=None, map=None, disk=None, locate=None, threads=1))]
+    /// The objects of the tree. Tensors are in new memory, in `map`, or what `disk` makes of tree,
+    /// path, dtype and shape. Of a dictionary, all children or those with the numbers `only`.
+    #[pyo3(signature = (*, map=None, disk=None, locate=None, threads=1, only=None))]
     fn decode<'py>(
         &self,
         py: Python<'py>,
-        template: Option<Bound<'py, PyAny>>,
         map: Option<Bound<'py, PyAny>>,
         disk: Option<Bound<'py, PyAny>>,
         locate: Option<Bound<'py, PyAny>>,
         threads: usize,
+        only: Option<Vec<usize>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let place = match (map, disk) {
             (Some(map), _) => Place::Map(map),
             (None, Some(disk)) => Place::Disk(disk),
-            (None, None) => Place::Memory { template },
+            (None, None) => Place::Memory { template: None },
         };
-        let named = &|error| self.named(error);
-        let options = decode::Options { place, locate, threads, named };
-        decode::decode(py, &self.value, &self.notes, &options)
+        Ok(self.decoded(py, place, locate, threads, only.as_deref())?.0)
+    }
+
+    /// The objects of the tree, with the tensors of `template` where these fit, and what fills
+    /// them.
+    fn decode_into<'py>(
+        &self,
+        py: Python<'py>,
+        template: Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<(Bound<'py, PyAny>, Filling)> {
+        let place = Place::Memory { template: Some(template) };
+        let (object, fills) = self.decoded(py, place, None, threads, None)?;
+        Ok((object, Filling { fills, tree: self.empty() }))
     }
 
     /// The keys of a dictionary that are strings.
@@ -118,6 +165,53 @@ impl Tree {
         let entries = &self.value.as_dict()?.entries;
         let index = entries.iter().position(|(found, _)| found.as_str() == Some(key))?;
         Some(self.child(key, index, &entries[index].1))
+    }
+
+    /// What was kept beside the whole tree, as JSON.
+    fn note(&self) -> Option<String> {
+        match self.notes.parsed().ok()??.get(&[NOTE])? {
+            Note::Tags(tags) => tags.first().cloned(),
+            Note::Same(_) => None,
+        }
+    }
+
+    /// The keys of a dictionary, of whatever type.
+    fn decode_keys<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let named = &|error| self.named(error);
+        let place = Place::Memory { template: None };
+        let options = decode::Options { place, locate: None, threads: 1, only: None, named };
+        decode::decode_keys(py, &self.value, &self.notes, &options)
+    }
+
+    /// The children of a dictionary that share memory or values with one of them, and that one.
+    fn linked(&self, index: usize) -> Vec<usize> {
+        let entries = self.value.as_dict().map(|dict| &dict.entries[..]).unwrap_or_default();
+        linked(entries, &self.notes, index)
+    }
+
+    /// The dictionary with other names, in the same order.
+    fn renamed(&self, remap: Vec<(String, String)>) -> PyResult<Self> {
+        let options = options(false, &remap)?;
+        let Some(dict) = self.value.as_dict() else {
+            return Ok(Self {
+                value: self.value.clone(),
+                notes: self.notes.clone(),
+                ..self.empty()
+            });
+        };
+        let mut dict = dict.clone();
+        let mut names = HashSet::new();
+        for (key, _) in &mut dict.entries {
+            let Some(name) = key.as_str() else { continue };
+            let renamed = options.rename(name);
+            if !names.insert(renamed.clone()) {
+                return Err(raise(&self.named(Error::Invalid(format!(
+                    "the remap table gives two saved tensors the name `{renamed}`"
+                )))));
+            }
+            *key = renamed.into();
+        }
+        Ok(Self { value: dict.into(), notes: self.notes.clone(), ..self.empty() })
     }
 
     /// The file it comes from, as errors call it.
@@ -234,6 +328,19 @@ impl Tree {
         }
     }
 
+    fn decoded<'py>(
+        &self,
+        py: Python<'py>,
+        place: Place<'py>,
+        locate: Option<Bound<'py, PyAny>>,
+        threads: usize,
+        only: Option<&[usize]>,
+    ) -> PyResult<(Bound<'py, PyAny>, decode::Fills)> {
+        let named = &|error| self.named(error);
+        let options = decode::Options { place, locate, threads, only, named };
+        decode::decode(py, &self.value, &self.notes, &options)
+    }
+
     /// The error with all that is known here of its place.
     fn named(&self, error: Error) -> Error {
         let error = error.below(&self.above);
@@ -265,11 +372,11 @@ impl Tree {
         // A tensor that stands for something else, such as an array, is none.
         for (i, (key, value)) in dict.entries.iter().enumerate() {
             let is_tensor = value.as_tensor().is_some() && !self.notes.converts(i as i64);
-            match key.as_str() {
-                Some(name) if !is_tensor => {
-                    others.push((options.rename(name), self.child(name, i, value)));
-                }
-                _ => tensors.entries.push((key.clone(), value.clone())),
+            if is_tensor {
+                tensors.entries.push((key.clone(), value.clone()));
+            } else {
+                let name = key.key_text();
+                others.push((options.rename(&name), self.child(&name, i, value)));
             }
         }
         (Value::Dict(tensors), others)
@@ -279,6 +386,44 @@ impl Tree {
         let notes = self.notes.below(index as i64);
         Self { value: value.clone(), notes, above: join(&self.above, key), ..self.empty() }
     }
+}
+
+/// The path of a note on the whole tree: no child has this number.
+const NOTE: i64 = -(1 << 62);
+
+/// The notes with one on the whole tree.
+fn noted(notes: Option<&str>, note: &str) -> scai_checkpoint::Result<String> {
+    let invalid = |error: serde_json::Error| Error::Invalid(format!("a note: {error}"));
+    let note = format!("[[{NOTE}], {}]", serde_json::from_str::<Json>(note).map_err(invalid)?);
+    Ok(match notes.and_then(|notes| notes.strip_suffix(']')) {
+        None | Some("[") => format!("[{note}]"),
+        Some(notes) => format!("{notes}, {note}]"),
+    })
+}
+
+/// The numbers of the entries that share memory or objects with one, and its own.
+fn linked(entries: &[(Value, Value)], notes: &Notes, index: usize) -> Vec<usize> {
+    let mut shared: Vec<HashSet<usize>> = Vec::with_capacity(entries.len());
+    for (_, value) in entries {
+        let (mut uses, mut seen) = Default::default();
+        decode::count_uses(value, &mut uses, &mut seen);
+        shared.push(uses.into_keys().chain(seen).collect());
+    }
+    let same: Vec<(usize, usize)> = notes.same_children();
+    let mut found = vec![index];
+    let mut next = 0;
+    while let Some(&at) = found.get(next) {
+        let Some(one) = shared.get(at) else { break };
+        let is_linked = |i: usize| {
+            same.contains(&(at, i)) || same.contains(&(i, at)) || !shared[i].is_disjoint(one)
+        };
+        let others = (0..entries.len()).filter(|i| !found.contains(i) && is_linked(*i));
+        let others: Vec<usize> = others.collect();
+        found.extend(others);
+        next += 1;
+    }
+    found.sort_unstable();
+    found
 }
 
 /// How names are matched, as Python says it.
@@ -292,6 +437,13 @@ fn tensor_specs(specs: Vec<Spec>) -> PyResult<Vec<TensorSpec>> {
     let spec =
         |(name, dtype, shape): Spec| Ok(TensorSpec { name, dtype: dtype.parse::<DType>()?, shape });
     specs.into_iter().map(spec).collect::<scai_checkpoint::Result<_>>().or_raise()
+}
+
+/// What a remap table makes of names.
+#[pyfunction]
+pub(crate) fn renamed(names: Vec<String>, remap: Vec<(String, String)>) -> PyResult<Vec<String>> {
+    let options = options(false, &remap)?;
+    Ok(names.iter().map(|name| options.rename(name)).collect())
 }
 
 /// Takes the bytes of tensors, or what is needed to take them later.

@@ -370,8 +370,29 @@ def _derived(value: Any, base_name: str) -> Converted:
         plain = base(base.__iter__(value))  # type: ignore[attr-defined]
     state = _state(value)
     is_own_dict = _dict_of(value) is value
-    tag = ["derived", base_name, *_name(cls), extra, bool(state), is_own_dict]
-    return (plain, state) if state else plain, tag
+    attributes: object = bool(state)
+    if state and isinstance(plain, dict):
+        attributes = _named_attributes(state, plain)
+    tag = ["derived", base_name, *_name(cls), extra, attributes, is_own_dict]
+    return (plain, state) if attributes is True else plain, tag
+
+
+def _named_attributes(state: dict[str, object], items: dict[Any, Any]) -> object:
+    """The attributes of a derived dict as JSON, so that what is saved is a dict: each is an entry
+    of the dict under its own name, or simple. `True` where they are neither."""
+    entries = [name for name, value in state.items() if name in items and items[name] is value]
+    simple = {name: value for name, value in state.items() if name not in entries}
+    if all(_fits_json(value) for value in simple.values()):
+        return {"entries": entries, "simple": simple}
+    return True
+
+
+def _fits_json(value: object) -> bool:
+    if type(value) is float:
+        return value - value == 0
+    if type(value) is int:
+        return abs(value) < 2**53
+    return value is None or type(value) in (bool, str)
 
 
 def _to_derived(
@@ -380,12 +401,15 @@ def _to_derived(
     module: object,
     qualname: object,
     extra: object,
-    has_state: bool,
+    has_state: bool | dict[str, Any],
     is_own_dict: bool,
 ) -> object:
     base: Any = _BASES[exactly(str, base_name)]
     state: object = {}
-    if exactly(bool, has_state):
+    if type(has_state) is dict:
+        items: Any = plain
+        state = {**has_state["simple"], **{name: items[name] for name in has_state["entries"]}}
+    elif exactly(bool, has_state):
         plain, state = exactly(tuple, plain)
     cls: Any = _find(module, qualname, f"a value derived from {base_name}")
     if not issubclass(cls, base) or cls is base or not _may_be_made(cls):

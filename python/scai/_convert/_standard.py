@@ -7,6 +7,7 @@ import builtins
 import datetime
 import decimal
 import fractions
+import io
 import pathlib
 import types
 import uuid
@@ -256,11 +257,19 @@ def _to_constant(plain: object) -> object:
     raise ValueError(f"`{plain}` is no constant")
 
 
+def _to_stream(plain: object, position: object) -> io.BytesIO:
+    stream = io.BytesIO(as_bytes(plain))
+    stream.seek(exactly(int, position))
+    return stream
+
+
 TO_PLAIN: dict[type, ToPlain] = {
     bytes: lambda value: (non_empty(value), ["bytes"]),
     # weights_only=True refuses integers of more than 255 bytes.
     int: lambda value: (hex(value), ["int"]),
     memoryview: _memoryview,
+    # What some modules keep as extra state.
+    io.BytesIO: lambda value: (non_empty(value.getvalue()), ["BytesIO", value.tell()]),
     array: _array,
     # A tuple, since what is frozen may be a key.
     frozenset: _tag("frozenset", tuple),
@@ -290,6 +299,7 @@ FROM_PLAIN: dict[str, FromPlain] = {
     "bytes": as_bytes,
     "int": lambda plain: int(exactly(str, plain), 16),
     "memoryview": _to_memoryview,
+    "BytesIO": _to_stream,
     "array": _to_array,
     "frozenset": lambda plain: frozenset(exactly(tuple, plain)),
     "range": _to_range,

@@ -18,18 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scai import _cuda, _native, _random
+from scai._checkpoint import Checkpoint
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
 from scai._garbage import no_collections
 from scai._live import POLL, Fence, Versions, lift_all, live_memory
-from scai._load import (
-    ModelLoad,
-    OptimizerLoad,
-    PartLoad,
-    check_order,
-    parameter_names,
-    state_of,
-)
+from scai._load import Load, PartLoad, apply_all, check_order, check_sound, state_of
+from scai._load_module import model_load
+from scai._load_optimizer import OptimizerLoad, note, parameter_names
 from scai._native import Handle, Live
 from scai._report import LoadReport
 from scai._timeline import Timeline
@@ -116,25 +112,6 @@ class Verdict:
     path: Path
     reasons: list[str]
     removed: bool
-
-
-class Checkpoint(dict[str, Any]):
-    """What a checkpoint holds, as `torch.load` gives it.
-
-    Tensors lie in a private memory map of the file: they cost no memory until they are used, and
-    do not change when the file is replaced.
-
-    Attributes:
-        path: the file.
-        report: what was loaded, and what was not.
-    """
-
-    path: Path
-    report: LoadReport
-
-    def __repr__(self) -> str:
-        # Its tensors would fill many screens.
-        return f"Checkpoint({str(self.path)!r}, iteration={self.get('iteration')}: {', '.join(self)})"
 
 
 @dataclass(frozen=True)
@@ -368,6 +345,7 @@ class CheckpointManager:
         manager = self._native
         self._settle()
         parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        check_sound({"model": model, "optimizer": optimizer, **parts})
         state = {
             "iteration": iteration,
             "model_state_dict": state_of(model, "model"),
@@ -391,7 +369,7 @@ class CheckpointManager:
             state[name] = value
         if wait:
             # Saves follow one another: one in the background comes first.
-            saved = manager.save(_native.Tree.encode(state))
+            saved = manager.save(_native.Tree.encode(state, note=note(optimizer)))
             seconds = time.monotonic() - began
             info = _info(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
             self._committed(info)
@@ -411,9 +389,9 @@ class CheckpointManager:
         fence = None
         if mode == "live" and (live := live_memory(model, optimizer, self._versions)):
             with Fence(model, optimizer) as fence:
-                fence.guard(*(begun := self._begin(state, live)))
+                fence.guard(*(begun := self._begin(state, live, note(optimizer))))
         else:
-            begun = self._begin(state, mode == "sync")
+            begun = self._begin(state, mode == "sync", note(optimizer))
             while mode == "sync" and not begun[0].wait_captured(POLL):
                 pass
         path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
@@ -426,10 +404,10 @@ class CheckpointManager:
         return handle
 
     def _begin(
-        self, state: dict[str, Any], live: Live | bool
+        self, state: dict[str, Any], live: Live | bool, about: str | None
     ) -> tuple[Handle, _cuda.Staging | None]:
         staging = _cuda.staging(self._pinned, live)
-        tree = _native.Tree.encode(state, self._pool, live, staging)
+        tree = _native.Tree.encode(state, self._pool, live, staging, about)
         if staging is not None:
             staging.seal()
             if live is True:
@@ -471,7 +449,6 @@ class CheckpointManager:
 
     # Loading
 
-    @no_collections()
     def load_checkpoint(
         self,
         checkpoint_path: PathLike | None = None,
@@ -487,6 +464,7 @@ class CheckpointManager:
         dataloader: Any = None,
         remap: Mapping[str, str] | None = None,
         dry_run: bool = False,
+        mmap: bool = False,
     ) -> Checkpoint:
         """Load a checkpoint, of scai or of `torch.save`, into what is passed.
 
@@ -502,26 +480,67 @@ class CheckpointManager:
                 loaded into model and optimizer stays on their devices.
             strict: every name, shape and element type must match. Otherwise what matches is
                 loaded and the rest is reported; the optimizer's state then follows each parameter
-                by its name, and its hyperparameters stay as they are.
+                by its name, and its hyperparameters stay as they are. A module with a way of its
+                own to load (`_load_from_state_dict`, hooks, extra state) is asked what it accepts.
             scheduler, scaler, ema, dataloader: further parts, as they were saved.
             rng: whether to restore the state of the random generators.
             remap: regular expressions for saved names, and replacements (``$1`` is the first
                 group).
-            dry_run: change nothing; the report says what would be loaded.
+            dry_run: change nothing; the report says what would be loaded. A module with a way of
+                its own to load is asked, and given back what it had.
+            mmap: leave the tensors of the result in a private memory map of the file. They cost no
+                memory until they are used, and stay if the file is replaced or deleted. If it is
+                cut short instead, using them ends the process (SIGBUS); if it is overwritten in
+                place, they change.
 
         Returns:
-            A dict of everything in the file, with the attributes `path` and `report`.
+            A dict of everything in the file, with the attributes `path` and `report`. Each field is
+            read from the file, and checked again, when it is first touched.
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
             scai.errors.MissingFieldError: a field is missing that is asked for (a `KeyError`).
             scai.errors.MismatchError: it does not fit (a `RuntimeError`); the message is the report.
             scai.errors.DamagedError: bytes are not what was saved (a `RuntimeError`).
+            scai.errors.PartialLoadError: bytes that were right could not be read a second time, when
+                model or optimizer were filled; they are not saved before a load has succeeded.
         """
+        return self._load(
+            self._existing(checkpoint_path),
+            {"model": model, "ema": ema},
+            optimizer,
+            {"scheduler": scheduler, "scaler": scaler, "dataloader": dataloader},
+            device,
+            strict=strict,
+            rng="required" if rng else "no",
+            remap=remap,
+            dry_run=dry_run,
+            mmap=mmap,
+        )
+
+    @no_collections()
+    def _load(
+        self,
+        path: Path,
+        models: Mapping[str, Any],
+        optimizer: Any,
+        parts: Mapping[str, Any],
+        device: Any,
+        *,
+        strict: bool,
+        rng: Literal["required", "if saved", "no"],
+        remap: Any,
+        dry_run: bool,
+        mmap: bool,
+    ) -> Checkpoint:
+        model = models["model"]
         check_order(model, optimizer)
         remap = _checked_remap(remap)
+        locate = locator(device)
+        if device is not None and not callable(device) and not isinstance(device, dict):
+            # Before anything is changed, not when the first field is read.
+            locate("cpu")
         self.flush()
-        path = self._existing(checkpoint_path)
         file = _native.File(path, self._allow_unprotected)
         file.check(self._threads)
         tree = file.tree()
@@ -529,36 +548,39 @@ class CheckpointManager:
         lift_all()
 
         tree.check_fields()
+        loads: list[Load] = []
         report = LoadReport()
-        models: list[ModelLoad] = []
-        if model is not None:
-            models.append(ModelLoad(tree.field("model_state_dict"), model, "model", strict, remap))
-            report = models[0].report
-        if ema is not None:
-            models.append(ModelLoad(tree.field("ema_state_dict"), ema, "ema", strict, remap))
-        optimizers: list[OptimizerLoad] = []
+        loaded = {
+            name: model_load(tree.field(f"{name}_state_dict"), each, name, strict, remap)
+            for name, each in models.items()
+            if each is not None
+        }
+        optimizers = []
         if optimizer is not None:
-            saved = tree.field("optimizer_state_dict")
-            optimizers.append(OptimizerLoad(saved, optimizer, model, strict, remap))
-            report.optimizer = optimizers[0].report
-        others = {"scheduler": scheduler, "scaler": scaler, "dataloader": dataloader}
-        parts = [
-            PartLoad(tree.field(f"{name}_state_dict"), other, name)
-            for name, other in others.items()
-            if other is not None
+            optimizers.append(OptimizerLoad(tree, optimizer, model, strict, remap))
+        loads += [
+            PartLoad(tree.field(f"{name}_state_dict"), part, name)
+            for name, part in parts.items()
+            if part is not None
         ]
-        random_state = tree.field("rng_state").decode(threads=self._threads) if rng else None
-        restore = None if random_state is None else _random.prepared(random_state)
+        loads += [*loaded.values(), *optimizers]
+        restore = None
+        if rng == "required" or (rng == "if saved" and "rng_state" in tree.keys()):
+            random_state = tree.field("rng_state").decode(threads=self._threads)
+            restore = _random.prepared(random_state)
+        if mmap and (mapping := mapped(file)) is not None:
+            content = tree.decode(map=mapping, locate=locate, threads=self._threads)
+            checkpoint = Checkpoint(content)
+        else:
+            checkpoint = Checkpoint.of(tree, locate, self._threads)
+        apply_all(loads, restore, dry_run)
 
-        mapping = mapped(file)
-        content = tree.decode(map=mapping, locate=locator(device), threads=self._threads)
-        if not dry_run:
-            _apply([*parts, *models, *optimizers])
-            if restore is not None:
-                restore()
         if not dry_run:
             self._note_read(path)
-        checkpoint = Checkpoint(content)
+        if model is not None:
+            report = loaded["model"].report
+        if optimizers:
+            report.optimizer = optimizers[0].report
         checkpoint.path = path
         checkpoint.report = report
         return checkpoint
@@ -578,6 +600,7 @@ class CheckpointManager:
         remap: Mapping[str, str] | None = None,
         at: int | None = None,
         on_unreadable: Literal["raise", "skip"] = "raise",
+        mmap: bool = False,
     ) -> Resumed | None:
         """Load the newest checkpoint that is sound; `None` in a directory without any.
 
@@ -607,21 +630,18 @@ class CheckpointManager:
         if found is None:
             return None
         path = self.checkpoint_dir / found["name"]
-        checkpoint = self.load_checkpoint(
+        checkpoint = self._load(
             path,
-            model,
+            {"model": model, "ema": ema},
             optimizer,
+            {"scheduler": scheduler, "scaler": scaler, "dataloader": dataloader},
             device,
-            strict,
-            scheduler=scheduler,
-            scaler=scaler,
-            ema=ema,
-            rng=False,
-            dataloader=dataloader,
+            strict=strict,
+            rng="if saved" if rng else "no",
             remap=remap,
+            dry_run=False,
+            mmap=mmap,
         )
-        if rng and "rng_state" in checkpoint:
-            _random.restore(checkpoint["rng_state"])
         if at is not None:
             self.rollback(at)
         skipped = Skipped.all_of(self.checkpoint_dir, found["skipped"])
@@ -775,24 +795,6 @@ class CheckpointManager:
         if latest is None:
             raise FileNotFoundError(f"there is no checkpoint in `{self.checkpoint_dir}`")
         return latest
-
-
-def _apply(loads: Sequence[PartLoad | OptimizerLoad | ModelLoad]) -> None:
-    """What may fail by the ways of others comes first, and is undone where it does."""
-    done = []
-    try:
-        for load in sorted(loads, key=lambda load: not load.may_fail):
-            if load.may_fail:
-                done.append(load)
-            load.apply()
-    except BaseException:
-        for load in reversed(done):
-            try:
-                load.undo()
-            except Exception:
-                # The error under way is the one to be seen.
-                _log.warning("what was loaded could not be undone as usual", exc_info=True)
-        raise
 
 
 def _statistics(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use twox_hash::XxHash3_128;
 
@@ -16,25 +16,25 @@ use crate::value::Value;
 
 /// What is known of a run of bytes of a record once it was read.
 #[derive(Debug)]
-struct Seen {
+pub(super) struct Seen {
     start: u64,
-    len: u64,
+    pub(super) len: u64,
     crc: crc32fast::Hasher,
     digests: Vec<u128>,
 }
 
 impl Seen {
     /// Nothing yet, of a run that begins with the chunk at `start`.
-    fn from(start: u64) -> Self {
+    pub(super) fn from(start: u64) -> Self {
         Self { start, len: 0, crc: crc32fast::Hasher::new(), digests: Vec::new() }
     }
 
     /// Reads the bytes that follow, whole chunks or up to the end of the record, and hashes them
     /// while they are in the cache.
-    fn read(&mut self, record: &RecordSource, buf: &mut [u8]) -> Result<()> {
-        let with_digests = matches!(record.check, Check::Chunks(..) | Check::Folded(..));
-        // Digests say more, and that the CRC-32 is the one that was written says the root.
-        let with_crc = record.crc.is_some() && !with_digests;
+    pub(super) fn read(&mut self, record: &RecordSource, buf: &mut [u8]) -> Result<()> {
+        let with_digests = !matches!(record.check, Check::Nothing);
+        // Where there are digests, the CRC-32 is covered by the root.
+        let with_crc = matches!(record.check, Check::Crc(_));
         for step in buf.chunks_mut(STEP) {
             record.read(self.start + self.len, step)?;
             for chunk in step.chunks(CHUNK_SIZE) {
@@ -51,29 +51,27 @@ impl Seen {
     }
 }
 
-/// Compares all that was seen of a record with what is kept of the whole, and remembers that it
-/// was right.
-fn check_whole(record: &RecordSource, mut seen: Vec<Seen>) -> Result<()> {
-    seen.sort_unstable_by_key(|seen| seen.start);
-    match &record.check {
-        Check::Folded(expected, known) => {
-            let found: Vec<u128> = seen.into_iter().flat_map(|seen| seen.digests).collect();
-            if fold(&found) != *expected {
-                return Err(record.whole_damaged(MISMATCH));
+impl RecordSource {
+    /// Compares all that was seen of the record with what is kept of the whole, and remembers the
+    /// digests of its chunks if it was right.
+    pub(super) fn check_whole(&self, mut seen: Vec<Seen>) -> Result<()> {
+        seen.sort_unstable_by_key(|seen| seen.start);
+        let crc = combine_crc(seen.iter().map(|seen| &seen.crc));
+        let found: Vec<u128> = seen.into_iter().flat_map(|seen| seen.digests).collect();
+        let known = match &self.check {
+            Check::Folded(expected, _) if fold(&found) != *expected => {
+                return Err(self.whole_damaged(MISMATCH));
             }
-            let _ = known.set(found);
-        }
-        Check::Crc(checked) => {
-            let crc = combine_crc(seen.iter().map(|seen| &seen.crc));
-            if record.crc.is_some_and(|expected| crc != expected) {
-                return Err(record.whole_damaged(MISMATCH_CRC));
+            Check::Crc(_) if self.crc.is_some_and(|expected| crc != expected) => {
+                return Err(self.whole_damaged(MISMATCH_CRC));
             }
-            checked.store(true, Ordering::Release);
-        }
-        // Each chunk was compared with its own digest.
-        Check::Chunks(..) | Check::Nothing => {}
+            Check::Folded(_, known) | Check::Crc(known) => known,
+            // Each chunk was compared with its own digest.
+            Check::Chunks(..) | Check::Nothing => return Ok(()),
+        };
+        let _ = known.set(found);
+        Ok(())
     }
-    Ok(())
 }
 
 /// A pass over a record that has one checksum for the whole.
@@ -98,7 +96,7 @@ impl Pass for WholePass<'_> {
     }
 
     fn finish(&self) -> Result<()> {
-        check_whole(self.record, std::mem::take(&mut *held(&self.seen)))
+        self.record.check_whole(std::mem::take(&mut *held(&self.seen)))
     }
 }
 
@@ -106,6 +104,8 @@ impl Pass for WholePass<'_> {
 struct Verifying<'a> {
     record: &'a RecordSource,
     state: Mutex<State>,
+    /// What the system kept of the file in memory was dropped.
+    forgotten: AtomicBool,
 }
 
 #[derive(Default)]
@@ -148,7 +148,8 @@ impl Verifying<'_> {
         state.left -= 1;
         if state.left == 0 && state.damage.is_empty() {
             let seen = std::mem::take(&mut state.seen);
-            state.damage.extend(check_whole(self.record, seen).err());
+            let damage = self.record.check_whole(seen).err();
+            state.damage.extend(damage.filter(|_| !self.is_right_again()));
         }
     }
 
@@ -159,9 +160,29 @@ impl Verifying<'_> {
         let expected = table.get(range.clone()).unwrap_or_default();
         let first = (start / CHUNK_SIZE as u64) as usize;
         for (i, digest) in found.drain(..).enumerate() {
-            if expected.get(first + i) != Some(&digest) {
-                damage.push(self.record.chunk_damaged(start + (i * CHUNK_SIZE) as u64));
+            let (at, expected) = (start + (i * CHUNK_SIZE) as u64, expected.get(first + i));
+            if expected != Some(&digest) && !self.matches_again(at, expected) {
+                damage.push(self.record.chunk_damaged(at));
             }
+        }
+    }
+
+    /// Reads a chunk once more, from the device: a bit may have flipped on the way here, and a sound
+    /// checkpoint must not be called damaged.
+    fn matches_again(&self, at: u64, expected: Option<&u128>) -> bool {
+        self.forget_cached();
+        self.record.matches_again(at, expected)
+    }
+
+    fn is_right_again(&self) -> bool {
+        self.forget_cached();
+        self.record.is_right_again()
+    }
+
+    /// Once is enough, however much of it is damaged.
+    fn forget_cached(&self) {
+        if !self.forgotten.swap(true, Ordering::Relaxed) {
+            self.record.file.forget_cached();
         }
     }
 }
@@ -181,7 +202,8 @@ pub(super) fn verify_all(
         .iter()
         .map(|record| {
             let left = pieces(record) as usize;
-            Verifying { record, state: Mutex::new(State { left, ..State::default() }) }
+            let state = Mutex::new(State { left, ..State::default() });
+            Verifying { record, state, forgotten: AtomicBool::default() }
         })
         .collect();
     let tasks: Vec<(&Verifying<'_>, u64)> = verifying

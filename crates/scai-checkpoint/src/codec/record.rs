@@ -3,13 +3,12 @@
 use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use twox_hash::XxHash3_128;
 
-use super::digest::{digests, fold};
-use super::pass::WholePass;
+use super::digest::fold;
+use super::pass::{Seen, WholePass};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
@@ -23,6 +22,9 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How often chunks are read again that could not be read or do not match.
+const RETRIES: usize = 2;
+
 pub(super) const MISMATCH: &str = "checksum mismatch";
 pub(super) const MISMATCH_CRC: &str = "checksum mismatch (CRC-32)";
 
@@ -33,8 +35,9 @@ pub(super) enum Check {
     Chunks(Arc<[u128]>, Range<usize>),
     /// One digest folded from those of its chunks, which are kept once they were found right.
     Folded(u128, OnceLock<Vec<u128>>),
-    /// The zip's CRC-32 of the whole, and whether it was found right before.
-    Crc(AtomicBool),
+    /// The zip's CRC-32 of the whole. What its chunks' digests were when it was found right is kept:
+    /// the file may change afterwards.
+    Crc(OnceLock<Vec<u128>>),
     /// Nothing: the file carries no checksums, and the caller accepted that.
     Nothing,
 }
@@ -90,8 +93,8 @@ impl RecordSource {
                     scratch.resize(len, 0);
                 }
                 let chunks = &mut scratch[..len];
-                self.read(start, chunks)?;
-                self.check_chunks(digests, start, chunks)?;
+                let checked = self.read_checked(digests, start, chunks);
+                checked.or_else(|error| self.read_again(digests, start, chunks, error))?;
                 let wanted = &chunks[(at - start) as usize..];
                 let (part, after) = rest.split_at_mut(wanted.len().min(rest.len()));
                 part.copy_from_slice(&wanted[..part.len()]);
@@ -100,6 +103,35 @@ impl RecordSource {
             }
             Ok(())
         })
+    }
+
+    fn read_checked(&self, digests: &[u128], start: u64, chunks: &mut [u8]) -> Result<()> {
+        self.read(start, chunks)?;
+        self.check_chunks(digests, start, chunks)
+    }
+
+    /// Reads chunks again after `error`: memory or a bus may have failed once, and whoever fills the
+    /// memory of a model has no other way out.
+    fn read_again(
+        &self,
+        digests: &[u128],
+        start: u64,
+        chunks: &mut [u8],
+        error: Error,
+    ) -> Result<()> {
+        for _ in 0..RETRIES {
+            self.file.forget_cached();
+            if self.read_checked(digests, start, chunks).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(error)
+    }
+
+    /// Whether the chunk at `start` has this digest when it is read once more.
+    pub(super) fn matches_again(&self, start: u64, digest: Option<&u128>) -> bool {
+        let mut chunk = vec![0; (self.size.saturating_sub(start)).min(CHUNK_SIZE as u64) as usize];
+        self.read(start, &mut chunk).is_ok() && digest == Some(&XxHash3_128::oneshot(&chunk))
     }
 
     /// Compares whole chunks that begin at `start` with their digests.
@@ -124,70 +156,38 @@ impl RecordSource {
     }
 
     /// Reads `buf`; the whole record is checked the first time, and each chunk from then on.
-    fn read_folded(
-        &self,
-        folded: u128,
-        known: &OnceLock<Vec<u128>>,
-        offset: u64,
-        buf: &mut [u8],
-    ) -> Result<()> {
+    fn read_whole(&self, known: &OnceLock<Vec<u128>>, offset: u64, buf: &mut [u8]) -> Result<()> {
         if let Some(known) = known.get() {
             return self.read_chunks(known, offset, buf);
         }
         let whole = offset == 0 && buf.len() as u64 == self.size;
-        let mut found = Vec::new();
+        let mut seen = Seen::from(0);
         if whole {
-            self.read(0, buf)?;
-            found = digests(buf);
+            seen.read(self, buf)?;
         } else {
-            self.scan(|_, bytes| found.extend(digests(bytes)))?;
+            self.scan(&mut seen)?;
         }
-        if fold(&found) != folded {
-            return Err(self.whole_damaged(MISMATCH));
+        self.check_whole(vec![seen])?;
+        match known.get() {
+            Some(known) if !whole => self.read_chunks(known, offset, buf),
+            _ => Ok(()),
         }
-        let known = known.get_or_init(|| found);
-        if whole { Ok(()) } else { self.read_chunks(known, offset, buf) }
     }
 
-    /// Reads `buf`; the whole record is checked the first time.
-    fn read_crc(&self, checked: &AtomicBool, offset: u64, buf: &mut [u8]) -> Result<()> {
-        if checked.load(Ordering::Acquire) {
-            return self.read(offset, buf);
+    /// Reads the whole record.
+    fn scan(&self, seen: &mut Seen) -> Result<()> {
+        let mut step = vec![0; STEP.min(self.size as usize)];
+        while seen.len < self.size {
+            let len = (self.size - seen.len).min(STEP as u64) as usize;
+            seen.read(self, &mut step[..len])?;
         }
-        let crc = if offset == 0 && buf.len() as u64 == self.size {
-            self.read(0, buf)?;
-            crc32fast::hash(buf)
-        } else {
-            self.scan(|at, bytes| {
-                // The part of this step that was asked for.
-                let (from, to) =
-                    (at.max(offset), (at + bytes.len() as u64).min(offset + buf.len() as u64));
-                if from < to {
-                    buf[(from - offset) as usize..(to - offset) as usize]
-                        .copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
-                }
-            })?
-        };
-        if Some(crc) != self.crc {
-            return Err(self.whole_damaged(MISMATCH_CRC));
-        }
-        checked.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Reads the whole record and returns its CRC-32; `visit` sees every step.
-    fn scan(&self, mut visit: impl FnMut(u64, &[u8])) -> Result<u32> {
-        let mut crc = crc32fast::Hasher::new();
-        let mut step = vec![0; STEP.min(self.size as usize)];
-        let mut at = 0;
-        while at < self.size {
-            let len = (self.size - at).min(STEP as u64) as usize;
-            self.read(at, &mut step[..len])?;
-            crc.update(&step[..len]);
-            visit(at, &step[..len]);
-            at += len as u64;
-        }
-        Ok(crc.finalize())
+    /// Whether the whole record is right when it is read once more.
+    pub(super) fn is_right_again(&self) -> bool {
+        let mut seen = Seen::from(0);
+        self.scan(&mut seen).is_ok() && self.check_whole(vec![seen]).is_ok()
     }
 }
 
@@ -201,16 +201,14 @@ impl Source for RecordSource {
             Check::Chunks(table, range) => {
                 self.read_chunks(table.get(range.clone()).unwrap_or_default(), offset, buf)
             }
-            Check::Folded(folded, known) => self.read_folded(*folded, known, offset, buf),
-            Check::Crc(checked) => self.read_crc(checked, offset, buf),
+            Check::Folded(_, known) | Check::Crc(known) => self.read_whole(known, offset, buf),
             Check::Nothing => self.read(offset, buf),
         }
     }
 
     fn pass(&self) -> Box<dyn Pass + '_> {
         match &self.check {
-            Check::Folded(_, known) if known.get().is_none() => Box::new(WholePass::new(self)),
-            Check::Crc(checked) if !checked.load(Ordering::Acquire) => {
+            Check::Folded(_, known) | Check::Crc(known) if known.get().is_none() => {
                 Box::new(WholePass::new(self))
             }
             _ => Box::new(PlainPass(self)),

@@ -237,13 +237,18 @@ pub fn transfer_optimizer(
         Some(Value::Dict(state)) => state.clone(),
         _ => Dict::new(),
     };
-    let by_name: HashMap<String, &Value> = saved_names
+    let by_number: HashMap<i64, &Value> = saved_state
+        .entries
         .iter()
-        .enumerate()
-        .filter_map(|(i, name)| Some((options.rename(name), entry(saved_state, i)?)))
+        .filter_map(|(key, state)| Some((key.as_int()?, state)))
+        .collect();
+    let by_name: HashMap<String, &Value> = (0..)
+        .zip(saved_names)
+        .filter_map(|(i, name)| Some((options.rename(name), *by_number.get(&i)?)))
         .collect();
     let mut report = LoadReport::default();
-    for (i, TensorSpec { name, dtype, shape }) in model.iter().enumerate() {
+    let mut found: HashMap<i64, &Value> = HashMap::new();
+    for (i, TensorSpec { name, dtype, shape }) in (0..).zip(model) {
         match by_name.get(name) {
             None => report.missing.push(name.clone()),
             Some(state) => match misfit(state, shape) {
@@ -253,13 +258,14 @@ pub fn transfer_optimizer(
                     model: (*dtype, shape.clone()),
                 }),
                 None => {
-                    moved.entries.retain(|(key, _)| key.as_int() != Some(i as i64));
-                    moved.entries.push((Value::Int(i as i64), (*state).clone()));
+                    found.insert(i, state);
                     report.loaded.push(name.clone());
                 }
             },
         }
     }
+    moved.entries.retain(|(key, _)| key.as_int().is_none_or(|i| !found.contains_key(&i)));
+    moved.entries.extend(found.into_iter().map(|(i, state)| (Value::Int(i), state.clone())));
     let expected: HashSet<&str> = model.iter().map(|spec| spec.name.as_str()).collect();
     report.unexpected = saved_names
         .iter()
@@ -286,12 +292,15 @@ fn not_an_optimizer(value: &Value) -> Error {
     ))
 }
 
-fn entry(state: &Dict, index: usize) -> Option<&Value> {
-    state.entries.iter().find(|(key, _)| key.as_int() == Some(index as i64)).map(|(_, v)| v)
-}
-
-/// The first tensor of a parameter's state that is neither a single number nor of its shape.
+/// The first tensor of a parameter's state that is neither a single number, nor of its shape, nor
+/// summed up over some of its dimensions.
 fn misfit<'a>(state: &'a Value, shape: &[usize]) -> Option<&'a Tensor> {
-    let tensors = state.as_dict()?.entries.iter().filter_map(|(_, value)| value.as_tensor());
-    tensors.into_iter().find(|tensor| tensor.numel() != 1 && tensor.shape() != shape)
+    let fits = |tensor: &Tensor| {
+        let mut sizes = tensor.shape().iter().zip(shape);
+        tensor.numel() == 1
+            || tensor.shape().len() == shape.len()
+                && sizes.all(|(theirs, ours)| theirs == ours || *theirs == 1)
+    };
+    let mut tensors = state.as_dict()?.entries.iter().filter_map(|(_, value)| value.as_tensor());
+    tensors.find(|tensor| !fits(tensor))
 }

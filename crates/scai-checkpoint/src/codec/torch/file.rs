@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
@@ -151,7 +150,7 @@ impl TorchFile {
                     Check::Chunks(Arc::clone(&table), start..at)
                 }
                 Protection::None => Check::Nothing,
-                _ => Check::Crc(AtomicBool::new(false)),
+                _ => Check::Crc(OnceLock::new()),
             };
             let crc = (protection != Protection::None).then_some(record.crc);
             let source = source(&file, record, crc, check);

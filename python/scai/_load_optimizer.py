@@ -1,0 +1,455 @@
+"""Loading an optimizer: its state goes with the parameters, and only one that it can step with."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scai import _native
+from scai._files import THREADS
+from scai._load import state_of
+from scai._load_module import Remap, Spec, _is_lazy
+from scai._report import LoadReport
+from scai.errors import MismatchError, MissingFieldError
+
+Groups = list[dict[str, Any]]
+Names = list[list[str]]
+
+_NOT_HYPERPARAMETERS = {"params", "param_names"}
+
+
+def parameter_names(model: Any, optimizer: Any) -> Names | None:
+    """The names of the optimizer's parameters, group by group, as far as the model knows them."""
+    groups = getattr(optimizer, "param_groups", None)
+    if groups is None:
+        return None
+    if all("param_names" in group for group in groups):
+        return [list(group["param_names"]) for group in groups]
+    named_parameters = getattr(model, "named_parameters", None)
+    if named_parameters is None:
+        return None
+    names = {id(parameter): name for name, parameter in named_parameters()}
+    found = [[names.get(id(parameter)) for parameter in group["params"]] for group in groups]
+    if any(name is None for group in found for name in group):
+        return None
+    return [[str(name) for name in group] for group in found]
+
+
+def note(optimizer: Any) -> str | None:
+    """What is kept beside a checkpoint: the class of the optimizer, and those it is derived from."""
+    if optimizer is None or isinstance(optimizer, Mapping):
+        return None
+    return json.dumps({"optimizer": _classes(optimizer)})
+
+
+def _classes(optimizer: Any) -> list[str]:
+    """The names of a class and those it is derived from, without what all optimizers are."""
+    names = [_class_name(cls) for cls in type(optimizer).__mro__[:-1]]
+    return [name for name in names if name not in _NO_KIND] or names
+
+
+def _class_name(cls: type) -> str:
+    # PyTorch moves its own between modules.
+    is_torch = f"{cls.__module__}.".startswith("torch.optim.")
+    return f"{'torch.optim' if is_torch else cls.__module__}.{cls.__qualname__}"
+
+
+_NO_KIND = {"torch.optim.Optimizer", "typing.Generic", "abc.ABC"}
+# One derives from the other only in newer versions of PyTorch.
+_ALIKE = [{"torch.optim.Adam", "torch.optim.AdamW"}]
+
+
+def _written_by(tree: _native.Tree) -> list[str]:
+    """The classes of the optimizer whose state the checkpoint holds; none where it does not say."""
+    try:
+        classes = json.loads(tree.note() or "{}")["optimizer"]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [str(name) for name in classes] if isinstance(classes, list) else []
+
+
+class OptimizerLoad:
+    """A load of an optimizer.
+
+    A strict one takes everything from the file, as PyTorch does. Otherwise the state of each
+    parameter is taken, by its name where names are known, and hyperparameters stay as they are.
+    """
+
+    what = "optimizer"
+
+    def __init__(
+        self, checkpoint: _native.Tree, optimizer: Any, model: Any, strict: bool, remap: Remap
+    ) -> None:
+        self._tree = checkpoint.field("optimizer_state_dict")
+        if not callable(getattr(optimizer, "load_state_dict", None)):
+            raise TypeError(
+                f"`optimizer` is a {type(optimizer).__name__}, which has no load_state_dict()"
+            )
+        self.target = optimizer
+        self.report = LoadReport()
+        # PyTorch's own way only takes what it is given, once the groups are known to match.
+        self.may_fail = not _loads_as_torch(optimizer)
+        self._strict = strict
+        self._current = state_of(optimizer, "optimizer")
+        self._theirs = _written_by(checkpoint)
+        self._ours = _classes(optimizer)
+        self._groups: Groups | None = None
+        # By the numbers that the state in `_tree` has: the optimizer's own, and names by these.
+        self._numbers: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+        self._state: Any = None
+        self._before: Any = None
+        self._filling: _native.Filling | None = None
+        self._has_begun = False
+        if isinstance(self._current, Mapping) and "param_groups" in self._current:
+            self._match(model, remap)
+
+    # What is taken
+
+    def _match(self, model: Any, remap: Remap) -> None:
+        saved, ours = _groups(self._tree), self._current["param_groups"]
+        names = parameter_names(model, self.target)
+        theirs = [list(group["param_names"]) for group in saved if "param_names" in group]
+        if len(theirs) != len(saved):
+            theirs = []
+        theirs = [_native.renamed(group, list(remap.items())) for group in theirs]
+        if self._strict:
+            self._check_class(saved, ours)
+        if names is None or not theirs:
+            if _sizes(saved) != _sizes(ours):
+                raise MismatchError(_differ(self._tree, saved, ours))
+            self.report.loaded = [name for group in names or [] for name in group]
+            theirs = names = [[str(number) for number in group["params"]] for group in ours]
+        else:
+            self.report.loaded = [name for group in names for name in group]
+        flat = _flat(ours)
+        self._names = dict(zip(flat, (name for group in names for name in group), strict=True))
+        if not self._strict:
+            self._groups = [dict(group) for group in ours]
+            self._take_what_fits(saved, theirs)
+        elif theirs == names:
+            self._groups = _merged(saved, ours)
+            self._numbers = dict(zip(_flat(saved), flat, strict=True))
+        else:
+            self._check_names(saved, theirs, names, bool(remap))
+            self._groups = _merged(saved, ours)
+            self._move(theirs)
+
+    def _check_class(self, saved: Groups, ours: Groups) -> None:
+        """Refuse the state of another optimizer, with which the next step would fail."""
+        found: list[str] = []
+        if not self._is_related():
+            found.append(f"class in the checkpoint: {self._theirs[0]}")
+            found.append(f"class of the optimizer: {self._ours[0]}")
+        for own, theirs in zip(ours, saved, strict=False):
+            # Versions of one optimizer differ in what the newer one has besides.
+            lacking = own.keys() - theirs.keys() - _NOT_HYPERPARAMETERS
+            unknown = theirs.keys() - own.keys() - _NOT_HYPERPARAMETERS
+            if lacking and unknown:
+                found.append(f"in the checkpoint only: {', '.join(sorted(unknown))}")
+                found.append(f"in the optimizer only: {', '.join(sorted(lacking))}")
+                break
+        if found:
+            raise self._other_class(found)
+
+    def _other_class(self, found: Sequence[str]) -> MismatchError:
+        lines = "".join(f"\n  {line}" for line in found)
+        return MismatchError(
+            f"{_does_not_match(self._tree)}{lines}\n"
+            "it was saved from an optimizer of another class; leave `optimizer` out of the call "
+            "to load the model alone"
+        )
+
+    def _is_related(self) -> bool:
+        """Whether one class is the other, or derived from it, as far as the checkpoint says."""
+        if not self._theirs:
+            return True
+        theirs, ours = self._theirs[0], self._ours[0]
+        if theirs in self._ours or ours in self._theirs:
+            return True
+        if any({theirs, ours} <= alike for alike in _ALIKE):
+            return True
+        # A program's own class may be in `__main__` one day and in a module the other.
+        own = not any(name.startswith("torch.optim.") for name in (theirs, ours))
+        return own and theirs.rpartition(".")[2] == ours.rpartition(".")[2]
+
+    def _check_names(self, saved: Groups, theirs: Names, ours: Names, remap: bool) -> None:
+        """Refuse other names than the optimizer's; `remap` may put them into another order."""
+        if remap and [sorted(group) for group in theirs] == [sorted(group) for group in ours]:
+            return
+        differ = _differ(self._tree, saved, self._current["param_groups"])
+        advice = (
+            f"the saved parameters have other names or another order{' after `remap`' * remap}: "
+            "load with strict=False to move the state of each by its name"
+        )
+        raise MismatchError(f"{differ}\n{advice}")
+
+    def _take_what_fits(self, saved: Groups, theirs: Names) -> None:
+        if not self._is_related():
+            self._tree = _no_state()
+            self.report = LoadReport(missing=list(self._names.values()))
+            self.report.hints.append(
+                f"the saved state is of the class {self._theirs[0]}, which {self._ours[0]} cannot "
+                "go on with: none of it was taken over"
+            )
+            return
+        self._move(theirs)
+        if self.report.loaded:
+            self.report.hints += _kept(saved, self._current["param_groups"])
+
+    def _move(self, theirs: Names) -> None:
+        """Move the state of each parameter to the number that it has here, by its name."""
+        parameters = self._parameters()
+        specs = [_spec(name, parameters[number]) for number, name in self._names.items()]
+        flat = [name for group in theirs for name in group]
+        self._tree, report = self._tree.transferred(flat, _no_state(), specs, [])
+        self._numbers = dict(enumerate(self._names))
+        self.report = LoadReport.of(report)
+
+    # What is done
+
+    def prepare(self) -> None:
+        """Read the state, and find out whether the optimizer can step with it."""
+        if self._groups is None:
+            self._state = self._tree.decode(threads=THREADS)
+            self._before = copy.deepcopy(self._current)
+            return
+        if self.may_fail or not self._reads_in_place():
+            # A load of its own might fail half way; what it has must still be there then.
+            self._filling = None
+            self._state = self._read(self._tree.decode(threads=THREADS))
+        if self._theirs[:1] != self._ours[:1] or not self._strict:
+            self._check_steps()
+        if self.may_fail:
+            self._before = copy.deepcopy(self._current)
+        else:
+            self._say_what_is_cast()
+            self._before = dict(self.target.__dict__)
+
+    def _reads_in_place(self) -> bool:
+        own = self._current["state"]
+        template = {number: own[ours] for number, ours in self._numbers.items() if ours in own}
+        decoded, self._filling = self._tree.decode_into({"state": template}, THREADS)
+        self._state = self._read(decoded)
+        return self._is_in_place()
+
+    def _read(self, decoded: Any) -> dict[str, Any]:
+        """The state by the optimizer's own numbers, and the groups."""
+        saved = decoded.get("state") if isinstance(decoded, Mapping) else None
+        if not isinstance(saved, Mapping):
+            raise MissingFieldError("the saved `optimizer_state_dict` has no `state`", "state")
+        state = {self._numbers.get(number, number): values for number, values in saved.items()}
+        if not self._strict:
+            # What was not found stays.
+            state = {**self._current["state"], **state}
+        rest = {key: value for key, value in decoded.items() if key not in ("state", "param_groups")}
+        return {**rest, "state": state, "param_groups": self._groups}
+
+    def _parameters(self) -> dict[int, Any]:
+        """The parameters by their numbers."""
+        parameters = [p for group in self.target.param_groups for p in group["params"]]
+        return dict(zip(_flat(self._current["param_groups"]), parameters, strict=True))
+
+    def _is_in_place(self) -> bool:
+        """Whether all tensors of the state are those that the optimizer has, in the same places."""
+        import torch
+
+        parameters, current = self._parameters(), self._current["state"]
+        return all(
+            (parameter := parameters.get(number)) is not None
+            and isinstance(values, dict)
+            and isinstance(own := current.get(number), dict)
+            and all(
+                own.get(key) is value and not _is_cast(key, value, parameter)
+                if isinstance(value, torch.Tensor)
+                # PyTorch makes tensors of some numbers that old versions saved.
+                else _is_plain_value(value) and not isinstance(own.get(key), torch.Tensor)
+                for key, value in values.items()
+            )
+            for number, values in self._state["state"].items()
+        )
+
+    def _check_steps(self) -> None:
+        """Leave out state that the optimizer cannot step with; a strict load refuses it."""
+        from scai._optimizer_step import Steps
+
+        steps = Steps(self.target, self._groups or [])
+        parameters, state = self._parameters(), self._state["state"]
+        current = self._current["state"]
+        for index, group in enumerate(self._groups or []):
+            for number in group["params"]:
+                values = state.get(number)
+                if not values or not isinstance(values, dict) or values is current.get(number):
+                    continue
+                is_same = self._theirs[:1] == self._ours[:1]
+                lacking = steps.lacking(index, parameters[number], values, is_same)
+                if lacking is None:
+                    continue
+                if self._strict:
+                    raise self._other_class([lacking])
+                state.pop(number)
+                if number in current:
+                    state[number] = current[number]
+                self._leave_out(self._names.get(number, str(number)), lacking)
+
+    def _leave_out(self, name: str, lacking: str) -> None:
+        if name in self.report.loaded:
+            self.report.loaded.remove(name)
+        self.report.missing.append(name)
+        hint = f"saved state was left out, since the next step would fail: {lacking}"
+        if hint not in self.report.hints:
+            self.report.hints.append(hint)
+
+    def _say_what_is_cast(self) -> None:
+        """Report what PyTorch converts to the type of the parameter."""
+        import torch
+
+        parameters, cast = self._parameters(), []
+        for number, values in self._state["state"].items():
+            if (parameter := parameters.get(number)) is None or not isinstance(values, dict):
+                continue
+            cast += [
+                f"{self._names.get(number, number)}.{key}: {value.dtype} in the checkpoint, "
+                f"{parameter.dtype} in the optimizer".replace("torch.", "")
+                for key, value in values.items()
+                if isinstance(value, torch.Tensor) and _is_cast(key, value, parameter)
+            ]
+        if cast:
+            more = f"; … and {len(cast) - _SHOWN} more" * (len(cast) > _SHOWN)
+            self.report.hints.append(
+                "converted to the element type of the parameter, as PyTorch does: "
+                f"{'; '.join(cast[:_SHOWN])}{more}"
+            )
+
+    def apply(self) -> None:
+        """Give the optimizer its state, in the place of the one it has where that fits."""
+        if self._groups is not None:
+            named = any("param_names" in group for group in self._current["param_groups"])
+            for group in self._state["param_groups"]:
+                # PyTorch allows no unnamed group beside a named one.
+                if not named:
+                    group.pop("param_names", None)
+        if self._filling is None:
+            self.target.load_state_dict(self._state)
+            return
+        # PyTorch looks for each tensor among all parameters, which takes longer than all the rest.
+        parameters, state = self._parameters(), self._state["state"]
+        self._filling.check()
+        self.target.load_state_dict({**self._state, "state": {}})
+        for number, values in state.items():
+            self.target.state[parameters[number]] = values
+
+    def fill(self) -> None:
+        """Fill the tensors that it keeps."""
+        if self._filling is not None:
+            self._has_begun = True
+            self._filling.fill(THREADS)
+
+    def undo(self) -> list[str]:
+        """Give it back what it had, but for tensors that were filled in their place."""
+        if self.may_fail:
+            self.target.load_state_dict(self._before)
+        else:
+            self.target.__dict__.clear()
+            self.target.__dict__.update(self._before)
+        if not self._has_begun or self._filling is None:
+            return []
+        return [f"optimizer.{name}" for name in self._filling.names()]
+
+
+_SHOWN = 5
+
+
+def _no_state() -> _native.Tree:
+    return _native.Tree.encode({"state": {}, "param_groups": []})
+
+
+def _loads_as_torch(optimizer: Any) -> bool:
+    """Whether an optimizer is loaded by PyTorch's own way, without hooks."""
+    import torch
+
+    ordinary = torch.optim.Optimizer
+    return (
+        isinstance(optimizer, ordinary)
+        and type(optimizer).load_state_dict is ordinary.load_state_dict
+        and not optimizer._optimizer_load_state_dict_pre_hooks
+        and not optimizer._optimizer_load_state_dict_post_hooks
+    )
+
+
+def _is_cast(key: str, value: Any, parameter: Any) -> bool:
+    """Whether PyTorch converts a tensor of the state to the type of its parameter."""
+    return key != "step" and parameter.is_floating_point() and value.dtype != parameter.dtype
+
+
+def _is_plain_value(value: Any) -> bool:
+    """Whether PyTorch takes a value of an optimizer's state over as it is."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _flat(groups: Groups) -> list[int]:
+    return [number for group in groups for number in group["params"]]
+
+
+def _sizes(groups: Groups) -> list[int]:
+    return [len(group["params"]) for group in groups]
+
+
+def _merged(saved: Groups, ours: Groups) -> Groups:
+    """The saved hyperparameters, with the numbers and names of the optimizer's own parameters."""
+    own = [{key: group[key] for key in _NOT_HYPERPARAMETERS & group.keys()} for group in ours]
+    return [{**group, **each} for group, each in zip(saved, own, strict=True)]
+
+
+def _kept(saved: Groups, ours: Groups) -> list[str]:
+    """What a load that is not strict leaves as it is, where the checkpoint differs."""
+    differing = [
+        f"{name} {own[name]!r} ({theirs[name]!r} in the checkpoint)"
+        for own, theirs in zip(ours, saved, strict=False)
+        for name in own
+        if name in theirs and name not in _NOT_HYPERPARAMETERS and _differs(own[name], theirs[name])
+    ]
+    return [f"kept: {each}" for each in dict.fromkeys(differing)][:_SHOWN]
+
+
+def _differs(a: Any, b: Any) -> bool:
+    try:
+        return bool(a != b)
+    except Exception:
+        # Tensors of several elements, or on two devices.
+        return True
+
+
+def _groups(tree: _native.Tree) -> Groups:
+    part = tree.part("param_groups")
+    if part is None:
+        raise MissingFieldError(
+            "the saved `optimizer_state_dict` has no `param_groups`: it was saved without an "
+            f"optimizer, or is of another kind; it has: {', '.join(tree.keys()) or 'nothing'}",
+            "param_groups",
+        )
+    groups: Groups = part.decode(threads=THREADS)
+    return groups
+
+
+def _differ(tree: _native.Tree, saved: Groups, current: Groups) -> str:
+    def sizes(groups: Groups) -> str:
+        return ", ".join(map(str, _sizes(groups)))
+
+    return (
+        f"{_does_not_match(tree)}\n"
+        f"  parameters by group in the checkpoint: {sizes(saved)}\n"
+        f"  parameters by group in the optimizer: {sizes(current)}"
+    )
+
+
+def _does_not_match(tree: _native.Tree) -> str:
+    place = f"checkpoint `{tree.path}`: " if tree.path else ""
+    return f"{place}the optimizer does not match, and nothing was loaded"
+
+
+def _spec(name: str, parameter: Any) -> Spec:
+    shape = [] if _is_lazy(parameter) else list(parameter.shape)
+    return name, str(parameter.dtype).removeprefix("torch."), shape
