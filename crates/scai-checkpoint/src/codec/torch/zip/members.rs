@@ -1,7 +1,7 @@
 //! What any zip file holds, whoever wrote it: good enough to name it and to find its members. A
 //! file of PyTorch is read by [`read`](super::read), which believes nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::inflate::{Inflated, check_sizes};
 use super::{
@@ -104,7 +104,7 @@ impl Member {
         let deflated = (self.method == DEFLATED).then_some(self.stored);
         let record = Record { name, header: self.header, data, size, deflated, crc };
         check_sizes(file.len(), std::slice::from_ref(&record))?;
-        Ok(source(file, record, Some(crc), Check::Crc(false.into())))
+        Ok(source(file, record, Some(crc), Check::Crc(OnceLock::new())))
     }
 }
 
