@@ -27,7 +27,7 @@ fn bits(float: f64) -> String {
 
 impl Describer {
     fn node(&mut self, value: &Value) -> Json {
-        match value {
+        match value.resolved() {
             Value::None => json!({"t": "none"}),
             Value::Bool(v) => json!({"t": "bool", "v": v}),
             Value::Int(v) => json!({"t": "int", "v": v.to_string()}),

@@ -110,11 +110,12 @@ fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
 }
 
 /// Everything a tree holds, as bytes: two trees are the same if theirs are. Cheaper than
-/// [`crate::describe`], and it sees which tensors share a storage.
+/// [`crate::describe`], and it sees which tensors share a storage and which values are one object.
 #[derive(Default)]
 pub(crate) struct Fingerprint {
     bytes: Vec<u8>,
     storages: HashMap<usize, usize>,
+    shared: HashMap<usize, usize>,
 }
 
 impl Fingerprint {
@@ -141,7 +142,15 @@ impl Fingerprint {
     }
 
     fn value(&mut self, value: &Value) {
-        match value {
+        // Equal strings become one object when they are written.
+        if let (Some(id), None) = (value.shared_id(), value.as_str()) {
+            let next = self.shared.len();
+            let known = *self.shared.entry(id).or_insert(next);
+            if known != next {
+                return self.text(26, &known.to_le_bytes());
+            }
+        }
+        match value.resolved() {
             Value::None => self.bytes.push(0),
             Value::Bool(v) => self.bytes.push(1 + u8::from(*v)),
             Value::Int(v) => self.text(3, &v.to_le_bytes()),

@@ -45,6 +45,7 @@ mod races;
 mod read_into;
 mod replay;
 mod safetensors;
+mod shared;
 mod store;
 mod store_faults;
 mod strace;

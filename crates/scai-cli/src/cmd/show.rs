@@ -17,7 +17,7 @@ use crate::progress;
 use crate::render::tree::{Line, lines};
 use crate::render::{
     count, counted, flat_list, number, one_line, paint, printable, scalar, size, style, table,
-    to_json, write_json, write_table,
+    to_json, write_json, write_long_table, write_table,
 };
 
 /// Elements of a single tensor that are shown.
@@ -52,6 +52,9 @@ struct Entry {
     value: Option<Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor: Option<TensorEntry>,
+    /// Of a container that is the same object as one before, which has its entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    same_as: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -163,19 +166,19 @@ fn contents(
         headings = vec!["NAME", "TYPE", ">SIZE", "SHAPE"];
         headings.extend([">MIN", ">MAX", ">MEAN", ">STD", ">NORM", ">NAN", ">INF"]);
     }
-    let mut rows: Vec<Vec<String>> = lines.iter().map(|line| line.cells().into()).collect();
-    if args.stats {
-        for (row, stats) in rows.iter_mut().zip(measured(&lines)?) {
-            row.extend(stats.as_ref().map_or_else(Default::default, stats_cells));
-        }
-    }
+    let stats = if args.stats { measured(&lines)? } else { Vec::new() };
+    let row = |i: usize| {
+        let mut row: Vec<String> = lines[i].cells().into();
+        row.extend(stats.get(i).and_then(Option::as_deref).into_iter().flat_map(stats_cells));
+        row
+    };
     let headings: Vec<String> = headings.into_iter().map(str::to_owned).collect();
-    write_table(out, &table(&headings, rows))?;
+    write_long_table(out, &headings, lines.len(), &row)?;
     Ok(())
 }
 
 /// The statistics of the tensors among the lines; tied ones are measured once.
-fn measured(lines: &[Line<'_>]) -> Result<Vec<Option<Stats>>, Failure> {
+fn measured(lines: &[Line<'_>]) -> Result<Vec<Option<Box<Stats>>>, Failure> {
     let tensor =
         |line: &Line<'_>| line.value.as_tensor().filter(|_| line.tied_to.is_none()).cloned();
     let total = lines.iter().filter_map(tensor).map(|tensor| tensor.nbytes()).sum();
@@ -184,7 +187,7 @@ fn measured(lines: &[Line<'_>]) -> Result<Vec<Option<Stats>>, Failure> {
         let Some(tensor) = tensor(line) else { return Ok(None) };
         let stats = stats(&tensor).map_err(|error| error.at_tensor(&line.path))?;
         bar.inc(tensor.nbytes());
-        Ok(stats)
+        Ok(stats.map(Box::new))
     });
     let measured = measured.collect();
     bar.finish_and_clear();
@@ -343,5 +346,6 @@ fn entry(
             other => to_json(other),
         }),
         tensor,
+        same_as: line.and_then(|line| line.same_as.clone()),
     })
 }

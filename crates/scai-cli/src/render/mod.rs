@@ -137,6 +137,51 @@ pub(crate) fn table(headings: &[String], rows: Vec<Vec<String>>) -> Table {
     table
 }
 
+/// Rows of a long table that are in memory at a time.
+const ROWS: usize = 1024;
+
+/// Writes a table of `count` rows as [`table`] makes it, holding few of them at a time: `row` is
+/// called twice for each, first to find how wide the columns are.
+pub(crate) fn write_long_table(
+    out: &mut impl Write,
+    headings: &[String],
+    count: usize,
+    row: &dyn Fn(usize) -> Vec<String>,
+) -> std::io::Result<()> {
+    let rows = |start: usize| (start..(start + ROWS).min(count)).map(row).collect::<Vec<_>>();
+    if count <= ROWS {
+        return write_table(out, &table(headings, rows(0)));
+    }
+    let mut widths = vec![0; headings.len()];
+    for start in (0..count).step_by(ROWS) {
+        let rows = rows(start);
+        let used =
+            |i: usize| rows.iter().any(|row| row.get(i).is_some_and(|cell| !cell.is_empty()));
+        let used: Vec<bool> = (0..headings.len()).map(used).collect();
+        let mut table = Table::new();
+        table.add_rows(rows);
+        let found = table.column_max_content_widths().into_iter().zip(used);
+        for (width, (found, used)) in widths.iter_mut().zip(found) {
+            *width = if used { found.max(*width) } else { *width };
+        }
+    }
+    // A row that fills every column that is used, and nothing else, makes them as wide as they are
+    // in the whole.
+    let widest: Vec<String> = widths.iter().map(|&width| "x".repeat(width.into())).collect();
+    for start in (0..count).step_by(ROWS) {
+        let mut rows = rows(start);
+        let len = rows.len();
+        rows.push(widest.clone());
+        let table = table(headings, rows);
+        let header = usize::from(table.header().is_some());
+        let (skipped, len) = if start > 0 { (header, len) } else { (0, header + len) };
+        for line in table.lines().skip(skipped).take(len) {
+            writeln!(out, "{}", line.trim_end())?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a table without spaces at the ends of lines.
 pub(crate) fn write_table(out: &mut impl Write, table: &Table) -> std::io::Result<()> {
     for line in table.lines() {

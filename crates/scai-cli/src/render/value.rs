@@ -86,6 +86,20 @@ pub(crate) fn flat_list(value: &Value, width: usize) -> Option<String> {
 /// A value as JSON: what is no tensor as JSON has it, a tensor as `{"dtype", "shape"}`. NaN and
 /// infinities are strings, and so is whatever else JSON lacks.
 pub(crate) fn to_json(value: &Value) -> Json {
+    json_of(value, &mut { MAX_SHARED })
+}
+
+/// Values within shared ones that are written out; what is shared at many levels has more places
+/// than any program could read.
+const MAX_SHARED: usize = 1 << 20;
+
+fn json_of(value: &Value, room: &mut usize) -> Json {
+    if value.shared_id().is_some() {
+        *room = room.saturating_sub(value.children().len());
+        if *room == 0 {
+            return Json::from(value.type_name());
+        }
+    }
     match value.resolved() {
         Value::None => Json::Null,
         Value::Bool(v) => Json::from(*v),
@@ -94,10 +108,11 @@ pub(crate) fn to_json(value: &Value) -> Json {
         Value::Str(v) => Json::from(v.as_str()),
         Value::Size(dims) => json!(dims),
         Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
-            items.iter().map(to_json).collect()
+            items.iter().map(|item| json_of(item, room)).collect()
         }
         Value::Dict(dict) => {
-            Json::Object(dict.children().into_iter().map(|(k, v)| (k, to_json(v))).collect())
+            let entries = dict.children().into_iter();
+            Json::Object(entries.map(|(k, v)| (k, json_of(v, room))).collect())
         }
         Value::Tensor(tensor) => json!({"dtype": tensor.dtype().name(), "shape": tensor.shape()}),
         Value::Bytes(v) | Value::ByteArray(v) => {

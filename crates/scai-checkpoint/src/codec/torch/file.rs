@@ -277,7 +277,7 @@ impl TorchFile {
         }
         drop(pickle);
         let mut storages = FxHashMap::default();
-        build(&program, &mut |reference| self.storage(reference, &mut storages))
+        build(program, &mut |reference| self.storage(reference, &mut storages))
     }
 
     /// The storage of a record; `storages` has those that were asked for, by their records.

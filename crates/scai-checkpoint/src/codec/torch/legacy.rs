@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pickle::build::{StorageRef, build};
+use super::pickle::build::{StorageRef, build, each_storage};
 use super::pickle::machine::{Program, Stop, run};
 use crate::codec::record::{Check, RecordSource};
 use crate::error::{Error, Place, Result};
@@ -30,7 +30,7 @@ pub(super) fn is_legacy(file: &dyn ReadAt) -> Result<bool> {
     let mut start = vec![0; file.len().min(MAGIC_LEN) as usize];
     read(file, 0, &mut start)?;
     let Ok(program) = run(&start) else { return Ok(false) };
-    let magic = build(&program, &mut no_storages);
+    let magic = build(program, &mut no_storages);
     Ok(magic.is_ok_and(|magic| magic == Value::BigInt(MAGIC.into())))
 }
 
@@ -57,30 +57,30 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
         Ok(program)
     };
     next()?;
-    let version = build(&next()?, &mut no_storages)?;
+    let version = build(next()?, &mut no_storages)?;
     if version.as_int() != Some(VERSION) {
         return bad("the version of the legacy format is not 1001");
     }
-    let system = build(&next()?, &mut no_storages)?;
+    let system = build(next()?, &mut no_storages)?;
     if system.as_dict().and_then(|system| system.get("little_endian")) != Some(&Value::Bool(true)) {
         return bad("the file is not little-endian");
     }
     let object = next()?;
-    let keys = build(&next()?, &mut no_storages)?;
+    let keys = build(next()?, &mut no_storages)?;
     let Value::List(keys) = keys.into_resolved() else {
         return bad("the list of storages is not valid");
     };
 
     // The element sizes, needed to find where each storage ends, are known from the references.
     let mut lengths = HashMap::new();
-    build(&object, &mut |reference: &StorageRef<'_>| {
+    each_storage(&object, &mut |reference| {
         let len = reference.nbytes().filter(|&len| len <= file.len());
         let Some(len) = len else { return bad("a storage is longer than the file") };
         // The first reference says in which elements the storage is counted.
         if lengths.entry(reference.key.to_owned()).or_insert((reference.numel, len)).1 != len {
             return bad("two references to a storage disagree about its length");
         }
-        Ok(Storage::produced(len, || Err(Error::invalid("a storage of a first pass"))))
+        Ok(())
     })?;
 
     let mut storages = HashMap::new();
@@ -115,7 +115,7 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
         return bad("bytes follow the last storage");
     }
     let mut placed = HashMap::new();
-    build(&object, &mut |reference: &StorageRef<'_>| {
+    build(object, &mut |reference: &StorageRef<'_>| {
         let storage = match storages.get(reference.key) {
             Some(storage) => storage,
             None => return bad_storage(reference.key, "it is missing"),

@@ -1,6 +1,5 @@
 //! The arena of nodes to a state tree.
 
-use num_bigint::BigInt;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::globals::Global;
@@ -39,11 +38,11 @@ pub(in super::super) type Storages<'a> = dyn FnMut(&StorageRef<'_>) -> Result<St
 const ALLOWANCE: usize = 16 << 20;
 const BYTES_PER_BYTE: usize = 64;
 
-/// Builds the tree a program describes.
-pub(in super::super) fn build(program: &Program, storages: &mut Storages<'_>) -> Result<Value> {
+/// Builds the tree a program describes, and frees what the program holds while it does so.
+pub(in super::super) fn build(program: Program, storages: &mut Storages<'_>) -> Result<Value> {
     let mut builder = Builder {
-        nodes: &program.nodes,
-        references: references(program),
+        references: references(&program),
+        nodes: program.nodes,
         shared: FxHashMap::default(),
         deepest: 0,
         identities: Identities::new(),
@@ -51,6 +50,19 @@ pub(in super::super) fn build(program: &Program, storages: &mut Storages<'_>) ->
         storages,
     };
     builder.value(program.root, 0)
+}
+
+/// Calls `visit` with every storage that a program refers to.
+pub(in super::super) fn each_storage(
+    program: &Program,
+    visit: &mut dyn FnMut(&StorageRef<'_>) -> Result<()>,
+) -> Result<()> {
+    for node in &program.nodes {
+        if let Node::Persistent(tuple) = node {
+            visit(&storage_ref(&program.nodes, *tuple)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// For each node whether nothing, one or more than one of the others refers to it as a value.
@@ -82,7 +94,7 @@ fn references(program: &Program) -> Vec<u8> {
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 
 struct Builder<'a> {
-    nodes: &'a [Node],
+    nodes: Vec<Node>,
     references: Vec<u8>,
     /// Values that several places refer to; `None` while one is being built.
     shared: FxHashMap<Id, Option<Built>>,
@@ -148,30 +160,39 @@ impl<'a> Builder<'a> {
     fn fresh(&mut self, id: Id, depth: usize) -> Result<Value> {
         check_depth(depth)?;
         self.deepest = self.deepest.max(depth);
-        let node = &self.nodes[id as usize];
-        self.charge(size_of::<Value>() + node.content_len())?;
-        Ok(match node {
+        self.charge(size_of::<Value>() + self.node(id).content_len())?;
+        Ok(match self.take(id) {
             Node::None => Value::None,
-            Node::Bool(v) => Value::Bool(*v),
-            Node::Int(v) => Value::Int(*v),
-            Node::BigInt(v) => Value::BigInt(BigInt::clone(v)),
-            Node::Float(v) => Value::Float(*v),
-            Node::Str(v) => Value::Str(v.to_string()),
-            Node::Wtf8(v) => Value::Wtf8(v.to_vec()),
-            Node::Bytes(v) => Value::Bytes(v.to_vec()),
-            Node::ByteArray(v) => Value::ByteArray(v.to_vec()),
-            Node::List(items) => Value::List(self.values(items, depth)?),
-            Node::Tuple(items) => Value::Tuple(self.values(items, depth)?),
-            Node::Set(items) => Value::Set(self.set(items, depth)?),
-            &Node::EmptyDict(kind) => Value::Dict(Dict { kind, ..Dict::new() }),
-            Node::Dict(dict) => Value::Dict(self.dict(dict, depth)?),
-            Node::Global(global) => global_value(*global)?,
+            Node::Bool(v) => Value::Bool(v),
+            Node::Int(v) => Value::Int(v),
+            Node::BigInt(v) => Value::BigInt(*v),
+            Node::Float(v) => Value::Float(v),
+            Node::Str(v) => Value::Str(v.into()),
+            Node::Wtf8(v) => Value::Wtf8(v.into()),
+            Node::Bytes(v) => Value::Bytes(v.into()),
+            Node::ByteArray(v) => Value::ByteArray(v.into()),
+            Node::List(items) => Value::List(self.values(&items, depth)?),
+            Node::Tuple(items) => Value::Tuple(self.values(&items, depth)?),
+            Node::Set(items) => Value::Set(self.set(&items, depth)?),
+            Node::EmptyDict(kind) => Value::Dict(Dict { kind, ..Dict::new() }),
+            Node::Dict(dict) => Value::Dict(self.dict(*dict, depth)?),
+            Node::Global(global) => global_value(global)?,
             Node::Persistent(tuple) => {
-                let storage = self.storage_ref(*tuple)?;
-                Value::Storage(self.find_storage(&storage)?, storage.dtype)
+                let (storage, dtype) = self.find_storage(tuple)?;
+                Value::Storage(storage, dtype)
             }
-            Node::Called(called) => self.called(called, depth)?,
+            Node::Called(called) => self.called(&called, depth)?,
         })
+    }
+
+    /// A node that is needed now: the only one who refers to it takes it away.
+    fn take(&mut self, id: Id) -> Node {
+        let node = &mut self.nodes[id as usize];
+        if self.references[id as usize] < 2 {
+            std::mem::replace(node, Node::None)
+        } else {
+            node.clone()
+        }
     }
 
     /// Takes `bytes` of memory, or work in proportion to them, off the budget.
@@ -193,16 +214,16 @@ impl<'a> Builder<'a> {
         items.iter().map(|&item| self.value(item, depth + 1)).collect()
     }
 
-    fn dict(&mut self, dict: &DictNode, depth: usize) -> Result<Dict> {
-        let mut entries: Vec<(Value, Value)> = Vec::new();
-        for &(key, value) in &dict.entries {
+    fn dict(&mut self, dict: DictNode, depth: usize) -> Result<Dict> {
+        let mut entries = Vec::with_capacity(dict.entries.len());
+        for (key, value) in dict.entries {
             entries.push((self.value(key, depth + 1)?, self.value(value, depth + 1)?));
         }
         let entries = self.keep_last_of_equal_keys(entries)?;
-        let attributes = match dict.attributes.map(|id| self.node(id)) {
+        let attributes = match dict.attributes.map(|id| self.take(id)) {
             Some(Node::EmptyDict(_)) => Some(Box::default()),
             Some(Node::Dict(attributes)) if attributes.attributes.is_none() => {
-                let attributes = self.dict(attributes, depth)?;
+                let attributes = self.dict(*attributes, depth)?;
                 Some(Box::new(Dict { kind: DictKind::Dict, ..attributes }))
             }
             Some(_) => return bad("the attributes of a dict are not a dict"),
@@ -223,7 +244,7 @@ impl<'a> Builder<'a> {
             let pair: &[Id] = match self.node(item) {
                 Node::List(pair) => pair,
                 Node::Tuple(pair) => pair,
-                _ => return bad("an entry of a dict is not a pair"),
+                _ => &[],
             };
             let &[key, value] = pair else { return bad("an entry of a dict is not a pair") };
             entries.push((self.value(key, depth + 1)?, self.value(value, depth + 1)?));
@@ -233,16 +254,18 @@ impl<'a> Builder<'a> {
 
     /// Applies a known constructor.
     fn called(&mut self, called: &Called, depth: usize) -> Result<Value> {
-        let args = self.tuple(called.args)?;
-        Ok(match (called.global, args) {
+        let Node::Tuple(args) = self.take(called.args) else {
+            return bad("arguments that are not a tuple");
+        };
+        Ok(match (called.global, &*args) {
             (Global::TensorV2, [storage, offset, size, stride, grad, hooks, rest @ ..])
                 if rest.len() <= 1 =>
             {
-                let storage = self.storage_ref(self.persistent(*storage)?)?;
-                let Some(dtype) = storage.dtype else {
+                let (storage, dtype) = self.find_storage(self.persistent(*storage)?)?;
+                let Some(dtype) = dtype else {
                     return bad("a tensor without an element type");
                 };
-                let view = self.view(dtype, &storage, *offset, *size, *stride)?;
+                let view = self.view(dtype, storage, *offset, *size, *stride)?;
                 self.tensor(view, *grad, *hooks, rest.first().copied())?
             }
             (Global::TensorV3, [storage, offset, size, stride, grad, hooks, dtype, rest @ ..])
@@ -251,25 +274,22 @@ impl<'a> Builder<'a> {
                 let &Node::Global(Global::DType(dtype)) = self.node(*dtype) else {
                     return bad("the element type of a tensor is no `torch.dtype`");
                 };
-                let storage = self.storage_ref(self.persistent(*storage)?)?;
-                let view = self.view(dtype, &storage, *offset, *size, *stride)?;
+                let (storage, _) = self.find_storage(self.persistent(*storage)?)?;
+                let view = self.view(dtype, storage, *offset, *size, *stride)?;
                 self.tensor(view, *grad, *hooks, rest.first().copied())?
             }
             (Global::Parameter, [data, grad, hooks]) => {
                 self.no_hooks(*hooks)?;
                 let requires_grad = self.bool(*grad)?;
-                let tensor = match self.value(*data, depth + 1)?.into_resolved() {
-                    Value::Tensor(tensor) => tensor,
-                    // A parameter without data, or of a kind that is kept as it was written.
-                    Value::Call(_) => {
-                        let args = self.values(args, depth)?;
-                        return Ok(Value::Call(Box::new(Call {
-                            global: REBUILD_PARAMETER,
-                            args,
-                            state: None,
-                        })));
-                    }
-                    _ => return bad("a parameter is not a tensor"),
+                let data = self.value(*data, depth + 1)?;
+                // A parameter without data, or of a kind that is kept as it was written.
+                if let Value::Call(_) = data.resolved() {
+                    let args = vec![data, requires_grad.into(), self.value(*hooks, depth + 1)?];
+                    let global = REBUILD_PARAMETER;
+                    return Ok(Value::Call(Box::new(Call { global, args, state: None })));
+                }
+                let Value::Tensor(tensor) = data.into_resolved() else {
+                    return bad("a parameter is not a tensor");
                 };
                 let attributes =
                     Attributes { requires_grad, parameter: true, ..tensor.attributes() };
@@ -284,8 +304,11 @@ impl<'a> Builder<'a> {
                 // for whoever writes it.
                 let entries = match self.node(*entries) {
                     Node::EmptyDict(_) => Vec::new(),
-                    Node::Dict(dict) => self.dict(dict, depth)?.entries,
-                    Node::List(items) => self.pairs(items, depth)?,
+                    Node::Dict(_) | Node::List(_) => match self.take(*entries) {
+                        Node::Dict(dict) => self.dict(*dict, depth)?.entries,
+                        Node::List(items) => self.pairs(&items, depth)?,
+                        _ => Vec::new(),
+                    },
                     _ => match self.value(*entries, depth + 1)?.into_resolved() {
                         Value::Dict(dict) => dict.entries,
                         _ => return bad("a dict is made of something else than entries"),
@@ -293,9 +316,9 @@ impl<'a> Builder<'a> {
                 };
                 Value::Dict(Dict { kind, entries, attributes: None })
             }
-            (Global::Set, [items]) => match self.node(*items) {
-                Node::List(items) => Value::Set(self.set(items, depth)?),
-                Node::Tuple(items) => Value::Set(self.set(items, depth)?),
+            (Global::Set, [items]) => match self.take(*items) {
+                Node::List(items) => Value::Set(self.set(&items, depth)?),
+                Node::Tuple(items) => Value::Set(self.set(&items, depth)?),
                 _ => return bad("a set is made of something else than a list"),
             },
             (Global::Set, []) => Value::Set(Vec::new()),
@@ -316,9 +339,9 @@ impl<'a> Builder<'a> {
                 Value::Bytes(self.latin1(*text)?)
             }
             (Global::Size, [dims]) => {
-                let dims = self.tuple(*dims)?;
-                self.charge(size_of_val(dims) * 2)?;
-                Value::Size(dims.iter().map(|&dim| self.int(dim)).collect::<Result<_>>()?)
+                self.charge(size_of_val(self.tuple(*dims)?) * 2)?;
+                let dims = self.tuple(*dims)?.iter();
+                Value::Size(dims.map(|&dim| self.int(dim)).collect::<Result<_>>()?)
             }
             (Global::Device, [name]) => Value::Device(device(self.owned(*name)?)?),
             (Global::Device, [name, index]) => {
@@ -339,7 +362,7 @@ impl<'a> Builder<'a> {
     fn view(
         &mut self,
         dtype: DType,
-        storage: &StorageRef<'_>,
+        storage: Storage,
         offset: Id,
         size: Id,
         stride: Id,
@@ -347,16 +370,18 @@ impl<'a> Builder<'a> {
         let offset = self.index(offset)?;
         let shape = self.indices(size)?;
         let strides = self.indices(stride)?;
-        let bytes = self.find_storage(storage)?;
-        Tensor::new(dtype, shape, strides, offset, bytes).map_err(|error| {
-            let place = Place::record(format!("data/{}", storage.key));
+        let record = storage.clone();
+        Tensor::new(dtype, shape, strides, offset, storage).map_err(|error| {
+            let place = record.record().map_or_else(Place::default, Place::record);
             Error::damaged(place, error.to_string())
         })
     }
 
-    fn find_storage(&mut self, storage: &StorageRef<'_>) -> Result<Storage> {
-        self.charge(storage.key.len())?;
-        (self.storages)(storage)
+    /// The storage of a persistent id, and its element type.
+    fn find_storage(&mut self, tuple: Id) -> Result<(Storage, Option<DType>)> {
+        self.charge(storage_ref(&self.nodes, tuple)?.key.len())?;
+        let storage = storage_ref(&self.nodes, tuple)?;
+        Ok(((self.storages)(&storage)?, storage.dtype))
     }
 
     fn tensor(&self, view: Tensor, grad: Id, hooks: Id, bits: Option<Id>) -> Result<Value> {
@@ -388,42 +413,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// `('storage', class, key, location, numel)`; the legacy format adds a sixth, always None.
-    fn storage_ref(&self, tuple: Id) -> Result<StorageRef<'a>> {
-        let (&[kind, class, key, location, numel] | &[kind, class, key, location, numel, _]) =
-            self.tuple(tuple)?
-        else {
-            return bad("a persistent id is no storage");
-        };
-        if let Some(view) = self.tuple(tuple)?.get(5)
-            && !matches!(self.node(*view), Node::None)
-        {
-            return Err(Error::unsupported(
-                Place::record("data.pkl"),
-                "a storage that is a view of another one",
-                "torch stopped writing these in 2017; load and save it with torch",
-            ));
-        }
-        let kind = self.text(kind)?;
-        if kind != "storage" {
-            return Err(Error::unsupported(
-                Place::record("data.pkl"),
-                format!("a persistent id of the kind `{}`", shown(kind)),
-                "save `model.state_dict()` instead of the model",
-            ));
-        }
-        let dtype = match self.node(class) {
-            Node::Global(Global::TypedStorage(dtype)) => Some(*dtype),
-            Node::Global(Global::UntypedStorage) => None,
-            other => return bad(format_args!("a {} as class of a storage", other.type_name())),
-        };
-        let Ok(numel) = u64::try_from(self.int(numel)?) else {
-            return bad("a storage has a negative length");
-        };
-        let (key, location) = (self.text(key)?, self.text(location)?);
-        Ok(StorageRef { key, dtype, location, numel })
-    }
-
     fn persistent(&self, id: Id) -> Result<Id> {
         match self.node(id) {
             Node::Persistent(tuple) => Ok(*tuple),
@@ -431,29 +420,20 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn node(&self, id: Id) -> &'a Node {
+    fn node(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
     }
 
-    fn tuple(&self, id: Id) -> Result<&'a [Id]> {
-        match self.node(id) {
-            Node::Tuple(items) => Ok(items),
-            other => bad(format_args!("a {} where a tuple belongs", other.type_name())),
-        }
+    fn tuple(&self, id: Id) -> Result<&[Id]> {
+        Nodes(&self.nodes).tuple(id)
     }
 
-    fn text(&self, id: Id) -> Result<&'a str> {
-        match self.node(id) {
-            Node::Str(text) => Ok(text),
-            other => bad(format_args!("a {} where a string belongs", other.type_name())),
-        }
+    fn text(&self, id: Id) -> Result<&str> {
+        Nodes(&self.nodes).text(id)
     }
 
     fn int(&self, id: Id) -> Result<i64> {
-        match self.node(id) {
-            Node::Int(int) => Ok(*int),
-            other => bad(format_args!("a {} where an integer belongs", other.type_name())),
-        }
+        Nodes(&self.nodes).int(id)
     }
 
     fn bool(&self, id: Id) -> Result<bool> {
@@ -478,22 +458,20 @@ impl<'a> Builder<'a> {
             }
             _ => id,
         };
-        let items = self.tuple(id)?;
-        self.charge(items.len() * size_of::<usize>())?;
-        items.iter().map(|&item| self.index(item)).collect()
+        self.charge(size_of_val(self.tuple(id)?) * 2)?;
+        self.tuple(id)?.iter().map(|&item| self.index(item)).collect()
     }
 
     /// A string of its own, paid for.
     fn owned(&mut self, id: Id) -> Result<String> {
-        let text = self.text(id)?;
-        self.charge(text.len())?;
-        Ok(text.to_owned())
+        self.charge(self.text(id)?.len())?;
+        Ok(self.text(id)?.to_owned())
     }
 
     /// The bytes that the code points of a string stand for.
     fn latin1(&mut self, id: Id) -> Result<Vec<u8>> {
+        self.charge(self.node(id).content_len())?;
         let Node::Str(text) = self.node(id) else { return bad("bytes are not made of a string") };
-        self.charge(text.len())?;
         let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
         bytes.collect::<Result<_, _>>().or_else(|_| bad("bytes with a code point above 255"))
     }
@@ -501,22 +479,28 @@ impl<'a> Builder<'a> {
     /// As in Python, a key that is set again keeps its place and takes the new value.
     fn keep_last_of_equal_keys(
         &mut self,
-        entries: Vec<(Value, Value)>,
+        mut entries: Vec<(Value, Value)>,
     ) -> Result<Vec<(Value, Value)>> {
         let mut places = FxHashMap::with_capacity_and_hasher(entries.len(), FxBuildHasher);
-        let mut distinct: Vec<(Value, Value)> = Vec::with_capacity(entries.len());
-        for (key, value) in entries {
-            let place = match self.identities.of(&key) {
-                Identity::Equal(identity) => *places.entry(identity).or_insert(distinct.len()),
+        let mut repeated = Vec::new();
+        for (i, (key, _)) in entries.iter().enumerate() {
+            match self.identities.of(key) {
+                Identity::Equal(identity) => match *places.entry(identity).or_insert(i) {
+                    first if first < i => repeated.push((i, first)),
+                    _ => {}
+                },
                 Identity::Mutable => return bad("a key of a dict is a mutable container"),
-                _ => distinct.len(),
-            };
-            match distinct.get_mut(place) {
-                Some(entry) => entry.1 = value,
-                None => distinct.push((key, value)),
+                Identity::Unique => {}
             }
         }
-        Ok(distinct)
+        let mut stays = vec![true; if repeated.is_empty() { 0 } else { entries.len() }];
+        for (i, first) in repeated {
+            entries[first].1 = std::mem::replace(&mut entries[i].1, Value::None);
+            stays[i] = false;
+        }
+        let mut stays = stays.into_iter();
+        entries.retain(|_| stays.next().unwrap_or(true));
+        Ok(entries)
     }
 
     /// As in Python, a set holds the first of equal elements.
@@ -541,6 +525,74 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Looks at nodes.
+#[derive(Clone, Copy)]
+struct Nodes<'a>(&'a [Node]);
+
+impl<'a> Nodes<'a> {
+    fn node(self, id: Id) -> &'a Node {
+        &self.0[id as usize]
+    }
+
+    fn tuple(self, id: Id) -> Result<&'a [Id]> {
+        match self.node(id) {
+            Node::Tuple(items) => Ok(items),
+            other => bad(format_args!("a {} where a tuple belongs", other.type_name())),
+        }
+    }
+
+    fn text(self, id: Id) -> Result<&'a str> {
+        match self.node(id) {
+            Node::Str(text) => Ok(text),
+            other => bad(format_args!("a {} where a string belongs", other.type_name())),
+        }
+    }
+
+    fn int(self, id: Id) -> Result<i64> {
+        match self.node(id) {
+            Node::Int(int) => Ok(*int),
+            other => bad(format_args!("a {} where an integer belongs", other.type_name())),
+        }
+    }
+}
+
+/// `('storage', class, key, location, numel)`; the legacy format adds a sixth, always None.
+fn storage_ref(nodes: &[Node], tuple: Id) -> Result<StorageRef<'_>> {
+    let nodes = Nodes(nodes);
+    let (&[kind, class, key, location, numel] | &[kind, class, key, location, numel, _]) =
+        nodes.tuple(tuple)?
+    else {
+        return bad("a persistent id is no storage");
+    };
+    if let Some(view) = nodes.tuple(tuple)?.get(5)
+        && !matches!(nodes.node(*view), Node::None)
+    {
+        return Err(Error::unsupported(
+            Place::record("data.pkl"),
+            "a storage that is a view of another one",
+            "torch stopped writing these in 2017; load and save it with torch",
+        ));
+    }
+    let kind = nodes.text(kind)?;
+    if kind != "storage" {
+        return Err(Error::unsupported(
+            Place::record("data.pkl"),
+            format!("a persistent id of the kind `{}`", shown(kind)),
+            "save `model.state_dict()` instead of the model",
+        ));
+    }
+    let dtype = match nodes.node(class) {
+        Node::Global(Global::TypedStorage(dtype)) => Some(*dtype),
+        Node::Global(Global::UntypedStorage) => None,
+        other => return bad(format_args!("a {} as class of a storage", other.type_name())),
+    };
+    let Ok(numel) = u64::try_from(nodes.int(numel)?) else {
+        return bad("a storage has a negative length");
+    };
+    let (key, location) = (nodes.text(key)?, nodes.text(location)?);
+    Ok(StorageRef { key, dtype, location, numel })
+}
+
 /// A class or function that is an argument of another constructor.
 fn named(global: &'static str) -> Value {
     Value::Call(Box::new(Call { global, args: Vec::new(), state: None }))
@@ -560,17 +612,17 @@ fn global_value(global: Global) -> Result<Value> {
 
 /// A device as torch writes it: a kind, and its number where it has one.
 fn device(name: String) -> Result<String> {
+    if is_device(&name) { Ok(name) } else { bad("no device has such a name") }
+}
+
+/// Whether a device can have this name; read and written again, it must come out the same.
+pub(super) fn is_device(name: &str) -> bool {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => (kind, Some(index)),
-        None => (name.as_str(), None),
+        None => (name, None),
     };
-    // Read and written again, the number must come out as it went in.
     let canonical = |index: &str| index.parse::<u32>().is_ok_and(|n| n.to_string() == index);
-    if kind.is_empty()
-        || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        || !index.is_none_or(canonical)
-    {
-        return bad("no device has such a name");
-    }
-    Ok(name)
+    !kind.is_empty()
+        && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && index.is_none_or(canonical)
 }

@@ -15,7 +15,7 @@ pub(super) type Id = u32;
 
 /// An object under construction. Children are indices, so that an object that was referred to
 /// before it was filled comes out filled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Node {
     None,
     Bool(bool),
@@ -39,7 +39,7 @@ pub(super) enum Node {
 }
 
 /// A mapping under construction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DictNode {
     pub(super) kind: DictKind,
     pub(super) entries: Vec<(Id, Id)>,
@@ -47,7 +47,7 @@ pub(super) struct DictNode {
 }
 
 /// A known constructor, the tuple it is applied to, and the state set afterwards.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Called {
     pub(super) global: Global,
     pub(super) args: Id,
@@ -112,6 +112,7 @@ pub(in super::super) fn run(bytes: &[u8]) -> Step<Program> {
         stack: Vec::new(),
         nodes: CONSTANTS.iter().map(|(_, node)| node()).collect(),
         memo: Vec::new(),
+        small: [NOTHING; 256],
         remembered: 0,
         marks: Vec::new(),
     };
@@ -125,6 +126,8 @@ struct Machine<'a> {
     nodes: Vec<Node>,
     /// What is remembered under each number; [`NOTHING`] where that is nothing.
     memo: Vec<Id>,
+    /// The nodes of the integers of one byte that were met: sizes and strides of tensors.
+    small: [Id; 256],
     /// How many numbers are taken.
     remembered: u32,
     /// Heights of the stack at which there is a mark.
@@ -200,6 +203,16 @@ impl<'a> Machine<'a> {
                 op::GLOBAL | op::STACK_GLOBAL | op::REDUCE | op::BINPERSID => {
                     self.call(code)?;
                 }
+                op::BININT1 => {
+                    let int = self.byte()?;
+                    match self.small[usize::from(int)] {
+                        NOTHING => {
+                            self.small[usize::from(int)] = self.nodes.len() as Id;
+                            self.push(Node::Int(int.into()))?;
+                        }
+                        known => self.stack.push(known),
+                    }
+                }
                 _ => match CONSTANTS.iter().position(|&(constant, _)| constant == code) {
                     Some(id) => self.stack.push(id as Id),
                     None => {
@@ -215,7 +228,6 @@ impl<'a> Machine<'a> {
     fn literal(&mut self, code: u8) -> Step<Node> {
         Ok(match code {
             op::BININT => Node::Int(i32::from_le_bytes(self.array()?).into()),
-            op::BININT1 => Node::Int(self.byte()?.into()),
             op::BININT2 => Node::Int(u16::from_le_bytes(self.array()?).into()),
             op::LONG1 | op::LONG4 => {
                 let len = if code == op::LONG1 { self.byte()?.into() } else { self.len32()? };
@@ -574,7 +586,7 @@ fn pairs(at: usize, items: &[Id]) -> Step<Vec<(Id, Id)>> {
 }
 
 /// Whether `bytes` are UTF-8 but for lone surrogates encoded as three bytes each.
-fn is_wtf8(mut bytes: &[u8]) -> bool {
+pub(super) fn is_wtf8(mut bytes: &[u8]) -> bool {
     loop {
         match std::str::from_utf8(bytes) {
             Ok(_) => return true,

@@ -1,12 +1,33 @@
 //! A state tree to a pickle that `torch.load(weights_only=True)` accepts.
+//!
+//! What is written here is read by `machine` and `build`, so every limit they have is known here,
+//! and a tree beyond one is refused before a file is touched:
+//!
+//! | the reader refuses | the writer |
+//! |---|---|
+//! | more than [`MAX_DEPTH`] levels | counts them, below shared values as well |
+//! | integers of more than 4 KiB | writes at most 255 bytes, as torch reads |
+//! | 2^32 values and more | counts them |
+//! | keys and elements of sets that can be changed | looks at each |
+//! | classes, functions and constructors that are not in the table | looks each up in it |
+//! | devices whose name torch does not write | checks it by the same function |
+//! | strings that are not UTF-8, or WTF-8 | checks WTF-8; a `String` is UTF-8 |
+//! | references to a storage that disagree about its length | remembers the length |
+//! | attributes of a dict that are not a plain dict | refuses them |
+//! | more memory than [`super::build`] allows a pickle to ask for | writes each object once |
+//!
+//! Strings and bytes of 4 GiB have no form in protocol 2, and are refused as well.
 
 use std::collections::HashMap;
 
 use num_bigint::BigInt;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::build::is_device;
+use super::globals::Global;
+use super::machine::is_wtf8;
 use super::op;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::tensor::{DType, Storage, Tensor};
 use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
 
@@ -31,6 +52,8 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         storages: Vec::new(),
         keys: FxHashMap::default(),
         shared: FxHashMap::default(),
+        hashable: FxHashSet::default(),
+        values: 0,
         depth: 0,
         deepest: 0,
     };
@@ -38,6 +61,12 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         at: path.into_iter().rev().reduce(|parent, key| join(&parent, &key)).unwrap_or_default(),
         detail,
     })?;
+    if writer.values >= u64::from(u32::MAX) {
+        return Err(Error::Conversion {
+            at: String::new(),
+            detail: "it has more than four thousand million values".to_owned(),
+        });
+    }
     writer.out.push(op::STOP);
     Ok(Pickled { bytes: writer.out, storages: writer.storages })
 }
@@ -64,6 +93,24 @@ fn under(key: impl FnOnce() -> String) -> impl FnOnce(Refusal) -> Refusal {
     }
 }
 
+/// Protocol 2 writes the length of a string in 32 bits.
+fn check_text_len(len: usize) -> Written {
+    match u32::try_from(len) {
+        Ok(_) => Ok(()),
+        Err(_) => refuse(format!(
+            "a string or bytes that take {len} bytes; at most {} are possible, save it as a tensor",
+            u32::MAX
+        )),
+    }
+}
+
+fn refuse_cut(storage: &Storage) -> Written {
+    refuse(format!(
+        "a storage of {} bytes, which are not whole elements of its type; save the untyped storage",
+        storage.len()
+    ))
+}
+
 struct Writer<'a> {
     out: Vec<u8>,
     /// The places at which strings of the tree that were written before are remembered. A tree may
@@ -76,10 +123,15 @@ struct Writer<'a> {
     /// How many places are taken.
     remembered: u32,
     storages: Vec<Storage>,
-    /// The places of the storages' keys, by the storage's identity.
-    keys: FxHashMap<usize, u32>,
+    /// The places of the storages' keys, and how many bytes are referred to, by the storage's
+    /// identity.
+    keys: FxHashMap<usize, (u32, u64)>,
     /// The places of shared values, and how many levels are below each.
     shared: FxHashMap<usize, (u32, usize)>,
+    /// Shared values that can be keys.
+    hashable: FxHashSet<usize>,
+    /// What the reader makes of it so far, at most.
+    values: u64,
     depth: usize,
     /// How deep the value that is being written goes.
     deepest: usize,
@@ -88,6 +140,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn value(&mut self, value: &'a Value) -> Written {
         self.depth += 1;
+        self.values += 1;
         self.reach(self.depth)?;
         match value {
             Value::Shared(shared) => self.shared(shared)?,
@@ -147,21 +200,24 @@ impl<'a> Writer<'a> {
                 self.float(*im);
                 self.out.extend([op::TUPLE2, op::REDUCE]);
             }
-            Value::Str(text) => self.text(text),
-            Value::Wtf8(bytes) => self.raw_text(bytes),
+            Value::Str(text) => self.text(text)?,
+            Value::Wtf8(bytes) if std::str::from_utf8(bytes).is_ok() || !is_wtf8(bytes) => {
+                return refuse("a string said to have lone surrogates, whose bytes are not WTF-8");
+            }
+            Value::Wtf8(bytes) => self.raw_text(bytes)?,
             Value::Bytes(bytes) if bytes.is_empty() => {
                 return refuse(
                     "empty bytes cannot be loaded by `torch.load(weights_only=True)`; save None \
                      or an empty string",
                 );
             }
-            Value::Bytes(bytes) => self.bytes(bytes),
+            Value::Bytes(bytes) => self.bytes(bytes)?,
             Value::ByteArray(bytes) => {
                 self.global("__builtin__", "bytearray");
                 if bytes.is_empty() {
                     self.out.push(op::EMPTY_TUPLE);
                 } else {
-                    self.bytes(bytes);
+                    self.bytes(bytes)?;
                     self.out.push(op::TUPLE1);
                 }
                 self.out.push(op::REDUCE);
@@ -169,13 +225,14 @@ impl<'a> Writer<'a> {
             Value::List(items) => self.list(items)?,
             Value::Tuple(items) => self.tuple(items)?,
             Value::Set(items) => {
+                items.iter().try_for_each(|item| self.key(item))?;
                 self.global("__builtin__", "set");
                 self.list(items)?;
                 self.out.extend([op::TUPLE1, op::REDUCE]);
             }
             Value::Dict(dict) => self.dict(dict)?,
-            Value::Tensor(tensor) => self.tensor(tensor),
-            Value::Storage(storage, dtype) => self.storage(storage, *dtype),
+            Value::Tensor(tensor) => self.tensor(tensor)?,
+            Value::Storage(storage, dtype) => self.storage(storage, *dtype)?,
             Value::Size(dims) => {
                 self.global("torch", "Size");
                 self.out.push(op::MARK);
@@ -184,15 +241,18 @@ impl<'a> Writer<'a> {
             }
             Value::DType(dtype) => self.global("torch", dtype.name()),
             Value::Device(device) => {
+                if !is_device(device) {
+                    return refuse(format!("`{}` is not a device", shown(device)));
+                }
                 self.global("torch", "device");
                 match device.rsplit_once(':').and_then(|(k, i)| Some((k, i.parse().ok()?))) {
                     Some((kind, index)) => {
-                        self.text(kind);
+                        self.text(kind)?;
                         self.int(index);
                         self.out.push(op::TUPLE2);
                     }
                     None => {
-                        self.text(device);
+                        self.text(device)?;
                         self.out.push(op::TUPLE1);
                     }
                 }
@@ -200,10 +260,13 @@ impl<'a> Writer<'a> {
             }
             Value::Layout(layout) => {
                 self.global("torch.serialization", "_get_layout");
-                self.text(layout);
+                self.text(layout)?;
                 self.out.extend([op::TUPLE1, op::REDUCE]);
             }
-            Value::QScheme(scheme) => self.global("torch", scheme),
+            Value::QScheme(scheme) => match Global::find("torch", scheme) {
+                Some(Global::QScheme(_)) => self.global("torch", scheme),
+                _ => return refuse(format!("`{}` is not a quantisation scheme", shown(scheme))),
+            },
             Value::Call(call) => self.call(call)?,
             Value::Shared(shared) => return self.shared(shared),
         }
@@ -262,6 +325,9 @@ impl<'a> Writer<'a> {
             if dict.kind != DictKind::Ordered {
                 return refuse("only an OrderedDict can have attributes");
             }
+            if attributes.kind != DictKind::Dict || attributes.attributes.is_some() {
+                return refuse("the attributes of a dict are not a plain dict");
+            }
             self.entries(attributes)?;
             self.out.push(op::BUILD);
         }
@@ -281,6 +347,7 @@ impl<'a> Writer<'a> {
     fn set_items(&mut self, dict: &'a Dict) -> Written {
         self.out.push(op::MARK);
         for (key, value) in &dict.entries {
+            self.key(key)?;
             self.value(key)?;
             self.value(value).map_err(under(|| key.key_text()))?;
         }
@@ -288,9 +355,29 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Refuses what Python does not accept as a key, since it could be changed.
+    fn key(&mut self, key: &'a Value) -> Written {
+        match key {
+            Value::Tuple(items) => items.iter().try_for_each(|item| self.key(item)),
+            Value::List(_) | Value::Dict(_) | Value::Set(_) | Value::ByteArray(_) => {
+                refuse(format!(
+                    "a key of a dict or an element of a set is saved as a {}, which can be \
+                     changed and so is none; use a string, a number or a tuple",
+                    key.type_name()
+                ))
+            }
+            Value::Shared(shared) if !self.hashable.contains(&shared.id()) => {
+                self.key(shared.get())?;
+                self.hashable.insert(shared.id());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, OrderedDict()[, bits])`,
     /// or `_v3` with the element type as a further argument where no storage class exists for it.
-    fn tensor(&mut self, tensor: &'a Tensor) {
+    fn tensor(&mut self, tensor: &'a Tensor) -> Written {
         let dtype = tensor.dtype();
         let attributes = tensor.attributes();
         if attributes.parameter {
@@ -307,7 +394,8 @@ impl<'a> Writer<'a> {
             },
         );
         self.out.push(op::MARK);
-        self.storage(tensor.storage(), class.map(|_| dtype));
+        self.values += 16 + 2 * tensor.shape().len() as u64;
+        self.storage(tensor.storage(), class.map(|_| dtype))?;
         self.int(tensor.offset() as i64);
         self.dims(tensor.shape());
         self.dims(tensor.strides());
@@ -321,7 +409,7 @@ impl<'a> Writer<'a> {
         if bits.iter().any(|&(_, set)| set) {
             self.out.extend([op::EMPTY_DICT, op::MARK]);
             for (name, _) in bits.into_iter().filter(|&(_, set)| set) {
-                self.text(name);
+                self.text(name)?;
                 self.bool(true);
             }
             self.out.push(op::SETITEMS);
@@ -332,40 +420,67 @@ impl<'a> Writer<'a> {
             self.ordered_dict();
             self.out.extend([op::TUPLE3, op::REDUCE]);
         }
+        Ok(())
     }
 
     /// The persistent id `('storage', class, key, location, numel)`.
-    fn storage(&mut self, storage: &'a Storage, dtype: Option<DType>) {
+    fn storage(&mut self, storage: &'a Storage, dtype: Option<DType>) -> Written {
+        let size = dtype.map_or(1, DType::size) as u64;
+        let numel = storage.len() / size;
+        self.values += 8;
         self.out.push(op::MARK);
         self.word("storage");
         match dtype.and_then(DType::storage_class) {
             Some(class) => self.global("torch", class),
             None => self.global("torch.storage", "UntypedStorage"),
         }
-        self.key(storage);
+        self.storage_key(storage, numel * size)?;
         match storage.location() {
             CPU => self.word(CPU),
-            device => self.text(device),
+            device => self.text(device)?,
         }
-        let size = dtype.map_or(1, DType::size) as u64;
-        self.int((storage.len() / size) as i64);
+        self.int(numel as i64);
         self.out.extend([op::TUPLE, op::BINPERSID]);
+        Ok(())
     }
 
-    /// The number of a storage, as text.
-    fn key(&mut self, storage: &Storage) {
-        if let Some(&place) = self.keys.get(&storage.id()) {
-            return self.recall(place);
+    /// The number of a storage, of which so many bytes are referred to, as text.
+    fn storage_key(&mut self, storage: &Storage, len: u64) -> Written {
+        if let Some(&(place, known)) = self.keys.get(&storage.id()) {
+            self.recall(place);
+            return if known == len { Ok(()) } else { refuse_cut(storage) };
+        }
+        if len != storage.len() {
+            return refuse_cut(storage);
         }
         let key = self.storages.len().to_string();
         self.storages.push(storage.clone());
-        self.raw_text(key.as_bytes());
+        self.raw_text(key.as_bytes())?;
         let place = self.remember();
-        self.keys.insert(storage.id(), place);
+        self.keys.insert(storage.id(), (place, len));
+        Ok(())
     }
 
     fn call(&mut self, call: &'a Call) -> Written {
         let (module, name) = call.global.rsplit_once('.').unwrap_or(("", call.global));
+        let known = Global::find(module, name);
+        let is_readable = match (known, call.args.as_slice()) {
+            (Some(Global::Kept(_)), []) => call.state.is_none(),
+            (Some(Global::TensorV2 | Global::TensorV3 | Global::Parameter), []) => {
+                call.state.is_none()
+            }
+            (Some(global @ Global::Kept(_)), _) => !global.is_kept_class(),
+            // Of an ordinary tensor it would be read as a tensor.
+            (Some(Global::Parameter), [data, Value::Bool(_), hooks]) => {
+                matches!(data.resolved(), Value::Call(_))
+                    && hooks.as_dict().is_some_and(Dict::is_empty)
+                    && call.state.is_none()
+            }
+            _ => false,
+        };
+        if !is_readable {
+            return refuse(format!("`{}` is not called so by PyTorch", call.global));
+        }
         self.global(module, name);
         if call.args.is_empty() {
             return Ok(());
@@ -433,15 +548,16 @@ impl<'a> Writer<'a> {
     }
 
     /// A string; one that was written before is referred to.
-    fn text(&mut self, text: &'a str) {
+    fn text(&mut self, text: &'a str) -> Written {
         match self.texts.get(text) {
             Some(&place) => self.recall(place),
             None => {
-                self.raw_text(text.as_bytes());
+                self.raw_text(text.as_bytes())?;
                 let place = self.remember();
                 self.texts.insert(text, place);
             }
         }
+        Ok(())
     }
 
     /// One of the few strings that are not of the tree, found faster among themselves.
@@ -449,30 +565,39 @@ impl<'a> Writer<'a> {
         match self.words.iter().find(|known| known.0 == word) {
             Some(&(_, place)) => self.recall(place),
             None => {
-                self.raw_text(word.as_bytes());
+                self.short_text(word.as_bytes());
                 let place = self.remember();
                 self.words.push((word, place));
             }
         }
     }
 
-    fn raw_text(&mut self, bytes: &[u8]) {
+    fn raw_text(&mut self, bytes: &[u8]) -> Written {
+        check_text_len(bytes.len())?;
+        self.short_text(bytes);
+        Ok(())
+    }
+
+    fn short_text(&mut self, bytes: &[u8]) {
         self.out.push(op::BINUNICODE);
         self.out.extend((bytes.len() as u32).to_le_bytes());
         self.out.extend(bytes);
     }
 
     /// Protocol 2 has no bytes; Python writes them as text to be encoded.
-    fn bytes(&mut self, bytes: &[u8]) {
+    fn bytes(&mut self, bytes: &[u8]) -> Written {
         self.global("_codecs", "encode");
+        check_text_len(bytes.len())?;
         let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
-        self.raw_text(text.as_bytes());
-        self.text("latin1");
+        self.raw_text(text.as_bytes())?;
+        self.text("latin1")?;
         self.out.extend([op::TUPLE2, op::REDUCE]);
+        Ok(())
     }
 
     /// A class or function.
     fn global(&mut self, module: &'a str, name: &'a str) {
+        self.values += 4;
         // By the name first: most modules are `torch`.
         let known = self.globals.iter().find(|known| known.1 == name && known.0 == module);
         match known {
@@ -511,5 +636,16 @@ impl<'a> Writer<'a> {
             }
         }
         place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_of_four_gibibytes_is_refused_and_not_written_with_another_length() {
+        assert!(check_text_len(u32::MAX as usize).is_ok());
+        assert!(check_text_len(u32::MAX as usize + 1).is_err());
     }
 }
