@@ -11,7 +11,7 @@ use pyo3::types::{
     PyTuple,
 };
 use rustc_hash::FxHashMap;
-use scai_checkpoint::codec::torch::constructor;
+use scai_checkpoint::codec::torch::{constructor, repeated_key};
 use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storage, Tensor, Value};
 
 use crate::dlpack::Place;
@@ -601,13 +601,9 @@ fn list<'py>(items: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
 /// Refuses keys that became equal when they were made plain, such as `Path("a")` and `"a"`: of
 /// their values, one would be lost.
 fn all_differ(entries: &[(Value, Value)]) -> Walked<()> {
-    for (i, (key, _)) in entries.iter().enumerate() {
-        if entries[..i].iter().any(|(other, _)| other == key) {
-            let message = format!("two keys are saved as the same, {key:?}; use other keys");
-            return Err(PyValueError::new_err(message).into());
-        }
-    }
-    Ok(())
+    let Some(key) = repeated_key(entries) else { return Ok(()) };
+    let message = format!("two keys are saved as the same, `{}`; use other keys", key.key_text());
+    Err(PyValueError::new_err(message).into())
 }
 
 fn string(text: &Bound<'_, PyString>) -> Walked<Value> {

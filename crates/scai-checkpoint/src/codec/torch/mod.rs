@@ -43,6 +43,14 @@ pub use plan::Plan;
 pub(super) use zip::members::{Member, members};
 pub(crate) use zip::read::UNRECOGNIZED;
 
+use crate::value::Value;
+
+/// The first key of a dict that Python holds for equal to one before it (`1` and `True`): of their
+/// values, one would be lost.
+pub fn repeated_key(entries: &[(Value, Value)]) -> Option<&Value> {
+    pickle::keys::repeated(entries)
+}
+
 /// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),
 /// where it is in the table of those that PyTorch accepts.
 pub fn constructor(name: &str) -> Option<&'static str> {

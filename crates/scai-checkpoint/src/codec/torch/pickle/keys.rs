@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use num_bigint::BigInt;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use twox_hash::XxHash3_128;
 
 use crate::value::Value;
@@ -104,6 +104,17 @@ impl Identities {
         let seed = self.seed ^ u64::from(kind);
         Identity::Equal(XxHash3_128::oneshot_with_seed(seed, content))
     }
+}
+
+/// The first key that Python holds for equal to one before it.
+pub(in super::super) fn repeated(entries: &[(Value, Value)]) -> Option<&Value> {
+    let mut identities = Identities::new();
+    let mut seen = FxHashSet::default();
+    let mut is_repeated = |key: &Value| match identities.of(key) {
+        Identity::Equal(digest) => !seen.insert(digest),
+        Identity::Unique | Identity::Mutable => false,
+    };
+    entries.iter().map(|(key, _)| key).find(|key| is_repeated(key))
 }
 
 /// A whole number of more than 64 bits.

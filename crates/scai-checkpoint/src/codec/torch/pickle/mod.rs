@@ -6,13 +6,13 @@
 //!
 //! Reading has two steps: [`machine`] runs the opcodes over an arena of nodes, so that objects
 //! referred to before they are complete come out complete; [`build`] turns the arena into a
-//! [`crate::Value`], with limits on depth and size, so that neither cycles nor exponentially
-//! shared containers do harm. [`mod@write`] emits protocol 2 with the opcodes that
+//! [`crate::Value`], each object once, so that what is shared at every level takes no more memory
+//! than it has objects; cycles are refused. [`mod@write`] emits protocol 2 with the opcodes that
 //! `torch.load(weights_only=True)` accepts.
 
 pub(super) mod build;
 mod globals;
-mod keys;
+pub(super) mod keys;
 pub(super) mod machine;
 mod op;
 pub(super) mod write;
