@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use serde_json::value::RawValue;
+use pyo3::prelude::*;
 
 /// The kind of the tag of an object that was met before.
 pub(crate) const SAME: &str = "=";
@@ -52,6 +52,12 @@ pub(crate) enum Note {
 
 /// The notes are not of the form they have.
 pub(crate) struct OtherForm;
+
+impl From<PyErr> for OtherForm {
+    fn from(_: PyErr) -> Self {
+        Self
+    }
+}
 
 impl Notes {
     pub(crate) fn new(text: Option<String>) -> Self {
@@ -116,24 +122,43 @@ impl Parsed {
 }
 
 fn parse(text: &str) -> Option<Parsed> {
-    let entries: Vec<(Path, &RawValue)> = serde_json::from_str(text).ok()?;
+    Python::attach(|py| parse_in(py, text).ok())
+}
+
+/// Python's own reader knows integers of any length.
+fn parse_in(py: Python<'_>, text: &str) -> Result<Parsed, OtherForm> {
+    let json = py.import("json")?;
     let mut parsed = Parsed::default();
-    for (path, tag) in entries {
-        let same = serde_json::from_str::<(String, Path)>(tag.get());
-        match same {
-            Ok((kind, first)) if kind == SAME => {
-                parsed.firsts.insert(first.clone());
-                if parsed.notes.insert(path, Note::Same(first)).is_some() {
-                    return None;
-                }
+    for entry in json.call_method1("loads", (text,))?.try_iter()? {
+        let (path, tag): (Path, Bound<'_, PyAny>) = pair(&entry?)?;
+        if tag.get_item(0).is_ok_and(|kind| kind.eq(SAME).unwrap_or(false)) {
+            let (_, first): (String, Path) = pair(&tag)?;
+            parsed.firsts.insert(first.clone());
+            if parsed.notes.insert(path, Note::Same(first)).is_some() {
+                return Err(OtherForm);
             }
-            _ => match parsed.notes.entry(path).or_insert_with(|| Note::Tags(Vec::new())) {
-                Note::Tags(tags) => tags.push(tag.get().to_owned()),
-                Note::Same(_) => return None,
-            },
+            continue;
+        }
+        match parsed.notes.entry(path).or_insert_with(|| Note::Tags(Vec::new())) {
+            Note::Tags(tags) => tags.push(json.call_method1("dumps", (tag,))?.extract()?),
+            Note::Same(_) => return Err(OtherForm),
         }
     }
     // What is the same as something else is the first of them.
     let is_first = |path: &Path| !matches!(parsed.notes.get(path), Some(Note::Same(_)));
-    parsed.firsts.iter().all(is_first).then_some(parsed)
+    if parsed.firsts.iter().all(is_first) { Ok(parsed) } else { Err(OtherForm) }
+}
+
+/// The two items of a list.
+fn pair<'py, A, B>(list: &Bound<'py, PyAny>) -> Result<(A, B), OtherForm>
+where
+    A: FromPyObjectOwned<'py>,
+    B: FromPyObjectOwned<'py>,
+{
+    if list.len()? != 2 {
+        return Err(OtherForm);
+    }
+    let first = list.get_item(0)?.extract().map_err(|_| OtherForm)?;
+    let second = list.get_item(1)?.extract().map_err(|_| OtherForm)?;
+    Ok((first, second))
 }
