@@ -50,6 +50,7 @@ lint: ## Formatter, clippy and rustdoc, warnings denied
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
 	SCAI_PROOFS=full cargo test --release -p scai-cli --test it train_kill -- --nocapture
+	test ! -e $(VENV)/ready || SCAI_PROOFS=full $(VENV)/bin/python -m pytest tests/python/test_trees.py
 
 bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, against other systems
 	$(VENV)/bin/python -W ignore bench/rivals.py

@@ -39,7 +39,7 @@ def bits_of(tensor: torch.Tensor) -> object:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         parts = (tensor.ccol_indices(), tensor.row_indices(), tensor.values())
         return (*about, *map(bits_of, parts))
-    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    plain = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     content = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
     return (*about, tensor.stride(), tensor.is_conj(), tensor.is_neg(), content)
 

@@ -179,6 +179,8 @@ class Same:
         return None
 
     def difference(self, a: object, b: object, path: str = "") -> str | None:
+        # `torch.load` gives an untyped storage back as one of bytes.
+        a, b = (getattr(value, "_untyped_storage", value) for value in (a, b))
         if type(a) is not type(b):
             return f"{path}: a {type(a).__name__} and a {type(b).__name__}"
         if isinstance(a, IDENTITY) or (isinstance(a, tuple) and a):
@@ -221,7 +223,11 @@ class Same:
                 return found
         if isinstance(a, collections.OrderedDict):
             # One dict each, which nothing else refers to.
-            return self.difference(list(vars(a).items()), list(vars(b).items()), f"{path} attributes")
+            if list(vars(a)) != list(vars(b)):
+                return f"{path}: the attributes {list(vars(a))} and {list(vars(b))}"
+            for name in vars(a):
+                if found := self.difference(vars(a)[name], vars(b)[name], f"{path}.{name}"):
+                    return found
         return None
 
     def tensors(self, a: torch.Tensor, b: torch.Tensor, path: str) -> str | None:

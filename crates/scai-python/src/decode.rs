@@ -261,7 +261,8 @@ impl<'py> Decoder<'_, 'py> {
     ) -> PyResult<Bound<'py, PyAny>> {
         let Value::Shared(shared) = value else { return self.plain(value, template) };
         let into = template.map_or(0, |template| template.as_ptr().addr());
-        let key = (shared.id(), into, self.used);
+        let used = self.used && matches!(self.options.place, Place::Disk(_));
+        let key = (shared.id(), into, used);
         if let Some(object) = self.shared.get(&key) {
             return Ok(object.clone());
         }

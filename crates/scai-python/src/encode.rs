@@ -171,8 +171,7 @@ impl<'py> Encoder<'py> {
         if let Some(value) = self.number(object)? {
             return Ok(value);
         }
-        // One reference is that of the container, one is `object`.
-        if object.get_refcnt() <= 2 {
+        if !is_referred_to_often(object) {
             return self.fresh(object);
         }
         let address = object.as_ptr().addr();
@@ -535,6 +534,16 @@ impl<'py> Encoder<'py> {
         let name: Vec<String> = keys.iter().filter_map(Key::text).collect();
         Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")))
     }
+}
+
+/// Whether something may refer to an object besides its container and this reference.
+#[expect(
+    unsafe_code,
+    reason = "the count is part of Python's stable interface, and has no safe form"
+)]
+fn is_referred_to_often(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the object is alive, and the interpreter is held.
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) > 2 }
 }
 
 /// Whether it makes a difference that several places refer to the same value and not to equal
