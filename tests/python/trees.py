@@ -158,7 +158,8 @@ class Trees:
         floating = dtype.is_floating_point or dtype.is_complex
         if r.random() < 0.2:
             return torch.nn.Parameter(tensor, requires_grad=floating and r.random() < 0.7)
-        if floating and r.random() < 0.1:
+        # PyTorch cannot load one with a gradient of the types that have no storage class.
+        if floating and dtype.itemsize > 1 and r.random() < 0.1:
             tensor.requires_grad_()
         return tensor
 

@@ -165,10 +165,13 @@ pub(crate) fn count_uses(
             each(&call.args);
             call.state.iter().for_each(|state| count_uses(state, uses, seen));
         }
-        Value::Dict(dict) => dict.entries.iter().for_each(|(key, value)| {
-            count_uses(key, uses, seen);
-            count_uses(value, uses, seen);
-        }),
+        Value::Dict(dict) => {
+            let attributes = dict.attributes.iter().flat_map(|attributes| &attributes.entries);
+            for (key, value) in dict.entries.iter().chain(attributes) {
+                count_uses(key, uses, seen);
+                count_uses(value, uses, seen);
+            }
+        }
         Value::Tensor(tensor) => *uses.entry(tensor.storage().id()).or_default() += 1,
         Value::Storage(storage, _) => *uses.entry(storage.id()).or_default() += 1,
         _ => {}
