@@ -1,7 +1,7 @@
 """How long `scai list` and `scai diff` take: `make bench-commands`.
 
 A directory of 1,000 checkpoints, and pairs of checkpoints of 1 MiB and of 1 GiB that differ in one
-tensor, all in the page cache; without `--no-values` that one is read. Each command is a process of
+tensor, all in the page cache; without `--digests-only` all are read. Each command is a process of
 its own, from start to end; they take turns, and medians are printed, beside those of a command that
 does nothing.
 """
@@ -55,7 +55,7 @@ def main() -> None:
         for name, nbytes in {"1 MiB": 1 << 20, "1 GiB": 1 << 30}.items():
             paths = pair(Path(base) / name, nbytes)
             commands[f"diff of {name}"] = ["diff", *map(str, paths)]
-            commands[f"diff --no-values of {name}"] = ["diff", "--no-values", *map(str, paths)]
+            commands[f"diff --digests-only of {name}"] = ["diff", "--digests-only", *map(str, paths)]
         times: dict[str, list[float]] = {name: [] for name in commands}
         for round_ in range(args.rounds + 1):
             for name, command in random.sample(sorted(commands.items()), len(commands)):

@@ -8,6 +8,7 @@
 //! | 3 | nothing is damaged as far as can be told, but a file carries no checksums |
 //! | 4 | nothing is damaged, but a file holds what is not read here, or needs code to be run |
 //! | 5 | nothing is damaged, but a file is not a checkpoint |
+//! | 6 | the digests of the two are identical; the tensors were not read (`diff --digests-only`) |
 //! | 130, 143 | training was stopped by SIGINT (Ctrl-C), by SIGTERM; saved, unless there were two |
 
 use std::io::Write;
@@ -30,6 +31,8 @@ pub(crate) enum Exit {
     Unsupported,
     /// A file is not a checkpoint.
     NotACheckpoint,
+    /// No difference was found, but not everything was read.
+    ByDigests,
     /// Training was stopped by the signal of this number, and saved.
     #[cfg(feature = "train")]
     Stopped(u8),
@@ -68,6 +71,7 @@ impl Exit {
             Exit::Unprotected => 3,
             Exit::Unsupported => 4,
             Exit::NotACheckpoint => 5,
+            Exit::ByDigests => 6,
             #[cfg(feature = "train")]
             Exit::Stopped(signal) => BY_SIGNAL.saturating_add(signal),
         }

@@ -3,23 +3,37 @@
 use std::io::Write;
 use std::path::Path;
 
-use scai_checkpoint::codec::{CheckpointFile, Format, Protection, Unprotected};
+use scai_checkpoint::codec::{CheckpointFile, Format, Origin, Protection, Unprotected};
 use scai_checkpoint::{Error, Value, open_file};
 
 use crate::exit::Failure;
 use crate::locate::{nearest, no_such_file};
 use crate::render::{one_line, paint, printable, style};
 
+/// Of a file that was converted from one without checksums.
+pub(crate) const UNNOTICED: &str = "in which damage could not be noticed";
+
 /// An open file.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     pub(crate) file: CheckpointFile,
-    path: &'a Path,
+    pub(crate) path: &'a Path,
 }
 
 impl<'a> Input<'a> {
     /// Opens a file. One without checksums is read, with a warning.
     pub(crate) fn open(path: &'a Path) -> Result<Self, Failure> {
+        let input = Self::open_quietly(path)?;
+        let shown = path.display();
+        if input.file.protection() == Protection::None {
+            warn(&format!("`{shown}` carries no checksums: damage could not be noticed"));
+        } else if input.comes_unprotected() {
+            warn(&format!("`{shown}` was converted from a file without checksums, {UNNOTICED}"));
+        }
+        Ok(input)
+    }
+
+    fn open_quietly(path: &'a Path) -> Result<Self, Failure> {
         if path.is_dir() {
             return Err(is_directory(path));
         }
@@ -27,11 +41,22 @@ impl<'a> Input<'a> {
             Error::NotFound { .. } => no_such_file(path),
             error => error.into(),
         })?;
-        if file.protection() == Protection::None {
-            let shown = path.display();
-            warn(&format!("`{shown}` carries no checksums: damage could not be noticed"));
-        }
         Ok(Self { file, path })
+    }
+
+    /// Opens a file as [`Input::open`] does, but refuses one without checksums.
+    pub(crate) fn open_protected(path: &'a Path) -> Result<Self, Failure> {
+        let input = Self::open_quietly(path)?;
+        if input.file.protection() == Protection::None {
+            let shown = path.display();
+            return Err(Failure::usage(
+                format!("`{shown}` carries no checksums, so damage could not be noticed"),
+                Some(
+                    "`--allow-unprotected` converts it all the same, and marks the new file".into(),
+                ),
+            ));
+        }
+        Ok(input)
     }
 
     /// The state tree, with the path in errors.
@@ -53,6 +78,11 @@ impl<'a> Input<'a> {
             Format::Archive => "archive",
             _ => "pt",
         }
+    }
+
+    /// Whether it has checksums, but was converted from a file that had none.
+    pub(crate) fn comes_unprotected(&self) -> bool {
+        self.file.protection() != Protection::None && self.file.origin() == Origin::Unprotected
     }
 
     /// What protects the file, for scripts.

@@ -9,7 +9,7 @@ use super::bundle::Bundle;
 use super::kind;
 use super::safetensors::{self, SafetensorsFile};
 use super::torch::{self, Manifest, TorchFile};
-use super::{Protection, Unprotected};
+use super::{Origin, Protection, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::{ReadAt, WriteAt};
 use crate::value::Value;
@@ -128,6 +128,15 @@ impl CheckpointFile {
         }
     }
 
+    /// Where its bytes come from, as far as it says so.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Torch(file) => file.origin(),
+            Self::Safetensors(file) => file.origin(),
+            Self::Bundle(bundle) => bundle.origin(),
+        }
+    }
+
     /// What a `.pt` file says of itself, where this crate wrote it.
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
@@ -210,13 +219,27 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`] and [`torch::Plan::with_notes`].
     pub fn with_notes(tree: &Value, notes: Option<&str>, format: Format) -> Result<Self> {
+        Self::converted(tree, notes, Origin::Known, format)
+    }
+
+    /// Plans the file for a state tree that comes from another file, as [`Plan::with_notes`]; what
+    /// comes from a file without checksums is marked, and `verify` and `show` say so.
+    ///
+    /// # Errors
+    /// As [`Plan::with_notes`].
+    pub fn converted(
+        tree: &Value,
+        notes: Option<&str>,
+        origin: Origin,
+        format: Format,
+    ) -> Result<Self> {
         match format {
-            Format::Torch => torch::Plan::with_notes(tree, notes).map(Self::Torch),
+            Format::Torch => torch::Plan::converted(tree, notes, origin).map(Self::Torch),
             Format::TorchLegacy | Format::Sharded | Format::Archive => {
                 Err(Error::invalid(format!("the format `{format}` is read but not written")))
             }
             Format::Safetensors => {
-                let plan = safetensors::Plan::new(tree)?;
+                let plan = safetensors::Plan::converted(tree, origin)?;
                 plan.with_metadata(notes, []).map(Self::Safetensors)
             }
         }

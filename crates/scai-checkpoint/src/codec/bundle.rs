@@ -8,7 +8,7 @@ use super::any::CheckpointFile;
 use super::kind::foreign_zip;
 use super::record::RecordSource;
 use super::torch::{Member, members};
-use super::{Protection, Unprotected};
+use super::{Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::Source;
@@ -143,6 +143,17 @@ impl Bundle {
             None => part.file.protection(),
         };
         self.parts.iter().map(of).min().unwrap_or(Protection::None)
+    }
+
+    /// Where the bytes of its files come from, as far as they say so.
+    pub(super) fn origin(&self) -> Origin {
+        let is_known = |part: &Part| part.file.origin() == Origin::Known;
+        match self.protection() {
+            Protection::None => Origin::Unprotected,
+            Protection::Crc32 => Origin::Known,
+            Protection::Digests if self.parts.iter().all(is_known) => Origin::Known,
+            Protection::Digests => Origin::Unprotected,
+        }
     }
 
     /// The state tree: of an archive, a dict of its members; of an index, of all tensors.

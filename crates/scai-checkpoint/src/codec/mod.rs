@@ -26,6 +26,17 @@ pub enum Protection {
     Digests,
 }
 
+/// Where the bytes of a file come from: its digests say that they are still those that were
+/// written, not that those were right.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A program's state, or a file in which damage would have been noticed.
+    #[default]
+    Known,
+    /// A file without checksums, now or some conversions ago.
+    Unprotected,
+}
+
 /// Whether files without any checksums are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unprotected {

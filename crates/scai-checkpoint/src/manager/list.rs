@@ -185,9 +185,10 @@ pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
     match peek(&*file)? {
         Some(manifest) => Ok(manifest),
         None => {
-            let tree = TorchFile::open(file, Unprotected::Accept)?.tree()?;
+            let file = TorchFile::open(file, Unprotected::Accept)?;
+            let tree = file.tree()?;
             let iteration = tree.as_dict().and_then(|top| top.get("iteration"));
-            let mut manifest = Manifest::new(&tree);
+            let mut manifest = Manifest::new(&tree, file.origin());
             manifest.iteration = iteration.map_or(Ok(None), Value::whole_number)?;
             Ok(manifest)
         }

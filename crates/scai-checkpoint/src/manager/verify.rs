@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::checkpoint::Checkpoint;
-use crate::codec::{CheckpointFile, Protection, Unprotected};
+use crate::codec::{CheckpointFile, Origin, Protection, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::ReadAt;
 use crate::value::Value;
@@ -39,6 +39,8 @@ pub struct Verification {
     pub answers: Answers,
     /// What protects the file, where it could be opened.
     pub protection: Option<Protection>,
+    /// Where its bytes come from, as far as it says so.
+    pub origin: Origin,
     /// The iteration it says it is of.
     pub iteration: Option<i64>,
     /// Bytes of the file.
@@ -104,6 +106,7 @@ impl Verification {
         Self {
             answers: Answers::default(),
             protection: None,
+            origin: Origin::Known,
             iteration: None,
             len: 0,
             damage: vec![error],
@@ -141,6 +144,7 @@ pub fn verify(
     let mut verification = Verification {
         answers: Answers { exists: true, ..Answers::default() },
         protection: None,
+        origin: Origin::Known,
         iteration: None,
         len: file.len(),
         damage: Vec::new(),
@@ -168,6 +172,7 @@ fn look(
 ) -> Result<()> {
     let opened = CheckpointFile::open(file, Unprotected::Accept)?;
     verification.protection = Some(opened.protection());
+    verification.origin = opened.origin();
     verification.damage = opened.verify(threads, progress);
     let tree = opened.tree();
     if opened.protection() == Protection::None {

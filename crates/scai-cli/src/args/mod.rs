@@ -132,9 +132,13 @@ pub(crate) struct DiffArgs {
     /// Leave out a part of the tree: `timestamp`; may be given again
     #[arg(long, value_name = "PATH")]
     pub(crate) ignore: Vec<String>,
-    /// Only say which tensors differ, not by how much: with digests in both files, none is read
+    /// Only say which tensors differ, not by how much
     #[arg(long)]
     pub(crate) no_values: bool,
+    /// Compare what was saved, by its digests, and do not read what is there now: fast, and blind
+    /// to damage. Where nothing differs the exit code is 6
+    #[arg(long)]
+    pub(crate) digests_only: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -157,6 +161,9 @@ pub(crate) struct ConvertArgs {
     /// Round floating-point tensors: float32, float64, float16 or bfloat16
     #[arg(long, value_parser = float_dtype)]
     pub(crate) dtype: Option<DType>,
+    /// Convert a file without checksums, in which damage could not be noticed; OUT says so
+    #[arg(long)]
+    pub(crate) allow_unprotected: bool,
     /// Replace OUT where it exists
     #[arg(long, short)]
     pub(crate) force: bool,

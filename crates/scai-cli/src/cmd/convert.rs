@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use scai_checkpoint::codec::{Format, Plan};
+use scai_checkpoint::codec::{Format, Origin, Plan};
 use scai_checkpoint::{DType, Options, Value, write_file};
 
 use crate::args::{ConvertArgs, OutputFormat};
@@ -56,7 +56,10 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         let directory = locate::split(&args.output)?.0.display();
         return Err(Failure::usage(format!("there is no directory `{directory}`"), None));
     }
-    let input = Input::open(&args.input)?;
+    let input = match args.allow_unprotected {
+        true => Input::open(&args.input)?,
+        false => Input::open_protected(&args.input)?,
+    };
     let mut notes = Notes::new();
     let tree = input.tree()?;
     let tree = match &args.part {
@@ -73,7 +76,11 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         Some(_) => None,
         None => input.notes()?,
     };
-    let mut plan = Plan::with_notes(&tree, notes_beside.as_deref(), format)?;
+    let origin = input.file.origin();
+    if origin == Origin::Unprotected {
+        notes.push("marked: it comes from a file without checksums".to_owned());
+    }
+    let mut plan = Plan::converted(&tree, notes_beside.as_deref(), origin, format)?;
     let metadata = input.file.foreign_metadata();
     match plan {
         Plan::Safetensors(safetensors) => {

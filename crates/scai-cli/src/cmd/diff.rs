@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use scai_checkpoint::{Tensor, Value};
+use scai_checkpoint::{Options, Tensor, Value};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -24,12 +24,15 @@ use crate::render::{
 struct Report {
     a: String,
     b: String,
-    identical: bool,
+    /// `null` where only the digests say so.
+    identical: Option<bool>,
+    /// Every byte of both files was read and is what was saved.
+    checked: bool,
     /// Tensors that both have and that are equal bit for bit.
     equal_tensors: usize,
     /// Tensors whose equality was decided by digests alone.
     by_digest: usize,
-    /// Bytes of tensors that were read.
+    /// Bytes of tensors that were read to compare them.
     bytes_read: u64,
     ignored: usize,
     changes: Vec<Entry>,
@@ -56,14 +59,23 @@ pub(crate) fn run(args: &DiffArgs, out: &mut impl Write) -> Result<Exit, Failure
             input::part(&right, ignored)?;
         }
     }
-    let depth = if args.no_values { Depth::Names } else { Depth::Values };
+    let checked = !args.digests_only;
+    if checked {
+        check(&a)?;
+        check(&b)?;
+    }
+    let depth = if args.no_values || !checked { Depth::Names } else { Depth::Values };
     let bar = progress::bytes(2 * totals(&left).bytes.min(totals(&right).bytes), "comparing");
     let comparison = trees(&left, &right, &args.ignore, depth, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let comparison = comparison?;
-    let exit = if comparison.identical() { Exit::Success } else { Exit::Found };
+    let exit = match comparison.identical() {
+        true if checked || comparison.by_digest == 0 => Exit::Success,
+        true => Exit::ByDigests,
+        false => Exit::Found,
+    };
     if args.json {
-        write_json(out, &report(args, &comparison))?;
+        write_json(out, &report(args, &comparison, exit))?;
         return Ok(exit);
     }
     if !comparison.identical() {
@@ -73,11 +85,22 @@ pub(crate) fn run(args: &DiffArgs, out: &mut impl Write) -> Result<Exit, Failure
         writeln!(out)?;
         print(&comparison, out)?;
     }
-    summary(&comparison, out)?;
+    summary(&comparison, exit, out)?;
     Ok(exit)
 }
 
-fn summary(comparison: &Comparison<'_>, out: &mut impl Write) -> Result<(), Failure> {
+/// Reads every byte: digests speak for what was saved, not for what a disk made of it since.
+fn check(input: &Input<'_>) -> Result<(), Failure> {
+    let bar = progress::bytes(input.file.len(), "checking");
+    let damage = input.file.verify(Options::default().threads, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    match damage.into_iter().next() {
+        Some(error) => Err(error.at_path(input.path.display().to_string()).into()),
+        None => Ok(()),
+    }
+}
+
+fn summary(comparison: &Comparison<'_>, exit: Exit, out: &mut impl Write) -> Result<(), Failure> {
     let differing = comparison
         .changes
         .iter()
@@ -85,22 +108,26 @@ fn summary(comparison: &Comparison<'_>, out: &mut impl Write) -> Result<(), Fail
         .count();
     let tensors = comparison.equal_tensors + differing;
     let common = counted(tensors as u64, "tensor");
-    let mut text = match (comparison.identical(), comparison.read) {
-        // Digests speak for what was saved, not for what a disk made of it since.
-        (true, 0) if tensors > 0 => format!(
-            "{}: {common} not read; `scai verify` checks that they are what was saved",
-            paint(style::GOOD, "identical by their digests")
+    let read = match comparison.read {
+        0 => String::new(),
+        read => format!(", {} read", size(read)),
+    };
+    let mut text = match exit {
+        Exit::ByDigests => format!(
+            "{}: {common}, {} of them not read; without `--digests-only` they are checked as well",
+            paint(style::GOOD, "saved identical"),
+            count(comparison.by_digest as u64),
         ),
-        (true, read) => {
+        Exit::Success => {
             let verdict = paint(style::GOOD, "identical bit for bit");
-            if tensors == 0 { verdict } else { format!("{verdict}: {common}, {} read", size(read)) }
+            if tensors == 0 { verdict } else { format!("{verdict}: {common}{read}") }
         }
-        (false, read) => {
+        _ => {
             let changes = counted(comparison.changes.len() as u64, "difference");
             let mut text = format!("{}: {changes}", paint(style::BAD, "different"));
             if tensors > 0 {
                 let equal = count(comparison.equal_tensors as u64);
-                text += &format!("; {equal} of {common} equal, {} read", size(read));
+                text += &format!("; {equal} of {common} equal{read}");
             }
             text
         }
@@ -236,11 +263,12 @@ fn attributes(a: &Tensor, b: &Tensor) -> String {
     changed.join(", ")
 }
 
-fn report(args: &DiffArgs, comparison: &Comparison<'_>) -> Report {
+fn report(args: &DiffArgs, comparison: &Comparison<'_>, exit: Exit) -> Report {
     Report {
         a: args.a.display().to_string(),
         b: args.b.display().to_string(),
-        identical: comparison.identical(),
+        identical: (exit != Exit::ByDigests).then(|| comparison.identical()),
+        checked: !args.digests_only,
         equal_tensors: comparison.equal_tensors,
         by_digest: comparison.by_digest,
         bytes_read: comparison.read,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use scai_checkpoint::codec::{CheckpointFile, Protection};
+use scai_checkpoint::codec::Protection;
 use scai_checkpoint::{Tensor, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -12,7 +12,7 @@ use crate::compute::numbers::{Numbers, as_json, decode};
 use crate::compute::stats::{Stats, stats};
 use crate::compute::totals::{Totals, totals};
 use crate::exit::{Exit, Failure};
-use crate::input::{self, Input};
+use crate::input::{self, Input, UNNOTICED};
 use crate::progress;
 use crate::render::tree::{Line, lines};
 use crate::render::{
@@ -30,6 +30,9 @@ struct Report {
     format: &'static str,
     size: u64,
     protection: &'static str,
+    /// `none` where it was converted from a file without checksums.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_protection: Option<&'static str>,
     iteration: Option<i64>,
     timestamp: Option<String>,
     model: Option<Totals>,
@@ -106,7 +109,7 @@ fn header(
     writeln!(out, "{}", paint(style::BOLD, one_line(&path)))?;
     let mut facts = vec![
         ("format", format!("{}, {}", input.file.format(), size(input.file.len()))),
-        ("checksums", checksums(&input.file)),
+        ("checksums", checksums(input)),
     ];
     let top = |key: &str| tree.as_dict().and_then(|dict| dict.get(key));
     let text = |value: &Value| match value.resolved() {
@@ -138,8 +141,11 @@ fn amount(totals: &Totals, noun: &str) -> String {
     format!("{} in {tensors}, {}", counted(elements, noun), size(bytes))
 }
 
-fn checksums(file: &CheckpointFile) -> String {
-    match file.protection() {
+fn checksums(input: &Input<'_>) -> String {
+    match input.file.protection() {
+        Protection::Digests if input.comes_unprotected() => {
+            format!("a digest for each chunk; converted from a file without checksums, {UNNOTICED}")
+        }
         Protection::Digests => "a digest for each chunk, written by scai".to_owned(),
         Protection::Crc32 => "a CRC-32 for each record, as torch writes them".to_owned(),
         Protection::None => paint(style::WARN, "none"),
@@ -302,6 +308,7 @@ fn report(
         format: input.format(),
         size: input.file.len(),
         protection: input.protection(),
+        source_protection: input.comes_unprotected().then(|| input::protection(Protection::None)),
         iteration: top("iteration").and_then(Value::as_int),
         timestamp: top("timestamp").and_then(Value::as_str).map(str::to_owned),
         model: top("model_state_dict").map(totals),

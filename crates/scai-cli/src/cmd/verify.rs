@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use scai_checkpoint::codec::Protection;
+use scai_checkpoint::codec::{Origin, Protection};
 use scai_checkpoint::store::{LocalStore, Store, is_draft};
 use scai_checkpoint::{Answers, CheckpointManager, Condition, Error, Options, Verification};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
 use crate::exit::{Exit, Failure};
+use crate::input::UNNOTICED;
 use crate::locate::{manager, no_such_file, split};
 use crate::progress;
 use crate::render::{one_line, paint, printable, size, style, write_json};
@@ -23,6 +24,8 @@ struct Report {
     /// What the file is in, in one word.
     condition: Condition,
     protection: Option<&'static str>,
+    /// `none` where it was converted from a file without checksums.
+    source_protection: Option<&'static str>,
     iteration: Option<i64>,
     #[serde(flatten)]
     answers: Answers,
@@ -123,6 +126,11 @@ fn others(directory: &Path) -> Result<Vec<(String, u64)>, Failure> {
     Ok(found)
 }
 
+/// Whether it was converted from a file without checksums.
+fn from_unprotected(verification: &Verification) -> bool {
+    verification.origin == Origin::Unprotected && verification.protection != Some(Protection::None)
+}
+
 fn protection(verification: &Verification) -> Option<&'static str> {
     verification.protection.map(crate::input::protection)
 }
@@ -143,6 +151,8 @@ fn report(target: &Target<'_>, verification: &Verification) -> Report {
         sound: verification.is_sound(),
         condition: verification.condition(),
         protection: protection(verification),
+        source_protection: from_unprotected(verification)
+            .then(|| crate::input::protection(Protection::None)),
         iteration: verification.iteration,
         answers: verification.answers,
         damage: damage.collect(),
@@ -179,6 +189,10 @@ fn print(
         Some(Protection::None) => "it carries no checksums, so damage could not be noticed",
         None => "",
     };
+    let mut how = how.to_owned();
+    if verification.is_sound() && from_unprotected(verification) {
+        how += &format!("; converted from a file without checksums, {UNNOTICED}");
+    }
     let path = shown(&target.path);
     let size = size(verification.len);
     let line = format!("{verdict}  {path:width$}  {size:>10}  {how}");

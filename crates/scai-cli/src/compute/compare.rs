@@ -110,6 +110,7 @@ impl<'a> Walk<'a, '_> {
             (Value::Storage(left, left_type), Value::Storage(right, right_type)) => {
                 let same = left_type == right_type && left.len() == right.len();
                 let known = left.digest().zip(right.digest()).map(|(left, right)| left == right);
+                self.found.by_digest += usize::from(same && known == Some(true));
                 if !(same && known.unwrap_or_else(|| a == b)) {
                     self.change(path, What::Value(a, b));
                 }

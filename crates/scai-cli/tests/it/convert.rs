@@ -70,13 +70,38 @@ fn files_of_other_programs_are_read_with_warnings() {
         .golden("legacy_checkpoint.pt")
         .golden("view_small_part.pt");
     let runs: [&[&str]; 5] = [
-        &["convert", "flat.safetensors", "flat.pt", "--lossy"],
-        &["convert", "tied.safetensors", "tied.pt"],
+        &["convert", "flat.safetensors", "flat.pt", "--lossy", "--allow-unprotected"],
+        &["convert", "tied.safetensors", "tied.pt", "--allow-unprotected"],
         &["show", "tied.pt"],
-        &["convert", "legacy_checkpoint.pt", "new.pt"],
+        &["convert", "legacy_checkpoint.pt", "new.pt", "--allow-unprotected"],
         &["convert", "view_small_part.pt", "small.safetensors"],
     ];
     assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+}
+
+#[test]
+fn a_file_without_checksums_is_converted_on_request_only_and_its_copies_say_so() {
+    let sandbox = Sandbox::new()
+        .golden("legacy_checkpoint.pt")
+        .damage("legacy_checkpoint.pt", |bytes| bytes.len() - 100);
+    let runs: [&[&str]; 8] = [
+        &["convert", "legacy_checkpoint.pt", "a.pt"],
+        &["convert", "legacy_checkpoint.pt", "a.pt", "--allow-unprotected"],
+        &["verify", "a.pt"],
+        &["show", "a.pt", "iteration"],
+        &["convert", "a.pt", "b.safetensors"],
+        &["verify", "b.safetensors"],
+        &["convert", "b.safetensors", "c.pt", "--part", "model_state_dict"],
+        &["show", "c.pt", "--depth", "0"],
+    ];
+    assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+    for name in ["a.pt", "b.safetensors", "c.pt"] {
+        assert_eq!(sandbox.json(&["show", name, "--json"])["source_protection"], "none");
+        assert_eq!(sandbox.json(&["verify", name, "--json"])[0]["source_protection"], "none");
+    }
+    let known = Sandbox::new().golden("checkpoint.pt");
+    known.run(&["convert", "checkpoint.pt", "a.pt"]);
+    assert!(known.json(&["verify", "a.pt", "--json"])[0]["source_protection"].is_null());
 }
 
 #[test]
@@ -107,10 +132,10 @@ fn what_would_be_lost_is_an_error_unless_it_is_accepted() {
         ("meta.pt", "meta.safetensors", "sparse, quantised or without data"),
     ];
     for (input, output, words) in cases {
-        let refused = sandbox.run(&["convert", input, output]);
+        let refused = sandbox.run(&["convert", input, output, "--allow-unprotected"]);
         assert!(refused.contains(words) && refused.contains("exit code 2"), "{refused}");
         assert!(!sandbox.path(output).exists(), "{output}");
-        let accepted = sandbox.run(&["convert", input, output, "--lossy"]);
+        let accepted = sandbox.run(&["convert", input, output, "--lossy", "--allow-unprotected"]);
         assert!(accepted.contains(words) && !accepted.contains("exit code"), "{accepted}");
         assert!(sandbox.path(output).exists(), "{output}");
     }
@@ -119,7 +144,7 @@ fn what_would_be_lost_is_an_error_unless_it_is_accepted() {
 #[test]
 fn metadata_goes_from_one_safetensors_file_to_another() {
     let sandbox = Sandbox::new().golden("flat.safetensors");
-    sandbox.run(&["convert", "flat.safetensors", "again.safetensors"]);
+    sandbox.run(&["convert", "flat.safetensors", "again.safetensors", "--allow-unprotected"]);
     let [first, again] =
         ["flat", "again"].map(|name| sandbox.run(&["show", &format!("{name}.safetensors")]));
     let notes = |text: &str| text.lines().filter(|line| line.contains("note = ")).count();

@@ -2,6 +2,7 @@
 
 use insta::assert_snapshot;
 use scai_checkpoint::{Dict, Tensor, Value};
+use serde_json::Value as Json;
 
 use crate::support::{Sandbox, state};
 
@@ -13,9 +14,44 @@ fn pair() -> Sandbox {
 }
 
 #[test]
-fn identical_files_are_compared_by_digests_alone() {
+fn identical_files_are_checked_unless_their_digests_shall_do() {
     let sandbox = pair();
-    assert_snapshot!(sandbox.run(&["diff", "a.pt", "same.pt"]));
+    let runs: [&[&str]; 2] =
+        [&["diff", "a.pt", "same.pt"], &["diff", "a.pt", "same.pt", "--digests-only"]];
+    assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+    let report = sandbox.json(&["diff", "a.pt", "same.pt", "--json"]);
+    assert_eq!((&report["identical"], &report["checked"]), (&true.into(), &true.into()));
+    let report = sandbox.json(&["diff", "a.pt", "same.pt", "--json", "--digests-only"]);
+    assert_eq!((&report["identical"], &report["checked"]), (&Json::Null, &false.into()));
+}
+
+#[test]
+fn a_flipped_bit_is_never_called_identical() {
+    let len = std::fs::metadata(pair().path("same.pt")).unwrap().len() as usize;
+    for at in (0..len).step_by(len / 60).chain([len - 1]) {
+        let sandbox = pair().damage("same.pt", |_| at);
+        for how in [&[][..], &["--json"], &["--no-values"], &["--ignore", "timestamp"]] {
+            let mut args = vec!["diff", "a.pt", "same.pt"];
+            args.extend(how);
+            let output = sandbox.output(&args);
+            assert_eq!(output.status.code(), Some(2), "byte {at}, {how:?}");
+            assert!(output.stdout.is_empty(), "byte {at}, {how:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_read_has_an_exit_code_of_its_own() {
+    let sandbox = pair().damage("same.pt", |bytes| bytes.len() - 6000);
+    let digests_only = ["diff", "a.pt", "same.pt", "--digests-only"];
+    assert_eq!(sandbox.output(&digests_only).status.code(), Some(6));
+    assert_eq!(sandbox.json(&[&digests_only[..], &["--json"]].concat())["identical"], Json::Null);
+    // A difference is one, whatever became of the bytes.
+    assert_eq!(sandbox.output(&["diff", "a.pt", "b.pt", "--digests-only"]).status.code(), Some(1));
+    // Where there are no digests, everything is read after all.
+    let torch = pair().golden("checkpoint.pt");
+    let same = ["diff", "checkpoint.pt", "checkpoint.pt", "--digests-only"];
+    assert_eq!(torch.output(&same).status.code(), Some(0));
 }
 
 #[test]
@@ -24,7 +60,7 @@ fn what_differs_is_measured() {
 }
 
 #[test]
-fn without_values_no_tensor_is_read() {
+fn without_values_no_tensor_is_measured() {
     let sandbox = pair();
     assert_snapshot!(sandbox.run(&["diff", "a.pt", "b.pt", "--no-values"]));
     assert_eq!(sandbox.json(&["diff", "a.pt", "b.pt", "--no-values", "--json"])["bytes_read"], 0);

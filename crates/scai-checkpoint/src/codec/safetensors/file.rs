@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 use safetensors::tensor::TensorInfo;
 
 use super::header::{self, Header};
-use super::plan::{DIGESTS, NOTES, OURS};
+use super::plan::{DIGESTS, NOTES, OURS, SOURCE};
 use super::tree::{Decoder, TREE};
 use super::{from_format, header::ROOT, shape_from_format};
 use crate::codec::pass::verify_all;
 use crate::codec::record::{Check, RecordSource};
-use crate::codec::{Protection, Unprotected};
+use crate::codec::{Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::{DType, Storage, Tensor};
@@ -123,6 +123,15 @@ impl SafetensorsFile {
     /// What protects the file against damage.
     pub fn protection(&self) -> Protection {
         self.protection
+    }
+
+    /// Where its bytes come from, where this crate wrote it.
+    pub(crate) fn origin(&self) -> Origin {
+        match self.metadata.get(SOURCE).map(String::as_str) {
+            _ if self.protection == Protection::None => Origin::Unprotected,
+            Some("none") => Origin::Unprotected,
+            _ => Origin::Known,
+        }
     }
 
     /// The length of the file in bytes.

@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use twox_hash::XxHash3_128;
 
 use crate::error::{Error, Place, Result, shown};
+use crate::memory::zeroed;
 use crate::store::ReadAt;
 
 /// Bytes of the number that says how long the header is.
@@ -55,7 +56,7 @@ impl Header {
         if length > MAX_HEADER as u64 || data > file.len() {
             return bad(format!("a header of {length} bytes is not possible"));
         }
-        let mut json = vec![0; length as usize];
+        let mut json = zeroed(length, "read the header")?.into_vec();
         read(file, LENGTH as u64, &mut json)?;
         // The parser skips what it does not know without looking whether that is UTF-8.
         let text = std::str::from_utf8(&json)

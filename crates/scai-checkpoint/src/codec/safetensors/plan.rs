@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::header::{NO_ROOT, ROOT, encode};
 use super::tree::{self, TREE};
 use super::{shape_to_format, to_format};
+use crate::codec::Origin;
 use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
 use crate::codec::digest::{chunks, digests, fold};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub(super) const OURS: &str = "scai.";
 pub(super) const NOTES: &str = "scai.notes";
 /// Tied tensors that are stored once.
 const ALIASES: &str = "scai.aliases";
+/// The protection of the file that the state was converted from: `none`, or the key is missing.
+pub(super) const SOURCE: &str = "scai.source_protection";
 
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub struct Plan {
     made_of_parts: Vec<String>,
     /// What else goes into the metadata.
     further: Vec<(String, String)>,
+    origin: Origin,
     /// Where the tensors begin, and the length of their bytes.
     data: (u64, u64),
 }
@@ -50,6 +54,14 @@ impl Plan {
     /// # Errors
     /// [`Error::Unsupported`] where the format cannot hold a part of it, naming each.
     pub fn new(tree: &Value) -> Result<Self> {
+        Self::converted(tree, Origin::Known)
+    }
+
+    /// Plans the file for a state tree that comes from another file, as [`Plan::new`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn converted(tree: &Value, origin: Origin) -> Result<Self> {
         let tree::Encoded { json, mut stored, ties, apart, unshared, made_of_parts } =
             tree::encode(tree)?;
         // The order of the format: large elements first, so that all are aligned; then by name.
@@ -75,6 +87,7 @@ impl Plan {
             unshared,
             made_of_parts,
             further: Vec::new(),
+            origin,
             data: (0, at as u64),
         };
         plan.place()?;
@@ -178,6 +191,9 @@ impl Plan {
             let ties = self.ties.iter().map(|(alias, name)| (alias.clone(), name.as_str().into()));
             metadata.push((ALIASES, Json::Object(ties.collect()).to_string()));
         }
+        if self.origin == Origin::Unprotected {
+            metadata.push((SOURCE, "none".to_owned()));
+        }
         metadata.push((DIGESTS, Json::Object(digests).to_string()));
         metadata.push((TREE, self.tree.clone()));
         metadata.extend(self.further.iter().map(|(key, value)| (key.as_str(), value.clone())));
@@ -207,7 +223,7 @@ fn write_tensor(tensor: &Tensor, at: u64, buffer: &mut Buffer, file: &dyn WriteA
         let bytes = match lies {
             Some(bytes) => bytes,
             None => {
-                let bytes = buffer.at(at + offset, size, alignment);
+                let bytes = buffer.at(at + offset, size, alignment)?;
                 storage.read_at(from, bytes)?;
                 bytes
             }

@@ -18,8 +18,9 @@ use super::zip::{LOCAL, Record};
 use crate::codec::digest::chunks;
 use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
-use crate::codec::{Protection, Unprotected};
+use crate::codec::{Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
+use crate::memory::zeroed;
 use crate::store::ReadAt;
 use crate::tensor::{Pass, Source, Storage};
 use crate::value::Value;
@@ -175,6 +176,14 @@ impl TorchFile {
     /// Whether it is of the format before PyTorch 1.6.
     pub fn is_legacy(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Where its bytes come from, as far as it says so.
+    pub(crate) fn origin(&self) -> Origin {
+        match &self.manifest {
+            _ if self.protection == Protection::None => Origin::Unprotected,
+            manifest => manifest.as_ref().map_or(Origin::Known, Manifest::origin),
+        }
     }
 
     /// What protects the file against damage.
@@ -352,7 +361,7 @@ impl TorchFile {
         if source.len() > limit {
             return Err(Error::damaged(Place::record(name), "the record is too long"));
         }
-        let mut bytes = vec![0; source.len() as usize];
+        let mut bytes = zeroed(source.len(), "read a record")?.into_vec();
         source.read_at(0, &mut bytes)?;
         Ok(bytes)
     }
@@ -428,7 +437,7 @@ fn ends_with_root(file: &dyn ReadAt) -> bool {
 
 /// The bytes of a record that the root covers.
 fn raw(file: &Arc<dyn ReadAt>, record: &Record) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; record.size as usize];
+    let mut bytes = zeroed(record.size, "read a record")?.into_vec();
     file.read_at(record.data, &mut bytes).map_err(|error| Error::io("read", error))?;
     Ok(bytes)
 }
@@ -442,7 +451,7 @@ fn raw(file: &Arc<dyn ReadAt>, record: &Record) -> Result<Vec<u8>> {
 pub fn peek(file: &dyn ReadAt) -> Result<Option<Manifest>> {
     const FIRST: usize = 4 << 10;
     let read = |len: usize| -> Result<Vec<u8>> {
-        let mut bytes = vec![0; len.min(file.len() as usize)];
+        let mut bytes = zeroed(file.len().min(len as u64), "read the manifest")?.into_vec();
         file.read_at(0, &mut bytes).map_err(|error| Error::io("read", error))?;
         Ok(bytes)
     };

@@ -6,6 +6,7 @@ use twox_hash::XxHash3_128;
 
 use super::zip::Record;
 use crate::CHUNK_SIZE;
+use crate::codec::Origin;
 use crate::codec::digest::chunks;
 use crate::error::{Error, Place, Result};
 use crate::value::{Dict, DictKind, Value};
@@ -40,6 +41,9 @@ pub(super) const MAX_MANIFEST: u64 = 1 << 20;
 /// which a state has thousands and not millions.
 pub(super) const MAX_NOTES: u64 = 64 << 20;
 
+/// The protection of a file that has none.
+const NONE: &str = "none";
+
 /// What a checkpoint says of itself, readable without unpickling anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -67,11 +71,14 @@ pub struct Manifest {
     pub training_stats: Map<String, Json>,
     /// The metadata that are short and can be JSON.
     pub metadata: Map<String, Json>,
+    /// `none` where the state was converted from a file without checksums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_protection: Option<String>,
 }
 
 impl Manifest {
     /// The manifest of a state tree.
-    pub(crate) fn new(tree: &Value) -> Self {
+    pub(crate) fn new(tree: &Value, origin: Origin) -> Self {
         let empty = Dict::new();
         let top = tree.as_dict().unwrap_or(&empty);
         let mut room = MAX_SUMMARIES;
@@ -91,6 +98,15 @@ impl Manifest {
             fields: fields(top),
             training_stats: summary(top.get("training_stats"), &mut room),
             metadata: summary(top.get("metadata"), &mut room),
+            source_protection: (origin == Origin::Unprotected).then(|| NONE.to_owned()),
+        }
+    }
+
+    /// Where the bytes of the file come from.
+    pub fn origin(&self) -> Origin {
+        match self.source_protection.as_deref() {
+            Some(NONE) => Origin::Unprotected,
+            _ => Origin::Known,
         }
     }
 

@@ -11,9 +11,11 @@ use super::pickle::write;
 use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
 use crate::CHUNK_SIZE;
+use crate::codec::Origin;
 use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
 use crate::codec::digest::combine_crc;
 use crate::error::{Error, Result};
+use crate::memory::{check, room_for};
 use crate::store::WriteAt;
 use crate::tensor::{Divided, PIECE, Storage};
 use crate::threads::{held, on_threads};
@@ -89,11 +91,19 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`]; [`Error::Invalid`] for notes of more than 64 MiB.
     pub fn with_notes(tree: &Value, notes: Option<&str>) -> Result<Self> {
+        Self::converted(tree, notes, Origin::Known)
+    }
+
+    /// Plans the file for a state tree that comes from another file, as [`Plan::with_notes`].
+    ///
+    /// # Errors
+    /// As [`Plan::with_notes`].
+    pub fn converted(tree: &Value, notes: Option<&str>, origin: Origin) -> Result<Self> {
         if notes.is_some_and(|notes| notes.len() as u64 > MAX_NOTES) {
             return Err(Error::invalid(format!("the notes are longer than {MAX_NOTES} bytes")));
         }
         let pickled = write::write(tree)?;
-        let manifest = Manifest::new(tree);
+        let manifest = Manifest::new(tree, origin);
         let mut plan = Self {
             records: Vec::new(),
             contents: Vec::new(),
@@ -182,6 +192,9 @@ impl Plan {
             local_header(record, record.crc, &mut header);
             write_at(file, record.header, &header)?;
         }
+        let table_len = manifest::table_len(self.records[..last].iter().map(|record| record.size));
+        // The digests, the table, and the end of the file with the table in it.
+        room_for(table_len as usize * 3, "write the digests")?;
         let table: Vec<u128> = done.into_iter().flat_map(|done| done.digests).collect();
         let table = manifest::encode_table(&table);
         self.records[last].crc = crc32fast::hash(&table);
@@ -246,7 +259,9 @@ impl Plan {
             let mut buffer = Buffer::for_file(self.len);
             while held(&outcome).is_ok() {
                 let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let ready = check("write");
                 let result = match task {
+                    _ if ready.is_err() => ready.map(|()| Done::new(0, 0)),
                     Task::Whole(run) => self.write_whole(run.clone(), &mut buffer, file),
                     Task::Part { record, range } => match &divided[*record] {
                         Some(divided) => {
@@ -280,7 +295,7 @@ impl Plan {
             return Ok(done);
         };
         let at = first.header;
-        let bytes = buffer.at(at, (last.data + last.size - at) as usize, file.alignment());
+        let bytes = buffer.at(at, (last.data + last.size - at) as usize, file.alignment())?;
         let mut local = Vec::new();
         for (record, content) in records.iter().zip(&self.contents[run]) {
             let (header, data) = ((record.header - at) as usize, (record.data - at) as usize);
@@ -318,7 +333,7 @@ impl Plan {
             bytes.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
             write_at(file, at, bytes)?;
         } else {
-            let bytes = buffer.at(at, len as usize, alignment);
+            let bytes = buffer.at(at, len as usize, alignment)?;
             for (chunk, start) in
                 bytes.chunks_mut(CHUNK_SIZE).zip((range.start..).step_by(CHUNK_SIZE))
             {
