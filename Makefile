@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Where the oldest PyTorch goes that is supported; it runs on Python 3.12 and older.
+OLDEST ?= .venv-oldest
+OLDEST_PYTHON ?= $(PYTHON)
 # Seconds each fuzz target runs with `make fuzz`.
 FUZZ_SECONDS ?= 600
 
@@ -12,9 +15,9 @@ REWRITTEN := target/rewritten
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" \
   || echo "timeout 7200 cargo test")
 
-.PHONY: help test test-rust test-torch test-python python lint proofs fuzz golden tools bench-train \
+.PHONY: help test test-rust test-torch test-python test-oldest python lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  instructions
+  bench-unfenced instructions
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,6 +38,9 @@ test-python: python ## The Python package, its types and the code of the guides
 	$(VENV)/bin/python -m pytest
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python -m mypy.stubtest scai._native
+
+test-oldest: python $(OLDEST)/ready ## The Python tests with the oldest PyTorch that is supported
+	PYTHONPATH=python $(OLDEST)/bin/python -m pytest
 
 python: $(VENV)/ready ## The Python package, built for work on it, in $(VENV)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet
@@ -57,6 +63,9 @@ bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, a
 
 bench-engine: ## Saves beside raw writes, loads beside copies of memory
 	cargo run --release -p scai-checkpoint --example rates
+
+bench-unfenced: python-release ## How often a write beside a live save is noticed
+	$(VENV)/bin/python bench/unfenced.py
 
 bench-commands: python-release ## What listing and comparing checkpoints takes
 	cargo build --release
@@ -105,6 +114,11 @@ tools:
 $(VENV)/ready: tests/requirements.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+$(OLDEST)/ready: tests/requirements-oldest.txt
+	test -d $(OLDEST) || $(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-oldest.txt
 	touch $@
 
 $(VENV)/rivals: bench/requirements.txt $(VENV)/ready

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scai import errors
+from scai import _native, errors
 from scai._files import LazyTensor, Verification, load, save, verify
 
-__all__ = ["LazyTensor", "Verification", "errors", "load", "save", "verify"]
+__version__: str = _native.__version__
+
+__all__ = ["LazyTensor", "Verification", "errors", "__version__", "load", "save", "verify"]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scai import _native
+from scai._versions import before_loads
 
 if TYPE_CHECKING:
     import torch
@@ -118,8 +119,7 @@ class Fence:
         _hook_steps()
         self._hooks: list[Any] = [optimizer.register_load_state_dict_pre_hook(lift_all)]
         if isinstance(model, torch.nn.Module):
-            register: Any = model.register_load_state_dict_pre_hook
-            self._hooks.append(register(lift_all))
+            self._hooks.append(before_loads(model, lift_all))
 
     def __enter__(self) -> Fence:
         self._begins.acquire()
@@ -143,8 +143,10 @@ class Fence:
         began = time.monotonic()
         with self._begins:
             handle, staging = self._handle, self._staging
-        while handle is not None and not handle.wait_captured(POLL):
-            pass
+        if handle is not None:
+            while not handle.wait_captured(POLL):
+                pass
+            handle.release()
         if staging is not None:
             staging.fence()
         self.waited += time.monotonic() - began

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from scai import _native, _random
 from scai._files import THREADS
+from scai._versions import loaded_state
 from scai.errors import PartialLoadError
 
 _log = logging.getLogger("scai")
@@ -87,6 +88,7 @@ class PartLoad:
     def apply(self) -> None:
         """Give the part its saved state."""
         self.target.load_state_dict(self._state)
+        loaded_state(self.target)
 
     def fill(self) -> None:
         """Nothing is left."""

@@ -13,6 +13,7 @@ from scai import _native
 from scai._files import THREADS
 from scai._load import PartLoad, state_of
 from scai._report import LoadReport
+from scai._versions import count_writes
 from scai.errors import MismatchError
 
 Spec = tuple[str, str, list[int]]
@@ -200,8 +201,7 @@ class MappingLoad:
             for own, tensor in self._copies:
                 own.copy_(tensor)
         # Autograd is to notice, as if torch had written.
-        if self._filled:
-            torch.autograd.graph.increment_version(self._filled)
+        count_writes(self._filled)
         for name, value in self._values.items():
             self._own.model[self._own.keys[name]] = value
 

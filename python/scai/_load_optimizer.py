@@ -426,8 +426,10 @@ def _groups(tree: _native.Tree) -> Groups:
     part = tree.part("param_groups")
     if part is None:
         raise MissingFieldError(
-            "the saved `optimizer_state_dict` has no `param_groups`: it was saved without an "
-            f"optimizer, or is of another kind; it has: {', '.join(tree.keys()) or 'nothing'}",
+            "the saved `optimizer_state_dict` "
+            + (f"has no `param_groups`, but {', '.join(keys)}" if (keys := tree.keys()) else "is empty: "
+            "the checkpoint was saved without an optimizer")
+            + "; leave `optimizer` out of the call to load the rest",
             "param_groups",
         )
     groups: Groups = part.decode(threads=THREADS)

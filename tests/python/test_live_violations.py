@@ -112,6 +112,131 @@ def test_a_write_outside_of_a_step_is_noticed(
     assert not [p for p in path.parent.iterdir() if not p.name.endswith((".pt", "lock"))]
 
 
+def one_element(tensor: torch.Tensor) -> None:
+    with torch.no_grad():
+        tensor.view(-1)[1] = 7.5
+
+
+def last_element(tensor: torch.Tensor) -> None:
+    with torch.no_grad():
+        tensor.view(-1)[-1:].fill_(7.5)
+
+
+def a_column(tensor: torch.Tensor) -> None:
+    with torch.no_grad():
+        tensor[:, 3].mul_(2)
+
+
+def scattered(tensor: torch.Tensor) -> None:
+    tensor.detach().index_put_((torch.tensor([0, 3]), torch.tensor([1, 5])), torch.tensor(9.0))
+
+
+def through_numpy_and_counted(tensor: torch.Tensor) -> None:
+    tensor.detach().numpy()[0, 1] = 7.5
+    torch.autograd.graph.increment_version(tensor)
+
+
+def parameter(training: Training) -> torch.Tensor:
+    return training.model[0].weight
+
+
+def moment(training: Training) -> torch.Tensor:
+    return training.optimizer.state[training.model[0].weight]["exp_avg"]
+
+
+def frozen(training: Training) -> torch.Tensor:
+    return training.model.frozen
+
+
+SMALL_WRITES = [one_element, last_element, a_column, scattered, through_numpy_and_counted]
+
+
+@pytest.mark.parametrize("write", SMALL_WRITES)
+@pytest.mark.parametrize("of", [parameter, moment, frozen])
+def test_a_write_that_torch_counts_is_noticed_whatever_its_size(
+    of: Callable[[Training], torch.Tensor],
+    write: Callable[[torch.Tensor], None],
+    manager: CheckpointManager,
+) -> None:
+    training = training_of()
+    side = trainings.SIDE
+    training.model.frozen = torch.nn.Parameter(torch.ones(side, side), requires_grad=False)
+    save(manager, training, 1).wait()
+    handle = held_back(manager, training)
+    write(of(training))
+    with pytest.raises(ChangedError, match=r"_state_dict"):
+        handle.wait()
+    assert not handle.path.exists()
+
+
+@pytest.mark.parametrize("write", SMALL_WRITES)
+def test_a_small_write_is_noticed_before_the_step_that_would_hide_it(
+    write: Callable[[torch.Tensor], None], manager: CheckpointManager
+) -> None:
+    training = training_of()
+    training.before()
+    handle = held_back(manager, training)
+    write(parameter(training))
+    # From here on whatever is counted is the step's.
+    training.step()
+    with pytest.raises(ChangedError, match=r"`model_state_dict.0.weight`"):
+        handle.wait()
+
+
+def test_a_write_by_a_step_is_none_of_these(manager: CheckpointManager) -> None:
+    training = training_of()
+    for iteration in range(1, 6):
+        training.before()
+        state = training.state()
+        handle = held_back(manager, training, iteration)
+        training.step()
+        one_element(parameter(training))
+        assert differing(state, handle.wait()) == []
+
+
+def test_what_torch_does_not_count_is_looked_for_at_other_places_each_time(
+    manager: CheckpointManager,
+) -> None:
+    # A line of 64 bytes in 4096 is looked at, so that 45 elements far apart are noticed by every
+    # other save.
+    training = training_of()
+    caught = 0
+    for iteration in range(20):
+        handle = held_back(manager, training, iteration)
+        flat = parameter(training).detach().numpy().reshape(-1)
+        flat[:: len(flat) // 45] += 1.0
+        with contextlib.suppress(ChangedError):
+            handle.wait()
+        caught += not handle.path.exists()
+    assert 0 < caught < 20
+    manager.flush()
+    handle = held_back(manager, training, 100)
+    parameter(training).detach().numpy().reshape(-1)[1024:3072] += 1.0
+    with pytest.raises(ChangedError):
+        handle.wait()
+
+
+def test_a_write_by_another_thread_while_copies_are_made_is_noticed(
+    manager: CheckpointManager,
+) -> None:
+    large = torch.zeros(64 << 20, dtype=torch.uint8)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            large[:1].add_(1)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        with pytest.raises(ChangedError, match="model_state_dict.large"):
+            for iteration in range(100):
+                manager.save_checkpoint({"large": large}, iteration=iteration, wait=False).wait()
+    finally:
+        stop.set()
+        thread.join()
+
+
 def new_data(training: Training) -> None:
     for p in training.model.parameters():
         p.data = torch.full_like(p, 3.0)

@@ -141,6 +141,41 @@ def test_metrics_that_cannot_be_written_are_a_warning(tmp_path: Path) -> None:
     assert [Path(warning.filename).name for warning in warned] == ["test_trainer.py"]
 
 
+def test_statistics_can_be_assigned_and_are_in_the_next_checkpoint(tmp_path: Path) -> None:
+    trainer = small(tmp_path)
+    trainer.train(iterations=1)
+    # As the guide that this package follows does it.
+    saved = {**trainer.training_stats, "total_games": 5000, "avg_reward": 0.5}
+    trainer.training_stats = saved
+    assert trainer.training_stats == saved
+    trainer.training_stats = {"loss": 1}
+    assert trainer.training_stats == {**saved, "loss": 1.0}
+    assert state(trainer.save_checkpoint())["training_stats"] == {**saved, "loss": 1.0}
+    trainer.train(iterations=1)
+    assert trainer.training_stats["total_iterations"] == 2
+    assert trainer.training_stats["total_games"] > 5000
+    assert trainer.training_stats["avg_reward"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("stats", "message"),
+    [
+        ([1], "expected a mapping, found list"),
+        ({"loss": "low"}, "`training_stats.loss`: expected a number"),
+        ({"total_games": 0.5}, "`training_stats.total_games`: expected a number"),
+        ({"history": [1, 2]}, "`training_stats.history`: expected a number"),
+    ],
+)
+def test_what_are_no_statistics_is_refused_and_changes_nothing(
+    tmp_path: Path, stats: Any, message: str
+) -> None:
+    trainer = small(tmp_path)
+    before = trainer.training_stats
+    with pytest.raises(TypeError, match=re.escape(message)):
+        trainer.training_stats = stats
+    assert trainer.training_stats == before
+
+
 # Stopping
 
 

@@ -6,6 +6,7 @@
 //! create a draft, reserve its space      no room: nothing has happened
 //! write every byte that was planned
 //! sync the draft, once                   failed: the draft is dead, nothing has happened
+//! ask whether what was written counts    no: nothing has happened
 //! give it its final name                 the old file is replaced in one step
 //! sync the names                         failed: new or old after a power loss, so no promise
 //! ```
@@ -52,12 +53,27 @@ pub fn publish(
     len: u64,
     write: impl FnOnce(&dyn WriteAt) -> Result<()>,
 ) -> Result<Timeline> {
+    publish_if(store, name, len, write, || Ok(()))
+}
+
+/// Publishes as [`publish`] does, unless `approve` returns an error. It is called once every byte
+/// was written, just before the file gets its name.
+///
+/// # Errors
+/// As [`publish`]; what `approve` returns. The store is then as it was before.
+pub(crate) fn publish_if(
+    store: &dyn Store,
+    name: &str,
+    len: u64,
+    write: impl FnOnce(&dyn WriteAt) -> Result<()>,
+    approve: impl FnOnce() -> Result<()>,
+) -> Result<Timeline> {
     let mut watch = Stopwatch::start();
     let written = Target { store, name, len }.create()?.write(write)?;
     let write = watch.lap();
     let durable = written.sync()?;
     let sync = watch.lap();
-    durable.put_in_place()?.make_durable()?;
+    durable.approved(approve)?.put_in_place()?.make_durable()?;
     Ok(Timeline { write, sync, commit: watch.lap(), ..Timeline::default() })
 }
 
@@ -275,6 +291,20 @@ impl<'a> Written<'a> {
 }
 
 impl<'a> Durable<'a> {
+    fn approved(self, approve: impl FnOnce() -> Result<()>) -> Result<Self> {
+        match approve() {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                let Self(target, synced) = self;
+                // One without a name is gone with its last handle.
+                if !synced.name().is_empty() {
+                    let _ = target.store.remove(synced.name());
+                }
+                Err(error.at_path(path_of(target.store, target.name)))
+            }
+        }
+    }
+
     fn put_in_place(self) -> Result<Renamed<'a>> {
         let Self(target, synced) = self;
         let Target { store, name, .. } = target;

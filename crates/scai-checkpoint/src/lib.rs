@@ -11,6 +11,7 @@ mod commit;
 mod error;
 mod file;
 mod manager;
+pub mod memory;
 pub mod store;
 mod tensor;
 mod threads;

@@ -95,6 +95,13 @@ impl SaveHandle {
         }
     }
 
+    /// The handle of a save that has ended well.
+    pub(crate) fn ended_with(saved: Saved) -> Self {
+        let handle = Self(Arc::default());
+        handle.end(Ok(saved));
+        handle
+    }
+
     fn end(&self, outcome: Result<Saved>) {
         *held(&self.0.state) = match outcome {
             Ok(saved) => State::Done(Arc::new(saved)),
@@ -115,8 +122,15 @@ impl SaveHandle {
     }
 }
 
+/// Says, once all was read and written, whether it may be published.
+pub(crate) type Approve = dyn Fn() -> Result<()>;
+
 /// A checkpoint on its way to the thread.
-type Job = (Box<Checkpoint>, SaveHandle);
+struct Job {
+    checkpoint: Box<Checkpoint>,
+    approve: Box<dyn Fn() -> Result<()> + Send>,
+    handle: SaveHandle,
+}
 
 /// The thread that saves in the background.
 #[derive(Debug)]
@@ -128,31 +142,36 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(shared: Arc<Shared>) -> Result<Self> {
+    /// # Errors
+    /// Where the system has no thread to give.
+    pub(crate) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
         let (jobs, queue): (_, Receiver<Job>) = sync_channel(QUEUE);
         let work = move || {
-            for (checkpoint, handle) in queue {
+            for Job { checkpoint, approve, handle } in queue {
                 // A caller's source of bytes may panic; whoever waits must be told all the same.
-                let save = AssertUnwindSafe(|| shared.save(&checkpoint));
+                let save = AssertUnwindSafe(|| shared.save(&checkpoint, &*approve));
                 let panicked = |_| Err(Error::invalid("a save panicked; nothing was published"));
                 let outcome = catch_unwind(save).unwrap_or_else(panicked);
                 // What ends with the save is gone before anybody is told that it has ended: memory
                 // of an interpreter that is about to end, say.
-                drop(checkpoint);
+                drop((checkpoint, approve));
                 handle.end(outcome);
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("scai-save".to_owned())
-            .spawn(work)
-            .map_err(|error| Error::io("start the thread that saves", error))?;
+        let thread = std::thread::Builder::new().name("scai-save".to_owned()).spawn(work)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), handles: Mutex::default() })
     }
 
-    pub(crate) fn save(&self, checkpoint: Checkpoint) -> Result<SaveHandle> {
+    pub(crate) fn save(
+        &self,
+        checkpoint: Checkpoint,
+        approve: Box<dyn Fn() -> Result<()> + Send>,
+    ) -> Result<SaveHandle> {
         self.check(|handle| handle.is_done())?;
         let handle = SaveHandle(Arc::default());
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send((Box::new(checkpoint), handle.clone())));
+        let checkpoint = Box::new(checkpoint);
+        let job = Job { checkpoint, approve, handle: handle.clone() };
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
         if !matches!(sent, Some(Ok(()))) {
             return Err(Error::invalid("the thread that saves has ended"));
         }

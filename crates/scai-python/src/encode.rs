@@ -29,7 +29,18 @@ pub(crate) struct Encoded {
     /// JSON, where a value is not what `torch.load` gives back.
     pub(crate) notes: Option<String>,
     pub(crate) found: Vec<Found>,
+    pub(crate) views: Vec<View>,
     pub(crate) owners: Arc<Owners>,
+}
+
+/// A tensor that is a view of memory long enough to be read later.
+pub(crate) struct View {
+    pub(crate) tensor: Py<PyAny>,
+    pub(crate) name: String,
+    pub(crate) on_cpu: bool,
+    /// Those of its storage.
+    pub(crate) address: usize,
+    pub(crate) len: usize,
 }
 
 /// Memory of the CPU that the tree refers to.
@@ -76,6 +87,7 @@ pub(crate) fn encode(
         storages: FxHashMap::default(),
         owners: Arc::new(Owners::new(staging.map(|staging| staging.clone().unbind()))),
         found: Vec::new(),
+        views: Vec::new(),
         staging: staging.cloned(),
         copies,
     };
@@ -84,7 +96,8 @@ pub(crate) fn encode(
             let notes = encoder.notes_text()?;
             encoder.seen.clear();
             value.unshare_single();
-            Ok(Encoded { value, notes, found: encoder.found, owners: encoder.owners })
+            let Encoder { found, views, owners, .. } = encoder;
+            Ok(Encoded { value, notes, found, views, owners })
         }
         Err(Refusal { mut path, error }) => {
             path.reverse();
@@ -124,6 +137,7 @@ struct Encoder<'py> {
     storages: FxHashMap<(usize, usize, String), Storage>,
     owners: Arc<Owners>,
     found: Vec<Found>,
+    views: Vec<View>,
     staging: Option<Bound<'py, PyAny>>,
     copies: bool,
 }
@@ -413,6 +427,14 @@ impl<'py> Encoder<'py> {
             address => address.checked_sub(offset * dtype.size()),
         };
         let storage = self.storage(storage, begin, place.on_cpu)?;
+        if let Some(address) = begin
+            && let Ok(len) = usize::try_from(storage.len())
+            && self.copies
+            && len >= SMALL
+        {
+            let (tensor, name) = (tensor.clone().unbind(), self.name());
+            self.views.push(View { tensor, name, on_cpu: place.on_cpu, address, len });
+        }
         let complex = matches!(dtype, DType::Complex32 | DType::Complex64 | DType::Complex128);
         let call = |name| -> PyResult<bool> { tensor.call_method0(name)?.is_truthy() };
         let attributes = Attributes {
@@ -530,9 +552,13 @@ impl<'py> Encoder<'py> {
 
     fn snapshot(&self, region: Region) -> Arc<Snapshot> {
         // What is small is copied at once, and nothing will have to be told of it.
-        let keys = if region.len < SMALL { &[] } else { self.keys.as_slice() };
-        let name: Vec<String> = keys.iter().filter_map(Key::text).collect();
-        Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name.join(".")))
+        let name = if region.len < SMALL { String::new() } else { self.name() };
+        Arc::new(Snapshot::new(region, Arc::clone(&self.owners), name))
+    }
+
+    /// Where the walk is, for people.
+    fn name(&self) -> String {
+        self.keys.iter().filter_map(Key::text).collect::<Vec<_>>().join(".")
     }
 }
 

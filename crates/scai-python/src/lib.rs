@@ -20,10 +20,26 @@ mod torch;
 mod trainer;
 mod tree;
 
-use pyo3::prelude::pymodule;
+use pyo3::prelude::{Bound, PyModule, PyModuleMethods, PyResult, pymodule};
+use scai_checkpoint::memory::{WithReserve, keep_reserve};
+
+/// A lack of memory is an exception, which training can catch, and does not end the process.
+#[global_allocator]
+static ALLOCATOR: WithReserve = WithReserve;
+
+fn begin(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    keep_reserve();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}
 
 #[pymodule]
 mod _native {
+    /// Called once, when the module is imported.
+    #[pymodule_init]
+    fn init(module: &super::Bound<'_, super::PyModule>) -> super::PyResult<()> {
+        super::begin(module)
+    }
+
     #[pymodule_export]
     use super::command::main;
     #[pymodule_export]

@@ -1,7 +1,7 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -13,7 +13,7 @@ use scai_checkpoint::{
 };
 
 use crate::errors::{OrRaise, raise};
-use crate::memory::Capture;
+use crate::memory::{Capture, Owners};
 use crate::tree::Tree;
 
 /// What makes a tensor on the meta device.
@@ -93,9 +93,12 @@ impl Manager {
     /// Begins to save a tree.
     fn save_in_background(&self, py: Python<'_>, tree: &Tree) -> PyResult<Handle> {
         let manager = self.here()?;
-        let begin = || manager.save_in_background(checkpoint(tree)?);
+        let owners = tree.owners.clone();
+        let weak = owners.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let approve = move || owners.as_ref().map_or(Ok(()), |owners| owners.check());
+        let begin = || manager.save_in_background_if(checkpoint(tree)?, approve);
         let handle = py.detach(begin).or_raise()?;
-        Ok(Handle { handle, capture: Arc::clone(&tree.capture) })
+        Ok(Handle { handle, capture: Arc::clone(&tree.capture), owners: weak })
     }
 
     /// Waits until all saves in the background are durable.
@@ -227,6 +230,8 @@ impl Drop for Manager {
 pub(crate) struct Handle {
     handle: SaveHandle,
     capture: Arc<Capture>,
+    /// Gone with the save.
+    owners: Weak<Owners>,
 }
 
 #[pymethods]
@@ -254,6 +259,15 @@ impl Handle {
     fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
         let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         py.detach(|| self.handle.is_done() || self.capture.wait(limit) || self.handle.is_done())
+    }
+
+    /// From now on the memory may change: where PyTorch has counted a write to it until now, the
+    /// save fails. Only the first call looks, and none after the file was published.
+    fn release(&self, py: Python<'_>) {
+        // The error comes out of the save.
+        py.detach(|| {
+            let _ = self.owners.upgrade().map(|owners| owners.check());
+        });
     }
 
     /// Waits at most so long, without asking how it ended; says whether it has.

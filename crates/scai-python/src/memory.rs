@@ -2,12 +2,16 @@
 //!
 //! This is the one place that turns addresses into bytes.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use pyo3::intern;
 use pyo3::prelude::*;
+use scai_checkpoint::memory::room_for;
 use scai_checkpoint::{Error, Place, Result, Source};
 
 use crate::pool::Buffer;
@@ -19,9 +23,12 @@ pub(crate) const PIECE: usize = 1 << 20;
 /// later: it is over before a thread would have begun.
 pub(crate) const SMALL: usize = 64 << 10;
 
-/// One word in so many bytes is remembered of memory that is read later. An optimizer's step
-/// changes all of them; a write to a few elements between two of them is not seen.
-const SAMPLED: usize = 4096;
+/// Of so many bytes of memory that is read later a line is remembered. What PyTorch counts is
+/// noticed in any case ([`Owners::watch`]); this is for what it does not count.
+const BLOCK: usize = 4096;
+
+/// What memory hands out at a time: to look at one word of it costs as much.
+const LINE: usize = 64;
 
 /// A run of bytes of this process.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +133,9 @@ fn copy_plain(address: usize, buf: &mut [u8]) {
 /// whoever runs Python next, and a lock would be taken that a fork might copy while it is held.
 pub(crate) struct Owners {
     objects: Mutex<Vec<Py<PyAny>>>,
+    watched: Mutex<Vec<Watched>>,
+    /// The first tensor that was found changed, once all were looked at.
+    changed: OnceLock<Option<String>>,
     /// Copies memory of other devices: `wait()` returns when it is there.
     staging: Option<Py<PyAny>>,
     staged: OnceLock<Option<String>>,
@@ -133,7 +143,36 @@ pub(crate) struct Owners {
 
 impl Owners {
     pub(crate) fn new(staging: Option<Py<PyAny>>) -> Self {
-        Self { objects: Mutex::default(), staging, staged: OnceLock::new() }
+        Self {
+            objects: Mutex::default(),
+            watched: Mutex::default(),
+            changed: OnceLock::new(),
+            staging,
+            staged: OnceLock::new(),
+        }
+    }
+
+    /// From now on `check` tells whether anybody has written to these tensors.
+    pub(crate) fn watch(&self, watched: Vec<Watched>) {
+        *held(&self.watched) = watched;
+    }
+
+    /// Tells whether a tensor was written to between `watch` and the first call of this: before
+    /// memory may change again, or else before what was read of it is published. Waits for the
+    /// interpreter, so whoever holds it must let it go.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] where one was.
+    pub(crate) fn check(&self) -> Result<()> {
+        let changed = self.changed.get_or_init(|| {
+            let watched = std::mem::take(&mut *held(&self.watched));
+            // No code of Python runs any more where its interpreter has ended.
+            let changed = Python::try_attach(|py| {
+                watched.into_iter().find(|one| one.has_changed(py)).map(|one| one.name)
+            });
+            changed.flatten()
+        });
+        changed.as_deref().map_or(Ok(()), |name| Err(changed_error(name)))
     }
 
     pub(crate) fn add(&self, owner: Py<PyAny>) {
@@ -159,12 +198,51 @@ impl Owners {
 
 impl Drop for Owners {
     fn drop(&mut self) {
-        let owned = (std::mem::take(&mut *held(&self.objects)), self.staging.take());
-        if !owned.0.is_empty() || owned.1.is_some() {
+        let objects = std::mem::take(&mut *held(&self.objects));
+        let watched = std::mem::take(&mut *held(&self.watched));
+        let owned = (objects, watched, self.staging.take());
+        if !owned.0.is_empty() || !owned.1.is_empty() || owned.2.is_some() {
             // An interpreter that has ended takes nothing back.
             let _ = Python::try_attach(|_| drop(owned));
         }
     }
+}
+
+/// A tensor, how often PyTorch had written to it or to another view of its memory, and where that
+/// was.
+pub(crate) struct Watched {
+    tensor: Py<PyAny>,
+    state: (Option<u64>, Option<usize>),
+    name: String,
+}
+
+impl Watched {
+    pub(crate) fn new(py: Python<'_>, tensor: &Py<PyAny>, name: &str) -> Self {
+        let state = Self::state_of(py, tensor);
+        Self { tensor: tensor.clone_ref(py), state, name: name.to_owned() }
+    }
+
+    pub(crate) fn has_changed(&self, py: Python<'_>) -> bool {
+        Self::state_of(py, &self.tensor) != self.state
+    }
+
+    fn state_of(py: Python<'_>, tensor: &Py<PyAny>) -> (Option<u64>, Option<usize>) {
+        let tensor = tensor.bind(py);
+        // An inference tensor has no count.
+        let version = tensor.getattr(intern!(py, "_version"));
+        let address = tensor.call_method0(intern!(py, "data_ptr"));
+        let version = version.and_then(|version| version.extract()).ok();
+        (version, address.and_then(|address| address.extract()).ok())
+    }
+
+    pub(crate) fn error(&self) -> Error {
+        changed_error(&self.name)
+    }
+}
+
+fn changed_error(name: &str) -> Error {
+    let tensor = (!name.is_empty()).then(|| name.to_owned());
+    Error::Changed { place: Box::new(Place { tensor, ..Place::default() }) }
 }
 
 /// The bytes of a tensor's storage, as a source for the writer.
@@ -193,7 +271,7 @@ pub(crate) struct Copied {
 }
 
 struct Live {
-    samples: Vec<u64>,
+    samples: Samples,
     unread: AtomicUsize,
     capture: Arc<Capture>,
 }
@@ -234,14 +312,8 @@ impl Snapshot {
     /// From now on the bytes are read when they are written, and `capture` waits for that. Called
     /// while the interpreter is held.
     pub(crate) fn go_live(&self, capture: &Arc<Capture>) -> Result<()> {
-        let mut samples = Vec::with_capacity(self.region.len / SAMPLED + 1);
-        let mut word = [0; 8];
-        for at in (0..self.region.len.saturating_sub(7)).step_by(SAMPLED) {
-            if !self.region.read_held(at, &mut word) {
-                return Err(self.changed());
-            }
-            samples.push(u64::from_le_bytes(word));
-        }
+        room_for(self.region.len / BLOCK * 8, "remember what a tensor was")?;
+        let samples = Samples::of(self.region).ok_or_else(|| self.changed())?;
         capture.add(self.region.len);
         let unread = AtomicUsize::new(self.region.len);
         let _ = self.taken.set(Taken::Live(Live { samples, unread, capture: Arc::clone(capture) }));
@@ -249,9 +321,7 @@ impl Snapshot {
     }
 
     fn changed(&self) -> Error {
-        let tensor = (!self.name.is_empty()).then(|| self.name.clone());
-        let place = Place { tensor, ..Place::default() };
-        Error::Changed { place: Box::new(place) }
+        changed_error(&self.name)
     }
 }
 
@@ -261,17 +331,60 @@ impl Copied {
     }
 }
 
-impl Live {
-    /// Whether the words that were remembered are the ones just read.
-    fn agrees(&self, offset: usize, bytes: &[u8]) -> bool {
-        let first = offset.next_multiple_of(SAMPLED);
-        let words = (first..(offset + bytes.len()).saturating_sub(7)).step_by(SAMPLED);
-        words.into_iter().all(|at| {
-            let word = bytes.get(at - offset..at - offset + 8);
-            let expected = self.samples.get(at / SAMPLED).map(|word| word.to_le_bytes());
-            word.zip(expected).is_some_and(|(word, expected)| word == expected)
+/// A line of each block of some memory, at places that are others each time: what writes to the
+/// same few elements between all saves is noticed by one of them.
+struct Samples {
+    seed: u64,
+    /// Of each block's line, 64 bits that tell it from what it may become.
+    lines: Vec<u64>,
+}
+
+impl Samples {
+    /// Of memory as it is now, while the interpreter is held.
+    fn of(region: Region) -> Option<Self> {
+        let seed = RandomState::new().build_hasher().finish();
+        let mut line = [0; LINE];
+        let places = (0..region.len / LINE).step_by(BLOCK / LINE);
+        let lines = places.map(|first| {
+            let at = place_of_line(seed, first * LINE / BLOCK, region.len);
+            region.read_held(at, &mut line).then(|| mixed(&line))
+        });
+        Some(Self { seed, lines: lines.collect::<Option<_>>()? })
+    }
+
+    /// Whether the lines that were remembered are the ones just read.
+    fn agree(&self, offset: usize, bytes: &[u8], len: usize) -> bool {
+        let mut blocks = offset / BLOCK..(offset + bytes.len()).div_ceil(BLOCK);
+        blocks.all(|block| {
+            let Some(expected) = self.lines.get(block) else { return true };
+            let place = place_of_line(self.seed, block, len).checked_sub(offset);
+            // A line that was read in part, or not yet, says nothing.
+            let line: Option<&[u8; LINE]> =
+                place.and_then(|at| bytes.get(at..at + LINE)?.try_into().ok());
+            line.is_none_or(|line| mixed(line) == *expected)
         })
     }
+}
+
+/// Where the line of a block begins, in memory of `len` bytes. The first one is looked at each time:
+/// there allocators write when memory is freed.
+fn place_of_line(seed: u64, block: usize, len: usize) -> usize {
+    if block == 0 {
+        return 0;
+    }
+    let begin = block * BLOCK;
+    let lines = (len.saturating_sub(begin).min(BLOCK) / LINE).max(1) as u64;
+    let random = (seed ^ block as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let random = (random ^ (random >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32;
+    begin + ((random * lines) >> 32) as usize * LINE
+}
+
+/// 64 bits of a line. Each step can be undone, so that a change of one word never goes unnoticed.
+fn mixed(line: &[u8; LINE]) -> u64 {
+    let (words, _) = line.as_chunks::<8>();
+    words.iter().fold(0, |mixed: u64, word| {
+        (mixed.rotate_left(29) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    })
 }
 
 impl Source for Snapshot {
@@ -296,7 +409,9 @@ impl Source for Snapshot {
                 Ok(())
             }
             Some(Taken::Live(live)) => {
-                if !self.region.read(offset, buf) || !live.agrees(offset, buf) {
+                if !self.region.read(offset, buf)
+                    || !live.samples.agree(offset, buf, self.region.len)
+                {
                     return Err(self.changed());
                 }
                 live.unread.fetch_sub(buf.len(), Ordering::Relaxed);

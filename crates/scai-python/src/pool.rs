@@ -4,6 +4,8 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
+use scai_checkpoint::Result;
+use scai_checkpoint::memory::zeroed;
 
 use crate::memory::held;
 
@@ -21,7 +23,10 @@ pub(crate) struct Buffer {
 
 impl Pool {
     /// A buffer of this length, of whatever content: the smallest of the pool that is large enough.
-    pub(crate) fn take(&self, len: usize) -> Buffer {
+    ///
+    /// # Errors
+    /// [`scai_checkpoint::Error::OutOfMemory`] where there is no memory for it.
+    pub(crate) fn take(&self, len: usize) -> Result<Buffer> {
         let mut free = held(&self.0);
         let fitting = free.iter().enumerate().filter(|(_, bytes)| bytes.capacity() >= len);
         // One that is much too large waits for a tensor of its size.
@@ -37,9 +42,9 @@ impl Pool {
                 bytes
             }
             // The system's memory is zero already.
-            None => vec![0; len],
+            None => zeroed(len as u64, "copy a tensor")?.into_vec(),
         };
-        Buffer { bytes, pool: self.clone() }
+        Ok(Buffer { bytes, pool: self.clone() })
     }
 
     /// Drops what the save that has just taken its buffers had no use for.

@@ -15,10 +15,10 @@ use scai_checkpoint::{
 use serde_json::Value as Json;
 
 use crate::decode::{self, Place};
-use crate::encode::{Encoded, Found, encode};
+use crate::encode::{Encoded, Found, View, encode};
 use crate::errors::{OrRaise, raise, report_dict};
 use crate::live::Live;
-use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, held, reads_are_safe};
+use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, Watched, held, reads_are_safe};
 use crate::notes::{Note, Notes};
 use crate::pool::{Buffer, Pool};
 
@@ -35,6 +35,8 @@ pub(crate) struct Tree {
     /// Where in the file's tree it is; empty for the whole.
     above: String,
     pub(crate) capture: Arc<Capture>,
+    /// Whose memory is read while the tree is saved.
+    pub(crate) owners: Option<Arc<Owners>>,
 }
 
 /// Which memory is read only when it is written.
@@ -105,7 +107,8 @@ impl Tree {
         note: Option<&str>,
     ) -> PyResult<Self> {
         let py = object.py();
-        let Encoded { value, notes, found, owners } = encode(object, staging, pool.is_some())?;
+        let encoded = encode(object, staging, pool.is_some())?;
+        let Encoded { value, notes, found, views, owners } = encoded;
         let notes = match note {
             Some(note) => Some(noted(notes.as_deref(), note).or_raise()?),
             None => notes,
@@ -114,11 +117,12 @@ impl Tree {
         match pool {
             Some(pool) => {
                 let live = live.unwrap_or(Later::All(false));
-                take(py, &found, &owners, pool.get(), &live, &capture)?;
+                take(py, &found, &views, &owners, pool.get(), &live, &capture)?;
             }
             None => found.into_iter().filter_map(|found| found.storage).for_each(|s| owners.add(s)),
         }
-        Ok(Self { value, notes: Notes::new(notes), path: None, above: String::new(), capture })
+        let (notes, owners) = (Notes::new(notes), Some(owners));
+        Ok(Self { value, notes, path: None, above: String::new(), capture, owners })
     }
 
     /// The objects of the tree. Tensors are in new memory, in `map`, or what `disk` makes of tree,
@@ -325,6 +329,7 @@ impl Tree {
             path: Some(path.into()),
             above,
             capture: Arc::default(),
+            owners: None,
         }
     }
 
@@ -358,6 +363,7 @@ impl Tree {
             path: self.path.clone(),
             above: self.above.clone(),
             capture: Arc::clone(&self.capture),
+            owners: self.owners.clone(),
         }
     }
 
@@ -450,6 +456,7 @@ pub(crate) fn renamed(names: Vec<String>, remap: Vec<(String, String)>) -> PyRes
 fn take(
     py: Python<'_>,
     found: &[Found],
+    views: &[View],
     owners: &Owners,
     pool: &Pool,
     live: &Later<'_>,
@@ -466,10 +473,22 @@ fn take(
                 owners.add(storage.clone_ref(py));
             }
             _ if snapshot.len() < SMALL => small.push(snapshot),
-            _ => large.push((snapshot, pool.take(snapshot.len()))),
+            _ => large.push((snapshot, pool.take(snapshot.len()).or_raise()?)),
         }
     }
-    let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum());
+    // Counted before the first byte is looked at. What a device copies is read later where it is
+    // live, and otherwise before whatever comes next.
+    let addresses: HashSet<usize> = later.iter().map(|snapshot| snapshot.address()).collect();
+    let is_later = |view: &&View| match (view.on_cpu, live) {
+        (true, _) => addresses.contains(&view.address),
+        (false, Later::Of(live)) => live.get().covers(view.address, view.len),
+        (false, Later::All(_)) => false,
+    };
+    let watched = |view: &View| Watched::new(py, &view.tensor, &view.name);
+    owners.watch(views.iter().filter(is_later).map(watched).collect());
+    let at_once = views.iter().filter(|view| view.on_cpu && !is_later(view));
+    let copied: Vec<Watched> = at_once.map(watched).collect();
+    let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum()).or_raise()?;
     pool.trim();
     copy_small(&small, together).or_raise()?;
     // The interpreter stays held: nobody may free what is looked at. A thread costs as much as to
@@ -477,6 +496,10 @@ fn take(
     let threads = later.iter().map(|snapshot| snapshot.len()).sum::<usize>() / LOOKED_AT + 1;
     shared_out(later.len(), threads, |i| later[i].go_live(capture)).or_raise()?;
     py.detach(|| copy(&mut large)).or_raise()?;
+    // Other threads of Python may have gone on meanwhile.
+    if let Some(changed) = copied.iter().find(|one| one.has_changed(py)) {
+        return Err(raise(&changed.error()));
+    }
     for (snapshot, bytes) in large {
         snapshot.set_copy(Arc::new(bytes), 0..snapshot.len());
     }

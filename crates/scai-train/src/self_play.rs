@@ -79,7 +79,10 @@ pub fn self_play<G: Game>(
     };
     std::thread::scope(|scope| {
         for _ in 1..options.threads.clamp(1, groups.len().max(1)) {
-            scope.spawn(|| alone(&work));
+            // Where the system has no more threads to give, fewer play.
+            if std::thread::Builder::new().spawn_scoped(scope, || alone(&work)).is_err() {
+                break;
+            }
         }
         alone(&work);
     });

@@ -79,13 +79,21 @@ class Trainer:
 
     @property
     def training_stats(self) -> dict[str, Any]:
-        """The statistics after the last iteration that is done.
+        """The statistics after the last iteration that is done. A copy; assign it to change them.
 
         ``total_iterations``, ``total_games``, ``total_positions``, ``total_steps``; ``loss``,
         ``policy_loss`` (nats), ``value_loss``, ``learning_rate``, ``game_length`` (plies),
         ``first_player_rate``; and the results of the last evaluation, as `evaluate` gives them.
         """
         return self._native.training_stats
+
+    @training_stats.setter
+    def training_stats(self, stats: Mapping[str, Any]) -> None:
+        """Go on from other statistics, such as those of a checkpoint; what they lack stays.
+
+        The next checkpoint holds them, and training goes on after `total_iterations`.
+        """
+        self._native.training_stats = stats
 
     def train(
         self,

@@ -29,6 +29,7 @@ from scai._load_optimizer import OptimizerLoad, note, parameter_names
 from scai._native import Handle, Live
 from scai._report import LoadReport
 from scai._timeline import Timeline
+from scai._versions import plain_state
 
 __all__ = [
     "Checkpoint",
@@ -350,20 +351,22 @@ class CheckpointManager:
             "iteration": iteration,
             "model_state_dict": state_of(model, "model"),
             "optimizer_state_dict": _optimizer_state(model, optimizer),
-            "training_stats": _statistics(training_stats or {}, self._keep["best"]),
-            "metadata": {} if metadata is None else dict(metadata),
+            "training_stats": _statistics(
+                _mapping("training_stats", training_stats), self._keep["best"]
+            ),
+            "metadata": dict(_mapping("metadata", metadata)),
             # A zone is looked up under a lock, which a fork might copy while the thread that
             # saves holds it.
             "timestamp": datetime.datetime.now().astimezone().isoformat(timespec="microseconds"),
             **{
-                f"{name}_state_dict": state_of(part, name)
+                f"{name}_state_dict": plain_state(state_of(part, name))
                 for name, part in parts.items()
                 if part is not None
             },
         }
         if rng:
             state["rng_state"] = _random.capture()
-        for name, value in (extra or {}).items():
+        for name, value in _mapping("extra", extra).items():
             if name in state:
                 raise ValueError(f"a part of `extra` is called `{name}`, as a field is")
             state[name] = value
@@ -392,8 +395,10 @@ class CheckpointManager:
                 fence.guard(*(begun := self._begin(state, live, note(optimizer))))
         else:
             begun = self._begin(state, mode == "sync", note(optimizer))
-            while mode == "sync" and not begun[0].wait_captured(POLL):
-                pass
+            if mode == "sync":
+                while not begun[0].wait_captured(POLL):
+                    pass
+                begun[0].release()
         path = self.checkpoint_dir / f"checkpoint_iter_{iteration}.pt"
         handle = SaveHandle(path, iteration, begun[0], fence, began)
         self._handles.append(handle)
@@ -484,8 +489,8 @@ class CheckpointManager:
                 own to load (`_load_from_state_dict`, hooks, extra state) is asked what it accepts.
             scheduler, scaler, ema, dataloader: further parts, as they were saved.
             rng: whether to restore the state of the random generators.
-            remap: regular expressions for saved names, and replacements (``$1`` is the first
-                group).
+            remap: regular expressions for saved names, and replacements (``$1`` or ``\\1`` is the
+                first group).
             dry_run: change nothing; the report says what would be loaded. A module with a way of
                 its own to load is asked, and given back what it had.
             mmap: leave the tensors of the result in a private memory map of the file. They cost no
@@ -823,6 +828,14 @@ def _statistics(
     return {name: number(name, value) for name, value in statistics.items()}
 
 
+def _mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must be a mapping, got {type(value).__name__}")
+    return value
+
+
 def _optimizer_state(model: Any, optimizer: Any) -> Any:
     if optimizer is None:
         return {}
@@ -918,6 +931,8 @@ def _count(name: str, value: int | None) -> int | None:
 
 def _whole(name: str, value: Any) -> int:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise TypeError(f"`{name}` is a {type(value).__name__}, not a whole number") from None

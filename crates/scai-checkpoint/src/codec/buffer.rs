@@ -1,5 +1,7 @@
 //! Memory in which bytes lie as direct I/O wants them, and how much of it there is.
 
+use crate::error::Result;
+use crate::memory::zeroed;
 use crate::store::WriteAt;
 use crate::tensor::PIECE;
 
@@ -36,15 +38,18 @@ impl Buffer {
 
     /// `len` bytes of any content, the first at an address that agrees with `offset` modulo
     /// `alignment`, a power of two.
-    pub(super) fn at(&mut self, offset: u64, len: usize, alignment: usize) -> &mut [u8] {
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] where there is no memory for them.
+    pub(super) fn at(&mut self, offset: u64, len: usize, alignment: usize) -> Result<&mut [u8]> {
         let needed = len + alignment - 1;
         if self.bytes.len() < needed {
             // Both would be there at once otherwise.
             self.bytes = Vec::new();
-            self.bytes = vec![0; needed.max(self.least)];
+            self.bytes = zeroed(needed.max(self.least) as u64, "write")?.into_vec();
         }
         let start = (offset as usize).wrapping_sub(self.bytes.as_ptr().addr()) % alignment;
-        &mut self.bytes[start..start + len]
+        Ok(&mut self.bytes[start..start + len])
     }
 }
 
@@ -63,7 +68,7 @@ mod tests {
         for len in [0, 1, 5000, 300] {
             for offset in [0, 1, 64, 4095, 4096, 123_456_789] {
                 for alignment in [1, 512, 4096] {
-                    let bytes = buffer.at(offset, len, alignment);
+                    let bytes = buffer.at(offset, len, alignment).unwrap();
                     assert_eq!(bytes.len(), len);
                     assert!(agrees(bytes, offset, alignment));
                 }

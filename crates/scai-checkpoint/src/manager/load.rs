@@ -5,10 +5,12 @@
 //! nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use regex::Regex;
 
 use super::report::{LoadReport, ShapeMismatch};
+use super::wrappers;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 use crate::value::{Dict, Value};
@@ -48,8 +50,8 @@ impl MatchOptions {
     /// A remap table from patterns as text.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a pattern that is not a regular expression, and where two saved
-    /// names would become one later.
+    /// [`Error::Invalid`] for a pattern that is not a regular expression, for a replacement with a
+    /// group that the pattern does not have, and where two saved names would become one later.
     pub fn with_remap<'a>(
         mut self,
         table: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -57,7 +59,8 @@ impl MatchOptions {
         for (pattern, replacement) in table {
             let regex = Regex::new(pattern)
                 .map_err(|error| Error::invalid(format!("in the remap table: {error}")))?;
-            self.remap.push((regex, replacement.to_owned()));
+            let replacement = replacement_of(&regex, replacement)?;
+            self.remap.push((regex, replacement));
         }
         Ok(self)
     }
@@ -69,6 +72,41 @@ impl MatchOptions {
             pattern.replace_all(&name, replacement).into_owned()
         })
     }
+}
+
+/// A replacement with its groups as `${1}`, however it has them: `$1`, `\1` and `\g<1>` as Python
+/// does.
+fn replacement_of(pattern: &Regex, text: &str) -> Result<String> {
+    static GROUP: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r"\\([0-9]+)|\\g<(\w+)>|\$([A-Za-z0-9_]+)|\$\{(\w+)\}|\$\$").ok()
+    });
+    let Some(group) = &*GROUP else { return Ok(text.to_owned()) };
+    let mut replacement = String::new();
+    let mut end = 0;
+    for found in group.captures_iter(text) {
+        let (Some(whole), name) = (found.get(0), (1..5).find_map(|i| found.get(i))) else {
+            continue;
+        };
+        replacement += &text[end..whole.start()];
+        end = whole.end();
+        let Some(name) = name.map(|name| name.as_str()) else {
+            replacement += "$$";
+            continue;
+        };
+        let is_there = match name.parse::<usize>() {
+            Ok(number) => number < pattern.captures_len(),
+            Err(_) => pattern.capture_names().flatten().any(|known| known == name),
+        };
+        if !is_there {
+            return Err(Error::invalid(format!(
+                "in the remap table: `{}` in the replacement `{text}` is not a group of the pattern \
+                 `{pattern}`; the first group is `${{1}}`, and `$$` stands for a dollar",
+                whole.as_str()
+            )));
+        }
+        replacement += &format!("${{{name}}}");
+    }
+    Ok(replacement + &text[end..])
 }
 
 /// What a load takes from a checkpoint.
@@ -152,9 +190,6 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
     Ok(matched)
 }
 
-/// Prefixes that wrappers put in front of all names.
-const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "model.", "_fsdp_wrapped_module."];
-
 /// How alike two names must be for one to be suggested for the other.
 const NEAR: f64 = 0.9;
 /// Names that are compared with each other at most, since that takes time in their product.
@@ -174,22 +209,9 @@ fn hints(report: &LoadReport) -> Vec<String> {
     if missing.is_empty() || unexpected.is_empty() {
         return hints;
     }
-    for prefix in WRAPPERS {
-        if unexpected.iter().all(|name| name.starts_with(prefix)) {
-            hints.push(format!(
-                "every saved name begins with `{prefix}`, which a wrapper adds; remap `^{}` to \
-                 nothing",
-                prefix.replace('.', "\\.")
-            ));
-            return hints;
-        }
-        if missing.iter().all(|name| name.starts_with(prefix)) {
-            hints.push(format!(
-                "every name of the model begins with `{prefix}`, which a wrapper adds; remap `^` \
-                 to `{prefix}`"
-            ));
-            return hints;
-        }
+    if let Some(hint) = wrappers::hint(missing, unexpected) {
+        hints.push(hint);
+        return hints;
     }
     let mut taken = HashSet::new();
     for name in missing.iter().take(COMPARED) {

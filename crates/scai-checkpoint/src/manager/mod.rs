@@ -12,6 +12,7 @@ mod retention;
 mod superseded;
 mod unread;
 mod verify;
+mod wrappers;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,10 +21,10 @@ use crate::codec::torch::{Plan, TorchFile, UNRECOGNIZED, Unprotected};
 use crate::codec::{MEMORY, foreign};
 use crate::commit;
 use crate::error::{Error, Place, Result};
-use crate::store::{Io, LocalStore, ReadAt, Store};
+use crate::store::{Io, LocalStore, ReadAt, Store, WriteAt};
 use crate::threads::{default_threads, held};
 use crate::timeline::{Stopwatch, Timeline};
-use crate::writer::{SaveHandle, Writer};
+use crate::writer::{Approve, SaveHandle, Writer};
 
 use name::Named;
 
@@ -227,7 +228,7 @@ impl CheckpointManager {
     /// it is the only one: the next resume speaks of it.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
         self.flush()?;
-        self.shared.save(checkpoint)
+        self.shared.save(checkpoint, &|| Ok(()))
     }
 
     /// Saves a checkpoint in the background; the handle says when it is durable.
@@ -240,12 +241,32 @@ impl CheckpointManager {
     /// [`Error::Background`] where an earlier save in the background failed and nobody asked its
     /// handle; this checkpoint is then not saved.
     pub fn save_in_background(&self, checkpoint: Checkpoint) -> Result<SaveHandle> {
+        self.save_in_background_if(checkpoint, || Ok(()))
+    }
+
+    /// Saves as [`CheckpointManager::save_in_background`] does, unless `approve` returns an error.
+    /// It is called on the thread that saves, once every byte was read and written and before the
+    /// file gets its name: whoever lends memory can tell there that it has changed meanwhile.
+    ///
+    /// # Errors
+    /// As [`CheckpointManager::save_in_background`]. What `approve` returns comes out of the handle.
+    pub fn save_in_background_if(
+        &self,
+        checkpoint: Checkpoint,
+        approve: impl Fn() -> Result<()> + Send + 'static,
+    ) -> Result<SaveHandle> {
         let mut background = held(&self.background);
         let writer = match &mut *background {
             Some(writer) => writer,
-            none => none.insert(Writer::start(Arc::clone(&self.shared))?),
+            none => match Writer::start(Arc::clone(&self.shared)) {
+                Ok(writer) => none.insert(writer),
+                // Where the system has no thread to give, this one saves.
+                Err(_) => {
+                    return self.shared.save(&checkpoint, &approve).map(SaveHandle::ended_with);
+                }
+            },
         };
-        writer.save(checkpoint)
+        writer.save(checkpoint, Box::new(approve))
     }
 
     /// Waits until all saves in the background are durable.
@@ -376,7 +397,7 @@ impl CheckpointManager {
 }
 
 impl Shared {
-    pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
+    pub(crate) fn save(&self, checkpoint: &Checkpoint, approve: &Approve) -> Result<Saved> {
         prune::check_statistics(&self.options.retention, &checkpoint.training_stats)?;
         let writing = self.writing.begin(&*self.store)?;
         let mut watch = Stopwatch::start();
@@ -393,7 +414,8 @@ impl Shared {
         if !was_superseded {
             warnings.extend(self.keep_unread(&name, &writing)?);
         }
-        let steps = commit::publish(&*self.store, &name, size, |draft| plan.write(threads, draft))
+        let write = |draft: &dyn WriteAt| plan.write(threads, draft);
+        let steps = commit::publish_if(&*self.store, &name, size, write, approve)
             .map_err(|error| error.at_path(self.path(&name)))?;
         let mut watch = Stopwatch::start();
         let mut saved = Saved {

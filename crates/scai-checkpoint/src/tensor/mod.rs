@@ -10,8 +10,8 @@ pub use dtype::DType;
 use read::read_whole;
 pub use read::{Destination, read_into};
 pub(crate) use read::{Divided, PIECE};
+pub(crate) use storage::PlainPass;
 pub use storage::{Pass, Source, Storage};
-pub(crate) use storage::{PlainPass, zeroed};
 
 use crate::error::{Error, Result};
 
@@ -238,6 +238,7 @@ impl Tensor {
                 self.storage.len()
             )));
         }
+        crate::memory::room_for(self.numel() * size, "copy a tensor")?;
         let mut out = Vec::with_capacity(self.numel() * size);
         gather(&window, self.shape(), self.strides(), 0, size, &mut out);
         Ok(out)

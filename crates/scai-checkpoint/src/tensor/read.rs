@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::storage::{Pass, Storage, zeroed};
+use super::storage::{Pass, Storage};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Result};
+use crate::memory::{check, zeroed};
 use crate::threads::{default_threads, held, on_threads};
 
 /// Bytes of a long storage that a thread takes at a time: whole chunks.
@@ -72,7 +73,7 @@ pub(super) fn read_whole(storage: &Storage) -> Result<Vec<u8>> {
     if storage.len() <= PIECE {
         return storage.read(0..storage.len());
     }
-    let mut bytes = zeroed(storage.len())?;
+    let mut bytes = zeroed(storage.len(), "read a tensor")?;
     let divided = Divided::new(storage);
     do_all(pieces(None, &divided, &mut bytes, true).collect(), default_threads(), &|_| {})?;
     Ok(bytes.into_vec())
@@ -172,6 +173,7 @@ impl Task<'_> {
         if self.is_new {
             provide(self.bytes);
         }
+        check("read")?;
         let read = match self.part {
             Part::Whole(storage) => storage.read_at(0, self.bytes),
             Part::Piece(divided, offset) => divided.read(offset, self.bytes),

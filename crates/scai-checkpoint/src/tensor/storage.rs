@@ -4,10 +4,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use bytemuck::allocation::try_zeroed_slice_box;
 use bytemuck::{NoUninit, cast_slice};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
+use crate::memory::zeroed;
 
 /// Where the bytes of a [`Storage`] come from.
 ///
@@ -172,14 +172,6 @@ fn copy_from(bytes: &[u8], offset: u64, buf: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// `len` zeros. The system hands out memory that is zero already and takes it when it is written.
-pub(crate) fn zeroed(len: u64) -> Result<Box<[u8]>> {
-    let zeroed = usize::try_from(len).ok().and_then(|len| try_zeroed_slice_box(len).ok());
-    zeroed.ok_or_else(|| {
-        Error::damaged(Place::default(), format!("there is no memory for {len} bytes"))
-    })
-}
-
 fn out_of_range(offset: u64, len: usize, of: u64) -> Error {
     Error::invalid(format!("{len} bytes at {offset} are not inside a storage of {of} bytes"))
 }
@@ -248,7 +240,7 @@ impl Storage {
         if range.start > range.end || range.end > self.len() {
             return Err(out_of_range(range.start, 0, self.len()));
         }
-        let mut buf = zeroed(range.end - range.start)?;
+        let mut buf = zeroed(range.end - range.start, "read a tensor")?;
         self.read_at(range.start, &mut buf)?;
         Ok(buf.into_vec())
     }

@@ -9,7 +9,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Call, Dict, Value};
 use crate::error::Result;
-use crate::tensor::{Destination, Storage, Tensor, read_into, zeroed};
+use crate::memory::zeroed;
+use crate::tensor::{Destination, Storage, Tensor, read_into};
 
 /// Joins a parent's path and a key.
 pub fn join(parent: &str, key: &str) -> String {
@@ -141,9 +142,9 @@ impl Value {
     pub fn resident(&self, threads: usize) -> Result<Value> {
         let mut storages = self.storages();
         storages.retain(|(_, storage)| storage.as_slice().is_none());
-        let memory = storages
-            .iter()
-            .map(|(path, storage)| zeroed(storage.len()).map_err(|error| error.at_tensor(path)));
+        let memory = storages.iter().map(|(path, storage)| {
+            zeroed(storage.len(), "read a tensor").map_err(|error| error.at_tensor(path))
+        });
         let mut memory = memory.collect::<Result<Vec<_>>>()?;
         let destinations = storages.iter().zip(&mut memory);
         let destinations = destinations.map(|((name, storage), bytes)| Destination {

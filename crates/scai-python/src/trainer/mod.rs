@@ -7,14 +7,14 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use scai_games::{ConnectFour, TicTacToe};
 use scai_train::config::Game;
 use scai_train::metrics::Recorder;
 use scai_train::{Config, Ended, Event, LoadOptions, Observer, Restore, Stop, TrainingStats};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use self::errors::{OrRaise as _, refused};
 use self::settings::{from_python, to_python};
@@ -90,6 +90,35 @@ impl Trainer {
     fn training_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let stats = json!(*held(&self.stats));
         to_python(py, &stats)
+    }
+
+    #[setter]
+    fn set_training_stats(&self, py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut any = self.begin()?;
+        let any = &mut *any;
+        let mut stats = json!(*held(&self.stats));
+        let (Json::Object(given), Some(known)) = (from_python(given)?, stats.as_object_mut())
+        else {
+            let class = given.get_type();
+            let message = format!("`training_stats`: expected a mapping, found {}", class.name()?);
+            return Err(PyTypeError::new_err(message));
+        };
+        for (name, value) in given {
+            let fits = match known.get(&name) {
+                Some(Json::Number(number)) if number.is_u64() => value.is_u64(),
+                _ => value.is_number(),
+            };
+            if !fits {
+                let message = format!("`training_stats.{name}`: expected a number, found {value}");
+                return Err(PyTypeError::new_err(message));
+            }
+            known.insert(name, value);
+        }
+        let stats: TrainingStats = serde_json::from_value(stats)
+            .map_err(|error| PyTypeError::new_err(format!("`training_stats`: {error}")))?;
+        guarded(py, || each!(any, trainer => trainer.set_training_stats(stats.clone())))?;
+        *held(&self.stats) = stats;
+        Ok(())
     }
 
     /// Whether all iterations are done.

@@ -76,17 +76,24 @@ pub(super) fn watched<T: Send>(
     let (told, listening) = sync_channel(0);
     let (deal_with, dealt_with) = sync_channel(1);
     let teller = Teller { told, dealt_with: Mutex::new(dealt_with), events: on_event.is_some() };
-    let (result, raised) = py.detach(move || {
-        std::thread::scope(|scope| {
-            // The channel closes with the work.
-            let worker = scope.spawn(move || {
-                let teller = teller;
-                work(&teller)
-            });
-            let raised = listen(&listening, &deal_with, on_event, stop);
-            (worker.join(), raised)
+    let (result, raised) = py
+        .detach(move || {
+            std::thread::scope(|scope| {
+                // The channel closes with the work.
+                let worker = std::thread::Builder::new().spawn_scoped(scope, move || {
+                    let teller = teller;
+                    work(&teller)
+                });
+                let worker = worker?;
+                let raised = listen(&listening, &deal_with, on_event, stop);
+                Ok((worker.join(), raised))
+            })
         })
-    });
+        .map_err(|error: std::io::Error| {
+            PyRuntimeError::new_err(format!(
+                "the system has no thread to give for a training: {error}"
+            ))
+        })?;
     let result = result.map_err(|panic| failed(&*panic));
     let Some(raised) = raised else { return result?.or_raise() };
     match result {

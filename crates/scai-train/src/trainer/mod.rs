@@ -129,6 +129,12 @@ impl<G: Game, N: Network> Trainer<G, N> {
         &self.state.stats
     }
 
+    /// Goes on from other statistics: what is counted, counts on from these, and
+    /// [`TrainingStats::total_iterations`] says which iteration comes next.
+    pub fn set_training_stats(&mut self, stats: TrainingStats) {
+        self.state.stats = stats;
+    }
+
     /// The checkpoints of this training.
     pub fn manager(&self) -> &CheckpointManager {
         &self.manager

@@ -12,6 +12,7 @@ use super::pickle::build::{StorageRef, build, each_storage};
 use super::pickle::machine::{Program, Stop, run};
 use crate::codec::record::{Check, RecordSource};
 use crate::error::{Error, Place, Result};
+use crate::memory::zeroed;
 use crate::store::ReadAt;
 use crate::tensor::Storage;
 use crate::value::Value;
@@ -132,7 +133,7 @@ fn pickle(file: &dyn ReadAt, at: u64) -> Result<Program> {
     let rest = file.len().saturating_sub(at);
     let mut len = FIRST_TRY;
     loop {
-        let mut bytes = vec![0; len.min(rest) as usize];
+        let mut bytes = zeroed(len.min(rest), "read a pickle")?;
         read(file, at, &mut bytes)?;
         match run(&bytes) {
             Ok(program) => return Ok(program),

@@ -57,9 +57,12 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         depth: 0,
         deepest: 0,
     };
-    writer.value(value).map_err(|Refusal { path, detail }| Error::Conversion {
-        at: path.into_iter().rev().reduce(|parent, key| join(&parent, &key)).unwrap_or_default(),
-        detail,
+    writer.value(value).map_err(|Refusal { path, why }| match why {
+        Why::NoPlace(detail) => Error::Conversion {
+            at: path.into_iter().rev().reduce(|above, key| join(&above, &key)).unwrap_or_default(),
+            detail,
+        },
+        Why::NoMemory(bytes) => Error::out_of_memory("write the pickle", bytes as u64),
     })?;
     if writer.values >= u64::from(u32::MAX) {
         return Err(Error::Conversion {
@@ -71,19 +74,32 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     Ok(Pickled { bytes: writer.out, storages: writer.storages })
 }
 
+/// What PyTorch takes the elements of an untyped storage to be.
+const BYTES: DType = DType::UInt8;
+
+/// More bytes than a value takes besides its texts and what it holds.
+const FEW: usize = 4 << 10;
+
 /// The device of most storages.
 const CPU: &str = "cpu";
 
 /// Why a value cannot be written, with its path from the inside out.
 struct Refusal {
     path: Vec<String>,
-    detail: String,
+    why: Why,
+}
+
+enum Why {
+    /// It has no place in a safe pickle, since…
+    NoPlace(String),
+    /// There is no memory for so many bytes.
+    NoMemory(usize),
 }
 
 type Written = std::result::Result<(), Refusal>;
 
 fn refuse(detail: impl Into<String>) -> Written {
-    Err(Refusal { path: Vec::new(), detail: detail.into() })
+    Err(Refusal { path: Vec::new(), why: Why::NoPlace(detail.into()) })
 }
 
 fn under(key: impl FnOnce() -> String) -> impl FnOnce(Refusal) -> Refusal {
@@ -123,9 +139,9 @@ struct Writer<'a> {
     /// How many places are taken.
     remembered: u32,
     storages: Vec<Storage>,
-    /// The places of the storages' keys, and how many bytes are referred to, by the storage's
-    /// identity.
-    keys: FxHashMap<usize, (u32, u64)>,
+    /// The places of the storages' keys, how many bytes are referred to, and the element type that
+    /// each was first written with, by the storage's identity.
+    keys: FxHashMap<usize, (u32, u64, DType)>,
     /// The places of shared values, and how many levels are below each.
     shared: FxHashMap<usize, (u32, usize)>,
     /// Shared values that can be keys.
@@ -142,6 +158,7 @@ impl<'a> Writer<'a> {
         self.depth += 1;
         self.values += 1;
         self.reach(self.depth)?;
+        self.room_for(FEW)?;
         match value {
             Value::Shared(shared) => self.shared(shared)?,
             value => self.any(value)?,
@@ -186,6 +203,17 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Makes room for so many bytes. Where there is no memory, the standard library would end the
+    /// process.
+    fn room_for(&mut self, bytes: usize) -> Written {
+        if self.out.capacity() - self.out.len() >= bytes {
+            return Ok(());
+        }
+        let more = bytes.max(self.out.capacity());
+        let reserved = self.out.try_reserve_exact(more);
+        reserved.map_err(|_| Refusal { path: Vec::new(), why: Why::NoMemory(more) })
+    }
+
     fn any(&mut self, value: &'a Value) -> Written {
         match value {
             Value::None => self.out.push(op::NONE),
@@ -200,11 +228,17 @@ impl<'a> Writer<'a> {
                 self.float(*im);
                 self.out.extend([op::TUPLE2, op::REDUCE]);
             }
-            Value::Str(text) => self.text(text)?,
+            Value::Str(text) => {
+                self.room_for(text.len() + FEW)?;
+                self.text(text)?;
+            }
             Value::Wtf8(bytes) if std::str::from_utf8(bytes).is_ok() || !is_wtf8(bytes) => {
                 return refuse("a string said to have lone surrogates, whose bytes are not WTF-8");
             }
-            Value::Wtf8(bytes) => self.raw_text(bytes)?,
+            Value::Wtf8(bytes) => {
+                self.room_for(bytes.len() + FEW)?;
+                self.raw_text(bytes)?;
+            }
             Value::Bytes(bytes) if bytes.is_empty() => {
                 return refuse(
                     "empty bytes cannot be loaded by `torch.load(weights_only=True)`; save None \
@@ -232,7 +266,16 @@ impl<'a> Writer<'a> {
             }
             Value::Dict(dict) => self.dict(dict)?,
             Value::Tensor(tensor) => self.tensor(tensor)?,
-            Value::Storage(storage, dtype) => self.storage(storage, *dtype)?,
+            Value::Storage(storage, dtype) if self.reads_as(storage, dtype.unwrap_or(BYTES)) => {
+                self.storage(storage, *dtype)?;
+            }
+            Value::Storage(..) => {
+                return refuse(
+                    "this storage is also that of a tensor of another element type, which \
+                     `torch.load` would give back in its place (and `torch.save` refuses); save \
+                     the tensor alone, or a clone of the storage",
+                );
+            }
             Value::Size(dims) => {
                 self.global("torch", "Size");
                 self.out.push(op::MARK);
@@ -376,7 +419,9 @@ impl<'a> Writer<'a> {
     }
 
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, OrderedDict()[, bits])`,
-    /// or `_v3` with the element type as a further argument where no storage class exists for it.
+    /// or `_v3` with the element type as a further argument where no storage class exists for it, or
+    /// the storage has another one already: PyTorch before 2.8 reads all views of one storage with
+    /// the element type that it met first, but for these.
     fn tensor(&mut self, tensor: &'a Tensor) -> Written {
         let dtype = tensor.dtype();
         let attributes = tensor.attributes();
@@ -385,7 +430,8 @@ impl<'a> Writer<'a> {
         }
         // A storage with bytes left over (it was viewed as a wider type) is counted in bytes.
         let whole = tensor.storage().len().is_multiple_of(dtype.size() as u64);
-        let class = dtype.storage_class().filter(|_| whole);
+        let typed = whole && self.reads_as(tensor.storage(), dtype);
+        let class = dtype.storage_class().filter(|_| typed);
         self.global(
             "torch._utils",
             match class {
@@ -434,7 +480,7 @@ impl<'a> Writer<'a> {
             Some(class) => self.global("torch", class),
             None => self.global("torch.storage", "UntypedStorage"),
         }
-        self.storage_key(storage, numel * size)?;
+        self.storage_key(storage, numel * size, dtype.unwrap_or(BYTES))?;
         match storage.location() {
             CPU => self.word(CPU),
             device => self.text(device)?,
@@ -444,9 +490,14 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Whether PyTorch takes elements of a storage that is written now to be of this type.
+    fn reads_as(&self, storage: &Storage, dtype: DType) -> bool {
+        self.keys.get(&storage.id()).is_none_or(|&(_, _, first)| first == dtype)
+    }
+
     /// The number of a storage, of which so many bytes are referred to, as text.
-    fn storage_key(&mut self, storage: &Storage, len: u64) -> Written {
-        if let Some(&(place, known)) = self.keys.get(&storage.id()) {
+    fn storage_key(&mut self, storage: &Storage, len: u64, dtype: DType) -> Written {
+        if let Some(&(place, known, _)) = self.keys.get(&storage.id()) {
             self.recall(place);
             return if known == len { Ok(()) } else { refuse_cut(storage) };
         }
@@ -457,7 +508,7 @@ impl<'a> Writer<'a> {
         self.storages.push(storage.clone());
         self.raw_text(key.as_bytes())?;
         let place = self.remember();
-        self.keys.insert(storage.id(), (place, len));
+        self.keys.insert(storage.id(), (place, len, dtype));
         Ok(())
     }
 
@@ -588,8 +639,15 @@ impl<'a> Writer<'a> {
     fn bytes(&mut self, bytes: &[u8]) -> Written {
         self.global("_codecs", "encode");
         check_text_len(bytes.len())?;
-        let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
-        self.raw_text(text.as_bytes())?;
+        let len: usize = bytes.iter().map(|&byte| char::from(byte).len_utf8()).sum();
+        check_text_len(len)?;
+        self.room_for(len + FEW)?;
+        self.out.push(op::BINUNICODE);
+        self.out.extend((len as u32).to_le_bytes());
+        let mut utf8 = [0; 2];
+        for &byte in bytes {
+            self.out.extend(char::from(byte).encode_utf8(&mut utf8).as_bytes());
+        }
         self.text("latin1")?;
         self.out.extend([op::TUPLE2, op::REDUCE]);
         Ok(())

@@ -11,6 +11,7 @@ use super::{
     LOCATOR64, LOCATOR64_LEN, Record, STORED,
 };
 use crate::error::{Error, Place, Result, shown};
+use crate::memory::{room_for, zeroed};
 use crate::store::ReadAt;
 
 /// The longest comment the end record can have.
@@ -83,8 +84,7 @@ fn read_directory(file: &dyn ReadAt) -> Result<Directory> {
     let len = file.len();
     let end = find_end(file)?;
     let (count, start) = (end.count, end.directory.start);
-    let tail_len = usize::try_from(len - start).map_err(|_| too_long())?;
-    let mut tail = vec![0; tail_len];
+    let mut tail = zeroed(len - start, "read the directory")?.into_vec();
     read(file, start, &mut tail)?;
     let directory_len = (end.directory.end - start) as usize;
     let mut entries = entries(&tail[..directory_len], count, start)?;
@@ -142,10 +142,6 @@ struct End {
 
 fn bad<T>(bytes: Range<u64>, what: impl std::fmt::Display) -> Result<T> {
     Err(Error::damaged(Place::default().bytes(bytes), what.to_string()))
-}
-
-fn too_long() -> Error {
-    Error::damaged(Place::default(), "the directory is longer than the memory")
 }
 
 fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
@@ -247,6 +243,7 @@ fn end64(bytes: &[u8], base: u64, locator: usize, narrow: [u64; 4]) -> Result<([
 }
 
 fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
+    room_for(count as usize * size_of::<Entry>(), "read the directory")?;
     let mut entries = Vec::with_capacity(count as usize);
     let mut at = 0;
     for _ in 0..count {

@@ -1,0 +1,125 @@
+//! Lack of memory as an error, where the standard library ends the process.
+//!
+//! What is long is allocated by [`zeroed`], or after [`room_for`] has asked for as much. What is
+//! short is too common for that: a program whose allocator is [`WithReserve`] and that calls
+//! [`keep_reserve`] has some memory set aside, which is given up to the first short allocation that
+//! fails. Then [`check`], asked between pieces of work, is an error until as much can be had again.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::error::{Error, Result};
+
+/// Memory that is set aside: address space and a promise of the system, no page of it.
+const RESERVE: usize = 16 << 20;
+
+/// Longer allocations do not take the reserve: it would not do for them.
+const SHORT: usize = 8 << 20;
+
+static RESERVED: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// The system's allocator, which gives up the reserve before a short allocation fails.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct WithReserve;
+
+/// Sets memory aside from now on. For programs whose global allocator is [`WithReserve`].
+pub fn keep_reserve() {
+    IS_KEPT.store(true, Ordering::Relaxed);
+    let _ = check("begin");
+}
+
+/// Whether memory for short allocations is still set aside. Always so in programs that keep none.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] where it was given up and cannot be had again.
+pub fn check(action: &'static str) -> Result<()> {
+    if !RESERVED.load(Ordering::Relaxed).is_null() || !IS_KEPT.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    #[expect(unsafe_code, reason = "the standard library knows no memory without use")]
+    // SAFETY: the kernel chooses where; nothing that exists is touched.
+    let mapped = unsafe {
+        let writable = ProtFlags::READ | ProtFlags::WRITE;
+        mmap_anonymous(ptr::null_mut(), RESERVE, writable, MapFlags::PRIVATE)
+    };
+    let mapped = mapped.map_err(|_| Error::out_of_memory(action, RESERVE as u64))?;
+    let null = ptr::null_mut();
+    if RESERVED.compare_exchange(null, mapped, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        unmap(mapped);
+    }
+    Ok(())
+}
+
+/// Asks whether so many bytes could be allocated in one piece.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] where they could not.
+pub fn room_for(bytes: usize, action: &'static str) -> Result<()> {
+    let reserved = Vec::<u8>::new().try_reserve_exact(bytes);
+    reserved.map_err(|_| Error::out_of_memory(action, bytes as u64))
+}
+
+/// `len` zeros. The system hands out memory that is zero already and takes it when it is written.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] where there is no memory for them.
+pub fn zeroed(len: u64, action: &'static str) -> Result<Box<[u8]>> {
+    let bytes = usize::try_from(len).ok();
+    let zeroed = bytes.and_then(|len| bytemuck::allocation::try_zeroed_slice_box(len).ok());
+    zeroed.ok_or_else(|| Error::out_of_memory(action, len))
+}
+
+fn unmap(mapped: *mut std::ffi::c_void) {
+    #[expect(unsafe_code, reason = "memory of the kernel")]
+    // SAFETY: it was mapped by `check` with this length, and nobody uses it.
+    let _ = unsafe { munmap(mapped, RESERVE) };
+}
+
+/// Gives the reserve up for an allocation of so many bytes; says whether there was one.
+#[cold]
+fn give_up(bytes: usize) -> bool {
+    if bytes > SHORT {
+        return false;
+    }
+    let mapped = RESERVED.swap(ptr::null_mut(), Ordering::Relaxed);
+    if !mapped.is_null() {
+        unmap(mapped);
+    }
+    !mapped.is_null()
+}
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: every call is the system allocator's own, with the caller's arguments, perhaps twice.
+unsafe impl GlobalAlloc for WithReserve {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let mut found = unsafe { System.alloc(layout) };
+        if found.is_null() && give_up(layout.size()) {
+            found = unsafe { System.alloc(layout) };
+        }
+        found
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let mut found = unsafe { System.alloc_zeroed(layout) };
+        if found.is_null() && give_up(layout.size()) {
+            found = unsafe { System.alloc_zeroed(layout) };
+        }
+        found
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        let mut found = unsafe { System.realloc(old, layout, len) };
+        if found.is_null() && give_up(len) {
+            found = unsafe { System.realloc(old, layout, len) };
+        }
+        found
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(old, layout) };
+    }
+}
