@@ -19,6 +19,10 @@ const RESERVE: usize = 16 << 20;
 /// Longer allocations do not take the reserve: it would not do for them.
 const SHORT: usize = 8 << 20;
 
+/// What there has to be before a thread begins: its stack of 2 MiB, and what others may take that
+/// begin at the same time.
+const THREAD: usize = 12 << 20;
+
 static RESERVED: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
 static IS_KEPT: AtomicBool = AtomicBool::new(false);
 
@@ -40,27 +44,33 @@ pub fn check(action: &'static str) -> Result<()> {
     if !RESERVED.load(Ordering::Relaxed).is_null() || !IS_KEPT.load(Ordering::Relaxed) {
         return Ok(());
     }
-    #[expect(unsafe_code, reason = "the standard library knows no memory without use")]
-    // SAFETY: the kernel chooses where; nothing that exists is touched.
-    let mapped = unsafe {
-        let writable = ProtFlags::READ | ProtFlags::WRITE;
-        mmap_anonymous(ptr::null_mut(), RESERVE, writable, MapFlags::PRIVATE)
-    };
-    let mapped = mapped.map_err(|_| Error::out_of_memory(action, RESERVE as u64))?;
+    let mapped = map(RESERVE).ok_or_else(|| Error::out_of_memory(action, RESERVE as u64))?;
     let null = ptr::null_mut();
     if RESERVED.compare_exchange(null, mapped, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        unmap(mapped);
+        unmap(mapped, RESERVE);
     }
     Ok(())
 }
 
-/// Asks whether so many bytes could be allocated in one piece.
+/// Asks whether there is memory for so many bytes.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where they could not.
+/// [`Error::OutOfMemory`] where there is none.
 pub fn room_for(bytes: usize, action: &'static str) -> Result<()> {
-    let reserved = Vec::<u8>::new().try_reserve_exact(bytes);
-    reserved.map_err(|_| Error::out_of_memory(action, bytes as u64))
+    // Asked of the system: allocators change their ways with the lengths that they are asked for.
+    match map(bytes.max(1)) {
+        Some(mapped) => {
+            unmap(mapped, bytes.max(1));
+            Ok(())
+        }
+        None => Err(Error::out_of_memory(action, bytes as u64)),
+    }
+}
+
+/// Whether a thread can begin. The C library ends the process if a thread that has its stack finds
+/// no memory for its own variables, so there has to be more than it needs.
+pub fn room_for_thread() -> bool {
+    room_for(THREAD, "start a thread").is_ok()
 }
 
 /// `len` zeros. The system hands out memory that is zero already and takes it when it is written.
@@ -73,10 +83,18 @@ pub fn zeroed(len: u64, action: &'static str) -> Result<Box<[u8]>> {
     zeroed.ok_or_else(|| Error::out_of_memory(action, len))
 }
 
-fn unmap(mapped: *mut std::ffi::c_void) {
+fn map(bytes: usize) -> Option<*mut std::ffi::c_void> {
+    let writable = ProtFlags::READ | ProtFlags::WRITE;
+    #[expect(unsafe_code, reason = "the standard library knows no memory without use")]
+    // SAFETY: the kernel chooses where; nothing that exists is touched.
+    let mapped = unsafe { mmap_anonymous(ptr::null_mut(), bytes, writable, MapFlags::PRIVATE) };
+    mapped.ok()
+}
+
+fn unmap(mapped: *mut std::ffi::c_void, bytes: usize) {
     #[expect(unsafe_code, reason = "memory of the kernel")]
-    // SAFETY: it was mapped by `check` with this length, and nobody uses it.
-    let _ = unsafe { munmap(mapped, RESERVE) };
+    // SAFETY: it was mapped by `map` with this length, and nobody uses it.
+    let _ = unsafe { munmap(mapped, bytes) };
 }
 
 /// Gives the reserve up for an allocation of so many bytes; says whether there was one.
@@ -87,7 +105,7 @@ fn give_up(bytes: usize) -> bool {
     }
     let mapped = RESERVED.swap(ptr::null_mut(), Ordering::Relaxed);
     if !mapped.is_null() {
-        unmap(mapped);
+        unmap(mapped, RESERVE);
     }
     !mapped.is_null()
 }

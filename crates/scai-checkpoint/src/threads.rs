@@ -2,12 +2,15 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::memory::room_for_thread;
+
 /// Does `work` on up to `threads` threads, this one among them. Where the system has no more
 /// threads to give, fewer do it.
 pub(crate) fn on_threads(threads: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+            let has_room = room_for_thread();
+            if !has_room || std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
                 break;
             }
         }

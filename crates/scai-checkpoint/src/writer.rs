@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::manager::{Checkpoint, Saved, Shared};
+use crate::memory::room_for_thread;
 use crate::threads::held;
 
 /// Saves that may wait besides the one that is under way. More would hold more states in memory.
@@ -158,6 +159,9 @@ impl Writer {
                 handle.end(outcome);
             }
         };
+        if !room_for_thread() {
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
         let thread = std::thread::Builder::new().name("scai-save".to_owned()).spawn(work)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), handles: Mutex::default() })
     }

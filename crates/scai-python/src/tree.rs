@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rustc_hash::FxHashSet;
 use scai_checkpoint::codec::{Format, Plan};
+use scai_checkpoint::memory::room_for_thread;
 use scai_checkpoint::{
     Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, join, match_state,
     transfer_optimizer, write_file,
@@ -478,7 +480,7 @@ fn take(
     }
     // Counted before the first byte is looked at. What a device copies is read later where it is
     // live, and otherwise before whatever comes next.
-    let addresses: HashSet<usize> = later.iter().map(|snapshot| snapshot.address()).collect();
+    let addresses: FxHashSet<usize> = later.iter().map(|snapshot| snapshot.address()).collect();
     let is_later = |view: &&View| match (view.on_cpu, live) {
         (true, _) => addresses.contains(&view.address),
         (false, Later::Of(live)) => live.get().covers(view.address, view.len),
@@ -566,7 +568,8 @@ fn shared_out(
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // Where the system has no more threads to give, fewer do it.
-            if std::thread::Builder::new().spawn_scoped(scope, all).is_err() {
+            let has_room = room_for_thread();
+            if !has_room || std::thread::Builder::new().spawn_scoped(scope, all).is_err() {
                 break;
             }
         }
