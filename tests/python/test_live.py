@@ -264,6 +264,9 @@ def test_what_a_step_waited_for_a_save_is_in_its_timeline(tmp_path: Path) -> Non
             self.looks += 1
             return self.looks > 1
 
+        def release(self) -> None:
+            pass
+
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters())
     with _live.Fence(model, optimizer) as fence:
