@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scai
@@ -311,3 +313,22 @@ def test_a_fork_in_the_midst_of_a_save_reads_and_never_hangs(
         "checkpoint_iter_3.pt"
     )
     assert_same(torch.load(child.list_checkpoints()[0])["model_state_dict"], model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["training_stats", "metadata", "extra"])
+@pytest.mark.parametrize("value", ["text", [1, 2], 3.5])
+def test_what_must_be_a_mapping_is_named_with_its_type(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    manager = CheckpointManager(tmp_path)
+    with pytest.raises(TypeError, match=f"`{name}` must be a mapping, got {type(value).__name__}"):
+        manager.save_checkpoint({}, iteration=1, **{name: value})
+
+
+def test_a_bool_is_no_iteration(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="`iteration` is a bool"):
+        CheckpointManager(tmp_path).save_checkpoint({}, iteration=True)
+
+
+def test_the_package_says_its_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", scai.__version__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,44 @@ def test_a_storage_that_would_be_read_as_another_type_is_refused(tmp_path: Path)
     scai.save({"s": tensor.untyped_storage(), "t": tensor}, tmp_path / "b.pt")
     loaded = torch.load(tmp_path / "b.pt", weights_only=True)
     assert loaded["t"].dtype == torch.float32 and loaded["t"].equal(tensor)
+
+
+GUIDES = Path(__file__).parents[2] / "docs"
+RUNNING = tuple(int(number) for number in torch.__version__.split(".")[:2])
+
+
+def needs(guide: str) -> dict[str, tuple[int, int]]:
+    """From which version on `torch.load` reads what, as a guide says it."""
+    rows = re.findall(r"^\| (`[^|]*`) \| (\d+)\.(\d+) \|$", (GUIDES / guide).read_text(), re.M)
+    found = ((name, (int(a), int(b))) for names, a, b in rows for name in names.split(", "))
+    return {name.strip("`"): version for name, version in found}
+
+
+def value_of(name: str) -> Any:
+    if name.startswith("torch."):
+        dtype = getattr(torch, name.removeprefix("torch."), None)
+        return None if dtype is None else torch.zeros(8, dtype=torch.uint8).view(dtype)
+    return {"bytes": b"abc", "bytearray": bytearray(b"abc"), "set": {1, 2}, "complex": 1 + 2j}[name]
+
+
+@pytest.mark.parametrize("name", needs("guide.md"))
+def test_the_guide_says_from_which_version_on_torch_reads_a_value(
+    name: str, tmp_path: Path
+) -> None:
+    value = value_of(name)
+    if value is None:
+        pytest.skip("this PyTorch has no such type")
+    scai.save({"value": value}, tmp_path / "value.pt")
+    if RUNNING >= needs("guide.md")[name]:
+        torch.load(tmp_path / "value.pt", weights_only=True)
+    else:
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / "value.pt", weights_only=True)
+    read = scai.load(tmp_path / "value.pt")["value"]
+    assert type(read) is type(value)
+    if not isinstance(value, torch.Tensor):
+        assert read == value
+
+
+def test_the_guides_agree_on_the_versions() -> None:
+    assert needs("guide.md") == needs("guide.zh.md") and len(needs("guide.md")) == 9

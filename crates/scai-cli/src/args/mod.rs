@@ -20,6 +20,7 @@ Exit codes:
   3  nothing is damaged as far as can be told, but a file carries no checksums
   4  nothing is damaged, but a file holds what is not read here, or needs code to be run
   5  nothing is damaged, but a file is not a checkpoint
+  6  the digests of the two are identical; the tensors were not read (`diff --digests-only`)
 130  training was stopped by Ctrl-C (SIGINT), 143 by SIGTERM; with a second signal, at once";
 
 /// Train by self-play; look at, check, compare, convert and tidy up training checkpoints.

@@ -25,6 +25,7 @@ struct Report {
     condition: Condition,
     protection: Option<&'static str>,
     /// `none` where it was converted from a file without checksums.
+    #[serde(skip_serializing_if = "Option::is_none")]
     source_protection: Option<&'static str>,
     iteration: Option<i64>,
     #[serde(flatten)]
