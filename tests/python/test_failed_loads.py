@@ -180,8 +180,8 @@ def test_a_part_that_is_not_there_leaves_all_as_it_was(
         assert str(error).startswith(f"checkpoint `{path}`: the field `{field}` is missing; the fi")
     else:
         assert str(error) == (
-            "the saved `optimizer_state_dict` has no `param_groups`: it was saved without an "
-            "optimizer, or is of another kind; it has: nothing"
+            "the saved `optimizer_state_dict` is empty: the checkpoint was saved without an "
+            "optimizer; leave `optimizer` out of the call to load the rest"
         )
 
 
