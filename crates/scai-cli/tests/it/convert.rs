@@ -83,7 +83,7 @@ fn files_of_other_programs_are_read_with_warnings() {
 fn a_file_without_checksums_is_converted_on_request_only_and_its_copies_say_so() {
     let sandbox = Sandbox::new()
         .golden("legacy_checkpoint.pt")
-        .damage("legacy_checkpoint.pt", |bytes| bytes.len() - 100);
+        .damage("legacy_checkpoint.pt", |bytes| bytes.len() - 2);
     let runs: [&[&str]; 8] = [
         &["convert", "legacy_checkpoint.pt", "a.pt"],
         &["convert", "legacy_checkpoint.pt", "a.pt", "--allow-unprotected"],
