@@ -204,7 +204,7 @@ class Same:
             order = lambda values: sorted(map(repr, values))  # noqa: E731
             return None if order(a) == order(b) else f"{path}: {a!r} and {b!r}"
         if isinstance(a, Point):
-            return self.difference([a.x, a.y], [b.x, b.y], path)
+            return self.difference(a.x, b.x, f"{path}.x") or self.difference(a.y, b.y, f"{path}.y")
         if isinstance(a, np.ndarray):
             alike = (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
         elif isinstance(a, float) and not isinstance(a, np.generic):
