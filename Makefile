@@ -15,7 +15,7 @@ REWRITTEN := target/rewritten
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" \
   || echo "timeout 7200 cargo test")
 
-.PHONY: help test test-rust test-torch test-python test-oldest python lint proofs fuzz golden tools bench-train \
+.PHONY: help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
   bench-unfenced instructions
 
@@ -57,6 +57,9 @@ proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
 	SCAI_PROOFS=full cargo test --release -p scai-cli --test it train_kill -- --nocapture
 	test ! -e $(VENV)/ready || SCAI_PROOFS=full $(VENV)/bin/python -m pytest tests/python/test_trees.py
+
+real-files: python ## Real files of packages that ship weights, with scai and with torch; downloads them
+	$(VENV)/bin/python tests/real_files.py --download target/real-files
 
 bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, against other systems
 	$(VENV)/bin/python -W ignore bench/rivals.py
