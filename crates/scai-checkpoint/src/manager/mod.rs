@@ -409,6 +409,7 @@ impl Shared {
         let name = name::checkpoint(checkpoint.iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         let planned = watch.lap();
+        self.recognise_latest();
         let was_superseded = self.superseded()?.contains(&name);
         let mut warnings = Vec::new();
         if !was_superseded {

@@ -75,6 +75,19 @@ impl Shared {
         Ok(kept)
     }
 
+    /// Notes that `latest.pt` is a further name of a checkpoint, before a save replaces that one.
+    pub(super) fn recognise_latest(&self) {
+        let Ok(latest) = self.store.open(name::LATEST) else { return };
+        let stamp = latest.stamp();
+        if stamp.is_some()
+            && !self.writing.seen().knows(MOVED, stamp)
+            && let Ok(entries) = self.entries()
+            && self.is_a_name_of_another(&latest, &entries).is_ok_and(|another| another)
+        {
+            self.writing.seen().read(MOVED, stamp);
+        }
+    }
+
     fn keep_latest(&self, operation: &Operation<'_>) -> Result<Option<Error>> {
         let latest = match self.store.open(name::LATEST) {
             Ok(latest) => latest,

@@ -47,3 +47,56 @@ fn pinned_checkpoints_stay() {
     ];
     assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
 }
+
+#[test]
+fn a_rollback_supersedes_what_is_above_and_prune_deletes_it_only_if_asked_to() {
+    let sandbox = directory();
+    let there =
+        || [100, 200, 300].map(|n| sandbox.path(&format!("checkpoint_iter_{n}.pt")).exists());
+    let said = sandbox.run(&["rollback", ".", "100"]);
+    assert!(said.contains("iteration 100; 2 later checkpoints are superseded"), "{said}");
+    let listed = sandbox.json(&["list", ".", "--json"]);
+    assert_eq!([0, 1, 2].map(|i| listed[i]["superseded"] == true), [false, true, true]);
+    assert_eq!(listed[0]["latest"], true);
+    assert!(sandbox.run(&["list", "."]).contains("superseded"));
+    sandbox.run(&["prune", ".", "--keep-last", "1", "--yes"]);
+    assert_eq!(there(), [true; 3]);
+    sandbox.run(&["prune", ".", "--superseded"]);
+    assert_eq!(there(), [true; 3]);
+    sandbox.run(&["prune", ".", "--superseded", "--yes"]);
+    assert_eq!(there(), [true, false, false]);
+    let missing = sandbox.run(&["rollback", ".", "7"]);
+    assert!(missing.contains("checkpoint_iter_7.pt` does not exist"), "{missing}");
+}
+
+#[test]
+fn an_empty_directory_is_not_verified_with_the_code_of_a_sound_one() {
+    let sandbox = Sandbox::new();
+    for args in [&["verify", "."][..], &["verify", ".", "--json"]] {
+        let output = sandbox.output(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn one_file_that_cannot_be_read_does_not_hide_the_others_from_a_list() {
+    let sandbox = directory();
+    std::fs::write(sandbox.path("checkpoint_iter_250.pt"), "?").unwrap();
+    std::fs::write(sandbox.path("superseded.json"), "?").unwrap();
+    let listed = sandbox.json(&["list", ".", "--json"]);
+    let iterations: Vec<_> =
+        listed.as_array().unwrap().iter().map(|l| l["iteration"].clone()).collect();
+    assert_eq!(iterations, [100, 200, 250, 300]);
+    assert!(listed[2]["problem"].is_string());
+    assert!(listed[3]["problem"].as_str().unwrap().contains("superseded.json"));
+}
+
+#[test]
+fn a_url_is_no_directory() {
+    let sandbox = Sandbox::new();
+    for args in [["list", "s3://bucket/run"], ["verify", "s3://bucket/a.pt"]] {
+        let output = sandbox.output(&args);
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+    }
+    assert!(!sandbox.path("s3:").exists());
+}
