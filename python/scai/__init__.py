@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from scai import _native, errors
 from scai._files import LazyTensor, Verification, load, save, verify
+from scai._foreign import ForeignObject
 
 __version__: str = _native.__version__
 
-__all__ = ["LazyTensor", "Verification", "errors", "__version__", "load", "save", "verify"]
+__all__ = [
+    "ForeignObject",
+    "LazyTensor",
+    "Verification",
+    "errors",
+    "__version__",
+    "load",
+    "save",
+    "verify",
+]

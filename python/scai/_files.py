@@ -6,9 +6,10 @@ import functools
 import mmap as _mmap
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Literal
 
 from scai import _native
+from scai._foreign import warn_of_objects
 from scai._garbage import no_collections
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def load(
     lazy: bool = False,
     weights_only: bool = True,
     allow_unprotected: bool = False,
+    foreign: Literal["refuse", "stand-in"] = "refuse",
 ) -> Any:
     """Load what `scai.save` or `torch.save` wrote; nothing damaged is returned, and no code is run.
 
@@ -113,20 +115,29 @@ def load(
         lazy: leave tensors on disk, as `LazyTensor`: each is checked when it is loaded.
         weights_only: there for the sake of calls written for torch; must be true.
         allow_unprotected: also load files without any checksums, in which damage is not noticed.
+        foreign: what becomes of objects that only code could make: ``"refuse"`` raises an error
+            that names their classes, ``"stand-in"`` logs a warning and gives a `ForeignObject` for
+            each, with the tensors and other data that it is made of.
 
     Raises:
         FileNotFoundError: there is no such file.
         scai.errors.DamagedError: bytes are not what was saved; says where.
         scai.errors.UnprotectedError: the file has no checksums.
-        scai.errors.UnsupportedError: the file needs code to be run, or something else unknown.
+        scai.errors.NeedsCodeError: objects in the file can be made only by running code.
+        scai.errors.NotACheckpointError: the file is something else; the message says what.
+        scai.errors.UnsupportedError: the file holds something else that is not read here.
     """
+    if foreign not in ("refuse", "stand-in"):
+        raise ValueError(f'`foreign` must be "refuse" or "stand-in", got {foreign!r}')
     if not weights_only:
         raise ValueError(
             "scai.load never runs code from a file; load it with torch.load(weights_only=False) "
             "where you trust it"
         )
     file = _native.File(os.fspath(path), allow_unprotected)
-    tree = file.tree()
+    tree = file.tree(foreign=foreign == "stand-in")
+    if foreign == "stand-in":
+        warn_of_objects(tree, path)
     if lazy:
         return tree.decode(disk=lambda *place: LazyTensor(tree, *place), threads=THREADS)
     locate = locator(map_location)

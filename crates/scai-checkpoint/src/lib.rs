@@ -32,7 +32,9 @@ pub use tensor::{
     Attributes, DType, Destination, Element, MAX_RANK, Pass, Source, Storage, Tensor, read_into,
 };
 pub use timeline::Timeline;
-pub use value::{Call, Dict, DictKind, MAX_DEPTH, Shared, Value, from_value, join, to_value};
+pub use value::{
+    Call, Dict, DictKind, MAX_DEPTH, Object, Shared, Value, from_value, join, to_value,
+};
 pub use writer::SaveHandle;
 
 /// What tests need to break things on purpose, and to see that nothing broke.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use scai_checkpoint::codec::{CheckpointFile, Format, Origin, Protection, Unprotected};
+use scai_checkpoint::codec::{CheckpointFile, Foreign, Format, Origin, Protection, Unprotected};
 use scai_checkpoint::{Error, Value, open_file};
 
 use crate::exit::Failure;
@@ -59,9 +59,25 @@ impl<'a> Input<'a> {
         Ok(input)
     }
 
-    /// The state tree, with the path in errors.
+    /// The state tree, with the path in errors. What stands in for objects that only code could
+    /// make is warned of.
     pub(crate) fn tree(&self) -> Result<Value, Failure> {
-        Ok(self.file.tree().map_err(|error| error.at_path(self.path.display().to_string()))?)
+        let tree = self.file.tree_with(Foreign::StandIn);
+        let tree = tree.map_err(|error| error.at_path(self.path.display().to_string()))?;
+        let objects = tree.objects();
+        if !objects.is_empty() {
+            let mut classes: Vec<&str> =
+                objects.iter().map(|(_, object)| object.class.as_str()).collect();
+            classes.sort_unstable();
+            classes.dedup();
+            warn(&format!(
+                "`{}` holds objects that only code could make, which is not run ({}); in their \
+                 place is the data that they are made of",
+                self.path.display(),
+                few(&classes)
+            ));
+        }
+        Ok(tree)
     }
 
     /// The notes beside the tree, with the path in errors.
@@ -131,6 +147,18 @@ fn is_directory(path: &Path) -> Failure {
 #[cfg(feature = "train")]
 pub(crate) fn say(message: &str) {
     let _ = writeln!(anstream::stderr(), "{message}");
+}
+
+/// Names listed in a message.
+const FEW: usize = 8;
+
+/// A list, cut where it is long.
+pub(crate) fn few(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(FEW).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(FEW) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 /// Says something on stderr that is no failure.

@@ -172,6 +172,10 @@ pub(crate) fn count_uses(
                 count_uses(value, uses, seen);
             }
         }
+        Value::Object(object) => object.content.entries.iter().for_each(|(key, value)| {
+            count_uses(key, uses, seen);
+            count_uses(value, uses, seen);
+        }),
         Value::Tensor(tensor) => *uses.entry(tensor.storage().id()).or_default() += 1,
         Value::Storage(storage, _) => *uses.entry(storage.id()).or_default() += 1,
         _ => {}
@@ -331,6 +335,11 @@ impl<'py> Decoder<'_, 'py> {
             Value::QScheme(scheme) => py.import("torch")?.getattr(scheme.as_str())?,
             Value::Call(call) => self.call(call)?,
             Value::Shared(_) => self.untagged(value, template)?,
+            Value::Object(object) => {
+                let content = self.dict(&object.content, None)?;
+                let class = py.import("scai._foreign")?.getattr("ForeignObject")?;
+                class.call1((&object.class, content))?
+            }
             other => {
                 let message = format!("a {} has no form in Python", other.type_name());
                 return Err(PyValueError::new_err(message));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use scai_checkpoint::codec::{CheckpointFile, Unprotected};
+use scai_checkpoint::codec::{CheckpointFile, Foreign, Unprotected};
 use scai_checkpoint::{Answers, open_file, verify_file};
 
 use crate::errors::{OrRaise, raise};
@@ -36,9 +36,12 @@ impl File {
         }
     }
 
-    /// The state tree. Its tensors are read and checked when they are used.
-    fn tree(&self, py: Python<'_>) -> PyResult<Tree> {
-        let read = || Ok(Tree::new(self.file.tree()?, self.file.notes()?, &self.path));
+    /// The state tree. Its tensors are read and checked when they are used. With `foreign`,
+    /// stand-ins take the place of objects that only code could make.
+    #[pyo3(signature = (foreign=false))]
+    fn tree(&self, py: Python<'_>, foreign: bool) -> PyResult<Tree> {
+        let foreign = if foreign { Foreign::StandIn } else { Foreign::Refuse };
+        let read = || Ok(Tree::new(self.file.tree_with(foreign)?, self.file.notes()?, &self.path));
         py.detach(read)
             .map_err(|error: scai_checkpoint::Error| error.at_path(&self.path))
             .or_raise()

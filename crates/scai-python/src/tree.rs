@@ -160,6 +160,12 @@ impl Tree {
         Ok((object, Filling { fills, tree: self.empty() }))
     }
 
+    /// Path and class of each stand-in for an object that only code could make.
+    fn objects(&self) -> Vec<(String, String)> {
+        let objects = self.value.objects().into_iter();
+        objects.map(|(path, object)| (path, object.class.clone())).collect()
+    }
+
     /// The keys of a dictionary that are strings.
     fn keys(&self) -> Vec<String> {
         let dict = self.value.as_dict();

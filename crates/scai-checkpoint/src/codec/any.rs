@@ -9,7 +9,7 @@ use super::bundle::Bundle;
 use super::kind;
 use super::safetensors::{self, SafetensorsFile};
 use super::torch::{self, Manifest, TorchFile};
-use super::{Origin, Protection, Unprotected};
+use super::{Foreign, Origin, Protection, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::{ReadAt, WriteAt};
 use crate::value::Value;
@@ -172,10 +172,19 @@ impl CheckpointFile {
     /// # Errors
     /// As [`TorchFile::tree`] and [`SafetensorsFile::tree`].
     pub fn tree(&self) -> Result<Value> {
+        self.tree_with(Foreign::Refuse)
+    }
+
+    /// As [`CheckpointFile::tree`], with a say in what becomes of objects that only code could
+    /// make.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::tree`].
+    pub fn tree_with(&self, foreign: Foreign) -> Result<Value> {
         match self {
-            Self::Torch(file) => file.tree(),
+            Self::Torch(file) => file.tree_with(foreign),
             Self::Safetensors(file) => file.tree(),
-            Self::Bundle(bundle) => bundle.tree(&Self::tree),
+            Self::Bundle(bundle) => bundle.tree(&|file| file.tree_with(foreign)),
         }
     }
 

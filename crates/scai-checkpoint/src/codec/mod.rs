@@ -37,6 +37,16 @@ pub enum Origin {
     Unprotected,
 }
 
+/// What becomes of objects that only code named in the file could make. It is never run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Foreign {
+    /// They are an error that names their classes.
+    #[default]
+    Refuse,
+    /// A [`crate::Object`] stands in for each: its class, and the data that it is made of.
+    StandIn,
+}
+
 /// Whether files without any checksums are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unprotected {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::checkpoint::Checkpoint;
-use crate::codec::{CheckpointFile, Origin, Protection, Unprotected};
+use crate::codec::{CheckpointFile, Foreign, Origin, Protection, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::ReadAt;
 use crate::value::Value;
@@ -178,6 +178,14 @@ fn look(
     if opened.protection() == Protection::None {
         verification.damage.push(Error::Unprotected { place: Box::default() });
     }
+    let tree = match tree {
+        // What is in it can be said all the same.
+        Err(error @ Error::NeedsCode { .. }) => {
+            verification.obstacle = Some(error);
+            opened.tree_with(Foreign::StandIn)
+        }
+        tree => tree,
+    };
     // Damage of the pickle has been found already, by its digest.
     let tree = match tree {
         Ok(tree) => tree,

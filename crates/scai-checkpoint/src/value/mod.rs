@@ -2,6 +2,7 @@
 
 mod de;
 mod number;
+mod object;
 mod ser;
 mod shared;
 mod walk;
@@ -9,6 +10,7 @@ mod walk;
 use num_bigint::BigInt;
 
 pub use de::from_value;
+pub use object::Object;
 pub use ser::to_value;
 pub use shared::Shared;
 pub use walk::join;
@@ -74,6 +76,9 @@ pub enum Value {
     Call(Box<Call>),
     /// A value that other places of the tree refer to as well. Never one within another.
     Shared(Shared),
+    /// An object that only code could make; only a read with [`crate::codec::Foreign::StandIn`]
+    /// gives it, and it cannot be written.
+    Object(Box<Object>),
 }
 
 /// A call of a constructor that PyTorch accepts when it loads weights only.
@@ -239,6 +244,7 @@ impl Value {
             Value::Layout(_) => "torch.layout",
             Value::QScheme(_) => "torch.qscheme",
             Value::Call(call) => call.global,
+            Value::Object(_) => "object",
         }
     }
 }

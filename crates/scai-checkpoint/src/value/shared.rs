@@ -96,6 +96,7 @@ impl Value {
                 each(&mut call.args);
                 call.state.iter_mut().for_each(Value::unshare_single);
             }
+            Value::Object(object) => object.content.unshare_single(),
             _ => {}
         }
     }
@@ -120,7 +121,8 @@ impl fmt::Debug for Shared {
             | Value::Tuple(_)
             | Value::Set(_)
             | Value::Dict(_)
-            | Value::Call(_)) => write!(f, "Shared({})", value.type_name()),
+            | Value::Call(_)
+            | Value::Object(_)) => write!(f, "Shared({})", value.type_name()),
             value => value.fmt(f),
         }
     }
@@ -186,6 +188,7 @@ impl Comparison {
             (Size(a), Size(b)) => a == b,
             (DType(a), DType(b)) => a == b,
             (Call(a), Call(b)) => self.calls(a, b),
+            (Object(a), Object(b)) => a.class == b.class && self.dicts(&a.content, &b.content),
             _ => false,
         }
     }

@@ -37,6 +37,7 @@ impl Value {
     pub fn children(&self) -> Vec<(String, &Value)> {
         match self.resolved() {
             Value::Dict(dict) => dict.children(),
+            Value::Object(object) => object.content.children(),
             Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
                 items.iter().enumerate().map(|(i, item)| (i.to_string(), item)).collect()
             }
@@ -111,6 +112,7 @@ impl Value {
                 Value::Tensor(tensor) => found.add(path, tensor.storage()),
                 Value::Storage(storage, _) => found.add(path, storage),
                 Value::Dict(dict) => of_dict(dict, path, found),
+                Value::Object(object) => of_dict(&object.content, path, found),
                 other => {
                     for (key, child) in other.children() {
                         of_value(child, &join(path, &key), found);
@@ -224,6 +226,10 @@ impl Mapper<'_> {
             Value::Tuple(items) => Value::Tuple(self.items(items, path)?),
             Value::Set(items) => Value::Set(self.items(items, path)?),
             Value::Dict(dict) => Value::Dict(self.dict(dict, path)?),
+            Value::Object(object) => Value::Object(Box::new(super::Object {
+                class: object.class.clone(),
+                content: self.dict(&object.content, path)?,
+            })),
             Value::Call(call) => Value::Call(Box::new(Call {
                 global: call.global,
                 args: self.items(&call.args, path)?,

@@ -409,3 +409,32 @@ fn a_report_lists_shapes_types_and_near_names() {
     let merging = MatchOptions::default().with_remap([(r"blocks\.\d", "x")]).unwrap();
     assert!(match_state(&model, &specs, &merging).is_err());
 }
+
+#[test]
+fn an_iteration_is_any_whole_number_and_anything_else_is_not_damage() {
+    let read = |iteration: Value| {
+        let parts = ["model_state_dict", "optimizer_state_dict"];
+        let mut tree: Dict = parts.into_iter().map(|part| (part, Dict::new())).collect();
+        tree.insert("iteration", iteration);
+        Checkpoint::from_tree(Value::Dict(tree)).map(|checkpoint| checkpoint.iteration)
+    };
+    let tensor = |dtype, bytes: Vec<u8>| {
+        let len = bytes.len() / DType::size(dtype);
+        let tensor = Tensor::new(dtype, vec![len], vec![1], 0, Storage::from_vec(bytes));
+        Value::from(tensor.unwrap())
+    };
+    let five = tensor(DType::Int64, 5_i64.to_le_bytes().into());
+    let halves = tensor(DType::Float32, 5_f32.to_le_bytes().into());
+    for value in [Value::Int(5), Value::Float(5.0), five, halves] {
+        assert_eq!(read(value).unwrap(), 5);
+    }
+    let two = tensor(DType::Int64, vec![0; 16]);
+    let wrong =
+        [Value::Int(-1), Value::Float(0.5), Value::Float(1e300), "5".into(), Value::None, two];
+    for value in wrong {
+        let error = read(value).unwrap_err();
+        assert!(matches!(error, Error::NotACheckpoint { .. }), "{error:?}");
+        assert!(error.to_string().contains("not a whole number"), "{error}");
+        assert!(!error.is_damage());
+    }
+}

@@ -8,13 +8,11 @@ use scai_checkpoint::{DType, Options, Value, write_file};
 
 use crate::args::{ConvertArgs, OutputFormat};
 use crate::compute::cast::cast;
+use crate::compute::totals::totals;
 use crate::exit::{Exit, Failure};
-use crate::input::{self, Input, warn};
+use crate::input::{self, Input, few, warn};
 use crate::render::{counted, one_line, size};
 use crate::{locate, progress};
-
-/// Names listed in a message.
-const FEW: usize = 8;
 
 /// What was done, a line each.
 type Notes = Vec<String>;
@@ -66,15 +64,17 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         Some(path) => input::part(&tree, path)?.clone(),
         None => tree,
     };
+    let mut losses = Losses::default();
+    let is_whole = tree.objects().is_empty();
+    let tree = if is_whole { tree } else { without_objects(&tree, &mut losses) };
     let tree = match args.dtype {
         Some(dtype) => rounded(&tree, dtype, &mut notes)?,
         None => tree,
     };
-    let mut losses = Losses::default();
     // What they say of a whole state is not true of a part of it.
     let notes_beside = match &args.part {
-        Some(_) => None,
-        None => input.notes()?,
+        None if is_whole => input.notes()?,
+        _ => None,
     };
     let origin = input.file.origin();
     if origin == Origin::Unprotected {
@@ -133,6 +133,21 @@ fn format(args: &ConvertArgs) -> Result<Format, Failure> {
     }
 }
 
+/// The tree without what only code could make.
+fn without_objects(tree: &Value, losses: &mut Losses) -> Value {
+    let mut lost = Vec::new();
+    let tree = tree.without_objects(&mut |path, object| {
+        let path = if path.is_empty() { "the whole" } else { path };
+        let kept = match totals(&object.content.clone().into()).tensors as u64 {
+            0 => String::new(),
+            tensors => format!(", {} of it kept", counted(tensors, "tensor")),
+        };
+        lost.push(format!("{path} ({}{kept})", object.class));
+    });
+    losses.add("objects that only code could make", lost.iter().map(String::as_str));
+    tree
+}
+
 fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failure> {
     let cast = cast(tree, dtype)?;
     notes.push(format!("rounded to {dtype}: {}", counted(cast.tensors as u64, "tensor")));
@@ -185,14 +200,5 @@ fn remark(
             "views of larger memory, which became tensors of their own: {}",
             few(&apart)
         ));
-    }
-}
-
-/// A list, cut where it is long.
-fn few(names: &[&str]) -> String {
-    let shown = names.iter().take(FEW).copied().collect::<Vec<&str>>().join(", ");
-    match names.len().saturating_sub(FEW) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }

@@ -47,6 +47,9 @@ struct Entry {
     path: String,
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The class of an object that only code could make.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
     /// Of a container.
     #[serde(skip_serializing_if = "Option::is_none")]
     len: Option<usize>,
@@ -344,9 +347,14 @@ fn entry(
     };
     let is_plain = scalar(value).is_some() || flat_list(value, 0).is_some();
     let is_container = !value.children().is_empty() || value.as_dict().is_some();
+    let is_plain = is_plain && !matches!(value.resolved(), Value::Object(_));
     Ok(Entry {
         path: path.to_owned(),
         kind: value.type_name(),
+        class: match value.resolved() {
+            Value::Object(object) => Some(object.class.clone()),
+            _ => None,
+        },
         len: is_container.then(|| value.children().len()),
         value: is_plain.then(|| match value.resolved() {
             Value::Float(float) => as_json(*float),

@@ -80,6 +80,10 @@ impl Caster {
                 let attributes = dict.attributes.clone();
                 Value::Dict(Dict { kind: dict.kind, entries, attributes })
             }
+            Value::Object(object) => {
+                let content = Value::Dict(object.content.clone());
+                self.value(path, &content)?
+            }
             Value::Call(call) => Value::Call(Box::new(Call {
                 global: call.global,
                 args: self.items(path, &call.args)?,

@@ -116,6 +116,10 @@ impl<'a> Walk<'a, '_> {
                 }
                 return Ok(());
             }
+            (Value::Object(left), Value::Object(right)) if left.class != right.class => {
+                self.change(path, What::Value(a, b));
+                return Ok(());
+            }
             _ => {}
         }
         let (left, right) = (keyed(a), keyed(b));

@@ -107,7 +107,7 @@ impl Line<'_> {
     /// Name, type, size, shape or value.
     pub(crate) fn cells(&self) -> [String; 4] {
         let name = match self.value.resolved() {
-            Value::Dict(_) => paint(style::BOLD, one_line(&self.name)),
+            Value::Dict(_) | Value::Object(_) => paint(style::BOLD, one_line(&self.name)),
             _ => one_line(&self.name),
         };
         let name = match self.guide.as_str() {
@@ -138,7 +138,10 @@ impl Line<'_> {
 /// Type, size, and shape or value.
 fn form(value: &Value) -> [String; 3] {
     let faint = |text: String| paint(style::DIM, text);
-    let kind = value.type_name().to_owned();
+    let kind = match value.resolved() {
+        Value::Object(object) if !object.content.is_empty() => one_line(&object.class),
+        value => value.type_name().to_owned(),
+    };
     match value.resolved() {
         Value::Tensor(tensor) => {
             let shape = format!("{:?}", tensor.shape());
@@ -148,7 +151,8 @@ fn form(value: &Value) -> [String; 3] {
         other => match scalar(other).or_else(|| flat_list(other, VALUE_WIDTH)) {
             Some(text) => [faint(kind), String::new(), shortened(&text)],
             None => {
-                let noun = if other.as_dict().is_some() { "entry" } else { "item" };
+                let is_mapping = matches!(other, Value::Dict(_) | Value::Object(_));
+                let noun = if is_mapping { "entry" } else { "item" };
                 let text = counted(other.children().len() as u64, noun);
                 let size = match totals(other).bytes {
                     0 => String::new(),

@@ -24,6 +24,7 @@ pub(crate) fn scalar(value: &Value) -> Option<String> {
         Value::Size(dims) => format!("{dims:?}"),
         Value::Device(v) | Value::Layout(v) | Value::QScheme(v) => v.clone(),
         Value::Call(call) if call.args.is_empty() && call.state.is_none() => call.global.to_owned(),
+        Value::Object(object) if object.content.is_empty() => one_line(&object.class),
         _ => return None,
     })
 }

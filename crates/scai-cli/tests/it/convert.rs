@@ -172,3 +172,26 @@ fn the_shards_of_an_index_are_shown_verified_and_converted_as_one() {
     let damaged = sandbox.run(&["verify", "m.safetensors.index.json"]);
     assert!(damaged.contains("m-2.safetensors") && damaged.contains("exit code 1"), "{damaged}");
 }
+
+#[test]
+fn objects_that_need_code_are_left_out_of_a_conversion_if_that_is_accepted() {
+    let sandbox = Sandbox::new().golden("refused/module.pt");
+    for output in ["out.safetensors", "out.pt"] {
+        let refused = sandbox.output(&["convert", "module.pt", output]);
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains("would lose") && said.contains("--lossy"), "{said}");
+        let allowed = sandbox.output(&["convert", "module.pt", output, "--lossy"]);
+        let said = String::from_utf8(allowed.stderr).unwrap();
+        assert_eq!(allowed.status.code(), Some(0), "{said}");
+        assert!(said.contains("lost: "), "{said}");
+        let report = sandbox.json(&["show", output, "--json"]);
+        let names: Vec<&str> = report["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["path"].as_str().unwrap())
+            .collect();
+        assert!(names.iter().any(|name| name.ends_with("weight")), "{names:?}");
+    }
+}

@@ -27,7 +27,7 @@ impl Sandbox {
             true => golden.join("safetensors").join(name),
             false => golden.join("torch-2.15.0").join(name),
         };
-        fs::copy(source, self.path(name)).unwrap();
+        fs::copy(source, self.path(name.rsplit('/').next().unwrap())).unwrap();
         self
     }
 

@@ -54,3 +54,23 @@ fn scripts_get_json() {
     assert_eq!(report["damage"][0]["tensor"], "model_state_dict.embed.weight");
     assert!(report["damage"][0]["bytes"][0].is_u64());
 }
+
+#[test]
+fn what_needs_code_and_what_is_no_checkpoint_are_not_called_damaged() {
+    let sandbox = Sandbox::new()
+        .golden("checkpoint.pt")
+        .golden("refused/namespace.pt")
+        .file("damaged.pt", &state(100, 0.5, 0.0))
+        .damage("damaged.pt", in_tensor);
+    std::fs::write(sandbox.path("text.pt"), "hello, this is text").unwrap();
+    let code = |files: &[&str]| sandbox.output(&[&["verify"], files].concat()).status.code();
+    assert_eq!(code(&["checkpoint.pt", "namespace.pt"]), Some(4));
+    assert_eq!(code(&["text.pt"]), Some(5));
+    assert_eq!(code(&["namespace.pt", "text.pt", "damaged.pt"]), Some(1));
+    let report = &sandbox.json(&["verify", "namespace.pt", "text.pt", "--json"]);
+    assert_eq!(report[0]["condition"], "needs_code");
+    assert_eq!(report[0]["damage"], serde_json::json!([]));
+    assert!(report[0]["obstacle"].as_str().unwrap().contains("Namespace"), "{report}");
+    assert_eq!(report[1]["condition"], "not_a_checkpoint");
+    assert!(sandbox.run(&["verify", "namespace.pt"]).contains("needs code"));
+}

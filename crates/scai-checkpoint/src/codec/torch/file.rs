@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::legacy;
 use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
-use super::pickle::build::{StorageRef, build};
+use super::pickle::build::{StorageRef, build_with};
 use super::pickle::machine::{Stop, run};
 use super::zip::inflate::check_sizes;
 use super::zip::members::source;
@@ -18,7 +18,7 @@ use super::zip::{LOCAL, Record};
 use crate::codec::digest::chunks;
 use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
-use crate::codec::{Origin, Protection, Unprotected};
+use crate::codec::{Foreign, Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::memory::zeroed;
 use crate::store::ReadAt;
@@ -41,6 +41,9 @@ pub struct TorchFile {
     manifest: Option<Manifest>,
     protection: Protection,
     unprotected: Unprotected,
+    /// What plain values of the tree stand for, in a file of another program; known once the tree
+    /// was read.
+    noted: OnceLock<Option<String>>,
 }
 
 impl TorchFile {
@@ -71,6 +74,7 @@ impl TorchFile {
                 manifest: None,
                 protection: Protection::None,
                 unprotected,
+                noted: OnceLock::new(),
                 file,
             }
         } else {
@@ -158,8 +162,15 @@ impl TorchFile {
             order.push(Arc::clone(&source.name));
             sources.insert(Arc::clone(&source.name), Arc::new(source));
         }
-        let mut opened =
-            Self { file, records: sources, order, manifest: None, protection, unprotected };
+        let mut opened = Self {
+            file,
+            records: sources,
+            order,
+            manifest: None,
+            protection,
+            unprotected,
+            noted: OnceLock::new(),
+        };
         if protection == Protection::Digests {
             let manifest = Manifest::decode(&opened.content(MANIFEST, manifest::MAX_MANIFEST)?)?;
             if manifest.file_size() != Some(opened.file.len()) {
@@ -201,13 +212,20 @@ impl TorchFile {
         self.file.descriptor()
     }
 
-    /// The notes that were saved beside the tree; `None` where there are none, and in files that
-    /// this crate did not write.
+    /// The notes that were saved beside the tree, or, in a file of another program, those on
+    /// NumPy's values in it; `None` where there are none.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where they are not what was saved, no UTF-8 or longer than 64 MiB.
+    /// [`Error::Damaged`] where they are not what was saved, no UTF-8 or longer than 64 MiB; as
+    /// [`TorchFile::tree`], where that was not read before.
     pub fn notes(&self) -> Result<Option<String>> {
-        if self.protection != Protection::Digests || !self.records.contains_key(NOTES) {
+        if self.protection != Protection::Digests {
+            if self.noted.get().is_none() {
+                self.tree_with(Foreign::StandIn)?;
+            }
+            return Ok(self.noted.get().cloned().flatten());
+        }
+        if !self.records.contains_key(NOTES) {
             return Ok(None);
         }
         let notes = String::from_utf8(self.content(NOTES, MAX_NOTES)?);
@@ -227,17 +245,34 @@ impl TorchFile {
     /// The state tree. Its tensors stay on disk; they are read and checked when they are used.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the pickle is damaged or not valid, or refers to storages that are
-    /// not there; [`Error::Unsupported`] where it refers to a global that is not in the table;
-    /// [`Error::Unprotected`] for a file without checksums, unless that was accepted.
+    /// [`Error::Damaged`] where the pickle is damaged, or refers to storages that are not there;
+    /// [`Error::NeedsCode`] where it holds objects that only code could make;
+    /// [`Error::Unsupported`] where it holds something else that is not read here;
+    /// [`Error::NotACheckpoint`] for a zip file of other things; [`Error::Unprotected`] for a file
+    /// without checksums, unless that was accepted.
     pub fn tree(&self) -> Result<Value> {
+        self.tree_with(Foreign::Refuse)
+    }
+
+    /// As [`TorchFile::tree`], with a say in what becomes of objects that only code could make.
+    ///
+    /// # Errors
+    /// As [`TorchFile::tree`].
+    pub fn tree_with(&self, foreign: Foreign) -> Result<Value> {
+        let (tree, notes) = self.read_tree(foreign)?;
+        // The same whenever the tree is read.
+        let _ = self.noted.set(notes);
+        Ok(tree)
+    }
+
+    fn read_tree(&self, foreign: Foreign) -> Result<(Value, Option<String>)> {
         if self.protection == Protection::None && self.unprotected == Unprotected::Refuse {
             return Err(Error::Unprotected { place: Box::default() });
         }
         if self.records.is_empty() {
-            return legacy::tree(&self.file);
+            return legacy::tree(&self.file, foreign);
         }
-        if self.records.contains_key("constants.pkl") {
+        if self.records.contains_key("constants.pkl") && foreign == Foreign::Refuse {
             return Err(Error::not_a_checkpoint(
                 Place::default(),
                 "a TorchScript model, which is code with its parameters",
@@ -262,7 +297,7 @@ impl TorchFile {
             }
         }
         let pickle = self.content(PICKLE, self.file.len())?;
-        self.read_pickle(pickle).map_err(|error| match error {
+        self.read_pickle(pickle, foreign).map_err(|error| match error {
             // Its checksum matched, so these are the bytes that were written.
             Error::Damaged { place, detail }
                 if self.protection != Protection::None
@@ -276,7 +311,7 @@ impl TorchFile {
         })
     }
 
-    fn read_pickle(&self, pickle: Vec<u8>) -> Result<Value> {
+    fn read_pickle(&self, pickle: Vec<u8>, foreign: Foreign) -> Result<(Value, Option<String>)> {
         let program = run(&pickle).map_err(|stop| match stop {
             Stop::Bad(error) => error,
             Stop::Short => Error::damaged(Place::record(PICKLE), "the pickle is cut off"),
@@ -286,7 +321,7 @@ impl TorchFile {
         }
         drop(pickle);
         let mut storages = FxHashMap::default();
-        build(program, &mut |reference| self.storage(reference, &mut storages))
+        build_with(program, foreign, &mut |reference| self.storage(reference, &mut storages))
     }
 
     /// The storage of a record; `storages` has those that were asked for, by their records.
@@ -347,7 +382,7 @@ impl TorchFile {
         if damage.is_empty() {
             return damage;
         }
-        match self.tree() {
+        match self.tree_with(Foreign::StandIn) {
             Ok(tree) => name_tensors(damage, &tree),
             Err(_) => damage,
         }

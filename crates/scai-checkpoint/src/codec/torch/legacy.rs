@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pickle::build::{StorageRef, build, each_storage};
+use super::pickle::build::{StorageRef, build, build_with, each_storage};
 use super::pickle::machine::{Program, Stop, run};
+use crate::codec::Foreign;
 use crate::codec::record::{Check, RecordSource};
 use crate::error::{Error, Place, Result};
 use crate::memory::zeroed;
@@ -28,8 +29,12 @@ const FIRST_TRY: u64 = 64 << 10;
 
 /// Whether a file is of this format.
 pub(super) fn is_legacy(file: &dyn ReadAt) -> Result<bool> {
-    let mut start = vec![0; file.len().min(MAGIC_LEN) as usize];
-    read(file, 0, &mut start)?;
+    begins_with_magic(file, 0)
+}
+
+fn begins_with_magic(file: &dyn ReadAt, at: u64) -> Result<bool> {
+    let mut start = vec![0; file.len().saturating_sub(at).min(MAGIC_LEN) as usize];
+    read(file, at, &mut start)?;
     let Ok(program) = run(&start) else { return Ok(false) };
     let magic = build(program, &mut no_storages);
     Ok(magic.is_ok_and(|magic| magic == Value::BigInt(MAGIC.into())))
@@ -49,8 +54,8 @@ pub(in crate::codec) fn is_plain_pickle(file: &dyn ReadAt) -> Result<bool> {
     Ok(start[0] == PROTO && (2..=NEWEST).contains(&start[1]) && end[0] == STOP)
 }
 
-/// Reads the state tree; its tensors stay on disk.
-pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
+/// Reads the state tree, and the notes on it; its tensors stay on disk.
+pub(super) fn tree(file: &Arc<dyn ReadAt>, foreign: Foreign) -> Result<(Value, Option<String>)> {
     let mut at = 0;
     let mut next = || -> Result<Program> {
         let program = pickle(&**file, at)?;
@@ -64,7 +69,11 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
     }
     let system = build(next()?, &mut no_storages)?;
     if system.as_dict().and_then(|system| system.get("little_endian")) != Some(&Value::Bool(true)) {
-        return bad("the file is not little-endian");
+        return Err(Error::unsupported(
+            Place::default(),
+            "the file was written on a big-endian machine",
+            "load and save it with torch on a little-endian one",
+        ));
     }
     let object = next()?;
     let keys = build(next()?, &mut no_storages)?;
@@ -112,11 +121,12 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>) -> Result<Value> {
             return bad_storage(key, "it is there twice");
         }
     }
-    if at != file.len() {
+    // Several objects may have been saved to one file; torch reads the first of them too.
+    if at != file.len() && !begins_with_magic(&**file, at)? {
         return bad("bytes follow the last storage");
     }
     let mut placed = HashMap::new();
-    build(object, &mut |reference: &StorageRef<'_>| {
+    build_with(object, foreign, &mut |reference: &StorageRef<'_>| {
         let storage = match storages.get(reference.key) {
             Some(storage) => storage,
             None => return bad_storage(reference.key, "it is missing"),

@@ -35,7 +35,7 @@ mod pickle;
 mod plan;
 mod zip;
 
-pub use super::{Protection, Unprotected};
+pub use super::{Foreign, Protection, Unprotected};
 pub use file::{TorchFile, peek};
 pub(super) use legacy::is_plain_pickle;
 pub use manifest::Manifest;
@@ -55,4 +55,10 @@ pub fn repeated_key(entries: &[(Value, Value)]) -> Option<&Value> {
 /// where it is in the table of those that PyTorch accepts.
 pub fn constructor(name: &str) -> Option<&'static str> {
     pickle::kept(name)
+}
+
+/// The class or function of this name that may stand in a tree as a value
+/// (`collections.OrderedDict`), as a [`crate::Call`] without arguments.
+pub(super) fn class(name: &str) -> Option<&'static str> {
+    pickle::class(name)
 }

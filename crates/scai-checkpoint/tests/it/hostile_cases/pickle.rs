@@ -48,7 +48,7 @@ const GLOBALS: [(&str, &str); 44] = [
     ("torch.distributed.rpc.internal", "_InternalRPCPickler"),
     ("torch", "FloatStorage.__class__"),
     ("torch.FloatStorage", "__init__"),
-    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "fromfile"),
 ];
 
 pub(super) fn add(cases: &mut Cases) {
@@ -74,7 +74,7 @@ fn stack_global(module: &str, name: &str) -> Vec<u8> {
 fn globals(cases: &mut Cases) {
     for (module, name) in GLOBALS {
         // All of them said of Python 2 and 3 alike, and with the name of the place.
-        let words: &'static str = "the pickle refers to";
+        let words: &'static str = "needs code to be run";
         cases.pickle(format!("{module}.{name}"), words, move || {
             program(&[&global(module, name), &text("true"), b"\x85R"])
         });
@@ -91,14 +91,14 @@ fn globals(cases: &mut Cases) {
         ("a subclass of a known class", "torch.nn.parameter", "UninitializedParameter"),
     ];
     for (what, module, name) in names {
-        cases.pickle(format!("a global with {what}"), "refers to", move || {
+        cases.pickle(format!("a global with {what}"), "needs code", move || {
             program(&[&stack_global(module, name), b")R"])
         });
     }
-    cases.pickle("a global with a name of 1 MiB", "refers to", || {
+    cases.pickle("a global with a name of 1 MiB", "needs code", || {
         program(&[&global("torch", &"x".repeat(1 << 20)), b")R"])
     });
-    cases.pickle("a global with a name that moves the cursor", "refers to", || {
+    cases.pickle("a global with a name that moves the cursor", "needs code", || {
         program(&[&global("torch", "\x1b[2J\x1b[31m"), b")R"])
     });
     cases.pickle("a global that is not UTF-8", "not UTF-8", || program(&[b"ctorch\n\xff\n)R"]));
@@ -130,12 +130,15 @@ fn calls(cases: &mut Cases) {
     cases.pickle("_codecs.encode of three things", "is called", || {
         program(&[&global("_codecs", "encode"), &text("x"), &text("latin1"), &text("y"), b"\x87R"])
     });
-    cases.pickle("_codecs.encode as a value", "as a value", || {
-        program(&[&global("_codecs", "encode")])
+    cases.pickle("a function of NumPy as a value", "as a value", || {
+        program(&[&global("numpy.core.multiarray", "_reconstruct")])
+    });
+    cases.add("_codecs.encode as a value", Expect::Loads, || {
+        with_pickle(program(&[&global("_codecs", "encode")]))
     });
     let called: [(&str, &str, &str); 12] = [
         ("torch", "Tensor", "a class of tensors is called"),
-        ("torch.nn.parameter", "Parameter", "a class of tensors is called"),
+        ("torch.nn.parameter", "Parameter", "a tensor of something else"),
         ("torch", "FloatStorage", "is called"),
         ("torch.storage", "UntypedStorage", "is called"),
         ("torch", "float32", "is called"),
@@ -160,14 +163,17 @@ fn calls(cases: &mut Cases) {
     cases.pickle("arguments that are no tuple", "not a tuple", || {
         program(&[&global("collections", "OrderedDict"), b"]R"])
     });
-    for (opcode, what) in [(0x81, "NEWOBJ"), (b'R', "REDUCE")] {
+    for (opcode, what) in [(0x81_u8, "NEWOBJ"), (b'R', "REDUCE")] {
         cases.pickle(format!("{what} on torch.Size without a tuple"), "", move || {
             program(&[&global("torch", "Size"), b")", &[opcode]])
         });
     }
     // In Python `__new__` of an OrderedDict ignores what it is given.
-    cases.pickle("NEWOBJ on OrderedDict with entries", "", || {
-        program(&[&global("collections", "OrderedDict"), b"](K\x01K\x02\x86e\x85\x81"])
+    cases.add("NEWOBJ on OrderedDict with entries", Expect::Loads, || {
+        with_pickle(program(&[&global("collections", "OrderedDict"), b"](K\x01K\x02\x86e\x85\x81"]))
+    });
+    cases.pickle("NEWOBJ_EX on torch.Size with arguments by name", "by name", || {
+        program(&[&global("torch", "Size"), b")}K\x01K\x02s\x92"])
     });
     let states: [(&str, &[u8]); 10] = [
         ("None", b"N"),
@@ -205,7 +211,7 @@ fn calls(cases: &mut Cases) {
 }
 
 fn structure(cases: &mut Cases) {
-    let wrong: [(&str, &[u8], &str); 25] = [
+    let wrong: [(&str, &[u8], &str); 32] = [
         ("nothing", b"", "cut off"),
         ("only a STOP", b".", "the stack is empty"),
         ("no STOP", b"\x80\x02N", "cut off"),
@@ -230,7 +236,14 @@ fn structure(cases: &mut Cases) {
         ("a dict with a dict as key", b"\x80\x02}}Ns.", "mutable container"),
         ("a dict with a list in a tuple as key", b"\x80\x02}]\x85Ns.", "mutable container"),
         ("protocol 255", b"\x80\xffN.", "protocol 255"),
-        ("a string that is not UTF-8", b"\x80\x02U\x02\xff\xfe.", "not UTF-8"),
+        ("OBJ of nothing", b"\x80\x02(o.", "no class"),
+        ("INT of text", b"Ix\n.", "an integer that is not one"),
+        ("FLOAT of text", b"Fx\n.", "a float that is not one"),
+        ("STRING without quotes", b"Sx\n.", "not quoted"),
+        ("UNICODE with half an escape", b"V\\u12\n.", "not escaped"),
+        ("GET of text", b"gx\n.", "not a number"),
+        ("PUT of a large number", b"Np99999999999\n.", "not a number"),
+        ("a string that is not UTF-8", b"\x80\x02X\x02\0\0\0\xff\xfe.", "not UTF-8"),
     ];
     for (what, pickle, words) in wrong {
         cases.pickle(format!("pickle: {what}"), words, move || pickle.to_vec());
@@ -361,6 +374,27 @@ fn bombs(cases: &mut Cases) {
             with_pickle(program(&[&out]))
         });
     }
+    cases.pickle("lists that many OrderedDicts are made of", "fill the memory", || {
+        let list = [&b"]("[..], &b"K\x01K\x02\x86".repeat(20_000), b"eq\x01"].concat();
+        let call = b"h\0h\x01\x85R".repeat(100_000);
+        program(&[&global("collections", "OrderedDict"), b"q\0(", &list, &call, b"t"])
+    });
+    cases.pickle("a billion laughs of objects", "needs code", || {
+        let mut out = [&global("a", "B")[..], b"q\xff0Nq\0"].concat();
+        for level in 1..=10_u8 {
+            out.extend(b"0h\xff(");
+            out.extend([b'h', level - 1].repeat(10));
+            out.extend([b't', b'R', b'q', level]);
+        }
+        program(&[&out])
+    });
+    cases.pickle("100,000 calls of calls", "needs code", || {
+        program(&[&global("a", "B"), &b")R".repeat(100_000)])
+    });
+    cases.pickle("100,000 objects around objects", "needs code", || {
+        let open = [&global("a", "B")[..], b"q\0"].concat();
+        program(&[&open, &b"h\0".repeat(99_999), b"N", &b"\x85R".repeat(100_000)])
+    });
     cases.add("a billion laughs of dicts", Expect::Loads, || {
         let mut out = b"Nq\0".to_vec();
         for level in 1..=10_u8 {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::super::file::{Stored, damaged_tensor};
 use super::{MAX_TREE, TREE};
-use crate::codec::torch::constructor;
+use crate::codec::torch::{class, constructor};
 use crate::error::{Error, Place, Result};
 use crate::tensor::{Attributes, DType, Storage, Tensor, contiguous_strides, memory_order};
 use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Value};
@@ -115,11 +115,14 @@ impl<'a> Decoder<'a> {
                 Value::Storage(self.storage(&text(of)?, device.as_deref(), &[])?.0, dtype)
             }
             "call" => {
-                let Some(global) = constructor(&text(of)?) else {
-                    return bad("a constructor that is not known");
-                };
+                let name = text(of)?;
                 let args = take("args").unwrap_or(Json::Null);
                 let state = take("state");
+                let is_class = args.as_array().is_some_and(Vec::is_empty) && state.is_none();
+                let global = if is_class { class(&name) } else { constructor(&name) };
+                let Some(global) = global else {
+                    return bad("a constructor that is not known");
+                };
                 Value::Call(Box::new(Call {
                     global,
                     args: self.items(args)?,

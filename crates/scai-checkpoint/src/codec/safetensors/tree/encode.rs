@@ -182,6 +182,7 @@ impl Encoder {
             Value::Device(v) => json!({ "$device": v }),
             Value::Layout(v) => json!({ "$layout": v }),
             Value::QScheme(v) => json!({ "$qscheme": v }),
+            Value::Object(_) => self.refuse(path, "an object that only code could make"),
             Value::Call(call) => {
                 // A parameter with attributes, say, is one inside another.
                 let inside = |outer: &String| path.strip_prefix(outer.as_str()).is_some();

@@ -1,10 +1,12 @@
 //! The arena of nodes to a state tree.
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use serde_json::Value as Json;
 
-use super::globals::Global;
+use super::globals::{Global, PARAMETER_CLASS};
 use super::keys::{Identities, Identity};
-use super::machine::{Called, DictNode, Id, Node, Program};
+use super::machine::{Called, DictNode, Id, Node, Program, needs_code};
+use crate::codec::Foreign;
 use crate::error::{Error, Place, Result, shown};
 use crate::tensor::{Attributes, DType, Storage, Tensor};
 use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Value};
@@ -38,18 +40,41 @@ pub(in super::super) type Storages<'a> = dyn FnMut(&StorageRef<'_>) -> Result<St
 const ALLOWANCE: usize = 16 << 20;
 const BYTES_PER_BYTE: usize = 64;
 
-/// Builds the tree a program describes, and frees what the program holds while it does so.
+/// Builds the tree a program describes, which must hold nothing that needs code.
 pub(in super::super) fn build(program: Program, storages: &mut Storages<'_>) -> Result<Value> {
+    build_with(program, Foreign::Refuse, storages).map(|(tree, _)| tree)
+}
+
+/// Builds the tree a program describes, and frees what the program holds while it does so; and the
+/// notes on what plain values of it stand for, as JSON, if there are any.
+pub(in super::super) fn build_with(
+    program: Program,
+    foreign: Foreign,
+    storages: &mut Storages<'_>,
+) -> Result<(Value, Option<String>)> {
+    if foreign == Foreign::Refuse && !program.foreign.is_empty() {
+        return Err(needs_code(&program.foreign));
+    }
     let mut builder = Builder {
         references: references(&program),
         nodes: program.nodes,
+        foreign: program.foreign,
+        stands_in: foreign == Foreign::StandIn,
+        open: Vec::new(),
+        path: Vec::new(),
+        unnoted: 0,
+        notes: Vec::new(),
+        noted: FxHashMap::default(),
         shared: FxHashMap::default(),
         deepest: 0,
         identities: Identities::new(),
         budget: program.consumed.saturating_mul(BYTES_PER_BYTE).saturating_add(ALLOWANCE),
         storages,
     };
-    builder.value(program.root, 0)
+    let tree = builder.value(program.root, 0)?;
+    let notes = (!builder.notes.is_empty())
+        .then(|| serde_json::to_string(&builder.notes).unwrap_or_default());
+    Ok((tree, notes))
 }
 
 /// Calls `visit` with every storage that a program refers to.
@@ -85,6 +110,16 @@ fn references(program: &Program) -> Vec<u8> {
                 count(called.args);
                 called.state.into_iter().for_each(&mut count);
             }
+            Node::Object(object) => {
+                count(object.callee);
+                count(object.args);
+                object.state.into_iter().for_each(&mut count);
+                if let Some(filled) = &object.filled {
+                    filled.items.iter().copied().for_each(&mut count);
+                    let entries = filled.entries.iter().flat_map(|&(key, value)| [key, value]);
+                    entries.for_each(&mut count);
+                }
+            }
             _ => {}
         }
     }
@@ -93,8 +128,21 @@ fn references(program: &Program) -> Vec<u8> {
 
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 
-struct Builder<'a> {
+pub(super) struct Builder<'a> {
     nodes: Vec<Node>,
+    /// Names of what only code could make something of.
+    pub(super) foreign: Vec<Box<str>>,
+    stands_in: bool,
+    /// The objects that are being built, innermost last.
+    pub(super) open: Vec<Id>,
+    /// Numbers of the children on the way to the value that is being built.
+    path: Vec<i64>,
+    /// How many of the values around it have no notes on what is inside.
+    unnoted: usize,
+    /// What plain values stand for, by path.
+    notes: Vec<(Vec<i64>, Json)>,
+    /// Where the notes on a shared value are.
+    noted: FxHashMap<Id, Vec<i64>>,
     references: Vec<u8>,
     /// Values that several places refer to; `None` while one is being built.
     shared: FxHashMap<Id, Option<Built>>,
@@ -115,7 +163,7 @@ fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::damaged(Place::record("data.pkl"), format!("the pickle is not valid: {what}")))
 }
 
-fn check_depth(depth: usize) -> Result<()> {
+pub(super) fn check_depth(depth: usize) -> Result<()> {
     if depth <= MAX_DEPTH {
         return Ok(());
     }
@@ -127,7 +175,7 @@ fn check_depth(depth: usize) -> Result<()> {
 }
 
 impl<'a> Builder<'a> {
-    fn value(&mut self, id: Id, depth: usize) -> Result<Value> {
+    pub(super) fn value(&mut self, id: Id, depth: usize) -> Result<Value> {
         if self.references[id as usize] < 2 || !self.node(id).can_be_shared() {
             return self.fresh(id, depth);
         }
@@ -136,9 +184,17 @@ impl<'a> Builder<'a> {
             Some(Some(Built { value, height })) => {
                 check_depth(depth + height)?;
                 self.deepest = self.deepest.max(depth + height);
-                return Ok(value.clone());
+                let value = value.clone();
+                if let Some(first) = self.noted.get(&id).cloned() {
+                    // The notes on it are those on the first place of it.
+                    self.note(None, serde_json::json!(["=", first]))?;
+                }
+                return Ok(value);
             }
             Some(None) => {
+                if let Node::Object(object) = self.node(id).clone() {
+                    return self.object(id, &object, depth);
+                }
                 return Err(Error::unsupported(
                     Place::record("data.pkl"),
                     format!("a {} that contains itself", self.node(id).type_name()),
@@ -176,13 +232,51 @@ impl<'a> Builder<'a> {
             Node::Set(items) => Value::Set(self.set(&items, depth)?),
             Node::EmptyDict(kind) => Value::Dict(Dict { kind, ..Dict::new() }),
             Node::Dict(dict) => Value::Dict(self.dict(*dict, depth)?),
-            Node::Global(global) => global_value(global)?,
+            Node::Global(global) => self.global_value(global)?,
             Node::Persistent(tuple) => {
                 let (storage, dtype) = self.find_storage(tuple)?;
                 Value::Storage(storage, dtype)
             }
-            Node::Called(called) => self.called(&called, depth)?,
+            Node::Called(called) => match called.global {
+                Global::NumPy(numpy) => self.numpy(id, numpy, &called, depth)?,
+                _ => self.called(&called, depth)?,
+            },
+            Node::Object(object) => self.object(id, &object, depth)?,
         })
+    }
+
+    /// A child, by the number that it has in paths of notes.
+    fn child(&mut self, number: i64, id: Id, depth: usize) -> Result<Value> {
+        self.path.push(number);
+        let value = self.value(id, depth + 1);
+        self.path.pop();
+        value
+    }
+
+    /// Builds what has no places of its own in the tree that notes could be about.
+    pub(super) fn without_notes<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.unnoted += 1;
+        let built = build(self);
+        self.unnoted -= 1;
+        built
+    }
+
+    /// Notes what the value stands for that is being built, of the node `id`.
+    pub(super) fn note(&mut self, id: Option<Id>, tag: Json) -> Result<()> {
+        if self.unnoted == 0 {
+            let path = size_of_val(self.path.as_slice());
+            self.charge(2 * path + size_of::<(Vec<i64>, Json)>())?;
+            if let Some(id) = id.filter(|&id| self.references[id as usize] > 1) {
+                self.noted.insert(id, self.path.clone());
+            }
+            self.notes.push((self.path.clone(), tag));
+        }
+        Ok(())
+    }
+
+    /// Whether objects that need code are kept as what they are made of.
+    pub(super) fn stands_in(&self) -> bool {
+        self.stands_in
     }
 
     /// A node that is needed now: the only one who refers to it takes it away.
@@ -196,7 +290,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Takes `bytes` of memory, or work in proportion to them, off the budget.
-    fn charge(&mut self, bytes: usize) -> Result<()> {
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
         match self.budget.checked_sub(bytes) {
             Some(left) => {
                 self.budget = left;
@@ -211,19 +305,25 @@ impl<'a> Builder<'a> {
     }
 
     fn values(&mut self, items: &[Id], depth: usize) -> Result<Vec<Value>> {
-        items.iter().map(|&item| self.value(item, depth + 1)).collect()
+        items.iter().zip(0..).map(|(&item, number)| self.child(number, item, depth)).collect()
     }
 
     fn dict(&mut self, dict: DictNode, depth: usize) -> Result<Dict> {
-        let mut entries = Vec::with_capacity(dict.entries.len());
-        for (key, value) in dict.entries {
-            entries.push((self.value(key, depth + 1)?, self.value(value, depth + 1)?));
+        let count = dict.entries.len();
+        let mut entries = Vec::with_capacity(count);
+        let noted = self.notes.len();
+        for ((key, value), number) in dict.entries.into_iter().zip(0..) {
+            entries.push((self.child(-1 - number, key, depth)?, self.child(number, value, depth)?));
         }
         let entries = self.keep_last_of_equal_keys(entries)?;
+        if entries.len() < count {
+            // The numbers of the entries have changed.
+            self.notes.truncate(noted);
+        }
         let attributes = match dict.attributes.map(|id| self.take(id)) {
             Some(Node::EmptyDict(_)) => Some(Box::default()),
             Some(Node::Dict(attributes)) if attributes.attributes.is_none() => {
-                let attributes = self.dict(*attributes, depth)?;
+                let attributes = self.without_notes(|builder| builder.dict(*attributes, depth))?;
                 Some(Box::new(Dict { kind: DictKind::Dict, ..attributes }))
             }
             Some(_) => return bad("the attributes of a dict are not a dict"),
@@ -258,6 +358,12 @@ impl<'a> Builder<'a> {
             return bad("arguments that are not a tuple");
         };
         Ok(match (called.global, &*args) {
+            (Global::TensorV1, &[storage, offset, size, stride]) => {
+                self.plain_tensor(storage, offset, size, stride)?
+            }
+            (Global::Kept(name), args) if called.global.is_tensor_class() => {
+                self.of_class(name, args, called.state, depth)?
+            }
             (Global::TensorV2, [storage, offset, size, stride, grad, hooks, rest @ ..])
                 if rest.len() <= 1 =>
             {
@@ -306,7 +412,7 @@ impl<'a> Builder<'a> {
                     Node::EmptyDict(_) => Vec::new(),
                     Node::Dict(_) | Node::List(_) => match self.take(*entries) {
                         Node::Dict(dict) => self.dict(*dict, depth)?.entries,
-                        Node::List(items) => self.pairs(&items, depth)?,
+                        Node::List(items) => self.without_notes(|b| b.pairs(&items, depth))?,
                         _ => Vec::new(),
                     },
                     _ => match self.value(*entries, depth + 1)?.into_resolved() {
@@ -349,14 +455,53 @@ impl<'a> Builder<'a> {
             }
             (Global::Layout, [name]) => Value::Layout(self.owned(*name)?),
             (Global::Kept(global), args) if !args.is_empty() => {
-                let state = called.state.map(|state| self.value(state, depth + 1)).transpose()?;
-                let args = self.values(args, depth)?;
-                Value::Call(Box::new(Call { global, args, state }))
+                self.without_notes(|builder| -> Result<Value> {
+                    let state = called.state.map(|state| builder.value(state, depth + 1));
+                    let (state, args) = (state.transpose()?, builder.values(args, depth)?);
+                    Ok(Value::Call(Box::new(Call { global, args, state })))
+                })?
             }
             (global, args) => {
                 return bad(format_args!("{global:?} is called with {} arguments", args.len()));
             }
         })
+    }
+
+    /// A tensor of the element type of its storage, without anything else.
+    fn plain_tensor(&mut self, storage: Id, offset: Id, size: Id, stride: Id) -> Result<Value> {
+        let (storage, dtype) = self.find_storage(self.persistent(storage)?)?;
+        let Some(dtype) = dtype else { return bad("a tensor without an element type") };
+        self.view(dtype, storage, offset, size, stride).map(Value::Tensor)
+    }
+
+    /// What a class of tensors makes: PyTorch before 0.4 wrote an object of the class and its
+    /// state, where functions make tensors since.
+    fn of_class(
+        &mut self,
+        class: &'static str,
+        args: &[Id],
+        state: Option<Id>,
+        depth: usize,
+    ) -> Result<Value> {
+        let state = state.map(|state| self.tuple(state).map(<[Id]>::to_vec)).transpose()?;
+        let (value, grad) = match (args, state.as_deref()) {
+            ([], Some(&[storage, offset, size, stride])) => {
+                (self.plain_tensor(storage, offset, size, stride)?, None)
+            }
+            ([], Some(&[data, _, _, grad, _])) => (self.value(data, depth + 1)?, Some(grad)),
+            (&[data], Some(&[grad, _, _])) => (self.value(data, depth + 1)?, Some(grad)),
+            (&[data, grad], None) => (self.value(data, depth + 1)?, Some(grad)),
+            (&[data], None) if class == PARAMETER_CLASS => (self.value(data, depth + 1)?, None),
+            _ => return bad("a class of tensors is called"),
+        };
+        let Value::Tensor(tensor) = value.into_resolved() else {
+            return bad("a tensor of something else");
+        };
+        let parameter = class == PARAMETER_CLASS;
+        // A parameter is to be learned unless it says otherwise.
+        let requires_grad = grad.map_or(Ok(parameter), |grad| self.bool(grad))?;
+        let attributes = Attributes { requires_grad, parameter, ..tensor.attributes() };
+        Ok(Value::Tensor(tensor.with_attributes(attributes)))
     }
 
     fn view(
@@ -409,6 +554,7 @@ impl<'a> Builder<'a> {
         match self.node(id) {
             Node::None | Node::EmptyDict(_) => Ok(()),
             Node::Dict(dict) if dict.entries.is_empty() => Ok(()),
+            _ if self.stands_in => Ok(()),
             _ => bad("a tensor has backward hooks"),
         }
     }
@@ -420,19 +566,19 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn node(&self, id: Id) -> &Node {
+    pub(super) fn node(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
     }
 
-    fn tuple(&self, id: Id) -> Result<&[Id]> {
+    pub(super) fn tuple(&self, id: Id) -> Result<&[Id]> {
         Nodes(&self.nodes).tuple(id)
     }
 
-    fn text(&self, id: Id) -> Result<&str> {
+    pub(super) fn text(&self, id: Id) -> Result<&str> {
         Nodes(&self.nodes).text(id)
     }
 
-    fn int(&self, id: Id) -> Result<i64> {
+    pub(super) fn int(&self, id: Id) -> Result<i64> {
         Nodes(&self.nodes).int(id)
     }
 
@@ -443,12 +589,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn index(&self, id: Id) -> Result<usize> {
+    pub(super) fn index(&self, id: Id) -> Result<usize> {
         usize::try_from(self.int(id)?).or_else(|_| bad("a negative offset, size or stride"))
     }
 
     /// A tuple of sizes or strides; `torch.Size` may stand for it.
-    fn indices(&mut self, id: Id) -> Result<Vec<usize>> {
+    pub(super) fn indices(&mut self, id: Id) -> Result<Vec<usize>> {
         let id = match self.node(id) {
             Node::Called(called) if called.global == Global::Size => {
                 match self.tuple(called.args)? {
@@ -469,7 +615,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The bytes that the code points of a string stand for.
-    fn latin1(&mut self, id: Id) -> Result<Vec<u8>> {
+    pub(super) fn latin1(&mut self, id: Id) -> Result<Vec<u8>> {
         self.charge(self.node(id).content_len())?;
         let Node::Str(text) = self.node(id) else { return bad("bytes are not made of a string") };
         let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
@@ -477,7 +623,7 @@ impl<'a> Builder<'a> {
     }
 
     /// As in Python, a key that is set again keeps its place and takes the new value.
-    fn keep_last_of_equal_keys(
+    pub(super) fn keep_last_of_equal_keys(
         &mut self,
         mut entries: Vec<(Value, Value)>,
     ) -> Result<Vec<(Value, Value)>> {
@@ -520,8 +666,19 @@ impl<'a> Builder<'a> {
         Ok(distinct)
     }
 
-    fn is_latin1(&self, id: Id) -> bool {
+    pub(super) fn is_latin1(&self, id: Id) -> bool {
         matches!(self.node(id), Node::Str(name) if &**name == "latin1" || &**name == "latin-1")
+    }
+
+    fn global_value(&mut self, global: Global) -> Result<Value> {
+        Ok(match (global, global.name()) {
+            (Global::DType(dtype), _) => Value::DType(dtype),
+            (Global::QScheme(name), _) => Value::QScheme(name.to_owned()),
+            (Global::NumPy(numpy), _) => self.numpy_class(numpy)?,
+            (Global::Foreign(number), _) => self.foreign_class(number)?,
+            (_, Some(name)) => named(name),
+            (other, None) => return bad(format_args!("{other:?} as a value")),
+        })
     }
 }
 
@@ -584,6 +741,13 @@ fn storage_ref(nodes: &[Node], tuple: Id) -> Result<StorageRef<'_>> {
     let dtype = match nodes.node(class) {
         Node::Global(Global::TypedStorage(dtype)) => Some(*dtype),
         Node::Global(Global::UntypedStorage) => None,
+        Node::Global(Global::Foreign(_)) => {
+            return Err(Error::unsupported(
+                Place::record("data.pkl"),
+                "storages of an unknown class",
+                "load it with torch, and save tensors on the CPU",
+            ));
+        }
         other => return bad(format_args!("a {} as class of a storage", other.type_name())),
     };
     let Ok(numel) = u64::try_from(nodes.int(numel)?) else {
@@ -596,18 +760,6 @@ fn storage_ref(nodes: &[Node], tuple: Id) -> Result<StorageRef<'_>> {
 /// A class or function that is an argument of another constructor.
 fn named(global: &'static str) -> Value {
     Value::Call(Box::new(Call { global, args: Vec::new(), state: None }))
-}
-
-fn global_value(global: Global) -> Result<Value> {
-    Ok(match global {
-        Global::DType(dtype) => Value::DType(dtype),
-        Global::QScheme(name) => Value::QScheme(name.to_owned()),
-        Global::Kept(global) => named(global),
-        Global::TensorV2 => named("torch._utils._rebuild_tensor_v2"),
-        Global::TensorV3 => named("torch._utils._rebuild_tensor_v3"),
-        Global::Parameter => named(REBUILD_PARAMETER),
-        other => return bad(format_args!("the function or class {other:?} as a value")),
-    })
 }
 
 /// A device as torch writes it: a kind, and its number where it has one.

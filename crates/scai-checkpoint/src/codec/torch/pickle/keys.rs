@@ -92,7 +92,9 @@ impl Identities {
                 let dims = dims.iter().map(|&dim| Value::Int(dim));
                 self.of(&Value::Tuple(dims.collect()))
             }
-            Value::Tensor(_) | Value::Storage(..) | Value::Call(_) => Identity::Unique,
+            Value::Tensor(_) | Value::Storage(..) | Value::Call(_) | Value::Object(_) => {
+                Identity::Unique
+            }
             Value::List(_) | Value::Dict(_) | Value::Set(_) | Value::ByteArray(_) => {
                 Identity::Mutable
             }

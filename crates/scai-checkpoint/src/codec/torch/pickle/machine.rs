@@ -1,9 +1,11 @@
 //! The stack machine: opcodes to an arena of nodes.
 
 use num_bigint::BigInt;
+use rustc_hash::FxHashMap;
 
 use super::globals::{Global, advice};
 use super::op;
+use super::text;
 use crate::error::{Error, Place, shown};
 use crate::value::DictKind;
 
@@ -36,6 +38,32 @@ pub(super) enum Node {
     /// A storage, by the tuple of its persistent id.
     Persistent(Id),
     Called(Box<Called>),
+    /// What something makes that only code could run: nothing is run, and what it is made of is
+    /// kept.
+    Object(Box<ObjectNode>),
+}
+
+/// An object that only code could make.
+#[derive(Debug, Clone)]
+pub(super) struct ObjectNode {
+    /// The class or function.
+    pub(super) callee: Id,
+    /// The tuple it is applied to.
+    pub(super) args: Id,
+    /// The state set afterwards.
+    pub(super) state: Option<Id>,
+    pub(super) filled: Option<Box<Filled>>,
+}
+
+/// What else an object was given.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filled {
+    /// Elements of a list or set.
+    pub(super) items: Vec<Id>,
+    /// Entries of a mapping.
+    pub(super) entries: Vec<(Id, Id)>,
+    /// Arguments by name.
+    pub(super) named: Option<Id>,
 }
 
 /// A mapping under construction.
@@ -60,6 +88,19 @@ impl DictNode {
     }
 }
 
+impl ObjectNode {
+    fn new(callee: Id, args: Id) -> Self {
+        Self { callee, args, state: None, filled: None }
+    }
+
+    fn filled(&mut self) -> &mut Filled {
+        self.filled.get_or_insert_default()
+    }
+}
+
+/// The empty tuple among [`CONSTANTS`].
+const NO_ARGUMENTS: Id = 3;
+
 /// The nodes that every arena begins with: what one byte stands for needs no node each time.
 const CONSTANTS: [(u8, fn() -> Node); 4] = [
     (op::NONE, || Node::None),
@@ -83,6 +124,8 @@ const NOTHING: Id = Id::MAX;
 pub(in super::super) struct Program {
     pub(super) nodes: Vec<Node>,
     pub(super) root: Id,
+    /// The classes and functions that only code could make something of, by their numbers.
+    pub(super) foreign: Vec<Box<str>>,
     /// Bytes up to and with the `STOP`.
     pub(in super::super) consumed: usize,
 }
@@ -115,8 +158,35 @@ pub(in super::super) fn run(bytes: &[u8]) -> Step<Program> {
         small: [NOTHING; 256],
         remembered: 0,
         marks: Vec::new(),
+        foreign: Vec::new(),
+        numbers: FxHashMap::default(),
+        copied: 0,
     };
-    machine.run()
+    machine.run().map_err(|stop| match stop {
+        // What is odd about a pickle that needs code is most likely what that code would do.
+        Stop::Bad(Error::Unsupported { .. }) if !machine.foreign.is_empty() => {
+            Stop::Bad(needs_code(&machine.foreign))
+        }
+        stop => stop,
+    })
+}
+
+/// The error for a pickle that refers to classes and functions of these names.
+pub(super) fn needs_code(names: &[Box<str>]) -> Error {
+    /// Names that a message holds.
+    const FEW: usize = 10;
+    let shown: Vec<String> = names.iter().take(FEW).map(|name| shown(name)).collect();
+    let more = names.len().saturating_sub(FEW);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let advice = names.first().map_or("", |name| advice(name));
+    Error::needs_code(
+        Place::record(RECORD),
+        format!("{}{more}", shown.join(", ")),
+        format!(
+            "{advice}; `scai show`, `scai convert --lossy` and `scai.load(…, foreign=\"stand-in\")` \
+             reach the tensors all the same"
+        ),
+    )
 }
 
 struct Machine<'a> {
@@ -132,12 +202,26 @@ struct Machine<'a> {
     remembered: u32,
     /// Heights of the stack at which there is a mark.
     marks: Vec<usize>,
+    foreign: Vec<Box<str>>,
+    /// The number of each name in `foreign`.
+    numbers: FxHashMap<Box<str>, u32>,
+    /// Entries that were copied from a list into a mapping.
+    copied: usize,
 }
 
 fn bad<T>(at: usize, what: impl std::fmt::Display) -> Step<T> {
     Err(Stop::Bad(Error::damaged(
         Place::record(RECORD),
         format!("the pickle is not valid at byte {at}: {what}"),
+    )))
+}
+
+/// It is a pickle, and what it does is not done here.
+fn odd<T>(at: usize, what: impl std::fmt::Display) -> Step<T> {
+    Err(Stop::Bad(Error::unsupported(
+        Place::record(RECORD),
+        format!("{what} (byte {at} of the pickle)"),
+        "nothing that `torch.load(weights_only=True)` accepts does this",
     )))
 }
 
@@ -153,11 +237,12 @@ impl<'a> Machine<'a> {
                         return bad(start, "values are left on the stack");
                     }
                     let nodes = std::mem::take(&mut self.nodes);
-                    return Ok(Program { nodes, root, consumed: self.at });
+                    let foreign = std::mem::take(&mut self.foreign);
+                    return Ok(Program { nodes, root, foreign, consumed: self.at });
                 }
                 op::PROTO => {
                     let version = self.byte()?;
-                    if !(2..=5).contains(&version) {
+                    if version > 5 {
                         return bad(start, format_args!("protocol {version}"));
                     }
                 }
@@ -186,9 +271,17 @@ impl<'a> Machine<'a> {
                     let key = self.u32()?;
                     self.put(key)?;
                 }
+                op::PUT => {
+                    let key = self.number()?;
+                    self.put(key)?;
+                }
                 op::BINGET => {
                     let key = self.byte()?;
                     self.get(key.into())?;
+                }
+                op::GET => {
+                    let key = self.number()?;
+                    self.get(key)?;
                 }
                 op::LONG_BINGET => {
                     let key = self.u32()?;
@@ -200,9 +293,18 @@ impl<'a> Machine<'a> {
                 | op::SETITEMS
                 | op::ADDITEMS
                 | op::BUILD => self.fill(code)?,
-                op::GLOBAL | op::STACK_GLOBAL | op::REDUCE | op::BINPERSID => {
-                    self.call(code)?;
-                }
+                op::BINPERSID => self.persistent()?,
+                op::GLOBAL
+                | op::STACK_GLOBAL
+                | op::EXT1
+                | op::EXT2
+                | op::EXT4
+                | op::REDUCE
+                | op::INST
+                | op::OBJ
+                | op::NEWOBJ
+                | op::NEWOBJ_EX
+                | op::FROZENSET => self.call(code)?,
                 op::BININT1 => {
                     let int = self.byte()?;
                     match self.small[usize::from(int)] {
@@ -232,14 +334,9 @@ impl<'a> Machine<'a> {
             op::LONG1 | op::LONG4 => {
                 let len = if code == op::LONG1 { self.byte()?.into() } else { self.len32()? };
                 if len > MAX_INTEGER && len <= self.bytes.len() - self.at {
-                    return Err(Stop::Bad(Error::unsupported(
-                        Place::record(RECORD),
-                        format!("an integer of {len} bytes"),
-                        format!("at most {MAX_INTEGER} are read; save it as bytes or a tensor"),
-                    )));
+                    return Err(too_long(len));
                 }
-                let int = BigInt::from_signed_bytes_le(self.take(len)?);
-                i64::try_from(&int).map_or_else(|_| Node::BigInt(Box::new(int)), Node::Int)
+                integer(BigInt::from_signed_bytes_le(self.take(len)?))
             }
             op::BINFLOAT => Node::Float(f64::from_be_bytes(self.array()?)),
             op::BINUNICODE | op::SHORT_BINUNICODE | op::BINUNICODE8 => {
@@ -251,11 +348,44 @@ impl<'a> Machine<'a> {
                 self.text(len)?
             }
             op::SHORT_BINSTRING | op::BINSTRING => {
-                // Strings of Python 2, which torch reads as text.
                 let len =
                     if code == op::SHORT_BINSTRING { self.byte()?.into() } else { self.len32()? };
-                self.text(len)?
+                string(self.take(len)?.into())
             }
+            op::STRING => {
+                let line = self.raw_line()?;
+                match text::unquote(line) {
+                    Some(bytes) => string(bytes),
+                    None => return bad(self.at, "a string is not quoted as Python quotes it"),
+                }
+            }
+            op::UNICODE => {
+                let line = self.raw_line()?;
+                match text::raw_unicode_escape(line) {
+                    Some(Ok(text)) => Node::Str(text.into()),
+                    Some(Err(bytes)) => Node::Wtf8(bytes.into()),
+                    None => return bad(self.at, "a string is not escaped as Python escapes it"),
+                }
+            }
+            op::INT | op::LONG => match self.line()? {
+                "00" if code == op::INT => Node::Bool(false),
+                "01" if code == op::INT => Node::Bool(true),
+                line => {
+                    let digits = line.strip_suffix('L').unwrap_or(line);
+                    // A decimal digit takes some more than three bits.
+                    if digits.len() > 2 * MAX_INTEGER {
+                        return Err(too_long(digits.len() / 2));
+                    }
+                    match digits.parse::<BigInt>() {
+                        Ok(int) => integer(int),
+                        Err(_) => return bad(self.at, "an integer that is not one"),
+                    }
+                }
+            },
+            op::FLOAT => match self.line()?.parse() {
+                Ok(float) => Node::Float(float),
+                Err(_) => return bad(self.at, "a float that is not one"),
+            },
             op::SHORT_BINBYTES | op::BINBYTES | op::BINBYTES8 | op::BYTEARRAY8 => {
                 let len = match code {
                     op::SHORT_BINBYTES => self.byte()?.into(),
@@ -283,28 +413,11 @@ impl<'a> Machine<'a> {
                 }
                 Node::Tuple(items.into())
             }
-            op::FROZENSET => return self.refuse("builtins", "frozenset"),
-            op::NEXT_BUFFER
-            | op::READONLY_BUFFER
-            | op::EXT1
-            | op::EXT2
-            | op::EXT4
-            | op::PERSID
-            | op::INST
-            | op::OBJ
-            | op::NEWOBJ
-            | op::NEWOBJ_EX => {
+            op::NEXT_BUFFER | op::READONLY_BUFFER | op::PERSID => {
                 return Err(Stop::Bad(Error::unsupported(
                     Place::record(RECORD),
                     format!("the pickle uses the opcode {}", op::name(code)),
                     "no state that `torch.load(weights_only=True)` accepts needs it",
-                )));
-            }
-            op::INT | op::LONG | op::FLOAT | op::STRING | op::UNICODE | op::GET | op::PUT => {
-                return Err(Stop::Bad(Error::unsupported(
-                    Place::record(RECORD),
-                    format!("the pickle uses the opcode {} of protocol 0", op::name(code)),
-                    "save it again with `torch.save`, whose protocol is 2",
                 )));
             }
             _ => return bad(self.at - 1, format_args!("no opcode has the code {code:#04x}")),
@@ -337,19 +450,28 @@ impl<'a> Machine<'a> {
             (op::ADDITEMS, Node::Set(set)) => set.extend(items),
             (op::BUILD, Node::Dict(dict)) if dict.kind == DictKind::Ordered && is_dict => {
                 if dict.attributes.is_some() {
-                    return bad(at, "the attributes of a dict are set twice");
+                    return odd(at, "the attributes of a dict are set twice");
                 }
                 dict.attributes = items.first().copied();
             }
-            (op::BUILD, Node::Called(called)) if matches!(called.global, Global::Kept(_)) => {
-                if called.state.is_some() {
-                    return bad(at, "the state of an object is set twice");
-                }
+            (op::BUILD, Node::Called(called))
+                if called.state.is_none()
+                    && matches!(called.global, Global::Kept(_) | Global::NumPy(_)) =>
+            {
                 called.state = items.first().copied();
+            }
+            (op::BUILD, Node::Object(object)) if object.state.is_none() => {
+                object.state = items.first().copied();
+            }
+            (op::APPEND | op::APPENDS | op::ADDITEMS, Node::Object(object)) => {
+                object.filled().items.extend(items);
+            }
+            (op::SETITEM | op::SETITEMS, Node::Object(object)) => {
+                object.filled().entries.extend(pairs(at, &items)?);
             }
             (_, node) => {
                 let what = format!("{} on a {}", op::name(code), node.type_name());
-                return bad(at, what);
+                return odd(at, what);
             }
         }
         Ok(())
@@ -362,7 +484,7 @@ impl<'a> Machine<'a> {
             op::GLOBAL => {
                 let module = self.line()?;
                 let name = self.line()?;
-                self.find(module, name)?
+                Node::Global(self.find(module, name))
             }
             op::STACK_GLOBAL => {
                 let (name, module) = (self.pop()?, self.pop()?);
@@ -370,46 +492,150 @@ impl<'a> Machine<'a> {
                 else {
                     return bad(at, "the name of a global is not a string");
                 };
-                self.find(module, name)?
+                let (module, name) = (module.clone(), name.clone());
+                Node::Global(self.find(&module, &name))
             }
-            op::BINPERSID => Node::Persistent(self.pop()?),
+            op::EXT1 | op::EXT2 | op::EXT4 => {
+                let number = match code {
+                    op::EXT1 => self.byte()?.into(),
+                    op::EXT2 => u16::from_le_bytes(self.array()?).into(),
+                    _ => self.u32()?,
+                };
+                Node::Global(self.find("copyreg", &format!("extension {number}")))
+            }
+            op::FROZENSET => {
+                let items = self.pop_mark()?;
+                let class = self.find("builtins", "frozenset");
+                let callee = self.add(Node::Global(class))?;
+                let mut object = ObjectNode::new(callee, NO_ARGUMENTS);
+                object.filled().items = items;
+                Node::Object(Box::new(object))
+            }
+            op::INST => {
+                let module = self.line()?;
+                let name = self.line()?;
+                let class = self.find(module, name);
+                let callee = self.add(Node::Global(class))?;
+                let args = self.pop_mark()?;
+                let args = self.add(Node::Tuple(args.into()))?;
+                self.apply(at, code, callee, args, None)?
+            }
+            op::OBJ => {
+                let mut args = self.pop_mark()?.into_iter();
+                let Some(callee) = args.next() else {
+                    return bad(at, "there is no class to make an object of");
+                };
+                let args = self.add(Node::Tuple(args.collect()))?;
+                self.apply(at, code, callee, args, None)?
+            }
+            op::NEWOBJ_EX => {
+                let (named, args, callee) = (self.pop()?, self.pop()?, self.pop()?);
+                self.apply(at, code, callee, args, Some(named))?
+            }
             _ => {
                 let (args, callee) = (self.pop()?, self.pop()?);
-                let &Node::Global(global) = self.node(callee) else {
-                    return bad(at, format_args!("a {} is called", self.node(callee).type_name()));
-                };
-                let Node::Tuple(arguments) = self.node(args) else {
-                    return bad(at, "the arguments are not a tuple");
-                };
-                match global {
-                    Global::OrderedDict if arguments.is_empty() => {
-                        Node::EmptyDict(DictKind::Ordered)
-                    }
-                    Global::Counter if arguments.is_empty() => Node::EmptyDict(DictKind::Counter),
-                    global if global.is_kept_class() => {
-                        return bad(at, "a class of tensors is called");
-                    }
-                    global => Node::Called(Box::new(Called { global, args, state: None })),
-                }
+                self.apply(at, code, callee, args, None)?
             }
         };
         self.push(node)
     }
 
-    fn find(&self, module: &str, name: &str) -> Step<Node> {
-        match Global::find(module, name) {
-            Some(global) => Ok(Node::Global(global)),
-            None => self.refuse(module, name),
+    /// What `callee` makes of `args` (and of arguments by name).
+    fn apply(
+        &mut self,
+        at: usize,
+        code: u8,
+        callee: Id,
+        args: Id,
+        named: Option<Id>,
+    ) -> Step<Node> {
+        let Node::Tuple(arguments) = self.node(args) else {
+            return bad(at, "the arguments are not a tuple");
+        };
+        let global = match self.node(callee) {
+            Node::Global(Global::Foreign(_)) | Node::Object(_) => None,
+            &Node::Global(global) => Some(global),
+            other => return odd(at, format_args!("a {} is called", other.type_name())),
+        };
+        let is_plain = named.is_none_or(|named| match self.node(named) {
+            Node::EmptyDict(_) => true,
+            Node::Dict(dict) => dict.entries.is_empty(),
+            _ => false,
+        });
+        let Some(global) = global else {
+            let mut object = ObjectNode::new(callee, args);
+            if !is_plain {
+                object.filled().named = named;
+            }
+            return Ok(Node::Object(Box::new(object)));
+        };
+        if !is_plain {
+            return odd(at, "a known class is called with arguments by name");
         }
+        // `__new__` of these takes no notice of its arguments.
+        let makes_empty = arguments.is_empty() || matches!(code, op::NEWOBJ | op::NEWOBJ_EX);
+        let only = <[Id; 1]>::try_from(&**arguments);
+        Ok(match (global, only) {
+            (Global::OrderedDict, _) if makes_empty => Node::EmptyDict(DictKind::Ordered),
+            (Global::Counter, _) if makes_empty => Node::EmptyDict(DictKind::Counter),
+            (Global::Set, _) if makes_empty => Node::Set(Vec::new()),
+            (Global::ByteArray, _) if makes_empty => Node::ByteArray(Box::default()),
+            // Python 2 writes an `OrderedDict` as its class, applied to a list of lists.
+            (Global::OrderedDict, Ok([list])) => match self.entries_of(list) {
+                Some(entries) => {
+                    Node::Dict(Box::new(DictNode { entries, ..DictNode::empty(DictKind::Ordered) }))
+                }
+                None => Node::Called(Box::new(Called { global, args, state: None })),
+            },
+            _ => Node::Called(Box::new(Called { global, args, state: None })),
+        })
     }
 
-    fn refuse<T>(&self, module: &str, name: &str) -> Step<T> {
-        let module = if module == "__builtin__" { "builtins" } else { module };
-        Err(Stop::Bad(Error::unsupported(
-            Place::record(RECORD),
-            format!("the pickle refers to `{}`", shown(&format!("{module}.{name}"))),
-            advice(module, name),
-        )))
+    /// The entries of a dict that is made of a list of pairs. `None` for anything else, and where
+    /// the same list was copied before so often that no program wrote it.
+    fn entries_of(&mut self, list: Id) -> Option<Vec<(Id, Id)>> {
+        let Node::List(items) = self.node(list) else { return None };
+        let copied = self.copied.checked_add(items.len()).filter(|&n| n <= self.bytes.len())?;
+        let pair = |&item: &Id| match self.node(item) {
+            Node::List(pair) => <[Id; 2]>::try_from(pair.as_slice()).ok(),
+            Node::Tuple(pair) => <[Id; 2]>::try_from(&**pair).ok(),
+            _ => None,
+        };
+        let entries = items.iter().map(|item| pair(item).map(|[key, value]| (key, value)));
+        let entries = entries.collect::<Option<Vec<_>>>()?;
+        self.copied = copied;
+        Some(entries)
+    }
+
+    /// A storage; or a class, which PyTorch once wrote together with its source.
+    fn persistent(&mut self) -> Step<()> {
+        let id = self.pop()?;
+        if let Node::Tuple(parts) = self.node(id)
+            && let [kind, class, ..] = **parts
+            && matches!(self.node(kind), Node::Str(kind) if &**kind == "module")
+        {
+            self.stack.push(class);
+            return Ok(());
+        }
+        self.push(Node::Persistent(id))
+    }
+
+    /// What a name stands for.
+    fn find(&mut self, module: &str, name: &str) -> Global {
+        Global::find(module, name).unwrap_or_else(|| {
+            let module = match module {
+                "__builtin__" => "builtins",
+                "copy_reg" => "copyreg",
+                module => module,
+            };
+            let full = format!("{module}.{name}").into_boxed_str();
+            let next = self.foreign.len() as u32;
+            let number = *self.numbers.entry(full.clone()).or_insert(next);
+            if number == next {
+                self.foreign.push(full);
+            }
+            Global::Foreign(number)
+        })
     }
 
     fn text(&mut self, len: usize) -> Step<Node> {
@@ -422,25 +648,43 @@ impl<'a> Machine<'a> {
         })
     }
 
-    fn line(&mut self) -> Step<&'a str> {
+    fn raw_line(&mut self) -> Step<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|&byte| byte == b'\n').ok_or(Stop::Short)?;
-        let start = self.at;
         self.at += end + 1;
-        match std::str::from_utf8(&rest[..end]) {
+        Ok(&rest[..end])
+    }
+
+    fn line(&mut self) -> Step<&'a str> {
+        let start = self.at;
+        match std::str::from_utf8(self.raw_line()?) {
             Ok(line) => Ok(line),
             Err(_) => bad(start, "a name is not UTF-8"),
         }
     }
 
-    fn push(&mut self, node: Node) -> Step<()> {
-        let id = self.nodes.len() as Id;
-        if self.nodes.len() >= NOTHING as usize {
-            return bad(self.at, "it has more than four thousand million values");
+    /// The decimal number of a value to remember.
+    fn number(&mut self) -> Step<u32> {
+        let start = self.at;
+        match self.line()?.parse() {
+            Ok(number) => Ok(number),
+            Err(_) => bad(start, "not a number to remember a value under"),
         }
-        self.nodes.push(node);
+    }
+
+    fn push(&mut self, node: Node) -> Step<()> {
+        let id = self.add(node)?;
         self.stack.push(id);
         Ok(())
+    }
+
+    fn add(&mut self, node: Node) -> Step<Id> {
+        let id = self.nodes.len() as Id;
+        if self.nodes.len() >= NOTHING as usize {
+            return odd(self.at, "it has more than four thousand million values");
+        }
+        self.nodes.push(node);
+        Ok(id)
     }
 
     fn pop(&mut self) -> Step<Id> {
@@ -573,8 +817,29 @@ impl Node {
             Node::Global(_) => "class or function",
             Node::Persistent(_) => "storage",
             Node::Called(_) => "constructed object",
+            Node::Object(_) => "object",
         }
     }
+}
+
+fn integer(int: BigInt) -> Node {
+    i64::try_from(&int).map_or_else(|_| Node::BigInt(Box::new(int)), Node::Int)
+}
+
+/// A string of Python 2: text, as torch reads it, or bytes.
+fn string(bytes: Box<[u8]>) -> Node {
+    match String::from_utf8(bytes.into()) {
+        Ok(text) => Node::Str(text.into()),
+        Err(error) => Node::Bytes(error.into_bytes().into()),
+    }
+}
+
+fn too_long(len: usize) -> Stop {
+    Stop::Bad(Error::unsupported(
+        Place::record(RECORD),
+        format!("an integer of {len} bytes"),
+        format!("at most {MAX_INTEGER} are read; save it as bytes or a tensor"),
+    ))
 }
 
 fn pairs(at: usize, items: &[Id]) -> Step<Vec<(Id, Id)>> {

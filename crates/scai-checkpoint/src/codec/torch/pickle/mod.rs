@@ -2,7 +2,9 @@
 //!
 //! Pickle is a small stack machine. Most of its danger is in two opcodes that look up a function
 //! by name and call it. Here a name is looked up in a closed table ([`globals`]); each entry
-//! builds one kind of value and runs nothing. Everything else is an error that names the global.
+//! builds one kind of value and runs nothing. What another name would make is kept as an object
+//! without being made ([`foreign`]): a strict read is an error that names it, a lenient one leads
+//! to the tensors inside. NumPy's arrays and scalars are read as data ([`mod@numpy`]).
 //!
 //! Reading has two steps: [`machine`] runs the opcodes over an arena of nodes, so that objects
 //! referred to before they are complete come out complete; [`build`] turns the arena into a
@@ -11,10 +13,13 @@
 //! `torch.load(weights_only=True)` accepts.
 
 pub(super) mod build;
+mod foreign;
 mod globals;
 pub(super) mod keys;
 pub(super) mod machine;
+mod numpy;
 mod op;
+mod text;
 pub(super) mod write;
 
-pub(in crate::codec) use globals::kept;
+pub(in crate::codec) use globals::{class, kept};

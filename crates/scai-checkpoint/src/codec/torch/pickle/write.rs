@@ -312,6 +312,12 @@ impl<'a> Writer<'a> {
             },
             Value::Call(call) => self.call(call)?,
             Value::Shared(shared) => return self.shared(shared),
+            Value::Object(object) => {
+                return refuse(format!(
+                    "an object of the class `{}`, which only its own code can write",
+                    shown(&object.class)
+                ));
+            }
         }
         Ok(())
     }
@@ -516,11 +522,9 @@ impl<'a> Writer<'a> {
         let (module, name) = call.global.rsplit_once('.').unwrap_or(("", call.global));
         let known = Global::find(module, name);
         let is_readable = match (known, call.args.as_slice()) {
-            (Some(Global::Kept(_)), []) => call.state.is_none(),
-            (Some(Global::TensorV2 | Global::TensorV3 | Global::Parameter), []) => {
-                call.state.is_none()
-            }
-            (Some(global @ Global::Kept(_)), _) => !global.is_kept_class(),
+            // A class or function as a value.
+            (Some(global), []) => call.state.is_none() && global.name().is_some(),
+            (Some(global @ Global::Kept(_)), _) => !global.is_tensor_class(),
             // Of an ordinary tensor it would be read as a tensor.
             (Some(Global::Parameter), [data, Value::Bool(_), hooks]) => {
                 matches!(data.resolved(), Value::Call(_))

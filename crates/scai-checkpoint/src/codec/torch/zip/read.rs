@@ -120,7 +120,8 @@ fn read_directory(file: &dyn ReadAt) -> Result<Directory> {
         entry.record
     });
     Ok(Directory {
-        records: records.collect(),
+        // Who packs an archive anew adds an entry for each folder.
+        records: records.filter(|record| !is_folder(&record.name)).collect(),
         tail,
         comment: end.comment,
         headers: headers.finish_128(),
@@ -204,10 +205,12 @@ fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
     const FIRST: u64 = 4 << 10;
     let mut start = vec![0; file.len().min(FIRST) as usize];
     read(file, 0, &mut start)?;
-    let what = if [&start[..], end].iter().any(|part| contains(part, b"PK")) {
+    let what = if start.is_empty() {
+        "the file is empty: there is no end record"
+    } else if LOCAL.starts_with(&start)
+        || [&start[..], end].iter().any(|part| contains(part, b"PK"))
+    {
         "the file was cut off: there is no end record"
-    } else if start.is_empty() {
-        "the file is empty"
     } else if start.iter().all(|&byte| byte == 0) {
         "the file begins with zeros, and there is no end record: it was never written whole"
     } else {
@@ -261,7 +264,7 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
         let name = &rest[CENTRAL_LEN..CENTRAL_LEN + name_len];
         let extra = &rest[CENTRAL_LEN + name_len..][..extra_len];
         let name = match std::str::from_utf8(name) {
-            Ok(name) if is_plain(name) => name.to_owned(),
+            Ok(name) if is_plain(name.strip_suffix('/').unwrap_or(name)) => name.to_owned(),
             _ => return bad(whole, "a record's name is no plain relative path"),
         };
         let flags = fields.u16(8);
@@ -281,6 +284,9 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
         };
         if wide.next().is_some() {
             return bad(whole, "an entry of the directory has needless ZIP64 numbers");
+        }
+        if name.ends_with('/') && size != 0 {
+            return bad(whole, format_args!("the folder `{}` has content", shown(&name)));
         }
         let possible = if is_deflated { size / MOST_INFLATED <= stored } else { size == stored };
         if !possible || fields.u16(34) != 0 {
@@ -319,6 +325,11 @@ fn check_method(name: &str, flags: u16, method: u16) -> Result<bool> {
         return Err(Error::damaged(place(), format!("its flags {flags:#06x} are not valid")));
     }
     Ok(method == DEFLATED)
+}
+
+/// Whether the name of a record, without the folder that all are in, is that of a folder.
+fn is_folder(name: &str) -> bool {
+    name.is_empty() || name.ends_with('/')
 }
 
 /// A relative path of plain components: `archive/data/0`.
