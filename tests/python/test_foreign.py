@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scai
+import scai.utils.checkpoint
 import torch
 from scai.errors import NeedsCodeError, NotACheckpointError, UnsupportedError
 from torch import nn
@@ -301,3 +302,21 @@ def test_an_iteration_may_be_any_whole_number(
     verified = scai.verify(path)
     assert verified.iteration == 5
     assert verified.condition == ("unprotected" if legacy else "sound")
+
+
+def test_a_load_that_is_not_strict_passes_by_an_object_that_needs_code(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = nn.Linear(2, 2)
+    state = {"iteration": 5, "model_state_dict": saved.state_dict(), "optimizer_state_dict": {}}
+    rest = {"training_stats": {}, "metadata": {}, "timestamp": "2026-01-01T00:00:00"}
+    torch.save({**state, **rest, "args": argparse.Namespace(lr=0.5)}, tmp_path / "a.pt")
+    manager = scai.utils.checkpoint.CheckpointManager(tmp_path / "run")
+    model = nn.Linear(2, 2)
+    with pytest.raises(NeedsCodeError, match=r"argparse\.Namespace"):
+        manager.load_checkpoint(tmp_path / "a.pt", model)
+    assert not torch.equal(model.weight, saved.weight)
+    loaded = manager.load_checkpoint(tmp_path / "a.pt", model, strict=False)
+    assert torch.equal(model.weight, saved.weight)
+    assert loaded["args"].class_name == "argparse.Namespace"
+    assert "args (argparse.Namespace)" in caplog.text

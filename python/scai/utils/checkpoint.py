@@ -21,6 +21,7 @@ from scai import _cuda, _native, _random
 from scai._checkpoint import Checkpoint
 from scai._files import THREADS, PathLike, Verification, locator, mapped
 from scai._files import verify as _verify
+from scai._foreign import warn_of_objects
 from scai._garbage import no_collections
 from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import Load, PartLoad, apply_all, check_order, check_sound, state_of
@@ -487,6 +488,8 @@ class CheckpointManager:
                 loaded and the rest is reported; the optimizer's state then follows each parameter
                 by its name, and its hyperparameters stay as they are. A module with a way of its
                 own to load (`_load_from_state_dict`, hooks, extra state) is asked what it accepts.
+                An object in the file that only code could make is then a `scai.ForeignObject` in
+                the result, with a warning; a strict load raises `NeedsCodeError`.
             scheduler, scaler, ema, dataloader: further parts, as they were saved.
             rng: whether to restore the state of the random generators.
             remap: regular expressions for saved names, and replacements (``$1`` or ``\\1`` is the
@@ -548,7 +551,9 @@ class CheckpointManager:
         self.flush()
         file = _native.File(path, self._allow_unprotected)
         file.check(self._threads)
-        tree = file.tree()
+        tree = file.tree(foreign=not strict)
+        if not strict:
+            warn_of_objects(tree, path)
         # Another manager may be saving what is to be filled.
         lift_all()
 

@@ -120,6 +120,19 @@ pub(crate) struct Fingerprint {
     shared: HashMap<usize, usize>,
 }
 
+/// Whether it matters that a value is one object. Equal strings become one when they are written, and
+/// Python has one object of each element type, layout and the like.
+fn has_identity(value: &Value) -> bool {
+    match value {
+        Value::BigInt(_) | Value::Bytes(_) | Value::ByteArray(_) => true,
+        Value::List(_) | Value::Set(_) | Value::Dict(_) => true,
+        Value::Tensor(_) | Value::Size(_) => true,
+        Value::Tuple(items) => !items.is_empty(),
+        Value::Call(call) => !call.args.is_empty(),
+        _ => false,
+    }
+}
+
 impl Fingerprint {
     pub(crate) fn of(tree: &Value) -> Vec<u8> {
         let mut print = Self::default();
@@ -144,8 +157,7 @@ impl Fingerprint {
     }
 
     fn value(&mut self, value: &Value) {
-        // Equal strings become one object when they are written.
-        if let (Some(id), None) = (value.shared_id(), value.as_str()) {
+        if let (Some(id), true) = (value.shared_id(), has_identity(value.resolved())) {
             let next = self.shared.len();
             let known = *self.shared.entry(id).or_insert(next);
             if known != next {

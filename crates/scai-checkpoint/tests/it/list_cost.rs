@@ -126,7 +126,8 @@ fn listing_1000_checkpoints_reads_only_their_beginnings() {
         bytes / COUNT,
         bytes as f64 * 100.0 / size as f64
     );
-    assert!(opened <= COUNT && bytes <= COUNT * ENOUGH, "{cost:?}");
+    // One more: the record of those that a run went back behind.
+    assert!(opened <= COUNT + 1 && bytes <= COUNT * ENOUGH, "{cost:?}");
 
     let names: Vec<String> = listed.into_iter().map(|listed| listed.name).collect();
     assert_eq!(manager.names().unwrap(), names);

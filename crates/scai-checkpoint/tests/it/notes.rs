@@ -70,11 +70,11 @@ fn every_bit_of_the_notes_is_covered() {
 }
 
 #[test]
-fn notes_of_other_formats_and_other_programs_are_none() {
+fn notes_are_kept_in_safetensors_and_those_of_other_programs_are_none() {
     let plan = Plan::with_notes(&tree(), Some(NOTES), Format::Safetensors).unwrap();
     let bytes = in_memory(plan.len(), |file| plan.write(1, file)).unwrap();
     let file = CheckpointFile::open(Arc::new(Bytes(bytes)), Unprotected::Refuse).unwrap();
-    assert_eq!(file.notes().unwrap(), None);
+    assert_eq!(file.notes().unwrap().as_deref(), Some(NOTES));
     assert_eq!(file.tree().unwrap(), tree());
 
     let mut foreign = crate::forge::honest();

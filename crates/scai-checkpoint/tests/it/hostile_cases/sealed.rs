@@ -44,7 +44,13 @@ pub(super) fn add(cases: &mut Cases) {
     });
     let lies: [(&str, &str, &str, &str, &str); 9] = [
         ("a newer version", "manifest.json", "\"version\":1", "\"version\":9", "version 9"),
-        ("a negative version", "manifest.json", "\"version\":1,", "\"version\":-,", "not valid"),
+        (
+            "a negative version",
+            "manifest.json",
+            "\"version\":1,",
+            "\"version\":-,",
+            "of version unknown",
+        ),
         ("another hash", "manifest.json", "xxh3-128", "xxh3-064", "of the format"),
         ("no chunks", "manifest.json", "\"chunk_size\":65536", "\"chunk_size\":00000", ""),
         ("other chunks", "manifest.json", "\"chunk_size\":65536", "\"chunk_size\":65537", ""),
@@ -61,14 +67,16 @@ pub(super) fn add(cases: &mut Cases) {
         };
         cases.refused(format!("sealed: {what}"), words, move || with(record, &from, &to));
     }
-    cases.refused("sealed: a manifest that nests without end", "not valid", || {
+    cases.refused("sealed: a manifest that nests without end", "of version unknown", || {
         with_manifest("", "[")
     });
-    cases.refused("sealed: a manifest that is no JSON", "not valid", || with_manifest("", "\0"));
-    cases.refused("sealed: a manifest of another shape", "not valid", || {
+    cases.refused("sealed: a manifest that is no JSON", "of version unknown", || {
+        with_manifest("", "\0")
+    });
+    cases.refused("sealed: a manifest of another shape", "of version unknown", || {
         with_manifest("{\"format\":[]}", " ")
     });
-    cases.refused("sealed: an empty manifest", "not valid", || with_manifest("{}", " "));
+    cases.refused("sealed: an empty manifest", "of version unknown", || with_manifest("{}", " "));
     cases.refused("sealed: the root in capitals", "structure", || {
         let mut file = seal(ours());
         let at = file.len() - 32;

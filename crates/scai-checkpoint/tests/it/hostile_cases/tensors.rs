@@ -107,7 +107,7 @@ fn references(cases: &mut Cases) {
         ("a string", [text("storage"), b"Q".to_vec()].concat(), "where a tuple belongs"),
         ("an empty tuple", b")Q".to_vec(), "no storage"),
         ("a list", b"]Q".to_vec(), "where a tuple belongs"),
-        ("of a module", id("module", b"ctorch\nFloatStorage\n", "0", 16), "of the kind `module`"),
+        ("of a module", id("module", b"ctorch\nFloatStorage\n", "0", 16), "over a class"),
         ("of no kind", id("", b"ctorch\nFloatStorage\n", "0", 16), "of the kind"),
         ("of no class", id("storage", b"N", "0", 16), "as class of a storage"),
         ("of a dtype", id("storage", b"ctorch\nfloat32\n", "0", 16), "as class of a storage"),
@@ -292,7 +292,7 @@ fn records(cases: &mut Cases) {
             },
         );
     }
-    cases.refused("a TorchScript model", "TorchScript", || {
+    cases.refused("an archive without data.pkl", "not a checkpoint", || {
         let mut archive = honest();
         archive.member("data.pkl").name = b"archive/constants.pkl".to_vec();
         archive.bytes()

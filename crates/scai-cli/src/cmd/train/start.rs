@@ -200,11 +200,11 @@ fn go_back<G: Game>(
     trainer.manager().rollback(iteration)?;
     let directory = &trainer.config().checkpoint.directory;
     screen.warn(&format!(
-        "{} of `{directory}` superseded: no later resume takes them, and this training replaces them \
-         when it saves the same iterations; `scai prune {directory} --superseded` deletes them",
+        "{} superseded in `{directory}`: no later resume takes what is superseded, and this training \
+         replaces it when it saves the same iterations; `scai prune {directory} --superseded` deletes it",
         match count {
-            1 => "the later checkpoint is".to_owned(),
-            count => format!("{count} later checkpoints are"),
+            1 => "1 later checkpoint is now".to_owned(),
+            count => format!("{count} later checkpoints are now"),
         }
     ));
     Ok(())

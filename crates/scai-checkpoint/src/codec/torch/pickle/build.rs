@@ -389,7 +389,9 @@ impl<'a> Builder<'a> {
                 let requires_grad = self.bool(*grad)?;
                 let data = self.value(*data, depth + 1)?;
                 // A parameter without data, or of a kind that is kept as it was written.
-                if let Value::Call(_) = data.resolved() {
+                if let Value::Call(call) = data.resolved()
+                    && !call.args.is_empty()
+                {
                     let args = vec![data, requires_grad.into(), self.value(*hooks, depth + 1)?];
                     let global = REBUILD_PARAMETER;
                     return Ok(Value::Call(Box::new(Call { global, args, state: None })));

@@ -310,7 +310,6 @@ mod tests {
             find("torch.cuda.sparse", "HalfTensor"),
             Some(Global::Kept("torch.cuda.sparse.HalfTensor"))
         );
-        assert_eq!(find("torch", "cuda.FloatTensor"), None);
         assert_eq!(find("torch.nn", "parameter.Parameter"), None);
         assert_eq!(find("numpy._core.multiarray", "scalar"), Some(Global::NumPy(NumPy::Scalar)));
         assert_eq!(find("numpy.core.multiarray.x", "scalar"), None);

@@ -527,7 +527,7 @@ impl<'a> Writer<'a> {
             (Some(global @ Global::Kept(_)), _) => !global.is_tensor_class(),
             // Of an ordinary tensor it would be read as a tensor.
             (Some(Global::Parameter), [data, Value::Bool(_), hooks]) => {
-                matches!(data.resolved(), Value::Call(_))
+                matches!(data.resolved(), Value::Call(call) if !call.args.is_empty())
                     && hooks.as_dict().is_some_and(Dict::is_empty)
                     && call.state.is_none()
             }

@@ -73,6 +73,7 @@ fn is_of_other_things(file: &dyn ReadAt) -> bool {
     file.read_at(0, &mut start).is_ok()
         && file.read_at(file.len() - len, &mut end).is_ok()
         && start.starts_with(&LOCAL)
+        && contains(&end, &END)
         && !OURS.iter().any(|&name| contains(&start, name) || contains(&end, name))
 }
 
