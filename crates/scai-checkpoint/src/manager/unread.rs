@@ -70,6 +70,9 @@ impl Shared {
         operation: &Operation<'_>,
     ) -> Result<Option<Error>> {
         let kept = self.keep_latest(operation)?;
+        // What was kept may be a checkpoint now, and the newest.
+        let newer = if kept.is_some() { self.newest()? } else { None };
+        let newest = newer.as_ref().map_or(newest, |newer| &newer.name);
         commit::point(&*self.store, name::LATEST, newest)?;
         self.writing.seen().read(MOVED, self.stamp(name::LATEST));
         Ok(kept)

@@ -117,7 +117,9 @@ fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
 pub(crate) struct Fingerprint {
     bytes: Vec<u8>,
     storages: HashMap<usize, usize>,
+    /// Which of the values was the first that is this object.
     shared: HashMap<usize, usize>,
+    values: usize,
 }
 
 /// Whether it matters that a value is one object. Equal strings become one when they are written, and
@@ -157,11 +159,11 @@ impl Fingerprint {
     }
 
     fn value(&mut self, value: &Value) {
+        self.values += 1;
         if let (Some(id), true) = (value.shared_id(), has_identity(value.resolved())) {
-            let next = self.shared.len();
-            let known = *self.shared.entry(id).or_insert(next);
-            if known != next {
-                return self.text(26, &known.to_le_bytes());
+            let first = *self.shared.entry(id).or_insert(self.values);
+            if first != self.values {
+                return self.text(26, &first.to_le_bytes());
             }
         }
         match value.resolved() {

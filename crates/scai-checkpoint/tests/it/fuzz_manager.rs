@@ -159,7 +159,9 @@ fn end_save(bench: &mut Bench, save: Save, saved: Result<(Vec<String>, usize), E
         Ok((_, warnings)) if warnings > 0 && !disturbed && !odd => {
             Err(format!("{warnings} warnings without a fault"))
         }
-        Ok((removed, _)) => {
+        Ok((mut removed, _)) => {
+            // A `latest.pt` that was all there was becomes a checkpoint, which a rule may not keep.
+            removed.retain(|_| !before.files.is_empty());
             let left = &bench.model.now.files;
             let gone = before.files.keys().filter(|iteration| !left.contains_key(iteration));
             let gone: Vec<String> = gone.map(|iteration| name(*iteration)).collect();
@@ -339,7 +341,11 @@ fn prune(bench: &mut Bench, retention: &Retention, dry: bool) -> Checked {
     };
     let disturbed = bench.end(effects)?;
     let verdicts = match verdicts {
-        Ok(verdicts) => verdicts,
+        // A `latest.pt` that is all there is stays, and the model has no iteration for it.
+        Ok(mut verdicts) => {
+            verdicts.retain(|verdict| verdict.checkpoint.name != "latest.pt" || verdict.removed);
+            verdicts
+        }
         Err(_) if disturbed => return Ok(()),
         Err(error) => return Err(format!("without a fault: {error}")),
     };

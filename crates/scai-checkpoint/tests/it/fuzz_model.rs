@@ -91,6 +91,8 @@ pub(crate) struct Model {
     aside: BTreeSet<(u64, Held)>,
     /// What the manager saved or loaded.
     pub(crate) known: BTreeMap<u64, Held>,
+    /// What saves of the manager left that may have failed. It may replace these, or keep them.
+    failed: BTreeSet<(u64, Held)>,
     /// The iterations that the manager saved, the last one last.
     pub(crate) saved: Vec<u64>,
 }
@@ -140,7 +142,9 @@ impl Model {
             return Err(format!("`latest.pt` holds {:?}", left.latest));
         }
         self.remember(effects, &left);
-        let saved = effects.save.filter(|_| effects.acknowledged && !effects.by_rival);
+        let own = effects.save.filter(|_| !effects.by_rival);
+        self.failed.extend(own.map(|(iteration, _)| (iteration, left.held(iteration))));
+        let saved = own.filter(|_| effects.acknowledged);
         if let Some((iteration, _)) = saved {
             self.known.insert(iteration, left.held(iteration));
             self.saved = self.order(effects);
@@ -171,12 +175,14 @@ impl Model {
             *held != Held::Nothing && (effects.by_rival || self.is_unread(*iteration))
         });
         let new: BTreeSet<_> = left.aside.difference(&self.now.aside).copied().collect();
+        let may_keep = |kept: &(u64, Held)| Some(*kept) == unread || self.failed.contains(kept);
         match unread {
+            Some(unread) if self.failed.contains(&unread) => Ok(()),
             Some(unread) if effects.acknowledged && !left.aside.contains(&unread) => {
                 Err(format!("{unread:?} was replaced unread"))
             }
             _ if effects.sets_aside || effects.forgetful || effects.disturbed => Ok(()),
-            unread if new.iter().all(|new| Some(*new) == unread) => Ok(()),
+            _ if new.iter().all(may_keep) => Ok(()),
             _ => Err(format!("{new:?} was set aside")),
         }
     }
@@ -259,7 +265,10 @@ impl Model {
         if !exact || self.now.has_damage() {
             return Ok(());
         }
-        let stays = |iteration: &u64| self.must_stay(effects, rules, *iteration);
+        // A `latest.pt` that was all there was is a checkpoint from the next save on.
+        let stays = |iteration: &u64| {
+            self.now.held(*iteration) == Held::Nothing || self.must_stay(effects, rules, *iteration)
+        };
         match left.files.keys().find(|iteration| !stays(iteration)) {
             Some(spared) => Err(format!("no rule keeps iteration {spared}")),
             None => Ok(()),
