@@ -489,6 +489,7 @@ def test_a_resume_without_any_sound_checkpoint_is_an_error(tmp_path: Path) -> No
     small(tmp_path).train(iterations=1)
     (tmp_path / "checkpoint_iter_1.pt").unlink()
     (tmp_path / "checkpoint_iter_1.pt").write_bytes(b"nothing")
+    (tmp_path / "latest.pt").unlink()
     with pytest.raises(errors.NothingToResumeError):
         small(tmp_path).resume()
 

@@ -451,7 +451,9 @@ impl<'py> Encoder<'py> {
     fn warn_of_attributes(&self, tensor: &Bound<'py, PyAny>) -> PyResult<()> {
         let attributes = tensor.getattr(intern!(self.py, "__dict__"))?;
         let attributes = attributes.cast::<PyDict>()?;
-        if attributes.is_empty() {
+        // What PyTorch's compiler puts there is its own business.
+        let own = |key: &Bound<'_, PyAny>| key.to_string().starts_with("_dynamo_");
+        if attributes.keys().iter().all(|key| own(&key)) {
             return Ok(());
         }
         let path: Vec<String> = self.keys.iter().filter_map(Key::text).collect();

@@ -1,5 +1,7 @@
 //! Errors of the engine as exceptions of Python; the classes are in `python/scai/errors.py`.
 
+use std::io::ErrorKind;
+
 use pyo3::exceptions::{PyFileNotFoundError, PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -106,7 +108,15 @@ pub(crate) fn os_error(
     message: String,
 ) -> PyResult<PyErr> {
     let class = py.get_type::<PyOSError>();
-    Ok(PyErr::from_value(match source.raw_os_error() {
+    // What the engine finds out itself has the number that the system has for it.
+    let number = source.raw_os_error().or(match source.kind() {
+        ErrorKind::NotFound => Some(2),
+        ErrorKind::PermissionDenied => Some(13),
+        ErrorKind::AlreadyExists => Some(17),
+        ErrorKind::IsADirectory => Some(21),
+        _ => None,
+    });
+    Ok(PyErr::from_value(match number {
         Some(number) => class.call1((number, message))?,
         None => class.call1((message,))?,
     }))

@@ -76,6 +76,12 @@ impl Seen {
         self.saved.push(name.to_owned());
     }
 
+    /// Notes that the file called `name` is not to count as one that this process wrote.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.files.remove(name);
+        self.saved.retain(|saved| saved != name);
+    }
+
     /// Whether the file called `name` is what was read or written.
     pub(super) fn knows(&self, name: &str, stamp: Option<Stamp>) -> bool {
         self.files.get(name).is_some_and(|known| *known == stamp)

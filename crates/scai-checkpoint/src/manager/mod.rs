@@ -449,7 +449,13 @@ impl Shared {
         if !self.options.retention.rules.is_empty() {
             let just = saved.name.clone();
             match self.remove_redundant(&self.options.retention, &just, &writing) {
-                Ok(verdicts) => self.note(&mut saved, verdicts, &writing)?,
+                Ok(verdicts) => {
+                    if let Err(error) = self.note(&mut saved, verdicts, &writing) {
+                        // It is not acknowledged, so it stands in the place of no other.
+                        self.writing.seen().forget(&saved.name);
+                        return Err(error);
+                    }
+                }
                 Err(error) => saved.warnings.push(error),
             }
         }

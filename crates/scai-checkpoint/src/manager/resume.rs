@@ -206,6 +206,7 @@ impl Search<'_> {
         self.gone = false;
         // What was not set aside is still there, and met again.
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
+        let alone = found.is_empty().then(|| Named { iteration: 0, name: name::LATEST.to_owned() });
         for named in found.into_iter().rev() {
             if let Some(checkpoint) = self.attempt(&named.name, Some(named.iteration))? {
                 return Ok(Some((named, checkpoint)));
@@ -214,7 +215,9 @@ impl Search<'_> {
                 return Ok(None);
             }
         }
-        if let Some(latest) = self.shared.latest_of_its_own(&entries)
+        // One that is a copy of what was set aside is damaged as well, which is to be said.
+        let alone = alone.filter(|_| entries.iter().any(|entry| entry.name == name::LATEST));
+        if let Some(latest) = self.shared.latest_of_its_own(&entries).or(alone)
             && let Some(checkpoint) = self.attempt(&latest.name, None)?
         {
             let iteration = checkpoint.iteration;

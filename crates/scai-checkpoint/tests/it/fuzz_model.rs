@@ -175,10 +175,21 @@ impl Model {
             *held != Held::Nothing && (effects.by_rival || self.is_unread(*iteration))
         });
         let new: BTreeSet<_> = left.aside.difference(&self.now.aside).copied().collect();
-        let may_keep = |kept: &(u64, Held)| Some(*kept) == unread || self.failed.contains(kept);
+        // Of damage it matters that there is some of it: a copy is read through the same faults.
+        let is_of_it = |kept: &(u64, Held), unread: (u64, Held)| {
+            let damaged = |held| matches!(held, Held::Damage(_));
+            *kept == unread || kept.0 == unread.0 && damaged(kept.1) && damaged(unread.1)
+        };
+        let may_keep = |kept: &(u64, Held)| {
+            self.failed.contains(kept) || unread.is_some_and(|unread| is_of_it(kept, unread))
+        };
         match unread {
             Some(unread) if self.failed.contains(&unread) => Ok(()),
-            Some(unread) if effects.acknowledged && !left.aside.contains(&unread) => {
+            Some(unread)
+                if effects.acknowledged
+                    && !left.aside.contains(&unread)
+                    && !new.iter().any(|kept| is_of_it(kept, unread)) =>
+            {
                 Err(format!("{unread:?} was replaced unread"))
             }
             _ if effects.sets_aside || effects.forgetful || effects.disturbed => Ok(()),
