@@ -108,9 +108,10 @@ def is_ordinary(value: Any) -> bool:
 
 def _is_lazy(value: Any) -> bool:
     """Whether a tensor gets its shape when the module is first used or loaded."""
-    from torch.nn.parameter import UninitializedTensorMixin
+    from torch.nn.parameter import is_lazy
 
-    return isinstance(value, UninitializedTensorMixin)
+    lazy: bool = is_lazy(value)
+    return lazy
 
 
 _METHODS = (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any, final
 
-__all__ = ["File", "Filling", "Handle", "Live", "Manager", "Pool", "Trainer", "Tree", "main", "renamed", "verify"]
+__all__ = ["__version__", "File", "Filling", "Handle", "Live", "Manager", "Pool", "Trainer", "Tree", "main", "renamed", "verify"]
 
 __version__: str
 

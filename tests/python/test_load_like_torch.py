@@ -409,7 +409,13 @@ def test_trees_of_modules_are_loaded_as_torch_loads_them(
         return
     # PyTorch refuses another shape also where it is not strict; here it is left out.
     refused = torch_load(theirs, path, strict=False)
-    report = manager.load_checkpoint(path, ours, strict=False).report
+    try:
+        report = manager.load_checkpoint(path, ours, strict=False).report
+    except MismatchError:
+        # A hook gave it the name under which it does not fit, so it could not be left out before.
+        assert refused is not None
+        assert_same(ours.state_dict(), before)
+        return
     if refused is None:
         assert_same(ours.state_dict(), theirs.state_dict())
     else:

@@ -114,6 +114,7 @@ pub(crate) fn os_error(
         ErrorKind::PermissionDenied => Some(13),
         ErrorKind::AlreadyExists => Some(17),
         ErrorKind::IsADirectory => Some(21),
+        ErrorKind::InvalidInput => Some(22),
         _ => None,
     });
     Ok(PyErr::from_value(match number {

@@ -634,7 +634,12 @@ class CheckpointManager:
         if at is not None:
             at = _checked_iteration(at, "at")
             name = self._native.name_of(at)
-            found = {"name": name, "iteration": at, "iterations_lost": 0, "skipped": []}
+            found: dict[str, Any] | None = {
+                "name": name,
+                "iteration": at,
+                "iterations_lost": 0,
+                "skipped": [],
+            }
         else:
             found = self._native.resume(on_unreadable == "skip")
         if found is None:
@@ -822,7 +827,9 @@ def _statistics(
         if hasattr(value, "item") and math.prod(shape) == 1:
             value = value.item()
         try:
-            return float(value) if not isinstance(value, (str, bytes, int)) else operator.index(value)
+            if isinstance(value, (str, bytes)):
+                raise TypeError("text is not a number")
+            return value if isinstance(value, int) else float(value)
         except (TypeError, ValueError, OverflowError):
             of = f" of shape {tuple(shape)}" if shape else ""
             raise TypeError(

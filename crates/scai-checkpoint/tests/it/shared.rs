@@ -258,7 +258,7 @@ impl Trees {
             14 => Value::QScheme(["per_tensor_affine", "other"][odd as usize % 2].into()),
             15 => {
                 let storage = self.storage();
-                Value::Storage(storage, (odd % 3 == 0).then_some(DType::Int16))
+                Value::Storage(storage, (odd.is_multiple_of(3)).then_some(DType::Int16))
             }
             _ => {
                 let storage = self.storage();
@@ -268,10 +268,10 @@ impl Trees {
                 let tensor =
                     Tensor::new(dtype, vec![len - start], vec![1], start, storage).unwrap();
                 Value::Tensor(tensor.with_attributes(Attributes {
-                    requires_grad: odd % 5 == 0,
-                    parameter: odd % 7 == 0,
-                    conjugate: odd % 11 == 0,
-                    negative: odd % 13 == 0,
+                    requires_grad: odd.is_multiple_of(5),
+                    parameter: odd.is_multiple_of(7),
+                    conjugate: odd.is_multiple_of(11),
+                    negative: odd.is_multiple_of(13),
                 }))
             }
         }

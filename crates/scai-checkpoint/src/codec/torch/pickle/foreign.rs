@@ -75,13 +75,11 @@ impl Builder<'_> {
         let args = self.tuple(object.args)?.to_vec();
         // Class, base class, and what the base class is made of.
         let skip = if self.reconstructed(object).is_some() { 2 } else { 0 };
-        let mut number = 0;
         let items = object.filled.iter().flat_map(|filled| filled.items.iter());
-        for &item in args.iter().skip(skip).chain(items) {
+        for (number, &item) in (0..).zip(args.iter().skip(skip).chain(items)) {
             if !matches!(self.node(item), Node::None) {
                 entries.push((Value::Int(number), self.value(item, depth + 1)?));
             }
-            number += 1;
         }
         if let Some(filled) = &object.filled {
             for &(key, value) in &filled.entries {
@@ -205,7 +203,7 @@ impl Builder<'_> {
         );
         if !is_plain {
             let value = self.value(id, depth + 1)?;
-            if value.storages().first().is_some() {
+            if !value.storages().is_empty() {
                 entries.push((Value::from(name), value));
             }
         }
