@@ -288,7 +288,6 @@ impl Error {
         Self::Unsupported { place: Box::new(place), what: what.into(), hint: hint.into() }
     }
 
-    #[allow(dead_code)]
     pub(crate) fn needs_code(
         place: Place,
         names: impl Into<String>,
@@ -305,7 +304,6 @@ impl Error {
         Self::NotACheckpoint { place: Box::new(place), what: what.into(), hint: hint.into() }
     }
 
-    #[allow(dead_code)]
     pub(crate) fn out_of_memory(action: &'static str, bytes: u64) -> Self {
         Self::OutOfMemory { place: Box::default(), bytes, action }
     }

@@ -4,7 +4,7 @@
 //! dry run is a call whose result is only looked at, and a strict load that fails has touched
 //! nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -269,7 +269,8 @@ pub fn transfer_optimizer(
         .filter_map(|(i, name)| Some((options.rename(name), *by_number.get(&i)?)))
         .collect();
     let mut report = LoadReport::default();
-    let mut found: HashMap<i64, &Value> = HashMap::new();
+    // By number: two transfers of one state are to be equal, entry by entry.
+    let mut found: BTreeMap<i64, &Value> = BTreeMap::new();
     for (i, TensorSpec { name, dtype, shape }) in (0..).zip(model) {
         match by_name.get(name) {
             None => report.missing.push(name.clone()),

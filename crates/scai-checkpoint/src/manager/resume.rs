@@ -206,7 +206,7 @@ impl Search<'_> {
         self.gone = false;
         // What was not set aside is still there, and met again.
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
-        let alone = found.is_empty().then(|| Named { iteration: 0, name: name::LATEST.to_owned() });
+        let no_other = found.is_empty();
         for named in found.into_iter().rev() {
             if let Some(checkpoint) = self.attempt(&named.name, Some(named.iteration))? {
                 return Ok(Some((named, checkpoint)));
@@ -216,12 +216,13 @@ impl Search<'_> {
             }
         }
         // One that is a copy of what was set aside is damaged as well, which is to be said.
-        let alone = alone.filter(|_| entries.iter().any(|entry| entry.name == name::LATEST));
-        if let Some(latest) = self.shared.latest_of_its_own(&entries).or(alone)
-            && let Some(checkpoint) = self.attempt(&latest.name, None)?
+        let has_latest = entries.iter().any(|entry| entry.name == name::LATEST);
+        if has_latest
+            && (no_other || self.shared.latest_is_of_its_own(&entries))
+            && let Some(checkpoint) = self.attempt(name::LATEST, None)?
         {
-            let iteration = checkpoint.iteration;
-            return Ok(Some((Named { iteration, ..latest }, checkpoint)));
+            let named = Named { iteration: checkpoint.iteration, name: name::LATEST.to_owned() };
+            return Ok(Some((named, checkpoint)));
         }
         self.look_elsewhere(&entries, &superseded);
         Ok(None)

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::lock::Operation;
-use super::name::{self, Named};
+use super::name;
 use super::{Shared, list};
 use crate::commit;
 use crate::error::{Error, Result};
@@ -129,18 +129,10 @@ impl Shared {
         }
     }
 
-    /// `latest.pt`, if it is a state of its own and no further name or copy of another checkpoint.
-    pub(super) fn latest_of_its_own(&self, entries: &[Entry]) -> Option<Named> {
-        if !entries.iter().any(|entry| entry.name == name::LATEST) {
-            return None;
-        }
-        let latest = self.store.open(name::LATEST).ok()?;
-        if self.is_a_name_of_another(&latest, entries).unwrap_or(true) {
-            return None;
-        }
-        let inside = list::manifest(&*self.store, name::LATEST).ok();
-        let iteration = inside.and_then(|manifest| u64::try_from(manifest.iteration?).ok());
-        Some(Named { iteration: iteration.unwrap_or_default(), name: name::LATEST.to_owned() })
+    /// Whether `latest.pt` is a state of its own and no further name or copy of another checkpoint.
+    pub(super) fn latest_is_of_its_own(&self, entries: &[Entry]) -> bool {
+        let Ok(latest) = self.store.open(name::LATEST) else { return false };
+        !self.is_a_name_of_another(&latest, entries).unwrap_or(true)
     }
 
     /// Whether a file is a checkpoint of the directory under a further name, or a copy of one, also of
