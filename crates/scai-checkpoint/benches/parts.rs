@@ -17,7 +17,8 @@ use divan::{Bencher, black_box};
 use memory::{open, planned, written};
 use scai_checkpoint::codec::torch::peek;
 use scai_checkpoint::codec::{Format, Plan};
-use scai_checkpoint::{CHUNK_SIZE, Destination, Storage, Value, read_into};
+use scai_checkpoint::tensor::{Destination, Storage, read_into};
+use scai_checkpoint::{CHUNK_SIZE, Value};
 use twox_hash::XxHash3_128;
 
 /// Tensors of [`many`].
@@ -31,12 +32,12 @@ fn main() {
 
 /// Many small tensors: a quarter of them parameters, the others their state of Adam.
 fn many() -> Value {
-    training::state(TENSORS / 4, 64).to_tree().unwrap()
+    training::state(TENSORS / 4, 64).into_tree().unwrap()
 }
 
 /// Four long tensors.
 fn long() -> Value {
-    states::model(4, |i| Storage::from_vec(states::random(i, BYTES / 4))).to_tree().unwrap()
+    states::model(4, |i| Storage::from_vec(states::random(i, BYTES / 4))).into_tree().unwrap()
 }
 
 mod bytes {
@@ -74,7 +75,7 @@ mod bytes {
         let file = written(&long(), format);
         bencher
             .counter(BytesCount::new(BYTES))
-            .bench_local(|| assert!(open(&file).verify(1, &|_| {}).is_empty()));
+            .bench_local(|| assert!(open(&file).verify(1).is_empty()));
     }
 
     #[divan::bench(args = [Format::Torch, Format::Safetensors])]
@@ -90,7 +91,7 @@ mod bytes {
                 bytes,
                 is_new: false,
             });
-            read_into(destinations.collect(), 1, &|_| {}).unwrap();
+            read_into(destinations.collect(), 1).unwrap();
         });
     }
 }

@@ -31,9 +31,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scai_checkpoint::codec::{CheckpointFile, Unprotected};
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Destination, Io, Options, Storage, Value, open_file, read_into,
-};
+use scai_checkpoint::store::Io;
+use scai_checkpoint::tensor::{Destination, Storage, read_into};
+use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Value, file};
 use timing::{median_and_best, settle, timed};
 
 /// How often each is done.
@@ -110,7 +110,7 @@ fn small_state() -> Checkpoint {
 fn save(directory: &Path, io: Io, state: &Checkpoint) -> Duration {
     let directory = directory.join("run");
     let manager = CheckpointManager::create(&directory, Options::default().io(io)).unwrap();
-    let (time, saved) = timed(|| manager.save(state));
+    let (time, saved) = timed(|| manager.save(state.clone()));
     assert!(saved.unwrap().warnings.is_empty());
     std::fs::remove_dir_all(directory).unwrap();
     settle();
@@ -140,7 +140,7 @@ fn read_cold(table: &mut Table, path: &Path, memory: &mut [Vec<u8>]) {
         table.add(name, TOTAL, raw::read_direct(path, readers));
     }
     raw::forget(path);
-    let (time, damage) = timed(|| open(path).verify(threads, &|_| {}));
+    let (time, damage) = timed(|| open(path).verify(threads));
     assert!(damage.is_empty());
     table.add("verify, cold", TOTAL, time);
     raw::forget(path);
@@ -148,7 +148,7 @@ fn read_cold(table: &mut Table, path: &Path, memory: &mut [Vec<u8>]) {
 }
 
 fn open(path: &Path) -> CheckpointFile {
-    open_file(path, Unprotected::Refuse).unwrap()
+    file::open(path, Unprotected::Refuse).unwrap()
 }
 
 /// Reads all tensors into memory that is there.
@@ -163,7 +163,7 @@ fn load(path: &Path, memory: &mut [Vec<u8>]) -> Duration {
             bytes,
             is_new: false,
         });
-        read_into(destinations.collect(), Options::default().threads, &|_| {}).unwrap();
+        read_into(destinations.collect(), Options::default().threads).unwrap();
     });
     time
 }
@@ -180,7 +180,7 @@ fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>])
         black_box((raw::hash(step), crc32fast::hash(step)));
     };
     table.add("read, hash, CRC-32", TOTAL, raw::read(path, threads, hash_and_crc));
-    let (time, damage) = timed(|| open(path).verify(threads, &|_| {}));
+    let (time, damage) = timed(|| open(path).verify(threads));
     assert!(damage.is_empty());
     table.add("verify", TOTAL, time);
 
@@ -202,7 +202,7 @@ fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>])
         let tensor = one(&open(path).tree().unwrap());
         let name = "layer.40.weight";
         let to = Destination { name, storage: tensor.storage(), bytes, is_new: false };
-        read_into(vec![to], threads, &|_| {}).unwrap();
+        read_into(vec![to], threads).unwrap();
     });
     table.add("one tensor, live memory", TENSOR, time);
 }
@@ -218,7 +218,7 @@ fn main() {
 
     let options = Options::default().io(Io::Buffered);
     let manager = CheckpointManager::create(directory.path().join("warm"), options).unwrap();
-    let path = manager.save(&large).unwrap().path;
+    let path = manager.save(large.clone()).unwrap().path;
     let mut table = Table::default();
     for _ in 0..ROUNDS {
         write(&mut table, directory.path(), [&large, &small], &bytes);

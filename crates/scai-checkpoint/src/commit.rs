@@ -24,6 +24,7 @@
 )]
 
 use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
@@ -191,15 +192,15 @@ pub fn set_aside(store: &dyn Store, name: &str, reason: &str) -> Result<String> 
 pub fn lock(store: &dyn Store) -> Result<Box<dyn Lock>> {
     store.lock().map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => Error::Locked {
-            path: store.describe(),
+            path: store.describe().into(),
             holder: error.get_ref().map(ToString::to_string),
         },
         _ => directory_failed(store, "lock", error),
     })
 }
 
-fn path_of(store: &dyn Store, name: &str) -> String {
-    format!("{}/{name}", store.describe())
+fn path_of(store: &dyn Store, name: &str) -> PathBuf {
+    Path::new(&store.describe()).join(name)
 }
 
 fn failed(store: &dyn Store, name: &str, action: &'static str, source: io::Error) -> Error {

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::manager::LoadReport;
+use crate::dtype::UnknownDType;
+use crate::report::LoadReport;
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
     /// The file, as the caller named it.
-    pub path: Option<String>,
+    pub path: Option<PathBuf>,
     /// The record inside the file, such as `data/17`.
     pub record: Option<String>,
     /// The tensor's path in the state tree, such as `model_state_dict.conv1.weight`.
@@ -43,7 +45,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut part = |text: fmt::Arguments<'_>| write!(f, "{text}: ");
         if let Some(path) = &self.path {
-            part(format_args!("checkpoint `{path}`"))?;
+            part(format_args!("checkpoint `{}`", path.display()))?;
         }
         let names = (self.tensor.as_deref().map(shown), self.record.as_deref().map(shown));
         match names {
@@ -87,10 +89,10 @@ pub(crate) fn shown(name: &str) -> String {
 #[non_exhaustive]
 pub enum Error {
     /// There is no such checkpoint.
-    #[error("checkpoint `{path}` does not exist")]
+    #[error("checkpoint `{}` does not exist", path.display())]
     NotFound {
         /// The path that was asked for.
-        path: String,
+        path: PathBuf,
     },
     /// The file system refused an operation.
     #[error("{place}cannot {action}: {source}")]
@@ -113,7 +115,7 @@ pub enum Error {
     )]
     DiskFull {
         /// The checkpoint that was being written.
-        path: String,
+        path: PathBuf,
         /// Bytes the whole file takes.
         needed: u64,
         /// Bytes that were free, where the file system tells.
@@ -132,7 +134,7 @@ pub enum Error {
     )]
     NotDurable {
         /// The file.
-        path: String,
+        path: PathBuf,
         /// What the operating system said.
         #[source]
         source: std::io::Error,
@@ -230,7 +232,7 @@ pub enum Error {
     )]
     Locked {
         /// The directory.
-        path: String,
+        path: PathBuf,
         /// Who holds it, where that is known.
         holder: Option<String>,
     },
@@ -238,10 +240,13 @@ pub enum Error {
     #[error("no checkpoint in `{path}` can be resumed from{}", list_skipped(skipped))]
     NothingToResume {
         /// The directory.
-        path: String,
+        path: PathBuf,
         /// What was tried, newest first, and why it was skipped.
         skipped: Vec<(String, String)>,
     },
+    /// The caller cancelled what was under way. Nothing was changed.
+    #[error("cancelled")]
+    Cancelled,
     /// An argument or a value cannot be used.
     #[error("{0}")]
     Invalid(String),
@@ -256,6 +261,12 @@ pub enum Error {
     /// A save in the background failed; this call was not carried out.
     #[error("an earlier save in the background failed: {0}")]
     Background(#[source] Arc<Error>),
+}
+
+impl From<UnknownDType> for Error {
+    fn from(error: UnknownDType) -> Self {
+        Self::invalid(error.to_string())
+    }
 }
 
 fn make_room(source: &std::io::Error, needed: u64, free: Option<u64>) -> &'static str {
@@ -356,7 +367,7 @@ impl Error {
 
     /// Adds the path of the file, unless a layer below already named one.
     #[must_use]
-    pub fn at_path(mut self, path: impl Into<String>) -> Self {
+    pub fn at_path(mut self, path: impl Into<PathBuf>) -> Self {
         if let Some(place) = self.place_mut() {
             place.path.get_or_insert_with(|| path.into());
         }

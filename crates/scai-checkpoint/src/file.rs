@@ -7,16 +7,51 @@ use std::sync::Arc;
 use crate::codec::{CheckpointFile, Plan, Unprotected};
 use crate::commit;
 use crate::error::{Error, Result};
-use crate::manager::{Verification, verify};
 use crate::store::{Io, Links, LocalStore, ReadAt, Store};
+use crate::threads::default_threads;
+use crate::verify::{self, Verification};
+
+pub use crate::read_options::ReadOptions;
+
+/// How a file is written. A number of threads is one too.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteOptions {
+    threads: usize,
+    io: Io,
+}
+
+impl WriteOptions {
+    /// Threads that write; one per core and at most 8 if this is not called.
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads: threads.max(1), ..self }
+    }
+
+    /// How the bytes reach the device.
+    #[must_use]
+    pub fn io(self, io: Io) -> Self {
+        Self { io, ..self }
+    }
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { threads: default_threads(), io: Io::default() }
+    }
+}
+
+impl From<usize> for WriteOptions {
+    fn from(threads: usize) -> Self {
+        Self::default().threads(threads)
+    }
+}
 
 /// Opens the file at `path`, in whichever format it is.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`].
-pub fn open_file(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<CheckpointFile> {
-    let path = path.as_ref();
-    CheckpointFile::open(open(path)?, unprotected).map_err(|error| error.at_path(text(path)))
+pub fn open(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<CheckpointFile> {
+    CheckpointFile::open(opened(path.as_ref())?, unprotected)
 }
 
 /// Writes what was planned to `path`, replacing what is there, and returns when it is durable.
@@ -27,56 +62,36 @@ pub fn open_file(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<Che
 ///
 /// # Errors
 /// As a save of a checkpoint: what was at `path` is then still there.
-pub fn write_file(path: impl AsRef<Path>, plan: Plan, threads: usize) -> Result<()> {
-    write_file_with(path, plan, threads, Io::default())
-}
-
-/// As [`write_file`], with a say in how the bytes reach the device.
-///
-/// # Errors
-/// As [`write_file`].
-pub fn write_file_with(path: impl AsRef<Path>, plan: Plan, threads: usize, io: Io) -> Result<()> {
-    let path = path.as_ref();
-    let opened = LocalStore::of_file(path, Links::Follow);
+pub fn write(path: impl AsRef<Path>, plan: Plan, options: impl Into<WriteOptions>) -> Result<()> {
+    let (path, options) = (path.as_ref(), options.into());
+    let found = LocalStore::of_file(path, Links::Follow);
     let (store, name) =
-        opened.map_err(|error| Error::io("open its directory", error).at_path(text(path)))?;
+        found.map_err(|error| Error::io("open its directory", error).at_path(path))?;
     store.sweep_once();
-    commit::publish(&store.with_io(io), &name, plan.len(), |draft| plan.write(threads, draft))
-        .map(drop)
-        .map_err(|error| error.at_path(text(path)))
+    let store = store.with_io(options.io);
+    commit::publish(&store, &name, plan.len(), |draft| plan.write(options.threads, draft)).map(drop)
 }
 
 /// Reads every byte of the file at `path` and reports all that is wrong.
 ///
-/// `progress` is told how many further bytes have been checked.
-///
 /// # Errors
-/// [`Error::Io`] where the file cannot be opened. One that does not exist is an answer.
-pub fn verify_file(
+/// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. One that does not exist is an
+/// answer.
+pub fn verify<'o>(
     path: impl AsRef<Path>,
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
+    options: impl Into<ReadOptions<'o>>,
 ) -> Result<Verification> {
-    let path = path.as_ref();
-    match open(path) {
-        Ok(file) => Ok(verify(&text(path), file, threads, progress)),
+    match opened(path.as_ref()) {
+        Ok(file) => verify::verify(file, options),
         Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
         Err(error) => Err(error),
     }
 }
 
-fn open(path: &Path) -> Result<Arc<dyn ReadAt>> {
-    let opened = LocalStore::of_file(path, Links::Keep);
-    opened.and_then(|(store, name)| store.open(&name)).map_err(|error| refused(path, "open", error))
-}
-
-fn refused(path: &Path, action: &'static str, error: std::io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: text(path) },
-        _ => Error::io(action, error).at_path(text(path)),
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
+fn opened(path: &Path) -> Result<Arc<dyn ReadAt>> {
+    let found = LocalStore::of_file(path, Links::Keep);
+    found.and_then(|(store, name)| store.open(&name)).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::NotFound { path: path.to_owned() },
+        _ => Error::io("open", error).at_path(path),
+    })
 }

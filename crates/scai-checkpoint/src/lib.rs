@@ -6,36 +6,33 @@ compile_error!(
     "scai-checkpoint writes tensors as they lie in memory and needs a little-endian machine"
 );
 
+mod checkpoint;
 pub mod codec;
 mod commit;
-mod error;
-mod file;
-mod manager;
+mod dtype;
+pub mod error;
+pub mod file;
+pub mod load;
+pub mod manager;
 pub mod memory;
+mod read_options;
+mod report;
+pub mod retention;
 pub mod store;
-mod tensor;
+pub mod tensor;
 mod threads;
 mod timeline;
-mod value;
+pub mod value;
+pub mod verify;
 mod writer;
 
-pub use error::{Error, Place, Result};
-pub use file::{open_file, verify_file, write_file, write_file_with};
-pub use manager::{
-    Answers, Candidate, Checkpoint, CheckpointManager, Condition, Goal, Listed, LoadReport,
-    MatchOptions, Matched, Options, Prune, Reason, Residency, Resume, Resumed, Retention, Rule,
-    Saved, ShapeMismatch, Skipped, Strictness, TensorSpec, Unreadable, Verdict, Verification,
-    match_state, transfer_optimizer, verify,
-};
-pub use store::Io;
-pub use tensor::{
-    Attributes, DType, Destination, Element, MAX_RANK, Pass, Source, Storage, Tensor, read_into,
-};
-pub use timeline::Timeline;
-pub use value::{
-    Call, Dict, DictKind, MAX_DEPTH, Object, Shared, Value, from_value, join, to_value,
-};
-pub use writer::SaveHandle;
+pub use checkpoint::Checkpoint;
+pub use error::{Error, Result};
+pub use manager::{CheckpointManager, Options, Resumed};
+pub use retention::Retention;
+pub use tensor::{DType, Tensor};
+pub use value::{Dict, Value};
+pub use writer::{SaveHandle, Saved};
 
 /// What tests need to break things on purpose, and to see that nothing broke.
 #[cfg(feature = "testing")]

@@ -1,18 +1,38 @@
 //! Saves in the background: one thread, a short queue, and errors that do not get lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::manager::{Checkpoint, Saved, Shared};
 use crate::memory::room_for_thread;
 use crate::threads::held;
+use crate::timeline::Timeline;
 
 /// Saves that may wait besides the one that is under way. More would hold more states in memory.
 const QUEUE: usize = 1;
+
+/// A save that is durable.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The file's name in its directory.
+    pub name: String,
+    /// The directory and the name.
+    pub path: PathBuf,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Time its stages took.
+    pub timeline: Timeline,
+    /// Checkpoints that retention removed.
+    pub removed: Vec<String>,
+    /// What went wrong after the save was durable: `latest.pt` could not be moved, or retention
+    /// could not be applied. The checkpoint itself is safe.
+    pub warnings: Vec<Error>,
+}
 
 /// A save in the background.
 #[derive(Debug, Clone)]
@@ -123,20 +143,13 @@ impl SaveHandle {
     }
 }
 
-/// Says, once all was read and written, whether it may be published.
-pub(crate) type Approve = dyn Fn() -> Result<()>;
-
-/// A checkpoint on its way to the thread.
-struct Job {
-    checkpoint: Box<Checkpoint>,
-    approve: Box<dyn Fn() -> Result<()> + Send>,
-    handle: SaveHandle,
-}
+/// A save on its way to the thread, with all that it owns.
+type Save = dyn FnOnce() -> Result<Saved> + Send;
 
 /// The thread that saves in the background.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<SyncSender<(Box<Save>, SaveHandle)>>,
     thread: Option<JoinHandle<()>>,
     /// Saves whose outcome was not looked at yet.
     handles: Mutex<Vec<SaveHandle>>,
@@ -145,18 +158,16 @@ pub(crate) struct Writer {
 impl Writer {
     /// # Errors
     /// Where the system has no thread to give.
-    pub(crate) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
-        let (jobs, queue): (_, Receiver<Job>) = sync_channel(QUEUE);
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let (jobs, queue): (_, Receiver<(Box<Save>, _)>) = sync_channel(QUEUE);
         let work = move || {
-            for Job { checkpoint, approve, handle } in queue {
+            for (save, handle) in queue {
+                let handle: SaveHandle = handle;
                 // A caller's source of bytes may panic; whoever waits must be told all the same.
-                let save = AssertUnwindSafe(|| shared.save(&checkpoint, &*approve));
+                // What the save owns is gone before anybody is told that it has ended: memory of an
+                // interpreter that is about to end, say.
                 let panicked = |_| Err(Error::invalid("a save panicked; nothing was published"));
-                let outcome = catch_unwind(save).unwrap_or_else(panicked);
-                // What ends with the save is gone before anybody is told that it has ended: memory
-                // of an interpreter that is about to end, say.
-                drop((checkpoint, approve));
-                handle.end(outcome);
+                handle.end(catch_unwind(AssertUnwindSafe(save)).unwrap_or_else(panicked));
             }
         };
         if !room_for_thread() {
@@ -166,16 +177,14 @@ impl Writer {
         Ok(Self { jobs: Some(jobs), thread: Some(thread), handles: Mutex::default() })
     }
 
+    /// Hands a save to the thread; waits while as many as the queue takes are under way.
     pub(crate) fn save(
         &self,
-        checkpoint: Checkpoint,
-        approve: Box<dyn Fn() -> Result<()> + Send>,
+        save: impl FnOnce() -> Result<Saved> + Send + 'static,
     ) -> Result<SaveHandle> {
         self.check(|handle| handle.is_done())?;
         let handle = SaveHandle(Arc::default());
-        let checkpoint = Box::new(checkpoint);
-        let job = Job { checkpoint, approve, handle: handle.clone() };
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send((Box::new(save), handle.clone())));
         if !matches!(sent, Some(Ok(()))) {
             return Err(Error::invalid("the thread that saves has ended"));
         }

@@ -14,10 +14,10 @@ use std::fs;
 use std::sync::Arc;
 
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, DType, Destination, Dict, Io, Options, Residency, Result,
-    Source, Storage, Tensor, open_file, read_into, verify_file, write_file_with,
-};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::store::Io;
+use scai_checkpoint::tensor::{Destination, Source, Storage, read_into};
+use scai_checkpoint::{Checkpoint, CheckpointManager, DType, Dict, Options, Result, Tensor, file};
 
 /// What may be held beside the state, whatever its size.
 const LIMIT: u64 = 64 << 20;
@@ -115,13 +115,13 @@ fn a_state_of_any_size_is_saved_verified_resumed_loaded_and_converted_in_little_
     for limit in [LIMIT / 4, LIMIT] {
         for io in [Io::Buffered, Io::Direct] {
             let what = format!("save {io:?} in {} MiB", limit >> 20);
-            within(limit, &what, start, 0, || manager(io, limit).save(&state).unwrap());
+            within(limit, &what, start, 0, || manager(io, limit).save(state.clone()).unwrap());
         }
     }
     let manager = manager(Io::Auto, LIMIT);
     let path = directory.path().join("checkpoint_iter_1.pt");
     let verification =
-        within_the_limit("verify", start, 0, || verify_file(&path, THREADS, &|_| {}).unwrap());
+        within_the_limit("verify", start, 0, || file::verify(&path, THREADS).unwrap());
     assert!(verification.is_sound() && verification.len > size());
     let resumed = within_the_limit("resume, tensors on disk", start, 0, || {
         manager.resume_with(Residency::Disk).unwrap().unwrap()
@@ -134,11 +134,11 @@ fn a_state_of_any_size_is_saved_verified_resumed_loaded_and_converted_in_little_
         let again = directory.path().join(name);
         within_the_limit(&format!("convert to {format}"), start, 0, || {
             let plan = Plan::new(&tree, format).unwrap();
-            write_file_with(&again, plan, THREADS, Io::Auto).unwrap();
+            file::write(&again, plan, THREADS).unwrap();
         });
         within_the_limit(&format!("verify {format}"), start, 0, || {
-            let file = open_file(&again, Unprotected::Refuse).unwrap();
-            assert!(file.verify(THREADS, &|_| {}).is_empty());
+            let file = file::open(&again, Unprotected::Refuse).unwrap();
+            assert!(file.verify(THREADS).is_empty());
         });
         fs::remove_file(again).unwrap();
     }
@@ -154,7 +154,7 @@ fn a_state_of_any_size_is_saved_verified_resumed_loaded_and_converted_in_little_
             bytes,
             is_new: false,
         });
-        read_into(destinations.collect(), THREADS, &|_| {}).unwrap();
+        read_into(destinations.collect(), THREADS).unwrap();
     });
     let last = memory.last().unwrap();
     let mut expected = vec![0; last.len()];

@@ -13,7 +13,7 @@
 
 use std::io::Write;
 
-use scai_checkpoint::Condition;
+use scai_checkpoint::verify::Condition;
 
 use crate::render::style;
 

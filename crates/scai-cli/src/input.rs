@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use scai_checkpoint::codec::{CheckpointFile, Foreign, Format, Origin, Protection, Unprotected};
-use scai_checkpoint::{Error, Value, open_file};
+use scai_checkpoint::{Error, Value, file};
 
 use crate::exit::Failure;
 use crate::locate::{nearest, no_such_file};
@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
         if path.is_dir() {
             return Err(is_directory(path));
         }
-        let file = open_file(path, Unprotected::Accept).map_err(|error| match error {
+        let file = file::open(path, Unprotected::Accept).map_err(|error| match error {
             Error::NotFound { .. } => no_such_file(path),
             error => error.into(),
         })?;
@@ -59,11 +59,10 @@ impl<'a> Input<'a> {
         Ok(input)
     }
 
-    /// The state tree, with the path in errors. What stands in for objects that only code could
+    /// The state tree. What stands in for objects that only code could
     /// make is warned of.
     pub(crate) fn tree(&self) -> Result<Value, Failure> {
-        let tree = self.file.tree_with(Foreign::StandIn);
-        let tree = tree.map_err(|error| error.at_path(self.path.display().to_string()))?;
+        let tree = self.file.tree_with(Foreign::StandIn)?;
         let objects = tree.objects();
         if !objects.is_empty() {
             let mut classes: Vec<&str> =
@@ -80,9 +79,9 @@ impl<'a> Input<'a> {
         Ok(tree)
     }
 
-    /// The notes beside the tree, with the path in errors.
+    /// The notes beside the tree.
     pub(crate) fn notes(&self) -> Result<Option<String>, Failure> {
-        Ok(self.file.notes().map_err(|error| error.at_path(self.path.display().to_string()))?)
+        Ok(self.file.notes()?)
     }
 
     /// The format, for scripts.

@@ -26,11 +26,9 @@ pub(crate) fn split(path: &Path) -> Result<(&Path, &str), Failure> {
 /// The manager of a directory that was typed.
 pub(crate) fn manager(directory: &Path, options: Options) -> Result<CheckpointManager, Failure> {
     CheckpointManager::open(directory, options).map_err(|error| match error {
-        Error::NotFound { path } if directory.is_file() => Failure::usage(
-            format!("`{path}` is a file, a directory of checkpoints is needed"),
-            None,
-        ),
-        Error::NotFound { path } => Failure::usage(format!("there is no directory `{path}`"), None),
+        Error::NotFound { path } if !directory.is_file() => {
+            Failure::usage(format!("there is no directory `{}`", path.display()), None)
+        }
         _ if directory.is_file() => Failure::usage(
             format!("`{}` is a file, a directory of checkpoints is needed", directory.display()),
             None,

@@ -14,7 +14,8 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use scai_checkpoint::codec::{Format, Plan};
-use scai_checkpoint::{DType, Dict, Storage, Tensor, Value, write_file};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{DType, Dict, Tensor, Value, file};
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -54,7 +55,7 @@ fn a_hundred_thousand_empty_tensors_are_shown_within_a_few_times_the_file() {
     let storage = Storage::from_vec(vec![0_f32; 1]);
     let empty = Tensor::contiguous(DType::Float32, vec![0], storage).unwrap();
     let tree: Dict = (0..100_000).map(|i| (format!("t{i}"), empty.clone())).collect();
-    write_file(&path, Plan::new(&Value::Dict(tree), Format::Torch).unwrap(), 1).unwrap();
+    file::write(&path, Plan::new(&Value::Dict(tree), Format::Torch).unwrap(), 1).unwrap();
     let len = std::fs::metadata(&path).unwrap().len() as usize;
     for options in [&[][..], &["--stats"]] {
         let before = LIVE.load(Ordering::Relaxed);

@@ -9,9 +9,9 @@ use pyo3::types::{
     PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyList, PySet, PyString, PyTuple,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
-use scai_checkpoint::{
-    Attributes, Call, Destination, Dict, DictKind, Error, Storage, Tensor, Value, read_into,
-};
+use scai_checkpoint::tensor::{Attributes, Destination, Storage, read_into};
+use scai_checkpoint::value::{Call, DictKind};
+use scai_checkpoint::{Dict, Error, Tensor, Value};
 
 use crate::errors::OrRaise;
 use crate::memory::Region;
@@ -68,7 +68,7 @@ impl Fills {
 
     /// Reads and checks all bytes.
     pub(crate) fn read(&self, threads: usize) -> Result<(), Error> {
-        read_into(destinations(&self.0), threads, &|_| {})
+        read_into(destinations(&self.0), threads)
     }
 }
 
@@ -596,7 +596,7 @@ impl<'py> Decoder<'_, 'py> {
     fn fill(&mut self) -> PyResult<()> {
         let fills = without_overlap(std::mem::take(&mut self.fills))?;
         let (threads, named) = (self.options.threads, self.options.named);
-        let read = || read_into(destinations(&fills), threads, &|_| {}).map_err(named);
+        let read = || read_into(destinations(&fills), threads).map_err(named);
         self.py.detach(read).or_raise()
     }
 

@@ -12,7 +12,9 @@ use pyo3::types::{
 };
 use rustc_hash::FxHashMap;
 use scai_checkpoint::codec::torch::{constructor, repeated_key};
-use scai_checkpoint::{Attributes, Call, DType, Dict, DictKind, MAX_DEPTH, Storage, Tensor, Value};
+use scai_checkpoint::tensor::{Attributes, Storage};
+use scai_checkpoint::value::{Call, DictKind, MAX_DEPTH};
+use scai_checkpoint::{DType, Dict, Tensor, Value};
 
 use crate::dlpack::Place;
 use crate::errors::OrRaise;

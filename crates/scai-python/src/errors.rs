@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use pyo3::exceptions::{PyFileNotFoundError, PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use scai_checkpoint::{Checkpoint, Error, LoadReport};
+use scai_checkpoint::load::LoadReport;
+use scai_checkpoint::{Checkpoint, Error};
 
 /// The exception for an error of the engine.
 pub(crate) fn raise(error: &Error) -> PyErr {

@@ -1,11 +1,12 @@
 //! `_native.File`: an open checkpoint file, and the verification of one by its path.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::{CheckpointFile, Foreign, Unprotected};
-use scai_checkpoint::{Answers, open_file, verify_file};
+use scai_checkpoint::file;
+use scai_checkpoint::verify::Answers;
 
 use crate::errors::{OrRaise, raise};
 use crate::tree::Tree;
@@ -17,21 +18,27 @@ pub(crate) struct File {
     path: String,
 }
 
+impl File {
+    pub(crate) fn of(file: CheckpointFile, path: &Path) -> Self {
+        Self { file, path: path.to_string_lossy().into_owned() }
+    }
+}
+
 #[pymethods]
 impl File {
     #[new]
     #[pyo3(signature = (path, allow_unprotected=false))]
     fn new(py: Python<'_>, path: PathBuf, allow_unprotected: bool) -> PyResult<Self> {
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
-        let file = py.detach(|| open_file(&path, unprotected)).or_raise()?;
-        Ok(Self { file, path: path.to_string_lossy().into_owned() })
+        let file = py.detach(|| file::open(&path, unprotected)).or_raise()?;
+        Ok(Self::of(file, &path))
     }
 
     /// Reads every byte; raises the first damage there is.
     fn check(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
-        let damage = py.detach(|| self.file.verify(threads, &|_| {}));
+        let damage = py.detach(|| self.file.verify(threads));
         match damage.into_iter().next() {
-            Some(error) => Err(raise(&error.at_path(&self.path))),
+            Some(error) => Err(raise(&error)),
             None => Ok(()),
         }
     }
@@ -41,10 +48,14 @@ impl File {
     #[pyo3(signature = (foreign=false))]
     fn tree(&self, py: Python<'_>, foreign: bool) -> PyResult<Tree> {
         let foreign = if foreign { Foreign::StandIn } else { Foreign::Refuse };
-        let read = || Ok(Tree::new(self.file.tree_with(foreign)?, self.file.notes()?, &self.path));
-        py.detach(read)
-            .map_err(|error: scai_checkpoint::Error| error.at_path(&self.path))
-            .or_raise()
+        let read = || {
+            scai_checkpoint::Result::Ok(Tree::new(
+                self.file.tree_with(foreign)?,
+                self.file.notes()?,
+                &self.path,
+            ))
+        };
+        py.detach(read).or_raise()
     }
 
     /// The number of the open file for the operating system; `None` where it cannot be mapped.
@@ -57,7 +68,7 @@ impl File {
 /// The eight answers about a file, what is wrong with it, and its iteration.
 #[pyfunction]
 pub(crate) fn verify(py: Python<'_>, path: PathBuf, threads: usize) -> PyResult<Bound<'_, PyDict>> {
-    let found = py.detach(|| verify_file(&path, threads, &|_| {})).or_raise()?;
+    let found = py.detach(|| file::verify(&path, threads)).or_raise()?;
     let dict = PyDict::new(py);
     dict.set_item("answers", answers(py, found.answers)?)?;
     let damage = found.damage.iter().map(|error| raise(error).into_value(py));

@@ -1,18 +1,22 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::manager::{Prune, Residency, Resume, Skipped, Unreadable};
+use scai_checkpoint::retention::{Goal, Rule};
+use scai_checkpoint::store::Io;
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Error, Goal, Io, Options, Prune, Residency, Resume, Retention,
-    Rule, SaveHandle, Saved, Skipped, Unreadable, Value,
+    Checkpoint, CheckpointManager, Error, Options, Retention, SaveHandle, Saved, Value,
 };
 
 use crate::errors::{OrRaise, raise};
+use crate::file::File;
 use crate::memory::{Capture, Owners};
 use crate::tree::Tree;
 
@@ -86,7 +90,7 @@ impl Manager {
     /// Saves a tree as the checkpoint of the iteration it says, and returns when it is durable.
     fn save<'py>(&self, py: Python<'py>, tree: &Tree) -> PyResult<Bound<'py, PyDict>> {
         let manager = self.here()?;
-        let saved = py.detach(|| manager.save(&checkpoint(tree)?)).or_raise()?;
+        let saved = py.detach(|| manager.save(checkpoint(tree)?)).or_raise()?;
         saved_dict(py, &saved)
     }
 
@@ -109,13 +113,14 @@ impl Manager {
 
     /// The directory: as it was given while that leads there, else absolute.
     fn directory(&self) -> String {
-        self.manager.directory()
+        self.manager.directory().to_string_lossy().into_owned()
     }
 
     /// The names of the checkpoints, by iteration.
     fn names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let manager = self.here()?;
-        py.detach(|| manager.names()).or_raise()
+        let paths = py.detach(|| manager.paths()).or_raise()?;
+        Ok(paths.iter().map(|path| file_name(path)).collect())
     }
 
     /// The newest checkpoint that is not superseded.
@@ -128,7 +133,8 @@ impl Manager {
     /// The checkpoint of an iteration.
     fn name_of(&self, py: Python<'_>, iteration: u64) -> PyResult<String> {
         let manager = self.here()?;
-        py.detach(|| manager.name_of(iteration)).or_raise()
+        let path = py.detach(|| manager.path_of(iteration)).or_raise()?;
+        Ok(file_name(&path))
     }
 
     /// Records that the training goes on from the checkpoint of `iteration`.
@@ -143,7 +149,8 @@ impl Manager {
         py.detach(|| manager.note_read(name)).or_raise()
     }
 
-    /// Finds the newest checkpoint that is sound; the story of how.
+    /// Finds the newest checkpoint that is sound, and gives its open file, every byte of which was
+    /// checked, and the story of how it was found.
     fn resume<'py>(
         &self,
         py: Python<'py>,
@@ -156,7 +163,10 @@ impl Manager {
             return Ok(None);
         };
         let iteration = found.checkpoint.iteration;
-        resumed_dict(py, &found.name, iteration, found.iterations_lost, &found.skipped).map(Some)
+        let dict = resumed_dict(py, &found.name, iteration, found.iterations_lost, &found.skipped)?;
+        let path = manager.directory().join(&found.name);
+        dict.set_item("file", Bound::new(py, File::of(found.file, &path))?)?;
+        Ok(Some(dict))
     }
 
     /// Deletes what no rule keeps, or says what would be: name, reasons to stay, whether it went.
@@ -169,7 +179,7 @@ impl Manager {
         let manager = self.here()?;
         let retention = keep.retention()?;
         let prune = if dry_run { Prune::DryRun } else { Prune::Remove };
-        let verdicts = py.detach(|| manager.prune(&retention, prune, &|_| {})).or_raise()?;
+        let verdicts = py.detach(|| manager.prune(&retention, prune)).or_raise()?;
         Ok(told(verdicts))
     }
 
@@ -181,7 +191,7 @@ impl Manager {
     ) -> PyResult<Vec<(String, Vec<String>, bool)>> {
         let manager = self.here()?;
         let prune = if dry_run { Prune::DryRun } else { Prune::Remove };
-        Ok(told(py.detach(|| manager.prune_superseded(prune, &|_| {})).or_raise()?))
+        Ok(told(py.detach(|| manager.prune_superseded(prune, ReadOptions::default())).or_raise()?))
     }
 
     fn pin(&self, py: Python<'_>, name: &str) -> PyResult<()> {
@@ -282,9 +292,13 @@ impl Handle {
     }
 }
 
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Name, reasons to stay, whether it went.
-fn told(verdicts: Vec<scai_checkpoint::Verdict>) -> Vec<(String, Vec<String>, bool)> {
-    let verdict = |verdict: scai_checkpoint::Verdict| {
+fn told(verdicts: Vec<scai_checkpoint::manager::Verdict>) -> Vec<(String, Vec<String>, bool)> {
+    let verdict = |verdict: scai_checkpoint::manager::Verdict| {
         let reasons = verdict.reasons.iter().map(ToString::to_string).collect();
         (verdict.checkpoint.name, reasons, verdict.removed)
     };

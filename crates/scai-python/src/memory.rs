@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use scai_checkpoint::error::Place;
 use scai_checkpoint::memory::room_for;
-use scai_checkpoint::{Error, Place, Result, Source};
+use scai_checkpoint::tensor::Source;
+use scai_checkpoint::{Error, Result};
 
 use crate::pool::Buffer;
 

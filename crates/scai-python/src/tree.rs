@@ -9,11 +9,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rustc_hash::FxHashSet;
 use scai_checkpoint::codec::{Format, Plan};
-use scai_checkpoint::memory::room_for_thread;
-use scai_checkpoint::{
-    Checkpoint, DType, Dict, Error, MatchOptions, Strictness, TensorSpec, Value, join, match_state,
-    transfer_optimizer, write_file,
+use scai_checkpoint::load::{
+    MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
 };
+use scai_checkpoint::memory::room_for_thread;
+use scai_checkpoint::value::join;
+use scai_checkpoint::{Checkpoint, DType, Dict, Error, Value, file};
 use serde_json::Value as Json;
 
 use crate::decode::{self, Place};
@@ -322,7 +323,7 @@ impl Tree {
     fn write(&self, py: Python<'_>, path: std::path::PathBuf, threads: usize) -> PyResult<()> {
         py.detach(|| {
             let plan = Plan::with_notes(&self.value, self.notes.text(), Format::Torch)?;
-            write_file(path, plan, threads)
+            file::write(path, plan, threads)
         })
         .or_raise()
     }

@@ -14,7 +14,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use scai_checkpoint::codec::{Plan, Unprotected, torch};
-use scai_checkpoint::{DType, Dict, Storage, Tensor, Value, open_file, write_file};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{DType, Dict, Tensor, Value, file};
 use scai_games::{ConnectFour, Game};
 use scai_train::config::SaveInterval;
 use scai_train::{Config, Evaluator as _, Event, LoadOptions, Stop, Timing, Trainer};
@@ -117,7 +118,7 @@ fn short(directory: &Path, iterations: u64) -> Config {
 /// A checkpoint of the training as it would be with a full replay buffer.
 fn with_full_buffer(trainer: &mut Trainer<ConnectFour>, directory: &Path) -> Outcome<PathBuf> {
     let saved = trainer.save_checkpoint(0)?;
-    let mut tree = open_file(&saved.path, Unprotected::Refuse)?.tree()?.resident(1)?;
+    let mut tree = file::open(&saved.path, Unprotected::Refuse)?.tree()?.resident(1)?;
     let n = trainer.config().replay_buffer.capacity;
     let [channels, rows, columns] = ConnectFour::PLANES;
     let cells = (0..n * channels * rows * columns).map(|i| u8::from(i * 7919 % 13 < 4));
@@ -133,7 +134,7 @@ fn with_full_buffer(trainer: &mut Trainer<ConnectFour>, directory: &Path) -> Out
     let Value::Dict(fields) = &mut tree else { return Err("no checkpoint".into()) };
     fields.insert("replay_buffer", buffer);
     let path = directory.join("full.pt");
-    write_file(&path, Plan::Torch(torch::Plan::new(&tree)?), 1)?;
+    file::write(&path, Plan::Torch(torch::Plan::new(&tree)?), 1)?;
     Ok(path)
 }
 

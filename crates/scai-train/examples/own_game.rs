@@ -124,7 +124,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Event::Iteration { stats, .. } => {
             println!("iteration {:>2}: loss {:.3}", stats.total_iterations, stats.loss);
         }
-        Event::Saved { saved, .. } => println!("saved {}", saved.path),
+        Event::Saved { saved, .. } => println!("saved {}", saved.path.display()),
         _ => {}
     };
     trainer.train(&mut print, &Stop::new())?;

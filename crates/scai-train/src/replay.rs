@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rand::RngExt as _;
-use scai_checkpoint::{DType, Dict, Storage, Tensor, Value};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{DType, Dict, Tensor, Value};
 use scai_games::Game;
 
 use crate::error::{Error, Result};

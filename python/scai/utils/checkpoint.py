@@ -540,7 +540,9 @@ class CheckpointManager:
         remap: Any,
         dry_run: bool,
         mmap: bool,
+        checked: _native.File | None = None,
     ) -> Checkpoint:
+        """Load a file, or one that is open and of which every byte was checked."""
         model = models["model"]
         check_order(model, optimizer)
         remap = _checked_remap(remap)
@@ -549,8 +551,10 @@ class CheckpointManager:
             # Before anything is changed, not when the first field is read.
             locate("cpu")
         self.flush()
-        file = _native.File(path, self._allow_unprotected)
-        file.check(self._threads)
+        file = checked
+        if file is None:
+            file = _native.File(path, self._allow_unprotected)
+            file.check(self._threads)
         tree = file.tree(foreign=not strict)
         if not strict:
             warn_of_objects(tree, path)
@@ -656,6 +660,7 @@ class CheckpointManager:
             remap=remap,
             dry_run=False,
             mmap=mmap,
+            checked=found.get("file"),
         )
         if at is not None:
             self.rollback(at)

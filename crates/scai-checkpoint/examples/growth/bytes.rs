@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use scai_checkpoint::codec::{CheckpointFile, Unprotected};
 use scai_checkpoint::store::{LocalStore, Store};
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Destination, Options, Storage, Value, open_file, read_into,
-};
+use scai_checkpoint::tensor::{Destination, Storage, read_into};
+use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Value, file};
 
 use crate::states;
 use crate::timing::{settle, timed};
@@ -81,14 +80,14 @@ fn measure(
     memory: &mut [u8],
 ) {
     let manager = CheckpointManager::create(directory, Options::default()).unwrap();
-    let (time, saved) = timed(|| manager.save(state).unwrap());
+    let (time, saved) = timed(|| manager.save(state.clone()).unwrap());
     points.add("save", bytes, time);
 
     let threads = Options::default().threads;
-    let open = || open_file(&saved.path, Unprotected::Refuse).unwrap();
+    let open = || file::open(&saved.path, Unprotected::Refuse).unwrap();
     // What went past the page cache is in it from here on.
-    assert!(open().verify(threads, &|_| {}).is_empty());
-    let (time, damage) = timed(|| open().verify(threads, &|_| {}));
+    assert!(open().verify(threads).is_empty());
+    let (time, damage) = timed(|| open().verify(threads));
     assert!(damage.is_empty());
     points.add("verify", bytes, time);
     let (time, ()) = timed(|| load(&open(), threads, memory));
@@ -117,6 +116,6 @@ fn load(file: &CheckpointFile, threads: usize, memory: &mut [u8]) {
             bytes,
             is_new: false,
         });
-        read_into(destinations.collect(), threads, &|_| {}).unwrap();
+        read_into(destinations.collect(), threads).unwrap();
     }
 }

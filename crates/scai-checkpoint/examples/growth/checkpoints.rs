@@ -71,14 +71,14 @@ fn state(iteration: u64) -> Checkpoint {
 fn put(directory: &Path, iteration: u64) {
     let store = MemoryStore::new();
     let manager = CheckpointManager::with_store(Arc::new(store.clone()), Options::default());
-    let name = manager.save(&state(iteration)).unwrap().name;
+    let name = manager.save(state(iteration)).unwrap().name;
     std::fs::write(directory.join(&name), store.get(&name).unwrap()).unwrap();
 }
 
 fn measure(points: &mut Points, directory: &Path, size: u64, managers: &Managers) {
     let Managers { keep_all, keep_last } = managers;
-    let (time, names) = timed(|| keep_all.names().unwrap());
-    assert_eq!(names.len() as u64, size);
+    let (time, paths) = timed(|| keep_all.paths().unwrap());
+    assert_eq!(paths.len() as u64, size);
     points.add("names", size, time);
     let (time, _) = timed(|| keep_all.list().unwrap());
     points.add("list", size, time);
@@ -98,7 +98,7 @@ fn save(
     size: u64,
     manager: &CheckpointManager,
 ) {
-    let (time, saved) = timed(|| manager.save(&state(size + 1)).unwrap());
+    let (time, saved) = timed(|| manager.save(state(size + 1)).unwrap());
     points.add(operation, size, time);
     std::fs::remove_file(&saved.path).unwrap();
     assert!(saved.removed.len() <= 1);

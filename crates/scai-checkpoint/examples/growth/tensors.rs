@@ -1,7 +1,8 @@
 //! States of more and more tensors, of 64 floats each.
 
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::{CheckpointManager, Options, Storage, open_file};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{CheckpointManager, Options, file};
 
 use crate::timing::timed;
 use crate::{Points, Settings, half_decades, states};
@@ -18,13 +19,13 @@ pub(crate) fn sweep(settings: &Settings) -> Points {
             let storage = |i| Storage::from_vec(states::random(i, 4 * FLOATS));
             let state = states::model(tensors as usize, storage);
             let manager = CheckpointManager::create(&directory, Options::default()).unwrap();
-            let (time, saved) = timed(|| manager.save(&state).unwrap());
+            let (time, saved) = timed(|| manager.save(state.clone()).unwrap());
             points.add("save", tensors, time);
 
-            let open = || open_file(&saved.path, Unprotected::Refuse).unwrap();
+            let open = || file::open(&saved.path, Unprotected::Refuse).unwrap();
             // What went past the page cache is in it from here on.
-            assert!(open().verify(threads, &|_| {}).is_empty());
-            let (time, damage) = timed(|| open().verify(threads, &|_| {}));
+            assert!(open().verify(threads).is_empty());
+            let (time, damage) = timed(|| open().verify(threads));
             assert!(damage.is_empty());
             points.add("verify", tensors, time);
             let (time, _) = timed(|| open().tree().unwrap().resident(threads).unwrap());

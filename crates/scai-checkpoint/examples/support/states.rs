@@ -1,6 +1,7 @@
 //! States to measure with. Equal arguments give equal bytes, which no disk compresses.
 
-use scai_checkpoint::{Checkpoint, DType, Dict, Storage, Tensor};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{Checkpoint, DType, Dict, Tensor};
 
 /// `bytes` random bytes. They lie in memory as a framework holds them: not at the start of a page.
 pub(crate) fn random(seed: usize, bytes: usize) -> Vec<u64> {

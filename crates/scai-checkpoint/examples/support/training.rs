@@ -1,6 +1,7 @@
 //! The state of a training: many small tensors, deeply nested.
 
-use scai_checkpoint::{Checkpoint, Dict, Storage, Value};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{Checkpoint, Dict, Value};
 
 use crate::states::{random, vector};
 

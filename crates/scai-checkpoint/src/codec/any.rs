@@ -9,8 +9,9 @@ use super::bundle::Bundle;
 use super::kind;
 use super::safetensors::{self, SafetensorsFile};
 use super::torch::{self, Manifest, TorchFile};
-use super::{Foreign, Origin, Protection, Unprotected};
+use super::{Foreign, Origin, Protection, Unprotected, in_file};
 use crate::error::{Error, Result};
+use crate::read_options::ReadOptions;
 use crate::store::{ReadAt, WriteAt};
 use crate::value::Value;
 
@@ -60,12 +61,16 @@ impl CheckpointFile {
     /// As [`TorchFile::open`] and [`SafetensorsFile::open`]; [`Error::NotACheckpoint`] for a file
     /// that is something else, which is named.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
-        if let Some(index) = kind::index(&*file) {
-            return Bundle::shards(index, &file, unprotected).map(Self::Bundle);
+        in_file(&*file, Self::open_any(&file, unprotected))
+    }
+
+    fn open_any(file: &Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        if let Some(index) = kind::index(&**file) {
+            return Bundle::shards(index, file, unprotected).map(Self::Bundle);
         }
-        match Self::open_single(Arc::clone(&file), unprotected) {
+        match Self::open_single(Arc::clone(file), unprotected) {
             // What a file of PyTorch must not have, any other zip file may.
-            Err(error) if TorchFile::is_foreign_zip(&*file) => match Bundle::archive(&file)? {
+            Err(error) if TorchFile::is_foreign_zip(&**file) => match Bundle::archive(file)? {
                 Some(bundle) => Ok(Self::Bundle(bundle)),
                 None => Err(error),
             },
@@ -188,18 +193,19 @@ impl CheckpointFile {
         }
     }
 
-    /// Reads and checks every byte, on `threads` threads, and returns all damage: each with the
-    /// record or tensor and the place. Takes little memory, however long the file is.
+    /// Reads and checks every byte, and returns all damage: each with the record or tensor and the
+    /// place. Takes little memory, however long the file is. If it is cancelled, the first error is
+    /// [`Error::Cancelled`].
     ///
     /// What [`CheckpointFile::tree`] gives, before or after, is read through the same open file.
     /// Tensors are checked again when they are used, chunk by chunk; a file that has one checksum
-    /// for a whole record is not read whole again. `progress` is told how many further bytes have
-    /// been checked.
-    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+    /// for a whole record is not read whole again.
+    pub fn verify<'o>(&self, options: impl Into<ReadOptions<'o>>) -> Vec<Error> {
+        let options = options.into();
         match self {
-            Self::Torch(file) => file.verify(threads, progress),
-            Self::Safetensors(file) => file.verify(threads, progress),
-            Self::Bundle(bundle) => bundle.verify(threads, progress),
+            Self::Torch(file) => file.verify(options),
+            Self::Safetensors(file) => file.verify(options),
+            Self::Bundle(bundle) => bundle.verify(options),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::any::CheckpointFile;
@@ -10,6 +11,7 @@ use super::record::RecordSource;
 use super::torch::{Member, members};
 use super::{Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
+use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
 use crate::tensor::Source;
 use crate::value::{Dict, Value};
@@ -51,6 +53,10 @@ impl ReadAt for Section {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.0.file.read_at(self.0.data + offset, buf)
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.0.file.path()
     }
 }
 
@@ -195,14 +201,14 @@ impl Bundle {
         Ok(Value::Dict(dict))
     }
 
-    /// Reads and checks every byte, on `threads` threads, and returns all damage.
-    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
-        let mut damage = Vec::new();
+    /// Reads and checks every byte, and returns all damage.
+    pub fn verify<'o>(&self, options: impl Into<ReadOptions<'o>>) -> Vec<Error> {
+        let (options, mut damage) = (options.into(), Vec::new());
         for part in &self.parts {
             if let Some(member) = &part.member {
                 damage.extend(check(member).err());
             }
-            let found = part.file.verify(threads, progress).into_iter();
+            let found = part.file.verify(options).into_iter();
             damage.extend(found.map(|error| error.in_part(&part.name)));
         }
         damage
@@ -211,7 +217,7 @@ impl Bundle {
 
 fn missing(name: &str, error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotFound => Error::NotFound { path: name.to_owned() },
+        io::ErrorKind::NotFound => Error::NotFound { path: name.into() },
         io::ErrorKind::Unsupported => Error::not_a_checkpoint(
             Place::default(),
             "the index of a sharded checkpoint",

@@ -11,9 +11,20 @@ mod record;
 pub mod safetensors;
 pub mod torch;
 
+use crate::error::Result;
+use crate::store::ReadAt;
+
 pub use any::{CheckpointFile, Format, Plan};
 pub(crate) use buffer::MEMORY;
 pub(crate) use kind::foreign;
+
+/// Names the file in what went wrong with it.
+pub(crate) fn in_file<T>(file: &dyn ReadAt, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match file.path() {
+        Some(path) => error.at_path(path),
+        None => error,
+    })
+}
 
 /// What protects a file against damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,6 +10,7 @@ use super::digest::{combine_crc, fold};
 use super::record::{Check, MISMATCH, MISMATCH_CRC, RecordSource, STEP};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Result};
+use crate::read_options::ReadOptions;
 use crate::tensor::{PIECE, Pass};
 use crate::threads::{held, on_threads};
 use crate::value::Value;
@@ -121,7 +122,7 @@ struct State {
 impl Verifying<'_> {
     /// Reads a piece through `buf`, and notes what is wrong with it; the last piece also what is
     /// wrong with the whole.
-    fn piece(&self, start: u64, buf: &mut [u8], progress: &(dyn Fn(u64) + Sync)) {
+    fn piece(&self, start: u64, buf: &mut [u8], options: &ReadOptions<'_>) {
         let end = (start + PIECE).min(self.record.size);
         let mut seen = Seen::from(start);
         let mut damage = Vec::new();
@@ -140,7 +141,7 @@ impl Verifying<'_> {
                 break;
             }
             self.compare(at, &mut seen.digests, &mut damage);
-            progress(step.len() as u64);
+            options.report(step.len() as u64);
         }
         let mut state = held(&self.state);
         state.damage.extend(damage);
@@ -188,15 +189,11 @@ impl Verifying<'_> {
 }
 
 /// Checks every byte of the records against their digests, or their CRC-32 where there are none,
-/// on `threads` threads, and returns all that is wrong in the order of the file. A record that
-/// cannot be read is not read on.
+/// and returns all that is wrong in the order of the file. A record that cannot be read is not read
+/// on. Begins with [`Error::Cancelled`] if it was cancelled.
 ///
 /// Each thread holds [`STEP`] bytes, however long the records are.
-pub(super) fn verify_all(
-    records: &[&RecordSource],
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Vec<Error> {
+pub(super) fn verify_all(records: &[&RecordSource], options: &ReadOptions<'_>) -> Vec<Error> {
     let pieces = |record: &RecordSource| record.size.div_ceil(PIECE).max(1);
     let verifying: Vec<Verifying<'_>> = records
         .iter()
@@ -211,10 +208,12 @@ pub(super) fn verify_all(
         .flat_map(|one| (0..pieces(one.record)).map(move |piece| (one, piece * PIECE)))
         .collect();
     let next = AtomicUsize::new(0);
-    on_threads(threads.min(tasks.len()), || {
+    on_threads(options.thread_count().min(tasks.len()), || {
         let mut buf = vec![0; STEP];
-        while let Some((one, start)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            one.piece(*start, &mut buf, progress);
+        while options.check().is_ok()
+            && let Some((one, start)) = tasks.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            one.piece(*start, &mut buf, options);
         }
     });
     let mut found: Vec<Error> =
@@ -222,7 +221,7 @@ pub(super) fn verify_all(
     found.sort_by_key(|error: &Error| {
         error.place().and_then(|place| place.bytes.clone()).map_or(0, |bytes| bytes.start)
     });
-    found
+    options.check().err().into_iter().chain(found).collect()
 }
 
 /// Adds the names of tensors to damage that names records only.

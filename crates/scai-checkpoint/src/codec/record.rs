@@ -71,7 +71,9 @@ impl RecordSource {
     }
 
     fn place(&self, range: Range<u64>) -> Place {
-        Place::record(&*self.name).bytes(self.data + range.start..self.data + range.end)
+        let place = Place::record(&*self.name);
+        let range = self.data + range.start..self.data + range.end;
+        Place { path: self.file.path(), ..place.bytes(range) }
     }
 
     fn damaged(&self, range: Range<u64>, detail: &str) -> Error {

@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use super::verify::Condition;
 use super::{Shared, name};
 use crate::codec::torch::{Manifest, TorchFile, Unprotected, peek};
 use crate::error::{Error, Place, Result};
 use crate::store::{Entry, Store};
 use crate::value::Value;
+use crate::verify::Condition;
 
 /// A checkpoint in a directory, as a glance shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -179,7 +179,7 @@ pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
 /// The manifest at the start of the file, or one made of the state tree where torch wrote it.
 pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
     let file = store.open(name).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: name.to_owned() },
+        ErrorKind::NotFound => Error::NotFound { path: name.into() },
         _ => Error::io("open", error),
     })?;
     match peek(&*file)? {

@@ -139,7 +139,7 @@ impl Writing {
     pub(super) fn begin(&self, store: &dyn Store) -> Result<Operation<'_>> {
         if !self.turn.process.is_this() {
             return Err(Error::Locked {
-                path: store.describe(),
+                path: store.describe().into(),
                 holder: Some(format!(
                     "process {}, of which this one is a fork",
                     self.turn.process.0

@@ -1,41 +1,37 @@
 //! A directory of checkpoints: save, load, list, verify, prune, resume.
 
-mod checkpoint;
+mod id;
 mod list;
-mod load;
 mod lock;
 mod name;
 mod prune;
-mod report;
 mod resume;
-mod retention;
 mod superseded;
 mod unread;
-mod verify;
-mod wrappers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::checkpoint::Checkpoint;
 use crate::codec::torch::{Plan, TorchFile, UNRECOGNIZED, Unprotected};
-use crate::codec::{MEMORY, foreign};
+use crate::codec::{CheckpointFile, MEMORY, foreign, in_file};
 use crate::commit;
 use crate::error::{Error, Place, Result};
+use crate::read_options::ReadOptions;
+use crate::retention::Retention;
 use crate::store::{Io, LocalStore, ReadAt, Store, WriteAt};
 use crate::threads::{default_threads, held};
-use crate::timeline::{Stopwatch, Timeline};
-use crate::writer::{Approve, SaveHandle, Writer};
+use crate::timeline::Stopwatch;
+use crate::verify::{Verification, verify};
+use crate::writer::{SaveHandle, Saved, Writer};
 
 use name::Named;
 
-pub use checkpoint::Checkpoint;
+pub use crate::timeline::Timeline;
+pub use id::CheckpointId;
 pub use list::Listed;
-pub use load::{MatchOptions, Matched, Strictness, TensorSpec, match_state, transfer_optimizer};
 pub use prune::{Prune, Verdict};
-pub use report::{LoadReport, ShapeMismatch};
 pub use resume::{Resume, Resumed, Skipped, Unreadable};
-pub use retention::{Candidate, Goal, Reason, Retention, Rule};
-pub use verify::{Answers, Condition, Verification, verify};
 
 /// How a [`CheckpointManager`] works.
 #[derive(Debug, Clone)]
@@ -81,6 +77,13 @@ impl Options {
         self
     }
 
+    /// Threads that read, write and verify; one per core and at most 8 if this is not called.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
     /// How files reach the device, in directories of the local file system.
     #[must_use]
     pub fn io(mut self, io: Io) -> Self {
@@ -109,25 +112,6 @@ pub enum Residency {
     Disk,
 }
 
-/// A save that is durable.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Saved {
-    /// The file's name in its directory.
-    pub name: String,
-    /// The directory and the name.
-    pub path: String,
-    /// Bytes of the file.
-    pub size: u64,
-    /// Time its stages took.
-    pub timeline: Timeline,
-    /// Checkpoints that retention removed.
-    pub removed: Vec<String>,
-    /// What went wrong after the save was durable: `latest.pt` could not be moved, or retention
-    /// could not be applied. The checkpoint itself is safe.
-    pub warnings: Vec<Error>,
-}
-
 /// A directory of checkpoints, `checkpoint_iter_{N}.pt` each.
 ///
 /// A save that returned is there, whatever happens next; until it returns, the one before it is.
@@ -147,7 +131,7 @@ pub struct Saved {
 /// )?;
 /// let model: Dict =
 ///     [("fc.weight", Tensor::from_vec(vec![2, 2], vec![1.0_f32; 4])?)].into_iter().collect();
-/// let saved = manager.save(&Checkpoint::new(100, model, Dict::new()))?;
+/// let saved = manager.save(Checkpoint::new(100, model, Dict::new()))?;
 /// assert_eq!(saved.name, "checkpoint_iter_100.pt");
 ///
 /// let resumed = manager.resume()?.expect("there is a checkpoint");
@@ -162,7 +146,7 @@ pub struct CheckpointManager {
 
 /// What a manager and its background thread share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+struct Shared {
     store: Arc<dyn Store>,
     options: Options,
     writing: lock::Writing,
@@ -176,10 +160,8 @@ impl CheckpointManager {
     pub fn open(directory: impl AsRef<Path>, options: Options) -> Result<Self> {
         let directory = directory.as_ref();
         let store = LocalStore::open(directory).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::NotFound { path: directory.display().to_string() }
-            }
-            _ => Error::io("open the directory", error).at_path(directory.to_string_lossy()),
+            std::io::ErrorKind::NotFound => Error::NotFound { path: directory.to_owned() },
+            _ => Error::io("open the directory", error).at_path(directory),
         })?;
         let store = Arc::new(store.with_io(options.io));
         let writing = lock::Writing::of_directory(store.path());
@@ -192,9 +174,8 @@ impl CheckpointManager {
     /// [`Error::Io`] where it cannot be created.
     pub fn create(directory: impl AsRef<Path>, options: Options) -> Result<Self> {
         let directory = directory.as_ref();
-        let store = LocalStore::create(directory).map_err(|error| {
-            Error::io("create the directory", error).at_path(directory.to_string_lossy())
-        })?;
+        let store = LocalStore::create(directory)
+            .map_err(|error| Error::io("create the directory", error).at_path(directory))?;
         let store = Arc::new(store.with_io(options.io));
         let writing = lock::Writing::of_directory(store.path());
         Ok(Self::new(store, writing, options))
@@ -226,9 +207,9 @@ impl CheckpointManager {
     /// and [`Error::Damaged`] where it was read back, which is done before others are deleted in
     /// its favour, and was not what had been written. It is then set aside as by a resume, unless
     /// it is the only one: the next resume speaks of it.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<Saved> {
+    pub fn save(&self, checkpoint: Checkpoint) -> Result<Saved> {
         self.flush()?;
-        self.shared.save(checkpoint, &|| Ok(()))
+        self.shared.save(checkpoint, || Ok(()))
     }
 
     /// Saves a checkpoint in the background; the handle says when it is durable.
@@ -253,20 +234,20 @@ impl CheckpointManager {
     pub fn save_in_background_if(
         &self,
         checkpoint: Checkpoint,
-        approve: impl Fn() -> Result<()> + Send + 'static,
+        approve: impl FnOnce() -> Result<()> + Send + 'static,
     ) -> Result<SaveHandle> {
+        let shared = Arc::clone(&self.shared);
+        let save = move || shared.save(checkpoint, approve);
         let mut background = held(&self.background);
         let writer = match &mut *background {
             Some(writer) => writer,
-            none => match Writer::start(Arc::clone(&self.shared)) {
+            none => match Writer::start() {
                 Ok(writer) => none.insert(writer),
-                // Where the system has no thread to give, this one saves.
-                Err(_) => {
-                    return self.shared.save(&checkpoint, &approve).map(SaveHandle::ended_with);
-                }
+                // If the system has no thread to give, this one saves.
+                Err(_) => return save().map(SaveHandle::ended_with),
             },
         };
-        writer.save(checkpoint, Box::new(approve))
+        writer.save(save)
     }
 
     /// Waits until all saves in the background are durable.
@@ -280,25 +261,26 @@ impl CheckpointManager {
         }
     }
 
-    /// Loads the checkpoint called `name`.
+    /// Loads a checkpoint.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Damaged`] where a byte is not what was saved, with the tensor
     /// and the place; [`Error::Unprotected`] for a file without checksums, unless the options
     /// accept it; [`Error::MissingField`].
-    pub fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
+    pub fn load(&self, id: impl Into<CheckpointId>, residency: Residency) -> Result<Checkpoint> {
         self.flush()?;
-        self.shared.load_known(name, residency)
+        self.shared.load_known(&self.shared.name_of(id.into())?, residency)
     }
 
-    /// Notes that the caller has read the checkpoint called `name` by its path, so that a save may
-    /// replace it as one that was loaded here.
+    /// Notes that the caller has read a checkpoint by its path, so that a save may replace it as one
+    /// that was loaded here.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such checkpoint.
-    pub fn note_read(&self, name: &str) -> Result<()> {
-        let stamp = self.shared.open(name)?.stamp();
-        self.shared.writing.seen().read(name, stamp);
+    pub fn note_read(&self, id: impl Into<CheckpointId>) -> Result<()> {
+        let name = self.shared.name_of(id.into())?;
+        let stamp = self.shared.open(&name)?.stamp();
+        self.shared.writing.seen().read(&name, stamp);
         Ok(())
     }
 
@@ -312,23 +294,24 @@ impl CheckpointManager {
         self.shared.list()
     }
 
-    /// The names of all checkpoints, by iteration. Opens none of them.
+    /// The paths of all checkpoints, by iteration. Opens none of them.
     ///
     /// # Errors
-    /// [`Error::Io`] where the directory cannot be read.
-    pub fn names(&self) -> Result<Vec<String>> {
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn paths(&self) -> Result<Vec<PathBuf>> {
         self.flush()?;
         let entries = self.shared.entries()?;
-        Ok(name::checkpoints(&entries).into_iter().map(|named| named.name).collect())
+        let found = name::checkpoints(&entries).into_iter();
+        Ok(found.map(|named| self.shared.path(&named.name)).collect())
     }
 
-    /// The name of the checkpoint of an iteration.
+    /// The path of the checkpoint of an iteration.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is none.
-    pub fn name_of(&self, iteration: u64) -> Result<String> {
+    pub fn path_of(&self, iteration: u64) -> Result<PathBuf> {
         self.flush()?;
-        Ok(self.shared.named(iteration)?.name)
+        Ok(self.shared.path(&self.shared.named(iteration)?.name))
     }
 
     /// The checkpoint with the largest iteration that is not superseded; `None` in a directory without
@@ -345,27 +328,43 @@ impl CheckpointManager {
 
     /// Reads every byte of a checkpoint and reports all that is wrong.
     ///
-    /// `progress` is told how many further bytes have been checked.
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be opened. One that does not exist is an answer.
+    pub fn verify(&self, id: impl Into<CheckpointId>) -> Result<Verification> {
+        self.verify_with(id, self.shared.options.threads)
+    }
+
+    /// As [`CheckpointManager::verify`], with progress and a way to end it.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be opened. One that does not exist is an answer.
-    pub fn verify(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<Verification> {
+    /// As [`CheckpointManager::verify`]; [`Error::Cancelled`].
+    pub fn verify_with<'o>(
+        &self,
+        id: impl Into<CheckpointId>,
+        options: impl Into<ReadOptions<'o>>,
+    ) -> Result<Verification> {
         self.flush()?;
-        self.shared.verify(name, progress)
+        let opened = self.shared.name_of(id.into()).and_then(|name| self.shared.open(&name));
+        match opened {
+            Ok(file) => verify(file, options),
+            Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Keeps a checkpoint from being pruned.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such checkpoint.
-    pub fn pin(&self, name: &str) -> Result<()> {
+    pub fn pin(&self, id: impl Into<CheckpointId>) -> Result<()> {
         self.flush()?;
-        drop(self.shared.open(name)?);
-        commit::publish(&*self.shared.store, &name::pin(name), 0, |_| Ok(()))?;
+        let name = self.shared.name_of(id.into())?;
+        drop(self.shared.open(&name)?);
+        commit::publish(&*self.shared.store, &name::pin(&name), 0, |_| Ok(()))?;
         // A prune may have been faster than the mark.
-        if !self.shared.exists(name)? {
-            commit::remove_durably(&*self.shared.store, &[name::pin(name)])?;
-            return Err(Error::NotFound { path: self.shared.path(name) });
+        if !self.shared.exists(&name)? {
+            commit::remove_durably(&*self.shared.store, &[name::pin(&name)])?;
+            return Err(Error::NotFound { path: self.shared.path(&name) });
         }
         Ok(())
     }
@@ -374,10 +373,11 @@ impl CheckpointManager {
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such checkpoint.
-    pub fn unpin(&self, name: &str) -> Result<()> {
+    pub fn unpin(&self, id: impl Into<CheckpointId>) -> Result<()> {
         self.flush()?;
-        drop(self.shared.open(name)?);
-        commit::remove_durably(&*self.shared.store, &[name::pin(name)])
+        let name = self.shared.name_of(id.into())?;
+        drop(self.shared.open(&name)?);
+        commit::remove_durably(&*self.shared.store, &[name::pin(&name)])
     }
 
     /// Takes the right to write to the directory now, which the first write takes otherwise: whoever
@@ -390,23 +390,27 @@ impl CheckpointManager {
         self.shared.writing.begin(&*self.shared.store).map(drop)
     }
 
-    /// The directory.
-    pub fn directory(&self) -> String {
-        self.shared.store.describe()
+    /// The directory: as it was given while that leads there, else absolute.
+    pub fn directory(&self) -> PathBuf {
+        self.shared.store.describe().into()
     }
 }
 
 impl Shared {
-    pub(crate) fn save(&self, checkpoint: &Checkpoint, approve: &Approve) -> Result<Saved> {
+    fn save(
+        &self,
+        mut checkpoint: Checkpoint,
+        approve: impl FnOnce() -> Result<()>,
+    ) -> Result<Saved> {
         prune::check_statistics(&self.options.retention, &checkpoint.training_stats)?;
         let writing = self.writing.begin(&*self.store)?;
         let mut watch = Stopwatch::start();
-        let timestamp = checkpoint.timestamp.clone().unwrap_or_else(now_iso);
-        let tree = checkpoint.tree_saved_at(Some(timestamp))?;
-        let plan =
-            Plan::with_notes(&tree, checkpoint.notes.as_deref())?.memory(self.options.memory);
+        checkpoint.timestamp.get_or_insert_with(now_iso);
+        let (iteration, notes) = (checkpoint.iteration, checkpoint.notes.take());
+        let tree = checkpoint.into_tree()?;
+        let plan = Plan::with_notes(&tree, notes.as_deref())?.memory(self.options.memory);
         drop(tree);
-        let name = name::checkpoint(checkpoint.iteration);
+        let name = name::checkpoint(iteration);
         let (size, threads) = (plan.len(), self.options.threads);
         let planned = watch.lap();
         self.recognise_latest();
@@ -416,8 +420,7 @@ impl Shared {
             warnings.extend(self.keep_unread(&name, &writing)?);
         }
         let write = |draft: &dyn WriteAt| plan.write(threads, draft);
-        let steps = commit::publish_if(&*self.store, &name, size, write, approve)
-            .map_err(|error| error.at_path(self.path(&name)))?;
+        let steps = commit::publish_if(&*self.store, &name, size, write, approve)?;
         let mut watch = Stopwatch::start();
         let mut saved = Saved {
             path: self.path(&name),
@@ -435,7 +438,7 @@ impl Shared {
         // The checkpoint is durable: what fails from here on is no failure of the save.
         match self.newest() {
             Ok(newest) => {
-                warnings.extend(self.step_back(checkpoint.iteration, newest.as_ref()));
+                warnings.extend(self.step_back(iteration, newest.as_ref()));
                 if let Some(newest) = newest {
                     match self.move_latest(&newest.name, &writing) {
                         Ok(warning) => warnings.extend(warning),
@@ -505,40 +508,31 @@ impl Shared {
         let stamp = self.stamp(name);
         let loaded = self.load(name, residency)?;
         self.writing.seen().read(name, stamp);
-        Ok(loaded)
+        Ok(loaded.checkpoint)
     }
 
-    fn load(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
-        let load = || -> Result<Checkpoint> {
-            let opened = self.open(name)?;
-            let file = TorchFile::open(Arc::clone(&opened), self.options.unprotected)
-                .map_err(|error| under_its_name(name, &*opened, error))?;
-            let mut tree = file.tree()?;
-            let threads = self.options.threads;
-            match residency {
-                Residency::Memory => tree = tree.resident(threads)?,
-                Residency::Verified => {
-                    if let Some(damage) = file.verify(threads, &|_| {}).into_iter().next() {
-                        return Err(damage);
-                    }
+    fn load(&self, name: &str, residency: Residency) -> Result<Loaded> {
+        let opened = self.open(name)?;
+        let file = TorchFile::open(Arc::clone(&opened), self.options.unprotected)
+            .map_err(|error| in_its_place(name, &*opened, error))?;
+        let mut tree = file.tree()?;
+        let threads = self.options.threads;
+        match residency {
+            Residency::Memory => tree = tree.resident(threads)?,
+            Residency::Verified => {
+                if let Some(damage) = file.verify(threads).into_iter().next() {
+                    return Err(damage);
                 }
-                Residency::Disk => {}
             }
-            Ok(Checkpoint { notes: file.notes()?, ..Checkpoint::from_tree(tree)? })
-        };
-        load().map_err(|error| error.at_path(self.path(name)))
+            Residency::Disk => {}
+        }
+        let checkpoint = in_file(&*opened, Checkpoint::from_tree(tree))?;
+        let checkpoint = Checkpoint { notes: file.notes()?, ..checkpoint };
+        Ok(Loaded { checkpoint, file: CheckpointFile::Torch(Box::new(file)) })
     }
 
     fn list(&self) -> Result<Vec<Listed>> {
         Ok(self.list_of(&self.entries()?))
-    }
-
-    fn verify(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<Verification> {
-        match self.open(name) {
-            Ok(file) => Ok(verify(&self.path(name), file, self.options.threads, progress)),
-            Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
-            Err(error) => Err(error),
-        }
     }
 
     /// The checkpoint with the largest iteration that is not superseded.
@@ -557,7 +551,7 @@ impl Shared {
             Error::invalid(format!(
                 "iteration {iteration} was saved below `{}`, which stays, and which the next resume \
                  takes; to go back on purpose, resume at the older iteration (`resume(at=…)`)",
-                self.path(&newest.name)
+                self.path(&newest.name).display()
             ))
         })
     }
@@ -583,19 +577,25 @@ impl Shared {
         }
     }
 
-    fn path(&self, name: &str) -> String {
-        Path::new(&self.store.describe()).join(name).display().to_string()
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(&self.store.describe()).join(name)
     }
+}
+
+/// A checkpoint, and the open file that it was read from.
+struct Loaded {
+    checkpoint: Checkpoint,
+    file: CheckpointFile,
 }
 
 /// What an error says of a file that has the name of a checkpoint: bytes that are of no kind known are
 /// not those that were saved, unless they can be told for something else.
-fn under_its_name(name: &str, file: &dyn ReadAt, error: Error) -> Error {
+fn in_its_place(name: &str, file: &dyn ReadAt, error: Error) -> Error {
     match error {
         Error::NotACheckpoint { place, what, .. }
             if what == UNRECOGNIZED && name::iteration(name).is_some() =>
         {
-            let foreign = foreign(file).unwrap_or_else(Some);
+            let foreign = in_file(file, foreign(file)).unwrap_or_else(Some);
             foreign.unwrap_or_else(|| Error::damaged(*place, what))
         }
         error => error,

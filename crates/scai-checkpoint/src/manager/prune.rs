@@ -4,11 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::list::Listed;
 use super::lock::Operation;
-use super::retention::{Candidate, Reason, Retention, Rule};
 use super::{CheckpointManager, Shared, name};
 use crate::commit;
 use crate::error::{Error, Result};
+use crate::read_options::ReadOptions;
+use crate::retention::{Candidate, Reason, Retention, Rule};
 use crate::value::Value;
+use crate::verify::verify;
 
 /// Whether anything is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,19 +53,27 @@ impl CheckpointManager {
     /// A checkpoint is deleted only after those that stay in its place (the newest, the last ones,
     /// the best ones) were read from the device, in this very call, and every byte was found right.
     /// One that is damaged never counts as kept, and one that is found damaged is not deleted; what is
-    /// to go is not read before. `progress` is told how many further bytes have been checked.
+    /// to go is not read before.
     ///
     /// # Errors
     /// [`Error::Locked`] where another process writes to the directory;
     /// [`Error::Io`] where a file cannot be deleted. The order is oldest first, so that
     /// what is left is always the newer part.
-    pub fn prune(
+    pub fn prune(&self, retention: &Retention, prune: Prune) -> Result<Vec<Verdict>> {
+        self.prune_with(retention, prune, self.shared.options.threads)
+    }
+
+    /// As [`CheckpointManager::prune`], with progress and a way to end it.
+    ///
+    /// # Errors
+    /// As [`CheckpointManager::prune`]; [`Error::Cancelled`], before anything is deleted.
+    pub fn prune_with<'o>(
         &self,
         retention: &Retention,
         prune: Prune,
-        progress: &(dyn Fn(u64) + Sync),
+        options: impl Into<ReadOptions<'o>>,
     ) -> Result<Vec<Verdict>> {
-        self.prune_with(retention, prune, Superseded::Keep, progress)
+        self.carry_out(retention, prune, Superseded::Keep, &options.into())
     }
 
     /// Deletes the checkpoints that a run went back behind, or says which these are.
@@ -72,28 +82,28 @@ impl CheckpointManager {
     /// device before.
     ///
     /// # Errors
-    /// As [`CheckpointManager::prune`].
-    pub fn prune_superseded(
+    /// As [`CheckpointManager::prune_with`].
+    pub fn prune_superseded<'o>(
         &self,
         prune: Prune,
-        progress: &(dyn Fn(u64) + Sync),
+        options: impl Into<ReadOptions<'o>>,
     ) -> Result<Vec<Verdict>> {
-        self.prune_with(&Retention::keep_all(), prune, Superseded::Delete, progress)
+        self.carry_out(&Retention::keep_all(), prune, Superseded::Delete, &options.into())
     }
 
-    fn prune_with(
+    fn carry_out(
         &self,
         retention: &Retention,
         prune: Prune,
         superseded: Superseded,
-        progress: &(dyn Fn(u64) + Sync),
+        options: &ReadOptions<'_>,
     ) -> Result<Vec<Verdict>> {
         self.flush()?;
         match prune {
-            Prune::DryRun => self.shared.verdicts(retention, None, superseded, progress),
+            Prune::DryRun => self.shared.verdicts(retention, None, superseded, options),
             Prune::Remove => {
                 let operation = self.shared.writing.begin(&*self.shared.store)?;
-                let verdicts = self.shared.verdicts(retention, None, superseded, progress)?;
+                let verdicts = self.shared.verdicts(retention, None, superseded, options)?;
                 self.shared.carry_out(verdicts, &operation)
             }
         }
@@ -108,7 +118,8 @@ impl Shared {
         saved: &str,
         operation: &Operation<'_>,
     ) -> Result<Vec<Verdict>> {
-        let verdicts = self.verdicts(retention, Some(saved), Superseded::Keep, &|_| {})?;
+        let options = ReadOptions::from(self.options.threads);
+        let verdicts = self.verdicts(retention, Some(saved), Superseded::Keep, &options)?;
         self.carry_out(verdicts, operation)
     }
 
@@ -144,7 +155,7 @@ impl Shared {
         retention: &Retention,
         saved: Option<&str>,
         superseded: Superseded,
-        progress: &(dyn Fn(u64) + Sync),
+        options: &ReadOptions<'_>,
     ) -> Result<Vec<Verdict>> {
         let entries = self.entries()?;
         // A list does without the record; a decision does not.
@@ -185,7 +196,7 @@ impl Shared {
                 if is_right {
                     continue;
                 }
-                match self.verify_on_device(&listed[i].name, progress)? {
+                match self.verify_on_device(&listed[i].name, options)? {
                     None => drop(right.insert(i)),
                     Some(damage) => {
                         candidates[i].damaged = true;
@@ -209,18 +220,14 @@ impl Shared {
     }
 
     /// Reads every byte of a checkpoint from the device; the first thing that is wrong with it.
-    fn verify_on_device(
-        &self,
-        name: &str,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<Option<Error>> {
+    fn verify_on_device(&self, name: &str, options: &ReadOptions<'_>) -> Result<Option<Error>> {
         let file = match self.open(name) {
             Ok(file) => file,
             Err(gone @ Error::NotFound { .. }) => return Ok(Some(gone)),
             Err(error) => return Err(error),
         };
         file.forget_cached();
-        let verification = super::verify(&self.path(name), file, self.options.threads, progress);
+        let verification = verify(file, *options)?;
         Ok(verification.damage.into_iter().chain(verification.obstacle).next())
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::checkpoint::Checkpoint;
 use super::list::{manifest, other_iteration};
 use super::lock::Operation;
 use super::name::{self, Named};
-use super::{CheckpointManager, Residency, Shared};
+use super::{CheckpointManager, Loaded, Residency, Shared};
+use crate::checkpoint::Checkpoint;
+use crate::codec::CheckpointFile;
 use crate::commit;
 use crate::error::{Error, Place, Result};
 use crate::store::Entry;
@@ -72,6 +73,8 @@ impl From<Residency> for Resume {
 pub struct Resumed {
     /// The state; every byte was checked.
     pub checkpoint: Checkpoint,
+    /// The open file that was checked, whatever happens to its name.
+    pub file: CheckpointFile,
     /// The file's name.
     pub name: String,
     /// The newer ones that could not be used, newest first.
@@ -135,9 +138,11 @@ impl CheckpointManager {
         let _ = self.shared.store.sweep_unless_locked();
         if let Some(iteration) = how.at {
             let name = self.shared.named(iteration)?.name;
-            let checkpoint = self.shared.load_patiently(&name, Some(iteration), residency)?;
+            let loaded = self.shared.load_patiently(&name, Some(iteration), residency)?;
             self.rollback(iteration)?;
-            return Ok(Some(Resumed { checkpoint, name, skipped: Vec::new(), iterations_lost: 0 }));
+            let Loaded { checkpoint, file } = loaded;
+            let (skipped, iterations_lost) = (Vec::new(), 0);
+            return Ok(Some(Resumed { checkpoint, file, name, skipped, iterations_lost }));
         }
         let (unreadable, shared) = (how.unreadable, &*self.shared);
         let mut search =
@@ -197,7 +202,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Loads the newest checkpoint that is sound. Stops at one that is gone by now.
-    fn look(&mut self) -> Result<Option<(Named, Checkpoint)>> {
+    fn look(&mut self) -> Result<Option<(Named, Loaded)>> {
         let entries = self.shared.entries()?;
         let superseded = self.shared.superseded()?;
         let mut found = name::checkpoints(&entries);
@@ -208,8 +213,8 @@ impl Search<'_> {
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
         let no_other = found.is_empty();
         for named in found.into_iter().rev() {
-            if let Some(checkpoint) = self.attempt(&named.name, Some(named.iteration))? {
-                return Ok(Some((named, checkpoint)));
+            if let Some(loaded) = self.attempt(&named.name, Some(named.iteration))? {
+                return Ok(Some((named, loaded)));
             }
             if self.gone {
                 return Ok(None);
@@ -219,19 +224,19 @@ impl Search<'_> {
         let has_latest = entries.iter().any(|entry| entry.name == name::LATEST);
         if has_latest
             && (no_other || self.shared.latest_is_of_its_own(&entries))
-            && let Some(checkpoint) = self.attempt(name::LATEST, None)?
+            && let Some(loaded) = self.attempt(name::LATEST, None)?
         {
-            let named = Named { iteration: checkpoint.iteration, name: name::LATEST.to_owned() };
-            return Ok(Some((named, checkpoint)));
+            let iteration = loaded.checkpoint.iteration;
+            return Ok(Some((Named { iteration, name: name::LATEST.to_owned() }, loaded)));
         }
         self.look_elsewhere(&entries, &superseded);
         Ok(None)
     }
 
     /// Loads a checkpoint. One that cannot be used is noted, or is an error.
-    fn attempt(&mut self, name: &str, iteration: Option<u64>) -> Result<Option<Checkpoint>> {
+    fn attempt(&mut self, name: &str, iteration: Option<u64>) -> Result<Option<Loaded>> {
         let reason = match self.shared.load_patiently(name, iteration, self.residency) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Ok(loaded) => return Ok(Some(loaded)),
             Err(reason) => reason,
         };
         self.gone = matches!(reason, Error::NotFound { .. });
@@ -287,10 +292,10 @@ impl Search<'_> {
         }
     }
 
-    fn end(self, found: Option<(Named, Checkpoint)>) -> Result<Option<Resumed>> {
+    fn end(self, found: Option<(Named, Loaded)>) -> Result<Option<Resumed>> {
         let Self { shared, newest, skipped, .. } = self;
         match found {
-            Some((Named { iteration, name }, checkpoint)) => {
+            Some((Named { iteration, name }, Loaded { checkpoint, file })) => {
                 let set_aside = skipped.iter().any(|skipped| skipped.set_aside.is_some());
                 if set_aside && let Ok(operation) = shared.writing.begin(&*shared.store) {
                     // A hint only: a resume does not fail for it.
@@ -300,12 +305,12 @@ impl Search<'_> {
                     let _ = shared.drop_stale_pins();
                 }
                 let iterations_lost = newest.saturating_sub(iteration);
-                Ok(Some(Resumed { iterations_lost, checkpoint, name, skipped }))
+                Ok(Some(Resumed { iterations_lost, checkpoint, file, name, skipped }))
             }
             None if skipped.is_empty() => Ok(None),
             None => {
                 let skipped = skipped.into_iter().map(|s| (s.name, s.reason.to_string()));
-                let path = shared.store.describe();
+                let path = shared.store.describe().into();
                 Err(Error::NothingToResume { path, skipped: skipped.collect() })
             }
         }
@@ -313,13 +318,6 @@ impl Search<'_> {
 }
 
 impl Shared {
-    /// The checkpoint of an iteration.
-    pub(super) fn named(&self, iteration: u64) -> Result<Named> {
-        let found = name::checkpoints(&self.entries()?).into_iter().rev();
-        let missing = || Error::NotFound { path: self.path(&name::checkpoint(iteration)) };
-        found.into_iter().find(|named| named.iteration == iteration).ok_or_else(missing)
-    }
-
     /// Loads a checkpoint. Where the disk refuses, once more after a while: on a network that is often
     /// all it takes.
     fn load_patiently(
@@ -327,7 +325,7 @@ impl Shared {
         name: &str,
         iteration: Option<u64>,
         residency: Residency,
-    ) -> Result<Checkpoint> {
+    ) -> Result<Loaded> {
         let stamp = self.stamp(name);
         let mut loaded = self.load(name, residency);
         for pause in PAUSES {
@@ -337,18 +335,18 @@ impl Shared {
             std::thread::sleep(pause);
             loaded = self.load(name, residency);
         }
-        let checkpoint = loaded?;
+        let loaded = loaded?;
         match iteration {
-            Some(iteration) if checkpoint.iteration != iteration => {
-                let inside = i64::try_from(checkpoint.iteration).unwrap_or(i64::MAX);
+            Some(iteration) if loaded.checkpoint.iteration != iteration => {
+                let inside = i64::try_from(loaded.checkpoint.iteration).unwrap_or(i64::MAX);
                 Err(other_iteration(iteration, inside).at_path(self.path(name)))
             }
             Some(_) => {
                 self.writing.seen().read(name, stamp);
-                Ok(checkpoint)
+                Ok(loaded)
             }
             // A `latest.pt` that was read is still the only copy.
-            None => Ok(checkpoint),
+            None => Ok(loaded),
         }
     }
 

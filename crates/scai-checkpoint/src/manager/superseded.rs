@@ -50,7 +50,7 @@ impl Shared {
             Error::invalid(format!(
                 "`{}` cannot be used: {why}; it names the checkpoints that a run went back behind: \
                  delete it to have all of them count again",
-                self.path(RECORD)
+                self.path(RECORD).display()
             ))
         };
         let record: Record =

@@ -56,7 +56,7 @@ impl Shared {
         }
         Ok(Some(Error::invalid(format!(
             "`{}` was there before, and this run has not read it: it is kept as `{earlier}`",
-            self.path(name)
+            self.path(name).display()
         ))))
     }
 
@@ -122,7 +122,7 @@ impl Shared {
                 commit::point(&*self.store, &own, name::LATEST)?;
                 Ok(Some(Error::invalid(format!(
                     "`{}` was no further name of any checkpoint: it is kept as `{own}`",
-                    self.path(name::LATEST)
+                    self.path(name::LATEST).display()
                 ))))
             }
             None => self.keep_as_earlier(name::LATEST, &entries, operation),

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::{
     Draft, Entry, Lock, ReadAt, Stamp, Store, Synced, WriteAt, check_name, draft_name, is_draft,
 };
+
+/// What people call such a store.
+const DESCRIPTION: &str = "memory";
 
 /// A store in memory. Cloning it is cheap and gives the same store.
 ///
@@ -163,7 +167,7 @@ impl Store for MemoryStore {
         check_name(name)?;
         let inode = self.files().get(name)?;
         let len = inode.read().len() as u64;
-        Ok(Arc::new(MemoryFile { inode, len }))
+        Ok(Arc::new(MemoryFile { inode, len, name: name.to_owned() }))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
@@ -237,7 +241,7 @@ impl Store for MemoryStore {
     }
 
     fn describe(&self) -> String {
-        "memory".into()
+        DESCRIPTION.into()
     }
 }
 
@@ -313,6 +317,7 @@ impl Draft for MemoryDraft {
 
 #[derive(Debug)]
 struct MemoryFile {
+    name: String,
     inode: Arc<Inode>,
     len: u64,
 }
@@ -320,6 +325,10 @@ struct MemoryFile {
 impl ReadAt for MemoryFile {
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        Some(Path::new(DESCRIPTION).join(&self.name))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

@@ -19,6 +19,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use local::{Links, LocalStore};
@@ -58,6 +59,11 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::Unsupported`] if the store does not know where the file came from.
     fn beside(&self, _name: &str) -> io::Result<Arc<dyn ReadAt>> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// What errors call the file; `None` if it has no name.
+    fn path(&self) -> Option<PathBuf> {
+        None
     }
 
     /// What tells this file, with the content it had when it was opened, from any other; `None` if
@@ -298,6 +304,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Bytes that are free for new files, where the store can tell.
     fn free_space(&self) -> Option<u64> {
         None
+    }
+
+    /// The name in this store of the file at `path`; `None` if it lies elsewhere. A bare name is one of
+    /// this store.
+    fn name_at(&self, path: &Path) -> Option<String> {
+        let name = path.file_name()?.to_str()?.to_owned();
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let is_here = parent == Path::new("") || parent == Path::new(&self.describe());
+        is_here.then_some(name)
     }
 
     /// What people call this store: a directory's path, say.

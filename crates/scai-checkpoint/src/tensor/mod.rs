@@ -1,12 +1,11 @@
 //! Tensors: an element type and a strided view of a storage that others may share.
 
-mod dtype;
 mod read;
 mod storage;
 
 use bytemuck::{NoUninit, Pod};
 
-pub use dtype::DType;
+pub use crate::dtype::{DType, UnknownDType};
 use read::read_whole;
 pub use read::{Destination, read_into};
 pub(crate) use read::{Divided, PIECE};

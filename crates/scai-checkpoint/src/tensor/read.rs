@@ -7,7 +7,8 @@ use super::storage::{Pass, Storage};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Result};
 use crate::memory::{check, zeroed};
-use crate::threads::{default_threads, held, on_threads};
+use crate::read_options::ReadOptions;
+use crate::threads::{held, on_threads};
 
 /// Bytes of a long storage that a thread takes at a time: whole chunks.
 pub(crate) const PIECE: u64 = 32 * CHUNK_SIZE as u64;
@@ -28,17 +29,15 @@ pub struct Destination<'a> {
 
 /// Fills each destination with all bytes of its storage, which are checked in the same pass.
 ///
-/// `threads` threads share the work, also that of a single long storage. Bytes on disk are read
-/// once. `progress` is told how many further bytes are there.
+/// The threads share the work, also that of a single long storage. Bytes on disk are read once.
 ///
 /// # Errors
 /// [`Error::Invalid`] where a destination is not as long as its storage; nothing was written then.
 /// [`Error::Damaged`] where bytes are not those that were saved, and [`Error::Io`] where they
-/// cannot be read: then all destinations hold nothing of use.
-pub fn read_into(
+/// cannot be read: then all destinations hold nothing of use, as after [`Error::Cancelled`].
+pub fn read_into<'o>(
     destinations: Vec<Destination<'_>>,
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
+    options: impl Into<ReadOptions<'o>>,
 ) -> Result<()> {
     for Destination { name, storage, bytes, .. } in &destinations {
         if bytes.len() as u64 != storage.len() {
@@ -62,7 +61,7 @@ pub fn read_into(
             Some(divided) => tasks.extend(pieces(name, divided, bytes, is_new)),
         }
     }
-    do_all(tasks, threads, progress)
+    do_all(tasks, &options.into())
 }
 
 /// All bytes of a storage, read by several threads where it is long.
@@ -75,7 +74,7 @@ pub(super) fn read_whole(storage: &Storage) -> Result<Vec<u8>> {
     }
     let mut bytes = zeroed(storage.len(), "read a tensor")?;
     let divided = Divided::new(storage);
-    do_all(pieces(None, &divided, &mut bytes, true).collect(), default_threads(), &|_| {})?;
+    do_all(pieces(None, &divided, &mut bytes, true).collect(), &ReadOptions::default())?;
     Ok(bytes.into_vec())
 }
 
@@ -94,15 +93,15 @@ fn pieces<'a>(
     })
 }
 
-fn do_all(tasks: Vec<Task<'_>>, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
-    let threads = threads.min(tasks.len());
+fn do_all(tasks: Vec<Task<'_>>, options: &ReadOptions<'_>) -> Result<()> {
+    let threads = options.thread_count().min(tasks.len());
     let tasks = Mutex::new(tasks.into_iter());
     let outcome = Mutex::new(Ok(()));
     on_threads(threads, || {
         while held(&outcome).is_ok() {
             let Some(mut task) = held(&tasks).next() else { break };
-            match task.read() {
-                Ok(()) => progress(task.bytes.len() as u64),
+            match options.check().and_then(|()| task.read()) {
+                Ok(()) => options.report(task.bytes.len() as u64),
                 Err(error) => {
                     let mut outcome = held(&outcome);
                     if outcome.is_ok() {

@@ -155,7 +155,7 @@ impl Value {
             bytes,
             is_new: true,
         });
-        read_into(destinations.collect(), threads, &|_| {})?;
+        read_into(destinations.collect(), threads)?;
         let mut resident: HashMap<usize, Storage> = storages
             .into_iter()
             .zip(memory)

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use scai_checkpoint::manager::Residency;
 use scai_checkpoint::store::is_draft;
-use scai_checkpoint::{CheckpointManager, Error, Options, Residency, Retention};
+use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
 use crate::training::{Save, Size, iteration, name, open, save_of, state};
 
@@ -55,7 +56,7 @@ impl Promised {
 
     /// Saves, and promises it.
     pub(crate) fn save(&mut self, manager: &CheckpointManager, save: Save) {
-        let saved = manager.save(&state(save, self.size)).unwrap();
+        let saved = manager.save(state(save, self.size)).unwrap();
         assert!(saved.warnings.is_empty(), "{:?}", saved.warnings);
         self.acknowledge(save);
     }
@@ -139,7 +140,7 @@ impl Promised {
         if replaced {
             return Err(format!("it holds {found:?}, which was replaced"));
         }
-        let verification = manager.verify(file, &|_| {}).map_err(|error| error.to_string())?;
+        let verification = manager.verify(file).map_err(|error| error.to_string())?;
         if !verification.is_sound() {
             return Err(format!("it does not verify: {:?}", verification.damage));
         }
@@ -158,7 +159,7 @@ impl Promised {
         age_drafts(directory);
         let manager = open(directory, self.options());
         let saved =
-            manager.save(&state(save, self.size)).map_err(|error| format!("next save: {error}"))?;
+            manager.save(state(save, self.size)).map_err(|error| format!("next save: {error}"))?;
         if !saved.warnings.is_empty() {
             return Err(format!("next save: {:?}", saved.warnings));
         }

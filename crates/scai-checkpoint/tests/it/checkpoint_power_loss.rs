@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use scai_checkpoint::manager::Prune;
 use scai_checkpoint::store::{Store, is_draft};
 use scai_checkpoint::testing::{
     CrashReport, CrashState, Effect, Failure, Fault, FaultStore, Op, SimulatedDisk, Times,
 };
-use scai_checkpoint::{CheckpointManager, Error, Options, Prune, Retention};
+use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
 use crate::aftermath::{Promised, Removed};
 use crate::careless::{Careless, Mistake, Overwrite};
@@ -43,7 +44,7 @@ impl Bench {
     fn save(&mut self, iteration: u64, writer: u64) {
         let save = Save { iteration, writer };
         self.begin(save);
-        let saved = self.manager.save(&state(save, SIZE)).unwrap();
+        let saved = self.manager.save(state(save, SIZE)).unwrap();
         let mut warnings = saved.warnings.iter().map(ToString::to_string);
         assert!(warnings.all(|warning| warning.contains("was saved below")));
         self.acknowledge(save);
@@ -113,7 +114,7 @@ fn check(crash: &CrashState<'_>, promised: &mut Promised) -> Result<(), String> 
     promised.check_files(&manager, names(store), Removed::MayComeBackAsGarbage)?;
     let newest = promised.begun.last().map_or(0, |save| save.iteration);
     let next = Save { iteration: newest + 1, writer: 1 };
-    let saved = manager.save(&state(next, SIZE)).map_err(|error| error.to_string())?;
+    let saved = manager.save(state(next, SIZE)).map_err(|error| error.to_string())?;
     // What came back as garbage is told of, and is no failure.
     if saved.warnings.iter().any(|warning| !matches!(warning, Error::Damaged { .. })) {
         return Err(format!("next save: {:?}", saved.warnings));
@@ -225,13 +226,13 @@ fn an_acknowledged_pin_holds_and_a_pinned_checkpoint_is_never_lost() {
     let pinned = bench.disk.steps();
     for iteration in 2..=4 {
         let save = Save { iteration, writer: 1 };
-        bench.manager.save(&state(save, SIZE)).unwrap();
+        bench.manager.save(state(save, SIZE)).unwrap();
     }
     let report = bench.disk.crash_from(pinned, |crash| {
         let manager =
             CheckpointManager::with_store(Arc::new(crash.store.clone()), Options::default());
         manager
-            .prune(&Retention::keep_last(1), Prune::Remove, &|_| {})
+            .prune(&Retention::keep_last(1), Prune::Remove)
             .map_err(|error| error.to_string())?;
         match save_under(&manager, &name(1), SIZE)? {
             Some(Save { iteration: 1, .. }) => Ok(()),
@@ -249,13 +250,13 @@ fn a_disk_that_forgets_a_write_costs_the_new_save_and_no_old_one() {
     let options = Promised::new(SIZE, KEEP).options();
     let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
     for iteration in 1..=2 {
-        manager.save(&state(Save { iteration, writer: 1 }, SIZE)).unwrap();
+        manager.save(state(Save { iteration, writer: 1 }, SIZE)).unwrap();
     }
     let before = disk.steps();
     for after in 0..2 {
         let concerns = |op: &Op| matches!(op, Op::Write { .. });
         store.arm(Fault { concerns, after, times: Times::Once, effect: Effect::Forget });
-        let error = manager.save(&state(Save { iteration: 3, writer: 1 }, SIZE)).unwrap_err();
+        let error = manager.save(state(Save { iteration: 3, writer: 1 }, SIZE)).unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
         assert!(error.to_string().contains("does not read back"), "{error}");
         store.disarm();

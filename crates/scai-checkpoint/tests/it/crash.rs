@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io, thread};
 
+use scai_checkpoint::CheckpointManager;
+use scai_checkpoint::store::Io;
 use scai_checkpoint::store::LocalStore;
-use scai_checkpoint::{CheckpointManager, Io};
 use tempfile::TempDir;
 
 use crate::aftermath::Promised;
@@ -58,7 +59,7 @@ pub(crate) fn save_once(manager: &CheckpointManager, size: Size) {
     let _ = jiff::Zoned::now();
     let checkpoint = state(save(4), size);
     wait_to_go();
-    match manager.save(&checkpoint) {
+    match manager.save(checkpoint.clone()) {
         Ok(saved) => {
             assert!(saved.warnings.is_empty(), "{:?}", saved.warnings);
             say("acknowledged 4");
@@ -267,7 +268,7 @@ fn save_for_ever(manager: &CheckpointManager) {
     wait_to_go();
     for iteration in newest.iteration + 1.. {
         say(&format!("begun {iteration}"));
-        let saved = manager.save(&state(save(iteration), SIZE)).unwrap();
+        let saved = manager.save(state(save(iteration), SIZE)).unwrap();
         assert!(saved.warnings.is_empty(), "{:?}", saved.warnings);
         say(&format!("acknowledged {iteration}"));
     }

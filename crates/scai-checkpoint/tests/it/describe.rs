@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use scai_checkpoint::{Dict, DictKind, Storage, Value};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::value::DictKind;
+use scai_checkpoint::{Dict, Value};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
+use scai_checkpoint::file::WriteOptions;
+use scai_checkpoint::store::Io;
 use scai_checkpoint::store::{LocalStore, Store};
-use scai_checkpoint::{
-    DType, Dict, Error, Io, Result, Source, Storage, Tensor, Value, open_file, write_file_with,
-};
+use scai_checkpoint::tensor::{Source, Storage};
+use scai_checkpoint::{DType, Dict, Error, Result, Tensor, Value, file};
 
 use crate::support::in_memory;
 use crate::training::Random;
@@ -50,7 +51,7 @@ fn the_bytes_of_a_file_do_not_depend_on_how_they_reach_the_device() {
             for threads in [1, 3] {
                 let path = directory.path().join("file");
                 let plan = Plan::new(&tree(), format).unwrap();
-                write_file_with(&path, plan, threads, io).unwrap();
+                file::write(&path, plan, WriteOptions::from(threads).io(io)).unwrap();
                 assert!(fs::read(&path).unwrap() == expected, "{format}, {io:?}, {threads}");
             }
         }
@@ -169,13 +170,13 @@ fn a_source_that_changes_is_read_once_and_its_digests_are_of_what_was_written() 
                 .collect();
             let path = directory.path().join("live");
             let plan = Plan::new(&Value::Dict(dict), format).unwrap();
-            write_file_with(&path, plan, 2, io).unwrap();
+            file::write(&path, plan, WriteOptions::from(2).io(io)).unwrap();
             for live in &sources {
                 let reads = live.reads.lock().unwrap();
                 assert!(reads.iter().all(|&n| n == 1), "{format}, {io:?}, {} bytes", live.len);
             }
-            let file = open_file(&path, Unprotected::Refuse).unwrap();
-            let damage = file.verify(2, &|_| {});
+            let file = file::open(&path, Unprotected::Refuse).unwrap();
+            let damage = file.verify(2);
             assert!(damage.is_empty(), "{format}, {io:?}: {damage:?}");
             file.tree().unwrap().resident(2).unwrap();
         }
@@ -205,7 +206,8 @@ fn a_source_that_fails_leaves_nothing_behind_however_it_is_written() {
     for io in MODES {
         let tree: Dict = [("gone", tensor(Storage::new(Arc::new(Failing))))].into_iter().collect();
         let plan = Plan::new(&Value::Dict(tree), Format::Torch).unwrap();
-        let error = write_file_with(directory.path().join("x.pt"), plan, 2, io).unwrap_err();
+        let error = file::write(directory.path().join("x.pt"), plan, WriteOptions::from(2).io(io))
+            .unwrap_err();
         assert!(error.to_string().contains("the memory is gone"), "{error}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
@@ -215,9 +217,14 @@ fn a_source_that_fails_leaves_nothing_behind_however_it_is_written() {
 fn where_there_is_no_direct_io_files_are_written_all_the_same() {
     let Some(directory) = without_direct_io() else { return };
     let path = directory.path().join("file.pt");
-    write_file_with(&path, Plan::new(&tree(), Format::Torch).unwrap(), 2, Io::Direct).unwrap();
-    let file = open_file(&path, Unprotected::Refuse).unwrap();
-    assert!(file.verify(1, &|_| {}).is_empty());
+    file::write(
+        &path,
+        Plan::new(&tree(), Format::Torch).unwrap(),
+        WriteOptions::from(2).io(Io::Direct),
+    )
+    .unwrap();
+    let file = file::open(&path, Unprotected::Refuse).unwrap();
+    assert!(file.verify(1).is_empty());
 }
 
 /// A directory in memory, whose file system takes direct I/O for what it is or refuses it.

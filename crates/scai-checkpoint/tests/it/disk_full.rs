@@ -98,7 +98,7 @@ fn levels(directory: &Path) {
     for level in 0..LEVELS {
         fill(directory, needed * level / LEVELS);
         let manager = open(directory, promised.options());
-        let error = manager.save(&state(NEW, SIZE)).unwrap_err();
+        let error = manager.save(state(NEW, SIZE)).unwrap_err();
         let Error::DiskFull { needed: said, free: Some(free), .. } = error else {
             panic!("level {level}: {error:?}")
         };
@@ -154,7 +154,7 @@ fn no_more_files(directory: &Path) {
     while fs::write(directory.join(format!("filler {fillers}")), "").is_ok() {
         fillers += 1;
     }
-    let error = manager.save(&state(NEW, SIZE)).unwrap_err();
+    let error = manager.save(state(NEW, SIZE)).unwrap_err();
     let Error::DiskFull { needed, free: Some(free), .. } = &error else { panic!("{error:?}") };
     assert!(needed < free, "{error}");
     assert!(error.to_string().contains("inodes"), "{error}");

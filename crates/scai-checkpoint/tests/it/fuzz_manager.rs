@@ -1,8 +1,10 @@
 //! Any sequence of operations on a directory of checkpoints, beside faults, damage and power
 //! failures, held against a model of what must be true.
 
+use scai_checkpoint::manager::{Prune, Residency};
+use scai_checkpoint::retention::{Goal, Rule};
 use scai_checkpoint::testing::{Effect, Failure, Fault, Op, Times};
-use scai_checkpoint::{Error, Goal, Prune, Residency, Retention, Rule, SaveHandle};
+use scai_checkpoint::{Error, Retention, SaveHandle};
 
 use crate::fuzz_bench::{Bench, Checked, ITERATIONS, SIZE, manager_of};
 use crate::fuzz_checks::Input;
@@ -92,7 +94,7 @@ fn fault(input: &mut Input<'_>) -> Fault {
 fn save(bench: &mut Bench, iteration: u64) -> Checked {
     let save = bench.next_save(iteration);
     bench.begin(format!("{save:?}"));
-    let saved = bench.manager().save(&state(save, SIZE));
+    let saved = bench.manager().save(state(save, SIZE));
     end_save(bench, save, saved.map(|saved| (saved.removed, saved.warnings.len())))
 }
 
@@ -178,7 +180,7 @@ fn rival(bench: &mut Bench, iteration: u64) -> Checked {
     let save = bench.next_save(iteration);
     bench.begin(format!("{save:?} by a rival"));
     let rival = manager_of(bench.store(), Retention::keep_all());
-    let saved = rival.save(&state(save, SIZE));
+    let saved = rival.save(state(save, SIZE));
     drop(rival);
     let effects = Effects {
         save: Some((save.iteration, save.writer)),
@@ -200,7 +202,7 @@ fn load(bench: &mut Bench, iteration: u64) -> Checked {
         bench.begin(format!("load {iteration}, {residency:?}"));
         let loaded = bench.manager().load(&name(iteration), residency).and_then(|loaded| {
             // What stays on disk is checked when it is read.
-            scai_checkpoint::Checkpoint::from_tree(loaded.to_tree()?.resident(1)?)
+            scai_checkpoint::Checkpoint::from_tree(loaded.clone().into_tree()?.resident(1)?)
         });
         let held = bench.model.now.held(iteration);
         let disturbed = bench.end_reading()?;
@@ -221,7 +223,7 @@ fn load(bench: &mut Bench, iteration: u64) -> Checked {
 
 fn verify(bench: &mut Bench, iteration: u64) -> Checked {
     bench.begin(format!("verify {iteration}"));
-    let verified = bench.manager().verify(&name(iteration), &|_| {});
+    let verified = bench.manager().verify(&name(iteration));
     let held = bench.model.now.held(iteration);
     let disturbed = bench.end_reading()?;
     let found = verified.map(|v| (v.answers.exists, v.is_sound()));
@@ -330,7 +332,7 @@ fn pin(bench: &mut Bench, iteration: u64, pin: bool) -> Checked {
 fn prune(bench: &mut Bench, retention: &Retention, dry: bool) -> Checked {
     bench.begin(format!("prune {retention:?}, dry: {dry}"));
     let prune = if dry { Prune::DryRun } else { Prune::Remove };
-    let verdicts = bench.manager().prune(retention, prune, &|_| {});
+    let verdicts = bench.manager().prune(retention, prune);
     let before = bench.model.now.clone();
     let removed = verdicts.as_ref().map_or(0, |all| all.iter().filter(|v| v.removed).count());
     let effects = Effects {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scai_checkpoint::{Goal, Rule};
+use scai_checkpoint::retention::{Goal, Rule};
 
 /// What a name holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,15 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use scai_checkpoint::manager::{Prune, Resume};
+use scai_checkpoint::retention::Reason;
 use scai_checkpoint::testing::SimulatedDisk;
-use scai_checkpoint::{CheckpointManager, Error, Options, Prune, Reason, Resume, Retention};
+use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
 use crate::training::{Save, Size, name, open, save_of, save_under, state};
 
 const SIZE: Size = Size::Tiny;
 
 fn save(manager: &CheckpointManager, iteration: u64, writer: u64) -> Vec<String> {
-    let saved = manager.save(&state(Save { iteration, writer }, SIZE)).unwrap();
+    let saved = manager.save(state(Save { iteration, writer }, SIZE)).unwrap();
     saved.warnings.iter().map(ToString::to_string).collect()
 }
 
@@ -104,10 +106,10 @@ fn a_run_that_goes_back_on_purpose_goes_on_from_there_in_every_later_process() {
     let resumed = manager.resume().unwrap().unwrap();
     assert_eq!(save_of(&resumed.checkpoint, SIZE).unwrap(), Save { iteration: 119, writer: 2 });
     assert_eq!(latest(directory.path()), Save { iteration: 119, writer: 2 });
-    let verdicts = manager.prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+    let verdicts = manager.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     assert_eq!(iterations(&manager), [119, 120]);
     assert_eq!(verdicts[2].reasons, [Reason::Superseded]);
-    let verdicts = manager.prune_superseded(Prune::Remove, &|_| {}).unwrap();
+    let verdicts = manager.prune_superseded(Prune::Remove, 1).unwrap();
     assert!(verdicts[1].removed);
     assert_eq!(iterations(&manager), [119]);
     assert_eq!(manager.resume().unwrap().unwrap().checkpoint.iteration, 119);

@@ -47,7 +47,7 @@ fn every_golden_file_is_read_and_written_again_bit_for_bit() {
             if found["root"] != expected["root"] || found["storages"] != expected["storages"] {
                 return Err(format!("read differently:\n{found}\n{expected}"));
             }
-            if !opened.verify(1, &|_| {}).is_empty() {
+            if !opened.verify(1).is_empty() {
                 return Err("does not verify".to_owned());
             }
             if name == "py_int_long4" {
@@ -59,7 +59,7 @@ fn every_golden_file_is_read_and_written_again_bit_for_bit() {
                 .map_err(|error| error.to_string())?;
             keep_for_torch(&path, &written);
             let again = open(written, Unprotected::Refuse).map_err(|e| e.to_string())?;
-            if let Some(error) = again.verify(2, &|_| {}).first() {
+            if let Some(error) = again.verify(2).first() {
                 return Err(error.to_string());
             }
             let again = again.tree().map_err(|e| e.to_string())?;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, DType, Dict, Options, Residency, Result, Source, Storage, Tensor,
-};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::tensor::{Source, Storage};
+use scai_checkpoint::{Checkpoint, CheckpointManager, DType, Dict, Options, Result, Tensor};
 
 /// Bytes that follow from their place and are nowhere in memory.
 struct Pattern(u64);
@@ -39,9 +39,9 @@ fn more_than_4_gib_are_written_verified_and_read() {
     let after = Tensor::from_vec(vec![3], vec![1.0_f32, 2.0, 3.0]).unwrap();
     let model: Dict = [("huge", huge), ("after", after)].into_iter().collect();
     let manager = CheckpointManager::create(&folder, Options::default()).unwrap();
-    let saved = manager.save(&Checkpoint::new(1, model, Dict::new())).unwrap();
+    let saved = manager.save(Checkpoint::new(1, model, Dict::new())).unwrap();
     assert!(saved.size > len && saved.warnings.is_empty());
-    let verification = manager.verify(&saved.name, &|_| {}).unwrap();
+    let verification = manager.verify(&saved.name).unwrap();
     assert!(verification.is_sound(), "{:?}", verification.damage);
     let loaded = manager.load(&saved.name, Residency::Disk).unwrap();
     let tensor = |name: &str| loaded.model_state_dict.lookup(name).unwrap().as_tensor().unwrap();

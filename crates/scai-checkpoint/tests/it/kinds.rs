@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use scai_checkpoint::codec::{CheckpointFile, Format, Protection, Unprotected};
-use scai_checkpoint::{DType, Dict, Error, Storage, Tensor, Value, open_file};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{DType, Dict, Error, Tensor, Value, file};
 
 use crate::forge::{Archive, Header, Member, honest};
 use crate::support::{self, Bytes, golden, read_file};
@@ -95,7 +96,7 @@ fn a_torch_script_model_is_named_though_its_code_is_deflated() {
     assert!(matches!(error, Error::NotACheckpoint { .. }), "{error:?}");
     assert!(error.to_string().contains("torch.jit.load"), "{error}");
     assert!(!error.to_string().contains("zip -0"), "{error}");
-    assert!(open(torch.bytes()).unwrap().verify(1, &|_| {}).is_empty());
+    assert!(open(torch.bytes()).unwrap().verify(1).is_empty());
 }
 
 fn tree(number: f32) -> Value {
@@ -122,7 +123,7 @@ fn the_checkpoints_in_an_archive_of_another_program_are_read() {
     let bytes = archive(&members);
     let file = open(bytes.clone()).unwrap();
     assert_eq!((file.format(), file.protection()), (Format::Archive, Protection::Crc32));
-    assert!(file.verify(1, &|_| {}).is_empty());
+    assert!(file.verify(1).is_empty());
     let Value::Dict(read) = file.tree().unwrap() else { panic!("not a dict") };
     assert_eq!(weight(read.get("policy.pth").unwrap(), "weight"), 1.);
     assert_eq!(weight(read.get("policy.optimizer.pth").unwrap(), "weight"), 2.);
@@ -132,7 +133,7 @@ fn the_checkpoints_in_an_archive_of_another_program_are_read() {
     damaged[at + policy.len() / 2] ^= 1;
     let named = |error: &Error| error.to_string().contains("policy.pth");
     match open(damaged) {
-        Ok(file) => assert!(file.verify(1, &|_| {}).iter().all(named)),
+        Ok(file) => assert!(file.verify(1).iter().all(named)),
         Err(error) => assert!(named(&error), "{error}"),
     }
 }
@@ -152,12 +153,12 @@ fn the_shards_of_an_index_are_one_checkpoint() {
     let index = |map: &str| {
         let json = format!("{{\"metadata\": {{}}, \"weight_map\": {map}}}");
         std::fs::write(at("a.safetensors.index.json"), json).unwrap();
-        open_file(at("a.safetensors.index.json"), Unprotected::Refuse)
+        file::open(at("a.safetensors.index.json"), Unprotected::Refuse)
     };
     let file = index(r#"{"weight": "a-2.bin"}"#).unwrap();
     assert_eq!((file.format(), file.protection()), (Format::Sharded, Protection::Digests));
     assert_eq!(weight(&file.tree().unwrap(), "weight"), 2.);
-    assert!(file.verify(1, &|_| {}).is_empty());
+    assert!(file.verify(1).is_empty());
 
     let error = index(r#"{"weight": "a-1.safetensors", "b": "a-2.bin"}"#).unwrap().tree();
     assert!(error.unwrap_err().to_string().contains("does not have"));
@@ -190,7 +191,7 @@ fn a_deflated_record_is_read_as_torch_reads_it_and_checked() {
     let expected = same(open(honest().bytes()).unwrap().tree().unwrap());
     assert_eq!(same(open(torch.bytes()).unwrap().tree().unwrap()), expected);
     torch.member("data/0").data[9] ^= 1;
-    let damage = open(torch.bytes()).unwrap().verify(1, &|_| {});
+    let damage = open(torch.bytes()).unwrap().verify(1);
     assert!(matches!(damage.as_slice(), [Error::Damaged { .. }]), "{damage:?}");
 }
 

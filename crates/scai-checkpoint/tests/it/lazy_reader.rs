@@ -4,7 +4,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use scai_checkpoint::{Checkpoint, CheckpointManager, Error, Options, Prune, Residency, Retention};
+use scai_checkpoint::manager::{Prune, Residency};
+use scai_checkpoint::{Checkpoint, CheckpointManager, Error, Options, Retention};
 
 use crate::training::{Random, Save, Size, full, name, save_of, state};
 
@@ -19,7 +20,7 @@ fn directory(iterations: u64) -> (tempfile::TempDir, CheckpointManager) {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::open(directory.path(), Options::default()).unwrap();
     for iteration in 1..=iterations {
-        manager.save(&state(save(iteration, 1), SIZE)).unwrap();
+        manager.save(state(save(iteration, 1), SIZE)).unwrap();
     }
     (directory, manager)
 }
@@ -30,7 +31,8 @@ fn lazy(manager: &CheckpointManager, iteration: u64) -> Checkpoint {
 
 /// How many tensors can be read, all of them rightly, and the errors of the others.
 fn read(lazy: &Checkpoint, save: Save) -> (usize, Vec<Error>) {
-    let (expected, found) = (state(save, SIZE).to_tree().unwrap(), lazy.to_tree().unwrap());
+    let (expected, found) =
+        (state(save, SIZE).into_tree().unwrap(), lazy.clone().into_tree().unwrap());
     let (mut right, mut errors) = (0, Vec::new());
     for ((path, expected), (_, found)) in expected.tensors().into_iter().zip(found.tensors()) {
         match found.to_bytes() {
@@ -48,8 +50,8 @@ fn read(lazy: &Checkpoint, save: Save) -> (usize, Vec<Error>) {
 fn a_replaced_or_removed_file_stays_as_it_was_for_who_has_it_open() {
     let (directory, manager) = directory(2);
     let (replaced, removed) = (lazy(&manager, 2), lazy(&manager, 1));
-    manager.save(&state(save(2, 7), SIZE)).unwrap();
-    manager.prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+    manager.save(state(save(2, 7), SIZE)).unwrap();
+    manager.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     assert!(!directory.path().join(name(1)).exists());
     assert_eq!(save_of(&replaced, SIZE), Ok(save(2, 1)));
     assert_eq!(save_of(&removed, SIZE), Ok(save(1, 1)));
@@ -66,7 +68,7 @@ fn a_file_that_is_saved_over_all_the_time_is_read_whole() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for writer in 2.. {
-                manager.save(&state(save(1, writer), SIZE)).unwrap();
+                manager.save(state(save(1, writer), SIZE)).unwrap();
                 if done.load(Ordering::Relaxed) {
                     break;
                 }

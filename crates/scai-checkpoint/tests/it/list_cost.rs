@@ -8,7 +8,7 @@ use std::time::Instant;
 use scai_checkpoint::store::{Draft, Entry, LocalStore, Lock, ReadAt, Store};
 use scai_checkpoint::{CheckpointManager, Options};
 
-use crate::support::write;
+use crate::support::{names, write};
 use crate::training::{Save, Size, name, state};
 
 const COUNT: u64 = 1000;
@@ -93,7 +93,7 @@ fn listing_1000_checkpoints_reads_only_their_beginnings() {
     for iteration in 1..=COUNT {
         let mut checkpoint = state(Save { iteration, writer: 1 }, Size::Medium);
         checkpoint.timestamp = Some("2026-01-01T00:00:00+00:00".to_owned());
-        let file = write(&checkpoint.to_tree().unwrap()).unwrap();
+        let file = write(&checkpoint.into_tree().unwrap()).unwrap();
         std::fs::write(directory.path().join(name(iteration)), file).unwrap();
     }
 
@@ -129,7 +129,7 @@ fn listing_1000_checkpoints_reads_only_their_beginnings() {
     // One more: the record of those that a run went back behind.
     assert!(opened <= COUNT + 1 && bytes <= COUNT * ENOUGH, "{cost:?}");
 
-    let names: Vec<String> = listed.into_iter().map(|listed| listed.name).collect();
-    assert_eq!(manager.names().unwrap(), names);
+    let expected: Vec<String> = listed.into_iter().map(|listed| listed.name).collect();
+    assert_eq!(names(&manager), expected);
     assert_eq!(cost.opened.load(Ordering::Relaxed), opened, "names alone open no file");
 }

@@ -3,12 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use scai_checkpoint::load::{
+    MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
+};
+use scai_checkpoint::manager::{Prune, Residency};
+use scai_checkpoint::retention::{Goal, Rule};
 use scai_checkpoint::store::MemoryStore;
+use scai_checkpoint::tensor::{Attributes, Storage};
 use scai_checkpoint::testing::{Effect, Failure, Fault, FaultStore, Op, Times, publish};
+use scai_checkpoint::value::{from_value, to_value};
 use scai_checkpoint::{
-    Attributes, Checkpoint, CheckpointManager, DType, Dict, Error, Goal, MatchOptions, Options,
-    Prune, Residency, Retention, Rule, Storage, Strictness, Tensor, TensorSpec, Value, from_value,
-    match_state, to_value, transfer_optimizer,
+    Checkpoint, CheckpointManager, DType, Dict, Error, Options, Retention, Tensor, Value,
 };
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -54,7 +59,7 @@ fn a_state_comes_back_as_it_was_saved() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     assert!(manager.resume().unwrap().is_none());
-    let saved = manager.save(&state(100)).unwrap();
+    let saved = manager.save(state(100)).unwrap();
     assert!(saved.warnings.is_empty(), "{:?}", saved.warnings);
     assert_eq!(saved.size, std::fs::metadata(&saved.path).unwrap().len());
     for residency in [Residency::Memory, Residency::Disk] {
@@ -73,7 +78,7 @@ fn checkpoints_are_listed_by_iteration_and_not_by_time() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     for iteration in [900, 20, 1000, 3] {
-        manager.save(&state(iteration)).unwrap();
+        manager.save(state(iteration)).unwrap();
     }
     let listed = manager.list().unwrap();
     let iterations: Vec<u64> = listed.iter().map(|listed| listed.iteration).collect();
@@ -89,7 +94,7 @@ fn a_resume_sets_damaged_checkpoints_aside_and_says_what_was_lost() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     for iteration in [100, 200, 300] {
-        manager.save(&state(iteration)).unwrap();
+        manager.save(state(iteration)).unwrap();
     }
     damage(&directory.path().join("checkpoint_iter_300.pt"));
     std::fs::write(directory.path().join("checkpoint_iter_250.pt"), b"half a file").unwrap();
@@ -118,7 +123,7 @@ fn where_nothing_is_sound_each_resume_is_an_error_and_nothing_is_touched() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     for iteration in [1, 3] {
-        damage(Path::new(&manager.save(&state(iteration)).unwrap().path));
+        damage(Path::new(&manager.save(state(iteration)).unwrap().path));
     }
     for _ in 0..2 {
         // Each time as a process that knows nothing yet.
@@ -129,7 +134,7 @@ fn where_nothing_is_sound_each_resume_is_an_error_and_nothing_is_touched() {
         assert_eq!(names(&manager), ["checkpoint_iter_1.pt", "checkpoint_iter_3.pt"]);
     }
     // Once a sound one is there, the damaged one that is newer is set aside.
-    manager.save(&state(2)).unwrap();
+    manager.save(state(2)).unwrap();
     assert!(same(manager.resume().unwrap().unwrap().checkpoint, 2));
     assert_eq!(names(&manager), ["checkpoint_iter_1.pt", "checkpoint_iter_2.pt"]);
     assert!(directory.path().join("checkpoint_iter_3.pt.damaged").exists());
@@ -146,12 +151,12 @@ fn an_only_save_that_does_not_read_back_is_what_the_next_resume_speaks_of() {
         times: Times::FromThenOn,
         effect: Effect::Forget,
     });
-    let error = manager.save(&state(1)).unwrap_err();
+    let error = manager.save(state(1)).unwrap_err();
     assert!(error.to_string().contains("does not read back"), "{error}");
     store.disarm();
     let error = manager.resume().unwrap_err();
     assert!(matches!(error, Error::NothingToResume { .. }), "{error}");
-    manager.save(&state(1)).unwrap();
+    manager.save(state(1)).unwrap();
     assert!(same(manager.resume().unwrap().unwrap().checkpoint, 1));
 }
 
@@ -163,7 +168,7 @@ fn retention_keeps_the_last_the_best_and_the_pinned() {
     let manager = CheckpointManager::create(directory.path(), options).unwrap();
     let mut removed = Vec::new();
     for iteration in 1..=6 {
-        removed.extend(manager.save(&state(iteration)).unwrap().removed);
+        removed.extend(manager.save(state(iteration)).unwrap().removed);
         if iteration == 3 {
             manager.pin("checkpoint_iter_3.pt").unwrap();
         }
@@ -173,12 +178,12 @@ fn retention_keeps_the_last_the_best_and_the_pinned() {
     assert_eq!(removed, ["checkpoint_iter_2.pt", "checkpoint_iter_4.pt"]);
     manager.unpin("checkpoint_iter_3.pt").unwrap();
     let keep = Retention::keep_last(1);
-    let verdicts = manager.prune(&keep, Prune::DryRun, &|_| {}).unwrap();
+    let verdicts = manager.prune(&keep, Prune::DryRun).unwrap();
     let stays: Vec<bool> = verdicts.iter().map(|verdict| verdict.stays()).collect();
     assert_eq!(stays, [false, false, false, true]);
     assert_eq!(verdicts[3].reasons[1].to_string(), "last 1 (no. 1)");
     assert_eq!(names(&manager).len(), 4, "a dry run deletes nothing");
-    manager.prune(&keep, Prune::Remove, &|_| {}).unwrap();
+    manager.prune(&keep, Prune::Remove).unwrap();
     assert_eq!(names(&manager), ["checkpoint_iter_6.pt"]);
 }
 
@@ -188,12 +193,12 @@ fn retention_never_deletes_what_was_just_saved() {
     let options = Options::default().retention(Retention::keep_last(2));
     let manager = CheckpointManager::create(directory.path(), options).unwrap();
     for iteration in [100, 200, 10] {
-        manager.save(&state(iteration)).unwrap();
+        manager.save(state(iteration)).unwrap();
     }
     assert!(same(manager.load("checkpoint_iter_10.pt", Residency::Memory).unwrap(), 10));
     // Nor what this run saved last before it; what is above a step back stays as well.
     for (iteration, there) in [(20, 4), (30, 4)] {
-        manager.save(&state(iteration)).unwrap();
+        manager.save(state(iteration)).unwrap();
         assert_eq!(names(&manager).len(), there);
     }
     assert_eq!(names(&manager)[0], "checkpoint_iter_20.pt");
@@ -210,7 +215,7 @@ fn a_save_that_panics_in_the_background_is_told_and_publishes_nothing() {
     let handle = manager.save_in_background(checkpoint).unwrap();
     assert!(handle.wait().unwrap_err().to_string().contains("panicked"));
     assert!(manager.list().unwrap().is_empty());
-    manager.save(&state(2)).unwrap();
+    manager.save(state(2)).unwrap();
 }
 
 #[test]
@@ -218,12 +223,12 @@ fn nothing_is_deleted_in_favour_of_a_damaged_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     for iteration in 1..=4 {
-        manager.save(&state(iteration)).unwrap();
+        manager.save(state(iteration)).unwrap();
     }
     damage(&directory.path().join("checkpoint_iter_4.pt"));
     // A fresh manager knows nothing of what was verified.
     let manager = CheckpointManager::open(directory.path(), Options::default()).unwrap();
-    manager.prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+    manager.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     assert_eq!(names(&manager), ["checkpoint_iter_3.pt", "checkpoint_iter_4.pt"]);
     assert!(same(manager.resume().unwrap().unwrap().checkpoint, 3));
 }
@@ -232,8 +237,8 @@ fn nothing_is_deleted_in_favour_of_a_damaged_checkpoint() {
 fn verify_answers_eight_questions_and_names_the_damage() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
-    manager.save(&state(1)).unwrap();
-    let sound = manager.verify("checkpoint_iter_1.pt", &|_| {}).unwrap();
+    manager.save(state(1)).unwrap();
+    let sound = manager.verify("checkpoint_iter_1.pt").unwrap();
     assert!(sound.is_sound(), "{:?}", sound.damage);
     let answers = to_value(&sound.answers).unwrap();
     let keys = [
@@ -251,13 +256,13 @@ fn verify_answers_eight_questions_and_names_the_damage() {
         assert_eq!(answers.as_dict().unwrap().get(key), Some(&Value::Bool(true)), "{key}");
     }
     damage(&directory.path().join("checkpoint_iter_1.pt"));
-    let damaged = manager.verify("checkpoint_iter_1.pt", &|_| {}).unwrap();
+    let damaged = manager.verify("checkpoint_iter_1.pt").unwrap();
     assert!(damaged.answers.exists && !damaged.answers.readable);
     assert!(damaged.answers.has_model_state);
     let place = damaged.damage[0].place().unwrap();
     assert!(place.tensor.is_some() && place.bytes.is_some(), "{place:?}");
-    let missing = manager.verify("checkpoint_iter_2.pt", &|_| {}).unwrap();
-    assert_eq!(missing.answers, scai_checkpoint::Answers::default());
+    let missing = manager.verify("checkpoint_iter_2.pt").unwrap();
+    assert_eq!(missing.answers, scai_checkpoint::verify::Answers::default());
 }
 
 #[test]
@@ -309,7 +314,7 @@ fn a_failure_in_the_background_comes_out_of_the_next_call_once() {
     let error = manager.list().unwrap_err();
     assert!(matches!(error, Error::Background(_)), "{error}");
     assert!(manager.list().unwrap().is_empty());
-    manager.save(&state(2)).unwrap();
+    manager.save(state(2)).unwrap();
     assert_eq!(names(&manager), ["checkpoint_iter_2.pt"]);
 }
 
@@ -320,7 +325,7 @@ fn a_state_that_torch_could_not_load_is_refused_with_its_path() {
     let mut checkpoint = state(1);
     let inner: Dict = [("note", Value::Bytes(Vec::new()))].into_iter().collect();
     checkpoint.metadata = Value::Dict([("run", inner)].into_iter().collect());
-    let error = manager.save(&checkpoint).unwrap_err().to_string();
+    let error = manager.save(checkpoint.clone()).unwrap_err().to_string();
     assert!(error.starts_with("at `metadata.run.note`: "), "{error}");
     assert!(manager.list().unwrap().is_empty());
 }
@@ -336,7 +341,7 @@ fn tied_tensors_stay_tied_and_views_stay_views() {
             Attributes { requires_grad: true, parameter: true, ..Attributes::default() },
         );
     let model: Dict = [("whole", whole), ("column", column)].into_iter().collect();
-    manager.save(&Checkpoint::new(1, model, Dict::new())).unwrap();
+    manager.save(Checkpoint::new(1, model, Dict::new())).unwrap();
     let loaded = manager.load("checkpoint_iter_1.pt", Residency::Memory).unwrap();
     let tensor = |name: &str| loaded.model_state_dict.lookup(name).unwrap().as_tensor().unwrap();
     assert!(tensor("whole").storage().same_as(tensor("column").storage()));

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use scai_checkpoint::codec::torch::{TorchFile, Unprotected};
 use scai_checkpoint::codec::{CheckpointFile, Format, Plan, torch};
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Dict, Error, Options, Residency, Tensor, Value,
-};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Error, Options, Tensor, Value};
 
 use crate::forge::{Archive, Member, records, seal};
 use crate::support::{Bytes, in_memory, open};
@@ -28,10 +27,10 @@ fn notes_come_back_with_the_checkpoint_they_were_saved_with() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     let mut checkpoint = Checkpoint::new(1, Dict::new(), Dict::new());
-    manager.save(&checkpoint).unwrap();
+    manager.save(checkpoint.clone()).unwrap();
     checkpoint.iteration = 2;
     checkpoint.notes = Some(NOTES.to_owned());
-    manager.save(&checkpoint).unwrap();
+    manager.save(checkpoint.clone()).unwrap();
     for residency in [Residency::Memory, Residency::Disk] {
         let notes = |name| manager.load(name, residency).unwrap().notes;
         assert_eq!(notes("checkpoint_iter_1.pt"), None);
@@ -49,7 +48,7 @@ fn a_file_without_notes_has_no_record_for_them_and_one_with_notes_holds_the_same
     let with = open(with, Unprotected::Refuse).unwrap();
     assert_eq!(with.notes().unwrap().as_deref(), Some(NOTES));
     assert_eq!(with.tree().unwrap(), tree());
-    assert!(with.verify(2, &|_| {}).is_empty());
+    assert!(with.verify(2).is_empty());
     assert_eq!(open(without, Unprotected::Refuse).unwrap().notes().unwrap(), None);
     let empty = open(write(Some("")), Unprotected::Refuse).unwrap();
     assert_eq!(empty.notes().unwrap().as_deref(), Some(""));
@@ -65,7 +64,7 @@ fn every_bit_of_the_notes_is_covered() {
         let opened = open(damaged, Unprotected::Refuse).unwrap();
         let message = opened.notes().unwrap_err().to_string();
         assert!(message.contains("notes") && message.contains("checksum"), "{message}");
-        assert_eq!(opened.verify(1, &|_| {}).len(), 1);
+        assert_eq!(opened.verify(1).len(), 1);
     }
 }
 

@@ -2,27 +2,26 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
+use scai_checkpoint::manager::Residency;
 use scai_checkpoint::store::{LocalStore, Store, draft_name, is_draft};
-use scai_checkpoint::{
-    CheckpointManager, Dict, Error, Options, Residency, Value, open_file, verify_file, write_file,
-};
+use scai_checkpoint::{CheckpointManager, Dict, Error, Options, Value, file};
 
 use crate::child::{Process, command, say, wait_to_go};
 use crate::training::{Save, Size, name, open, state};
 
 const SIZE: Size = Size::Tiny;
 
-fn save(manager: &CheckpointManager, iteration: u64) -> scai_checkpoint::Result<String> {
-    manager.save(&state(Save { iteration, writer: 1 }, SIZE)).map(|saved| saved.path)
+fn save(manager: &CheckpointManager, iteration: u64) -> scai_checkpoint::Result<PathBuf> {
+    manager.save(state(Save { iteration, writer: 1 }, SIZE)).map(|saved| saved.path)
 }
 
 fn write(path: impl AsRef<Path>) -> scai_checkpoint::Result<()> {
     let tree = Value::Dict([("a", 1_i64)].into_iter().collect::<Dict>());
-    write_file(path, Plan::new(&tree, Format::Torch)?, 1)
+    file::write(path, Plan::new(&tree, Format::Torch)?, 1)
 }
 
 fn mode(path: impl AsRef<Path>) -> u32 {
@@ -62,7 +61,7 @@ fn what_is_written_to_a_symbolic_link_goes_where_it_leads() {
         write(at("second.pt")).unwrap();
         assert!(at("second.pt").is_symlink() && at("first.pt").is_symlink());
         assert!(!at("elsewhere/a.pt").is_symlink());
-        open_file(at("elsewhere/a.pt"), Unprotected::Refuse).unwrap();
+        file::open(at("elsewhere/a.pt"), Unprotected::Refuse).unwrap();
     }
     symlink("loop.pt", at("loop.pt")).unwrap();
     assert!(matches!(write(at("loop.pt")).unwrap_err(), Error::Io { .. }));
@@ -97,7 +96,7 @@ fn a_pipe_a_device_and_a_directory_are_never_replaced_by_a_file() {
     let _ = Command::new("mkfifo").arg(at(&name(2))).status();
     if at("latest.pt").exists() && at(&name(2)).exists() {
         let manager = open(directory.path(), Options::default());
-        let saved = manager.save(&state(Save { iteration: 1, writer: 1 }, SIZE)).unwrap();
+        let saved = manager.save(state(Save { iteration: 1, writer: 1 }, SIZE)).unwrap();
         assert_eq!(saved.warnings.len(), 1, "{:?}", saved.warnings);
         assert!(save(&manager, 2).unwrap_err().to_string().contains("a pipe"));
         for pipe in ["latest.pt", &name(2)] {
@@ -190,8 +189,8 @@ fn a_url_is_refused_at_every_door_and_makes_no_directory() {
             CheckpointManager::create(url, Options::default()).unwrap_err(),
             CheckpointManager::open(url, Options::default()).unwrap_err(),
             write(url).unwrap_err(),
-            open_file(url, Unprotected::Refuse).unwrap_err(),
-            verify_file(url, 1, &|_| {}).unwrap_err(),
+            file::open(url, Unprotected::Refuse).unwrap_err(),
+            file::verify(url, 1).unwrap_err(),
         ];
         for error in errors {
             assert!(error.to_string().contains("not supported"), "{error}");

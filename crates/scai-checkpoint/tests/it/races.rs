@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use scai_checkpoint::manager::Prune;
+use scai_checkpoint::retention::Reason;
 use scai_checkpoint::store::{Draft, Entry, Lock, MemoryStore, ReadAt, Store};
-use scai_checkpoint::{CheckpointManager, Error, Options, Prune, Reason, Retention};
+use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
 use crate::training::{Save, Size, name, save_of, save_under, state};
 
@@ -105,7 +107,7 @@ fn store_of(iterations: impl IntoIterator<Item = u64>) -> MemoryStore {
     let store = MemoryStore::new();
     let manager = manager(&store);
     for iteration in iterations {
-        manager.save(&state(save(iteration, 1), SIZE)).unwrap();
+        manager.save(state(save(iteration, 1), SIZE)).unwrap();
     }
     store
 }
@@ -125,9 +127,9 @@ fn a_resume_beside_a_run_that_prunes_finds_the_newest() {
     let meddled = Meddled::new(&store, Step::Listed, move || {
         let manager = manager(&run);
         for iteration in 3..=5 {
-            manager.save(&state(save(iteration, 1), SIZE)).unwrap();
+            manager.save(state(save(iteration, 1), SIZE)).unwrap();
         }
-        manager.prune(&Retention::keep_last(2), Prune::Remove, &|_| {}).unwrap();
+        manager.prune(&Retention::keep_last(2), Prune::Remove).unwrap();
     });
     let resumed = CheckpointManager::with_store(meddled, Options::default()).resume();
     let resumed = resumed.unwrap().unwrap();
@@ -141,7 +143,7 @@ fn a_damaged_checkpoint_that_was_replaced_meanwhile_is_not_set_aside() {
     damage(&store, 2);
     let run = store.clone();
     let meddled = Meddled::new(&store, Step::Opened(2), move || {
-        manager(&run).save(&state(save(2, 7), SIZE)).unwrap();
+        manager(&run).save(state(save(2, 7), SIZE)).unwrap();
     });
     let resumed = CheckpointManager::with_store(meddled, Options::default()).resume();
     let resumed = resumed.unwrap().unwrap();
@@ -158,7 +160,7 @@ fn a_checkpoint_pinned_while_a_prune_verifies_the_others_stays() {
     let meddled =
         Meddled::new(&store, Step::Listed, move || manager(&person).pin(&name(1)).unwrap());
     let prune = CheckpointManager::with_store(meddled, Options::default());
-    let verdicts = prune.prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+    let verdicts = prune.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     let removed: Vec<bool> = verdicts.iter().map(|verdict| verdict.removed).collect();
     assert_eq!(removed, [false, true, false]);
     assert_eq!(verdicts[0].reasons, [Reason::Pinned]);
@@ -170,7 +172,7 @@ fn a_pin_of_a_checkpoint_that_goes_meanwhile_is_not_acknowledged() {
     let store = store_of(1..=3);
     let run = store.clone();
     let meddled = Meddled::new(&store, Step::Opened(1), move || {
-        manager(&run).prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+        manager(&run).prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     });
     let pin = CheckpointManager::with_store(meddled, Options::default()).pin(&name(1));
     assert!(matches!(pin, Err(Error::NotFound { .. })), "{pin:?}");
@@ -183,7 +185,7 @@ fn a_list_beside_a_run_that_prunes_leaves_out_what_is_gone() {
     let store = store_of(1..=3);
     let run = store.clone();
     let meddled = Meddled::new(&store, Step::Listed, move || {
-        manager(&run).prune(&Retention::keep_last(2), Prune::Remove, &|_| {}).unwrap();
+        manager(&run).prune(&Retention::keep_last(2), Prune::Remove).unwrap();
     });
     let listed = CheckpointManager::with_store(meddled, Options::default()).list().unwrap();
     let listed: Vec<_> = listed.iter().map(|listed| (listed.iteration, &listed.problem)).collect();
@@ -195,10 +197,10 @@ fn what_was_verified_before_the_right_to_write_was_taken_is_verified_again() {
     let store = store_of(1..=3);
     let other = manager(&store);
     // A dry run verifies what would stay, and takes no right.
-    let verdicts = other.prune(&Retention::keep_last(1), Prune::DryRun, &|_| {}).unwrap();
+    let verdicts = other.prune(&Retention::keep_last(1), Prune::DryRun).unwrap();
     assert_eq!(verdicts.iter().filter(|verdict| verdict.stays()).count(), 1);
     damage(&store, 3);
-    other.prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+    other.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     assert_eq!(save_under(&other, &name(2), SIZE), Ok(Some(save(2, 1))));
 }
 
@@ -208,16 +210,16 @@ fn managers_of_one_directory_share_what_they_know_to_be_right() {
     let open = || CheckpointManager::open(directory.path(), Options::default()).unwrap();
     let (one, two) = (open(), open());
     for iteration in 1..=3 {
-        one.save(&state(save(iteration, 1), SIZE)).unwrap();
+        one.save(state(save(iteration, 1), SIZE)).unwrap();
     }
     // The first manager verifies 3, the second replaces it, and the disk forgets what it wrote.
-    one.prune(&Retention::keep_last(2), Prune::Remove, &|_| {}).unwrap();
-    two.save(&state(save(3, 2), SIZE)).unwrap();
+    one.prune(&Retention::keep_last(2), Prune::Remove).unwrap();
+    two.save(state(save(3, 2), SIZE)).unwrap();
     let path = directory.path().join(name(3));
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    one.prune(&Retention::keep_last(1), Prune::Remove, &|_| {}).unwrap();
+    one.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     assert_eq!(save_under(&one, &name(2), SIZE), Ok(Some(save(2, 1))));
 }

@@ -8,10 +8,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use scai_checkpoint::codec::{CheckpointFile, Format, Plan, Unprotected};
+use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::store::ReadAt;
-use scai_checkpoint::{
-    CHUNK_SIZE, DType, Destination, Dict, Error, Storage, Tensor, Value, read_into,
-};
+use scai_checkpoint::tensor::{Destination, Storage, read_into};
+use scai_checkpoint::{CHUNK_SIZE, DType, Dict, Error, Tensor, Value};
 
 use crate::forge::{Archive, Member, descriptor, tensor, text};
 use crate::support::{Bytes, in_memory};
@@ -110,10 +110,9 @@ fn open(file: Arc<dyn ReadAt>) -> CheckpointFile {
 }
 
 /// Reads all storages of a tree into memory of their own.
-fn read(
+fn read<'o>(
     tree: &Value,
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
+    options: impl Into<ReadOptions<'o>>,
 ) -> Result<HashMap<String, Vec<u8>>, Error> {
     let storages = tree.storages();
     let mut memory: Vec<Vec<u8>> =
@@ -125,7 +124,7 @@ fn read(
         bytes,
         is_new: true,
     });
-    read_into(destinations.collect(), threads, progress)?;
+    read_into(destinations.collect(), options)?;
     Ok(storages.into_iter().map(|(name, _)| name).zip(memory).collect())
 }
 
@@ -141,12 +140,16 @@ fn every_byte_arrives_whatever_the_format_and_the_number_of_threads() {
             let progress = |more| {
                 told.fetch_add(more, Ordering::Relaxed);
             };
-            assert_eq!(read(&tree, threads, &progress).unwrap(), expected, "{what}");
+            assert_eq!(
+                read(&tree, ReadOptions::from(threads).progress(&progress)).unwrap(),
+                expected,
+                "{what}"
+            );
             assert_eq!(told.into_inner(), len, "{what}");
             assert_eq!(tree.resident(threads).unwrap(), self::tree(), "{what}");
         }
     }
-    assert_eq!(read(&tree(), 2, &|_| {}).unwrap(), expected, "from memory");
+    assert_eq!(read(&tree(), 2).unwrap(), expected, "from memory");
 }
 
 #[test]
@@ -156,7 +159,7 @@ fn a_byte_is_read_once_whichever_checksum_covers_it() {
         let tree = open(Arc::clone(&file) as _).tree().unwrap();
         file.take();
         let len: u64 = tree.storages().iter().map(|(_, storage)| storage.len()).sum();
-        read(&tree, 3, &|_| {}).unwrap();
+        read(&tree, 3).unwrap();
         assert_eq!(file.take(), len, "{what}");
     }
 }
@@ -171,7 +174,7 @@ fn a_flipped_bit_anywhere_in_a_long_storage_is_an_error_that_names_the_tensor() 
             damaged[start + at] ^= 0x10;
             for threads in [1, 3] {
                 let tree = open(Arc::new(Bytes(damaged.clone()))).tree().unwrap();
-                let error = read(&tree, threads, &|_| {}).unwrap_err();
+                let error = read(&tree, threads).unwrap_err();
                 assert!(matches!(error, Error::Damaged { .. }), "{what}: {error}");
                 assert!(error.to_string().contains("long"), "{what}: {error}");
                 assert!(tree.resident(threads).is_err(), "{what}");
@@ -189,7 +192,7 @@ fn memory_of_another_length_is_refused_before_anything_is_written() {
         Destination { name: &name, storage, bytes: &mut right, is_new: false },
         Destination { name: &name, storage, bytes: &mut wrong, is_new: false },
     ];
-    let error = read_into(destinations, 2, &|_| {}).unwrap_err();
+    let error = read_into(destinations, 2).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("long"), "{error}");
     assert!(right.iter().chain(&wrong).all(|&byte| byte == 7));
 }
@@ -209,7 +212,7 @@ fn bytes_over_at_the_end_of_a_storage_are_checked_and_left_out() {
     let file = Counted::new(archive.bytes());
     let tree = open(Arc::clone(&file) as _).tree().unwrap();
     file.take();
-    let found = read(&tree, 3, &|_| {}).unwrap();
+    let found = read(&tree, 3).unwrap();
     assert_eq!(found[""], data[..data.len() - 4]);
     assert_eq!(file.take(), data.len() as u64);
     let last = data.len() - 1;
@@ -218,7 +221,7 @@ fn bytes_over_at_the_end_of_a_storage_are_checked_and_left_out() {
     archive.member("data/0").after =
         descriptor(crc32fast::hash(&data), data.len() as u32, data.len() as u32);
     let tree = open(Arc::new(Bytes(archive.bytes()))).tree().unwrap();
-    assert!(matches!(read(&tree, 3, &|_| {}), Err(Error::Damaged { .. })));
+    assert!(matches!(read(&tree, 3), Err(Error::Damaged { .. })));
 }
 
 /// A file in memory in which a read of a part waits until another one is under way there.
@@ -271,8 +274,8 @@ impl ReadAt for Together {
 fn several_threads_share_one_long_record_when_it_is_read_and_when_it_is_verified() {
     for (what, bytes) in files() {
         let tree = open(Together::new(&bytes)).tree().unwrap();
-        assert_eq!(read(&tree, 2, &|_| {}).unwrap()["long"], self::bytes(LONG, 1), "{what}");
-        let damage = open(Together::new(&bytes)).verify(2, &|_| {});
+        assert_eq!(read(&tree, 2).unwrap()["long"], self::bytes(LONG, 1), "{what}");
+        let damage = open(Together::new(&bytes)).verify(2);
         assert!(damage.is_empty(), "{what}: {damage:?}");
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn child(role: &str, directory: &Path) {
     wait_to_go();
     for iteration in 1..=if role == "run" { saves() } else { 2 } {
         say(&format!("begun {iteration}"));
-        manager.save(&state(Save { iteration, writer: 1 }, SIZE)).unwrap();
+        manager.save(state(Save { iteration, writer: 1 }, SIZE)).unwrap();
         say(&format!("acknowledged {iteration}"));
     }
 }

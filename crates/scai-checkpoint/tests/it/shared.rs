@@ -6,10 +6,9 @@ use std::sync::Arc;
 use num_bigint::BigInt;
 use scai_checkpoint::codec::safetensors::{Plan as SafetensorsPlan, SafetensorsFile};
 use scai_checkpoint::codec::torch::Unprotected;
-use scai_checkpoint::{
-    Attributes, Call, Checkpoint, CheckpointManager, DType, Dict, DictKind, Error, MAX_DEPTH,
-    Options, Storage, Tensor, Value,
-};
+use scai_checkpoint::tensor::{Attributes, Storage};
+use scai_checkpoint::value::{Call, DictKind, MAX_DEPTH};
+use scai_checkpoint::{Checkpoint, CheckpointManager, DType, Dict, Error, Options, Tensor, Value};
 
 use crate::fuzz_checks::Fingerprint;
 use crate::support::{Bytes, in_memory, open, write};
@@ -56,7 +55,7 @@ fn long_strings_records_keys_and_numbers_that_repeat_are_saved_and_resumed() {
         let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
         let mut checkpoint = Checkpoint::new(1, Dict::new(), Dict::new());
         checkpoint.parts.insert("log", tree.clone());
-        manager.save(&checkpoint).unwrap();
+        manager.save(checkpoint.clone()).unwrap();
         let resumed = manager.resume().unwrap().unwrap();
         assert!(resumed.skipped.is_empty());
         assert_eq!(resumed.checkpoint.parts.get("log"), Some(&tree));
@@ -125,11 +124,11 @@ fn what_the_reader_would_refuse_is_refused_before_a_checkpoint_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
     let mut checkpoint = Checkpoint::new(1, Dict::new(), Dict::new());
-    manager.save(&checkpoint).unwrap();
+    manager.save(checkpoint.clone()).unwrap();
     let before = std::fs::read(directory.path().join("checkpoint_iter_1.pt")).unwrap();
     for value in refused {
         checkpoint.parts = [("part", value)].into_iter().collect();
-        let error = manager.save(&checkpoint).expect_err("it has no form in a file");
+        let error = manager.save(checkpoint.clone()).expect_err("it has no form in a file");
         assert!(matches!(error, Error::Conversion { .. }), "{error}");
         let path = directory.path().join("checkpoint_iter_1.pt");
         assert!(std::fs::read(path).unwrap() == before);

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use scai_checkpoint::store::Io;
 use scai_checkpoint::store::{draft_name, is_draft};
-use scai_checkpoint::{CheckpointManager, Error, Io, Options};
+use scai_checkpoint::{CheckpointManager, Error, Options};
 use tempfile::TempDir;
 
 use crate::aftermath::Promised;
@@ -51,7 +52,7 @@ fn save_once(manager: &CheckpointManager) {
     let _ = jiff::Zoned::now();
     let checkpoint = state(NEW, SIZE);
     wait_to_go();
-    match manager.save(&checkpoint) {
+    match manager.save(checkpoint.clone()) {
         Ok(saved) => say(&format!("acknowledged, {} warnings", saved.warnings.len())),
         Err(error) => say(&format!("{}: {error}", kind(&error))),
     }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use scai_checkpoint::manager::Timeline;
 use scai_checkpoint::store::MemoryStore;
 use scai_checkpoint::testing::{Effect, Fault, FaultStore, Op, Times};
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Dict, Options, Retention, Saved, Tensor, Timeline,
-};
+use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Retention, Saved, Tensor};
 
 /// Longer than all of a save in memory takes, also on a busy machine.
 const DELAY: Duration = Duration::from_millis(250);
@@ -37,11 +36,11 @@ fn a_slow_stage_shows_in_its_own_time_and_in_no_other() {
         let store = FaultStore::new(MemoryStore::new());
         let options = Options::default().retention(Retention::keep_last(1));
         let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
-        manager.save(&state(1)).unwrap();
+        manager.save(state(1)).unwrap();
         let effect = Effect::Delay(DELAY);
         store.arm(Fault { concerns, after: 0, times: Times::Once, effect });
         let begun = Instant::now();
-        let Saved { timeline, removed, .. } = manager.save(&state(2)).unwrap();
+        let Saved { timeline, removed, .. } = manager.save(state(2)).unwrap();
         let whole = begun.elapsed();
         assert_eq!((store.fired(), removed.len()), (1, 1), "{what}");
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, DType, Dict, Error, Options, Residency, Storage, Tensor, Value,
-};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{Checkpoint, CheckpointManager, DType, Dict, Error, Options, Tensor, Value};
 
 /// Which save a state is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,7 +99,7 @@ pub(crate) fn save_of(checkpoint: &Checkpoint, size: Size) -> Result<Save, Strin
     if found == expected {
         return Ok(save);
     }
-    let (found, expected) = (found.to_tree().unwrap(), expected.to_tree().unwrap());
+    let (found, expected) = (found.into_tree().unwrap(), expected.into_tree().unwrap());
     let differs = expected.tensors().into_iter().find(|(path, tensor)| {
         found.lookup(path).and_then(Value::as_tensor).is_none_or(|found| found != *tensor)
     });

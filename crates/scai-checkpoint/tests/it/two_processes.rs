@@ -5,9 +5,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Error, Options, Residency, Retention, Rule, Verification,
-};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::retention::Rule;
+use scai_checkpoint::verify::Verification;
+use scai_checkpoint::{Checkpoint, CheckpointManager, Error, Options, Retention};
 
 use crate::child::{Ended, Process, command, say, wait_to_go};
 use crate::training::{Random, Save, Size, full, iteration, name, open, save_of, state};
@@ -52,7 +53,7 @@ fn write_for_ever(directory: &Path, parity: u64) {
             let iteration = newest + if newest % 2 == parity { 2 } else { 1 };
             // Said before, since a kill may come at once.
             say(&format!("begun {iteration}"));
-            match manager.save(&state(Save { iteration, writer }, SIZE)) {
+            match manager.save(state(Save { iteration, writer }, SIZE)) {
                 Ok(saved) if saved.warnings.is_empty() => {
                     say(&format!("acknowledged {iteration}"));
                 }
@@ -104,7 +105,7 @@ fn look(manager: &CheckpointManager, lazy: &mut Vec<(Save, Checkpoint)>) -> Resu
             }
             read += 1;
         }
-        let Verification { damage, .. } = manager.verify(file, &|_| {}).map_err(text)?;
+        let Verification { damage, .. } = manager.verify(file).map_err(text)?;
         if damage.iter().any(|damage| !matches!(damage, Error::NotFound { .. })) {
             return Err(format!("{file} does not verify: {damage:?}"));
         }
@@ -202,7 +203,7 @@ fn processes_that_share_a_directory_and_are_killed_harm_nothing() {
     let begin = Instant::now();
     let mut known = Knowledge::default();
     let first = Save { iteration: 1, writer: 1 };
-    open(directory, options()).save(&state(first, SIZE)).unwrap();
+    open(directory, options()).save(state(first, SIZE)).unwrap();
     known.begun.insert(1, vec![1]);
     known.acknowledged.insert(1, 1);
     let mut random = Random(7);
@@ -248,7 +249,7 @@ fn time_of_a_save(directory: &Path, known: &mut Knowledge) -> Duration {
     let manager = open(directory, options());
     let start = Instant::now();
     for iteration in 2..=6 {
-        manager.save(&state(Save { iteration, writer: 1 }, SIZE)).unwrap();
+        manager.save(state(Save { iteration, writer: 1 }, SIZE)).unwrap();
         known.begun.insert(iteration, vec![1]);
         known.acknowledged.insert(iteration, 1);
     }
@@ -266,7 +267,7 @@ fn managers_of_one_process_take_turns() {
                 let manager = open(directory, options());
                 for round in 1..=rounds {
                     let iteration = round * 2 + writer;
-                    let saved = manager.save(&state(Save { iteration, writer }, SIZE)).unwrap();
+                    let saved = manager.save(state(Save { iteration, writer }, SIZE)).unwrap();
                     // The other one may be ahead.
                     let mut warnings = saved.warnings.iter().map(ToString::to_string);
                     assert!(warnings.all(|warning| warning.contains("was saved below")));

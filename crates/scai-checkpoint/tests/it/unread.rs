@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use scai_checkpoint::manager::{Resume, Unreadable};
 use scai_checkpoint::store::MemoryStore;
 use scai_checkpoint::testing::{Effect, Failure, Fault, FaultStore, Op, Times};
-use scai_checkpoint::{CheckpointManager, Error, Options, Resume, Retention, Unreadable};
+use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
+use crate::support::names;
 use crate::training::{Save, Size, name, open, save_of, save_under, state};
 
 const SIZE: Size = Size::Tiny;
 
 fn save(manager: &CheckpointManager, iteration: u64) -> Vec<String> {
-    let saved = manager.save(&state(Save { iteration, writer: 1 }, SIZE)).unwrap();
+    let saved = manager.save(state(Save { iteration, writer: 1 }, SIZE)).unwrap();
     saved.warnings.iter().map(ToString::to_string).collect()
 }
 
@@ -42,7 +44,7 @@ fn unreadable(to: &Path) {
         if path.is_dir() {
             files.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|end| end == "pt")
-            && scai_checkpoint::open_file(&path, scai_checkpoint::codec::Unprotected::Accept)
+            && scai_checkpoint::file::open(&path, scai_checkpoint::codec::Unprotected::Accept)
                 .and_then(|file| file.tree())
                 .is_err_and(|error| !matches!(error, Error::Damaged { .. }))
         {
@@ -86,7 +88,7 @@ fn a_padded_name_is_seen_used_and_never_overwritten() {
     assert_eq!(resumed(&manager), 20);
     assert_eq!(save(&manager, 20), [""; 0]);
     assert!(padded.exists());
-    assert_eq!(manager.names().unwrap().len(), 2, "1 is the third: {:?}", manager.names());
+    assert_eq!(names(&manager).len(), 2, "1 is the third: {:?}", names(&manager));
 }
 
 #[test]
@@ -101,7 +103,7 @@ fn a_latest_that_is_all_there_is_is_resumed_from_and_kept() {
     let warnings = save(&manager, 8);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(save(&manager, 9), [""; 0]);
-    assert_eq!(manager.names().unwrap(), [name(7), name(8), name(9)]);
+    assert_eq!(names(&manager), [name(7), name(8), name(9)]);
     let kept = save_under(&manager, &name(7), SIZE).unwrap();
     assert_eq!(kept, Some(Save { iteration: 7, writer: 1 }));
 }
@@ -131,7 +133,7 @@ fn a_latest_whose_checkpoint_was_deleted_to_go_back_does_not_come_back() {
     let manager = fresh(&directory);
     assert_eq!(resumed(&manager), 1);
     save(&manager, 2);
-    assert_eq!(manager.names().unwrap(), [name(1), name(2)]);
+    assert_eq!(names(&manager), [name(1), name(2)]);
 }
 
 #[test]
@@ -194,5 +196,5 @@ fn a_read_that_fails_once_does_not_cost_the_newest_checkpoint() {
     let skip = Resume::default().unreadable(Unreadable::Skip);
     assert_eq!(manager.resume_with(skip).unwrap().unwrap().checkpoint.iteration, 1);
     store.disarm();
-    assert_eq!(manager.names().unwrap(), [name(1), name(2)], "nothing was set aside");
+    assert_eq!(names(&manager), [name(1), name(2)], "nothing was set aside");
 }

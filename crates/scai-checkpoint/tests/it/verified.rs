@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use scai_checkpoint::codec::{CheckpointFile, Format, Plan, Unprotected};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::tensor::Storage;
 use scai_checkpoint::{
-    Checkpoint, CheckpointManager, DType, Dict, Error, Options, Residency, Storage, Tensor, Value,
-    open_file, write_file,
+    Checkpoint, CheckpointManager, DType, Dict, Error, Options, Tensor, Value, file,
 };
 
 use crate::read_into::{Counted, as_torch_writes};
@@ -42,8 +43,8 @@ fn flip(path: &Path, at: u64) {
 fn directory() -> (tempfile::TempDir, CheckpointManager) {
     let directory = tempfile::tempdir().unwrap();
     let manager = CheckpointManager::create(directory.path(), Options::default()).unwrap();
-    manager.save(&state(1)).unwrap();
-    manager.save(&state(2)).unwrap();
+    manager.save(state(1)).unwrap();
+    manager.save(state(2)).unwrap();
     (directory, manager)
 }
 
@@ -91,7 +92,7 @@ fn what_was_verified_stays_the_same_file_and_is_checked_again_when_it_is_used() 
     // Another state under the same name is another file.
     let mut other = state(2);
     other.model_state_dict = state(9).model_state_dict;
-    manager.save(&other).unwrap();
+    manager.save(other.clone()).unwrap();
     assert_eq!(weight(&resumed.checkpoint).to_bytes().unwrap(), vec![2; LEN]);
 
     let resumed = manager.resume_with(Residency::Verified).unwrap().unwrap();
@@ -104,19 +105,19 @@ fn what_was_verified_stays_the_same_file_and_is_checked_again_when_it_is_used() 
 fn a_file_anywhere_is_verified_and_then_read_through_the_same_open_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.pt");
-    let plan = Plan::new(&state(3).to_tree().unwrap(), Format::Torch).unwrap();
-    write_file(&path, plan, 2).unwrap();
-    let file = open_file(&path, Unprotected::Refuse).unwrap();
+    let plan = Plan::new(&state(3).into_tree().unwrap(), Format::Torch).unwrap();
+    file::write(&path, plan, 2).unwrap();
+    let file = file::open(&path, Unprotected::Refuse).unwrap();
     fs::write(&path, "something else").unwrap();
     // Written over in place, it is found out; renamed over, it is not touched.
-    assert!(!file.verify(2, &|_| {}).is_empty());
+    assert!(!file.verify(2).is_empty());
 
-    let plan = Plan::new(&state(3).to_tree().unwrap(), Format::Torch).unwrap();
-    write_file(&path, plan, 2).unwrap();
-    let file = open_file(&path, Unprotected::Refuse).unwrap();
-    let plan = Plan::new(&state(4).to_tree().unwrap(), Format::Torch).unwrap();
-    write_file(&path, plan, 2).unwrap();
-    assert!(file.verify(2, &|_| {}).is_empty());
+    let plan = Plan::new(&state(3).into_tree().unwrap(), Format::Torch).unwrap();
+    file::write(&path, plan, 2).unwrap();
+    let file = file::open(&path, Unprotected::Refuse).unwrap();
+    let plan = Plan::new(&state(4).into_tree().unwrap(), Format::Torch).unwrap();
+    file::write(&path, plan, 2).unwrap();
+    assert!(file.verify(2).is_empty());
     let loaded = Checkpoint::from_tree(file.tree().unwrap()).unwrap();
     assert_eq!((loaded.iteration, is_on_disk(&loaded)), (3, true));
     assert_eq!(weight(&loaded).to_bytes().unwrap(), vec![3; LEN]);
@@ -124,13 +125,13 @@ fn a_file_anywhere_is_verified_and_then_read_through_the_same_open_file() {
 
 #[test]
 fn after_a_verification_a_tensor_is_read_without_reading_its_whole_record_again() {
-    let tree = state(1).to_tree().unwrap();
+    let tree = state(1).into_tree().unwrap();
     let safetensors = Plan::new(&tree, Format::Safetensors).unwrap();
     let safetensors = in_memory(safetensors.len(), |file| safetensors.write(1, file)).unwrap();
     for bytes in [as_torch_writes(), safetensors] {
         let file = Counted::new(bytes);
         let opened = CheckpointFile::open(Arc::clone(&file) as _, Unprotected::Refuse).unwrap();
-        assert!(opened.verify(2, &|_| {}).is_empty());
+        assert!(opened.verify(2).is_empty());
         file.take();
         let tree = opened.tree().unwrap();
         assert!(file.take() < 100_000);
@@ -146,8 +147,8 @@ fn damage_is_said_with_the_tensor_also_where_only_records_are_known() {
     let (directory, _) = directory();
     let path = directory.path().join("checkpoint_iter_2.pt");
     flip(&path, LEN as u64 / 2);
-    let file = open_file(&path, Unprotected::Refuse).unwrap();
-    let damage = file.verify(2, &|_| {});
+    let file = file::open(&path, Unprotected::Refuse).unwrap();
+    let damage = file.verify(2);
     assert_eq!(damage.len(), 1);
     assert!(damage[0].to_string().contains("model_state_dict.weight"), "{}", damage[0]);
     assert!(matches!(file.tree(), Ok(Value::Dict(_))));

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use scai_checkpoint::{DType, Goal, Retention, Rule};
+use scai_checkpoint::retention::{Goal, Rule};
+use scai_checkpoint::{DType, Retention};
 
 #[cfg(feature = "train")]
 pub(crate) use train::{EvalArgs, First, PlayArgs, ResumeFrom, TrainArgs};

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use scai_checkpoint::{Options, Tensor, Value};
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::{Tensor, Value};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &DiffArgs, out: &mut impl Write) -> Result<Exit, Failure
 /// Reads every byte: digests speak for what was saved, not for what a disk made of it since.
 fn check(input: &Input<'_>) -> Result<(), Failure> {
     let bar = progress::bytes(input.file.len(), "checking");
-    let damage = input.file.verify(Options::default().threads, &|bytes| bar.inc(bytes));
+    let damage = input.file.verify(ReadOptions::default().progress(&|bytes| bar.inc(bytes)));
     bar.finish_and_clear();
     match damage.into_iter().next() {
         Some(error) => Err(error.at_path(input.path.display().to_string()).into()),

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use scai_checkpoint::{CheckpointManager, Listed, Options};
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::manager::Listed;
+use scai_checkpoint::{CheckpointManager, Options};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -69,7 +71,10 @@ fn rows(
     }
     let bar = progress::bytes(listed.iter().map(|listed| listed.size).sum(), "verifying");
     let rows = listed.into_iter().map(|mut checkpoint| {
-        let verification = manager.verify(&checkpoint.name, &|bytes| bar.inc(bytes))?;
+        let verification = manager.verify_with(
+            &checkpoint.name,
+            ReadOptions::default().progress(&|bytes| bar.inc(bytes)),
+        )?;
         if let Some(error) = verification.damage.first().or(verification.obstacle.as_ref()) {
             checkpoint.problem = Some(error.to_string());
             checkpoint.condition = Some(verification.condition());

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use scai_checkpoint::{Listed, Options, Prune, Verdict};
+use scai_checkpoint::Options;
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::manager::{Listed, Prune, Verdict};
 use serde::Serialize;
 
 use crate::args::PruneArgs;
@@ -37,10 +39,11 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
         bar.inc_length(bytes);
         bar.inc(bytes);
     };
+    let options = ReadOptions::default().progress(&progress);
     let verdicts = if args.superseded {
-        manager.prune_superseded(prune, &progress)
+        manager.prune_superseded(prune, options)
     } else {
-        manager.prune(&retention, prune, &progress)
+        manager.prune_with(&retention, prune, options)
     };
     bar.finish_and_clear();
     let verdicts = verdicts?;

@@ -4,8 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::{Origin, Protection};
+use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::store::{LocalStore, Store, is_draft};
-use scai_checkpoint::{Answers, CheckpointManager, Condition, Error, Options, Verification};
+use scai_checkpoint::verify::{Answers, Condition, Verification};
+use scai_checkpoint::{CheckpointManager, Error, Options};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
@@ -72,7 +74,9 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
     let mut reports = Vec::new();
     let mut exit = Exit::Success;
     for target in &targets {
-        let verification = target.manager.verify(&target.name, &|bytes| bar.inc(bytes))?;
+        let verification = target
+            .manager
+            .verify_with(&target.name, ReadOptions::default().progress(&|bytes| bar.inc(bytes)))?;
         exit = exit.or_worse(Exit::of(verification.condition()));
         if args.json {
             reports.push(report(target, &verification));
@@ -109,7 +113,7 @@ fn find<'a>(path: &Path, manager: &'a CheckpointManager) -> Result<Vec<Target<'a
 fn others(directory: &Path) -> Result<Vec<(String, u64)>, Failure> {
     let at = |error| Error::Io { place: Box::default(), action: "list", source: error };
     let entries = LocalStore::open(directory).and_then(|store| store.list());
-    let entries = entries.map_err(|error| at(error).at_path(directory.to_string_lossy()))?;
+    let entries = entries.map_err(|error| at(error).at_path(directory))?;
     let is_one = |name: &str| {
         let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
         // `latest.pt` is another name of a checkpoint that has its own.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use scai_checkpoint::{Call, DType, Dict, Result, Source, Storage, Tensor, Value};
+use scai_checkpoint::tensor::{Source, Storage};
+use scai_checkpoint::value::Call;
+use scai_checkpoint::{DType, Dict, Result, Tensor, Value};
 
 use super::numbers::{Numbers, decode};
 

@@ -166,7 +166,7 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
-    use scai_checkpoint::Storage;
+    use scai_checkpoint::tensor::Storage;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
-use scai_checkpoint::{Tensor, Value, open_file, write_file};
+use scai_checkpoint::{Tensor, Value, file};
 
 use crate::support::{Sandbox, state};
 
@@ -108,8 +108,8 @@ fn a_file_without_checksums_is_converted_on_request_only_and_its_copies_say_so()
 fn notes_stay_with_a_whole_checkpoint_and_not_with_a_part_of_it() {
     let sandbox = Sandbox::new();
     let plan = Plan::with_notes(&state(100, 0.5, 0.0), Some("a note"), Format::Torch).unwrap();
-    write_file(sandbox.path("a.pt"), plan, 1).unwrap();
-    let notes = |name: &str| open_file(sandbox.path(name), Unprotected::Refuse).unwrap().notes();
+    file::write(sandbox.path("a.pt"), plan, 1).unwrap();
+    let notes = |name: &str| file::open(sandbox.path(name), Unprotected::Refuse).unwrap().notes();
     sandbox.run(&["convert", "a.pt", "whole.pt"]);
     assert_eq!(notes("whole.pt").unwrap().as_deref(), Some("a note"));
     sandbox.run(&["convert", "a.pt", "part.pt", "--part", "model_state_dict"]);

@@ -108,9 +108,9 @@ fn keys_shapes_types_and_lists_are_compared() {
     b.insert("type", "1");
     b.insert("losses", list(110));
     b.insert("betas", Value::Tuple(vec![0.9.into(), 0.99.into()]));
-    let attributes = scai_checkpoint::Attributes {
+    let attributes = scai_checkpoint::tensor::Attributes {
         requires_grad: true,
-        ..scai_checkpoint::Attributes::default()
+        ..scai_checkpoint::tensor::Attributes::default()
     };
     b.insert("grad", tensor(vec![2]).with_attributes(attributes));
     b.insert("new", a.clone());

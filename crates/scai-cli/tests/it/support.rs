@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use scai_checkpoint::codec::{Format, Plan};
-use scai_checkpoint::{Checkpoint, Dict, Tensor, Value, write_file};
+use scai_checkpoint::{Checkpoint, Dict, Tensor, Value, file};
 use tempfile::TempDir;
 
 /// A directory that goes away.
@@ -35,7 +35,7 @@ impl Sandbox {
     pub(crate) fn file(self, name: &str, tree: &Value) -> Self {
         let format =
             if name.ends_with(".safetensors") { Format::Safetensors } else { Format::Torch };
-        write_file(self.path(name), Plan::new(tree, format).unwrap(), 1).unwrap();
+        file::write(self.path(name), Plan::new(tree, format).unwrap(), 1).unwrap();
         self
     }
 
@@ -105,5 +105,5 @@ pub(crate) fn state(iteration: u64, loss: f64, shift: f32) -> Value {
     stats.insert("games", iteration as i64 * 10);
     checkpoint.training_stats = Value::Dict(stats);
     checkpoint.timestamp = Some(format!("2026-11-23T0{}:00:00+00:00", iteration / 100));
-    checkpoint.to_tree().unwrap()
+    checkpoint.into_tree().unwrap()
 }

@@ -195,7 +195,7 @@ impl Trainer {
         for warning in &saved.warnings {
             watch::warn(py, &warning.to_string())?;
         }
-        Ok(saved.path)
+        Ok(saved.path.to_string_lossy().into_owned())
     }
 
     /// What was loaded of the network and of the optimizer.

@@ -15,7 +15,8 @@ mod tree;
 
 use std::path::Path;
 
-use scai_checkpoint::{Retention, Rule};
+use scai_checkpoint::Retention;
+use scai_checkpoint::retention::Rule;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use scai_checkpoint::{Goal, Rule};
+use scai_checkpoint::retention::{Goal, Rule};
 use serde::{Deserialize, Serialize};
 
 /// The game that is learnt.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::{Value, from_value, open_file};
+use scai_checkpoint::value::from_value;
+use scai_checkpoint::{Value, file};
 use scai_games::Game;
 
 use super::{DualResNet, DualResNetConfig, NetworkEvaluator};
@@ -26,12 +27,10 @@ impl SavedNetwork {
     /// Reads the network of a checkpoint that a [`Trainer`](crate::Trainer) saved.
     ///
     /// # Errors
-    /// Those of [`scai_checkpoint::open_file`]; [`Error::State`] where the file does not say which
+    /// Those of [`scai_checkpoint::file::open`]; [`Error::State`] where the file does not say which
     /// configuration it is of.
     pub fn open(path: &Path) -> Result<Self> {
-        let at_path =
-            |error: scai_checkpoint::Error| error.at_path(path.to_string_lossy().into_owned());
-        let tree = open_file(path, Unprotected::default())?.tree().map_err(at_path)?;
+        let tree = file::open(path, Unprotected::default())?.tree()?;
         let config = tree.lookup("metadata.config").ok_or_else(|| {
             Error::State(
                 "it has no `metadata.config`, which names the game and the size of the network"
@@ -48,7 +47,7 @@ impl SavedNetwork {
             .lookup("model_state_dict")
             .ok_or_else(|| Error::State("it has no `model_state_dict`".to_owned()))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let state_dict = state_dict.clone().resident(threads).map_err(at_path)?;
+        let state_dict = state_dict.clone().resident(threads)?;
         Ok(Self { config, iteration, state_dict })
     }
 

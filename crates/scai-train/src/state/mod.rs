@@ -9,10 +9,9 @@ use std::collections::HashMap;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use scai_checkpoint::{
-    Checkpoint, DType, Dict, LoadReport, MatchOptions, Strictness, TensorSpec, Value, from_value,
-    match_state, to_value,
-};
+use scai_checkpoint::load::{LoadReport, MatchOptions, Strictness, TensorSpec, match_state};
+use scai_checkpoint::value::{from_value, to_value};
+use scai_checkpoint::{Checkpoint, DType, Dict, Value};
 use scai_games::Game;
 
 pub use optimizer::Adam;

@@ -7,7 +7,10 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor as BurnTensor, TensorData};
-use scai_checkpoint::{DType, Dict, DictKind, Storage, Tensor, TensorSpec, Value};
+use scai_checkpoint::load::TensorSpec;
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::value::DictKind;
+use scai_checkpoint::{DType, Dict, Tensor, Value};
 
 use crate::error::{Error, Result};
 

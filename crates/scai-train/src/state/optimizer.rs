@@ -7,9 +7,8 @@ use burn::optim::{
     AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer as _,
 };
 use burn::tensor::{Device, Tensor as BurnTensor};
-use scai_checkpoint::{
-    Dict, LoadReport, MatchOptions, Strictness, Tensor, TensorSpec, Value, transfer_optimizer,
-};
+use scai_checkpoint::load::{LoadReport, MatchOptions, Strictness, TensorSpec, transfer_optimizer};
+use scai_checkpoint::{Dict, Tensor, Value};
 
 use super::module::{Path, Role, Spec, loaded, shared};
 use crate::error::{Error, Result};

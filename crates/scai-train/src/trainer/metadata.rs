@@ -3,7 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use scai_checkpoint::{Value, to_value};
+use scai_checkpoint::Value;
+use scai_checkpoint::value::to_value;
 use serde::Serialize;
 
 use crate::config::Config;

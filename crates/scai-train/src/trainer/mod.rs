@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::{
-    Checkpoint, CheckpointManager, Dict, MatchOptions, Options, Skipped, TensorSpec, Value,
-    open_file,
-};
+use scai_checkpoint::load::{MatchOptions, TensorSpec};
+use scai_checkpoint::manager::Skipped;
+use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Value, file};
 use scai_games::Game;
 
 use self::metadata::RunInfo;
@@ -161,7 +160,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
     /// Those of [`CheckpointManager::save`].
     pub fn save_checkpoint(&mut self, iteration: u64) -> Result<scai_checkpoint::Saved> {
         let checkpoint = Checkpoint { iteration, ..self.checkpoint()? };
-        let saved = self.manager.save(&checkpoint)?;
+        let saved = self.manager.save(checkpoint)?;
         self.saves.durable(iteration);
         Ok(saved)
     }
@@ -170,12 +169,12 @@ impl<G: Game, N: Network> Trainer<G, N> {
     /// state dict of a network.
     ///
     /// # Errors
-    /// Those of [`scai_checkpoint::open_file`]; a mismatch with the whole report where a strict
+    /// Those of [`scai_checkpoint::file::open`]; a mismatch with the whole report where a strict
     /// load does not fit; [`Error::State`] where it holds something else. The training is then as
     /// it was.
     pub fn load_checkpoint(&mut self, path: &Path, options: &LoadOptions) -> Result<Restored> {
         let read = || {
-            let tree = open_file(path, options.unprotected)?.tree()?;
+            let tree = file::open(path, options.unprotected)?.tree()?;
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
             let tree = tree.resident(threads)?;
             Checkpoint::from_tree(match options.restore {
@@ -183,7 +182,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
                 Restore::Network => as_checkpoint(tree),
             })
         };
-        let checkpoint = read().map_err(|error| error.at_path(path.to_string_lossy()))?;
+        let checkpoint = read().map_err(|error| error.at_path(path))?;
         self.restore(&checkpoint, &options.matching, options.restore)
     }
 

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use scai_checkpoint::{Goal, Retention, Rule, from_value, to_value};
+use scai_checkpoint::Retention;
+use scai_checkpoint::retention::{Goal, Rule};
+use scai_checkpoint::value::{from_value, to_value};
 use scai_train::config::{Config, ConfigError, Game, Opponent, SaveInterval, Schedule};
 use serde_json::json;
 

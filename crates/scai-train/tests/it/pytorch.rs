@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use scai_checkpoint::codec::{Plan, torch};
-use scai_checkpoint::{DType, Dict, Storage, Tensor, Value};
+use scai_checkpoint::tensor::Storage;
+use scai_checkpoint::{DType, Dict, Tensor, Value};
 use scai_games::{Game, TicTacToe};
 use scai_train::{Evaluator, LoadOptions, Restore};
 
@@ -64,7 +65,7 @@ fn py_torch_gives_the_same_outputs_and_its_own_networks_train_on() {
     .collect();
     let file = |name: &str| directory.path().join(name);
     let plan = Plan::Torch(torch::Plan::new(&Value::Dict(judged)).unwrap());
-    scai_checkpoint::write_file(file("judged.pt"), plan, 1).unwrap();
+    scai_checkpoint::file::write(file("judged.pt"), plan, 1).unwrap();
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/torch/check_network.py");
     let files = ["checkpoint_iter_6.pt", "judged.pt", "fresh.pt"].map(file);
@@ -79,7 +80,7 @@ fn py_torch_gives_the_same_outputs_and_its_own_networks_train_on() {
     let report = trainer.load_checkpoint(&files[2], &options).unwrap();
     assert!(report.network.missing.is_empty() && report.network.unexpected.is_empty());
     trainer.save_checkpoint(0).unwrap();
-    let fresh = scai_checkpoint::open_file(&files[2], Default::default()).unwrap().tree().unwrap();
+    let fresh = scai_checkpoint::file::open(&files[2], Default::default()).unwrap().tree().unwrap();
     let started = tree(other.path(), 0);
     for (name, tensor) in fresh.children() {
         assert_eq!(started.lookup(&format!("model_state_dict.{name}")), Some(tensor), "{name}");

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use scai_checkpoint::{CheckpointManager, Options, Residency, Value};
+use scai_checkpoint::manager::Residency;
+use scai_checkpoint::{CheckpointManager, Options, Value};
 use scai_games::TicTacToe;
 use scai_train::{Config, Ended, Event, Stop, Trainer};
 
@@ -39,7 +40,7 @@ pub(crate) fn tree(directory: &Path, iteration: u64) -> Value {
     for clocked in ["elapsed_seconds", "config"] {
         assert!(metadata.remove(clocked).is_some(), "{clocked}");
     }
-    checkpoint.to_tree().unwrap()
+    checkpoint.into_tree().unwrap()
 }
 
 /// Fails with the paths of what differs.

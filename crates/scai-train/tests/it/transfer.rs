@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use scai_checkpoint::Error as CheckpointError;
 use scai_checkpoint::codec::{Plan, torch};
-use scai_checkpoint::{Error as CheckpointError, MatchOptions, Strictness};
+use scai_checkpoint::load::{MatchOptions, Strictness};
 use scai_train::{Config, Error, LoadOptions, Restore};
 
 use crate::support::{Small, config, train, tree};
@@ -83,7 +84,7 @@ fn a_bare_state_dict_is_a_network_to_start_from() {
     let tree_of = tree(small.path(), 2);
     let weights = other.path().join("weights.pt");
     let plan = torch::Plan::new(tree_of.lookup("model_state_dict").unwrap()).unwrap();
-    scai_checkpoint::write_file(&weights, Plan::Torch(plan), 1).unwrap();
+    scai_checkpoint::file::write(&weights, Plan::Torch(plan), 1).unwrap();
 
     let mut trainer = Small::new(with_blocks(other.path(), 2)).unwrap();
     let options = LoadOptions { restore: Restore::Network, ..LoadOptions::default() };

@@ -11,8 +11,9 @@ use super::tree::{Decoder, TREE};
 use super::{from_format, header::ROOT, shape_from_format};
 use crate::codec::pass::verify_all;
 use crate::codec::record::{Check, RecordSource};
-use crate::codec::{Origin, Protection, Unprotected};
+use crate::codec::{Origin, Protection, Unprotected, in_file};
 use crate::error::{Error, Place, Result};
+use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
 use crate::tensor::{DType, Storage, Tensor};
 use crate::value::{Dict, Value};
@@ -25,7 +26,7 @@ pub struct SafetensorsFile {
     metadata: BTreeMap<String, String>,
     /// Further names of tensors in a file of another program: alias and name.
     aliases: Vec<(String, String)>,
-    len: u64,
+    file: Arc<dyn ReadAt>,
     protection: Protection,
     unprotected: Unprotected,
 }
@@ -78,6 +79,10 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Damaged`] where it is not valid, or not what this crate wrote.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        in_file(&*Arc::clone(&file), Self::open_named(file, unprotected))
+    }
+
+    fn open_named(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         let mut header = Header::read(&*file)?;
         let parts = [ROOT, DIGESTS, TREE].map(|key| header.metadata.contains_key(key));
         let digests = match parts {
@@ -114,7 +119,7 @@ impl SafetensorsFile {
             tensors: tensors.collect(),
             metadata: header.metadata,
             aliases,
-            len: file.len(),
+            file,
             protection: if digests.is_some() { Protection::Digests } else { Protection::None },
             unprotected,
         })
@@ -136,12 +141,12 @@ impl SafetensorsFile {
 
     /// The length of the file in bytes.
     pub fn len(&self) -> u64 {
-        self.len
+        self.file.len()
     }
 
     /// Whether the file is empty, which no valid file is.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.file.is_empty()
     }
 
     /// What a program put into the header besides the tensors, without what is understood here.
@@ -166,6 +171,10 @@ impl SafetensorsFile {
     /// that PyTorch lacks; [`Error::Unprotected`] for a file of another program, unless that was
     /// accepted.
     pub fn tree(&self) -> Result<Value> {
+        in_file(&*self.file, self.read_tree())
+    }
+
+    fn read_tree(&self) -> Result<Value> {
         if let Some(tree) = self.metadata.get(TREE) {
             return Decoder::new(&self.tensors).decode(tree);
         }
@@ -185,13 +194,11 @@ impl SafetensorsFile {
         Ok(Value::Dict(dict))
     }
 
-    /// Reads and checks every byte, on `threads` threads, and returns all damage.
-    ///
-    /// `progress` is told how many further bytes have been checked.
-    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+    /// Reads and checks every byte, and returns all damage.
+    pub fn verify<'o>(&self, options: impl Into<ReadOptions<'o>>) -> Vec<Error> {
         let sources: Vec<&RecordSource> =
             self.tensors.iter().map(|stored| &*stored.source).collect();
-        let damage = verify_all(&sources, threads, progress);
+        let damage = verify_all(&sources, &options.into());
         let named = damage.into_iter().map(|error| {
             let name = error.place().and_then(|place| place.record.clone());
             name.into_iter().fold(error, |error, name| error.at_tensor(name))

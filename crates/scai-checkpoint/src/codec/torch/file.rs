@@ -18,9 +18,10 @@ use super::zip::{LOCAL, Record};
 use crate::codec::digest::chunks;
 use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
-use crate::codec::{Foreign, Origin, Protection, Unprotected};
+use crate::codec::{Foreign, Origin, Protection, Unprotected, in_file};
 use crate::error::{Error, Place, Result};
 use crate::memory::zeroed;
+use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
 use crate::tensor::{Pass, Source, Storage};
 use crate::value::Value;
@@ -67,20 +68,22 @@ impl TorchFile {
     /// file; [`Error::Unsupported`] for compression, encryption and a newer format;
     /// [`Error::Unprotected`] for a file without checksums, unless `unprotected` accepts it.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
-        let opened = if legacy::is_legacy(&*file)? {
-            Self {
-                records: HashMap::new(),
-                order: Vec::new(),
-                manifest: None,
-                protection: Protection::None,
-                unprotected,
-                noted: OnceLock::new(),
-                file,
-            }
-        } else {
-            Self::open_zip(file, unprotected)?
-        };
-        Ok(opened)
+        in_file(&*Arc::clone(&file), Self::open_either(file, unprotected))
+    }
+
+    fn open_either(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        if !legacy::is_legacy(&*file)? {
+            return Self::open_zip(file, unprotected);
+        }
+        Ok(Self {
+            records: HashMap::new(),
+            order: Vec::new(),
+            manifest: None,
+            protection: Protection::None,
+            unprotected,
+            noted: OnceLock::new(),
+            file,
+        })
     }
 
     fn open_zip(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
@@ -228,8 +231,11 @@ impl TorchFile {
         if !self.records.contains_key(NOTES) {
             return Ok(None);
         }
-        let notes = String::from_utf8(self.content(NOTES, MAX_NOTES)?);
-        notes.map(Some).map_err(|_| Error::damaged(Place::record(NOTES), "it is not UTF-8"))
+        let read = || {
+            let notes = String::from_utf8(self.content(NOTES, MAX_NOTES)?);
+            notes.map(Some).map_err(|_| Error::damaged(Place::record(NOTES), "it is not UTF-8"))
+        };
+        in_file(&*self.file, read())
     }
 
     /// The length of the file in bytes.
@@ -259,7 +265,7 @@ impl TorchFile {
     /// # Errors
     /// As [`TorchFile::tree`].
     pub fn tree_with(&self, foreign: Foreign) -> Result<Value> {
-        let (tree, notes) = self.read_tree(foreign)?;
+        let (tree, notes) = in_file(&*self.file, self.read_tree(foreign))?;
         // The same whenever the tree is read.
         let _ = self.noted.set(notes);
         Ok(tree)
@@ -370,15 +376,14 @@ impl TorchFile {
         Ok(storage.clone())
     }
 
-    /// Reads and checks every byte of every record, on `threads` threads, and returns all damage,
-    /// with the tensors concerned where the tree can be read.
+    /// Reads and checks every byte of every record, and returns all damage, with the tensors
+    /// concerned if the tree can be read.
     ///
-    /// A thread holds 256 KiB, however long the records are. `progress` is told how many further
-    /// bytes have been checked.
-    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+    /// A thread holds 256 KiB, however long the records are.
+    pub fn verify<'o>(&self, options: impl Into<ReadOptions<'o>>) -> Vec<Error> {
         let sources: Vec<&RecordSource> =
             self.order.iter().filter_map(|name| Some(&**self.records.get(&**name)?)).collect();
-        let damage = verify_all(&sources, threads, progress);
+        let damage = verify_all(&sources, &options.into());
         if damage.is_empty() {
             return damage;
         }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
@@ -16,12 +17,13 @@ pub(super) struct LocalFile {
     file: File,
     len: u64,
     dir: Arc<OwnedFd>,
+    path: PathBuf,
     stamp: Stamp,
 }
 
 impl LocalFile {
-    /// Opens the file `name` of a directory.
-    pub(super) fn open(dir: &Arc<OwnedFd>, name: &str) -> io::Result<Self> {
+    /// Opens the file `name` of the directory `dir`, which is called `directory`.
+    pub(super) fn open(dir: &Arc<OwnedFd>, directory: &Path, name: &str) -> io::Result<Self> {
         check_name(name)?;
         // Without NONBLOCK, opening a pipe that somebody left here would hang.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -34,7 +36,8 @@ impl LocalFile {
         }
         let modified = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
         let stamp = [metadata.dev(), metadata.ino(), modified as u64, metadata.len()];
-        Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir), stamp: Stamp(stamp) })
+        let path = directory.join(name);
+        Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir), path, stamp: Stamp(stamp) })
     }
 }
 
@@ -52,7 +55,12 @@ impl ReadAt for LocalFile {
     }
 
     fn beside(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
-        Ok(Arc::new(Self::open(&self.dir, name)?))
+        let directory = self.path.parent().unwrap_or(Path::new(""));
+        Ok(Arc::new(Self::open(&self.dir, directory, name)?))
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
     }
 
     fn stamp(&self) -> Option<Stamp> {

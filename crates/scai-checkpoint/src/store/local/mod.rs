@@ -148,7 +148,7 @@ impl Store for LocalStore {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
-        Ok(Arc::new(file::LocalFile::open(&self.dir, name)?))
+        Ok(Arc::new(file::LocalFile::open(&self.dir, self.location.shown(), name)?))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use scai_checkpoint::Listed;
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::manager::Listed;
 use scai_games::Game;
 use scai_train::Trainer;
 
@@ -26,7 +27,8 @@ pub(super) fn resume<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result
     let mut sound = None;
     for listed in listed.iter().rev() {
         let bar = progress::bytes(listed.size, "verifying");
-        let verification = manager.verify(&listed.name, &|bytes| bar.inc(bytes));
+        let verification = manager
+            .verify_with(&listed.name, ReadOptions::default().progress(&|bytes| bar.inc(bytes)));
         bar.finish_and_clear();
         match verification?.damage.into_iter().next() {
             None => {

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Unprotected;
-use scai_checkpoint::{Error as Engine, Listed, LoadReport, MatchOptions, Strictness, open_file};
+use scai_checkpoint::load::{LoadReport, MatchOptions, Strictness};
+use scai_checkpoint::manager::Listed;
+use scai_checkpoint::{Error as Engine, file};
 use scai_games::Game;
 use scai_train::{Config, Error, LoadOptions, Restore, ResumedAt, Trainer, TrainingStats};
 use serde_json::{Value as Json, json};
@@ -257,7 +259,7 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
 /// A checkpoint that is of another network than the settings say.
 fn other_network(report: &LoadReport, path: Option<&Path>, config: &Config) -> Failure {
     let said = path.and_then(|path| {
-        let tree = open_file(path, Unprotected::Accept).ok()?.tree().ok()?;
+        let tree = file::open(path, Unprotected::Accept).ok()?.tree().ok()?;
         let said = |key: &str| tree.lookup(&format!("metadata.config.{key}"))?.as_int();
         let game = tree.lookup("metadata.config.game")?.as_str()?;
         Some(format!(

@@ -1,6 +1,6 @@
 //! What fits of a checkpoint and what does not, as a table.
 
-use scai_checkpoint::{LoadReport, TensorSpec};
+use scai_checkpoint::load::{LoadReport, TensorSpec};
 use scai_train::Restored;
 
 use crate::render::{count, counted, one_line, table};

@@ -1,6 +1,7 @@
 //! Records that another program has deflated, in memory once they are asked for.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
@@ -57,6 +58,10 @@ impl ReadAt for Inflated {
         let part = self.content()?.get(offset as usize..end as usize);
         buf.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.file.path()
     }
 }
 

@@ -4,13 +4,15 @@
 //! dry run is a call whose result is only looked at, and a strict load that fails has touched
 //! nothing.
 
+mod wrappers;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::report::{LoadReport, ShapeMismatch};
-use super::wrappers;
+pub use crate::report::{LoadReport, ShapeMismatch};
+
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 use crate::value::{Dict, Value};
@@ -126,8 +128,8 @@ pub struct Matched {
 /// name of two.
 ///
 /// ```
-/// use scai_checkpoint::{DType, Dict, MatchOptions, Strictness, Tensor, TensorSpec, Value};
-/// use scai_checkpoint::match_state;
+/// use scai_checkpoint::load::{MatchOptions, TensorSpec, match_state};
+/// use scai_checkpoint::{DType, Dict, Tensor, Value};
 ///
 /// let saved: Dict = [("module.fc.weight", Tensor::from_vec(vec![2], vec![1.0_f32, 2.0])?)]
 ///     .into_iter()

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::checkpoint::Checkpoint;
+use crate::checkpoint::Checkpoint;
 use crate::codec::{CheckpointFile, Foreign, Origin, Protection, Unprotected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
+use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
 use crate::value::Value;
 
@@ -132,15 +133,15 @@ impl Verification {
     }
 }
 
-/// Verifies an open file; `path` is what it is called in messages.
+/// Verifies an open file.
 ///
-/// `progress` is told how many further bytes have been checked.
-pub fn verify(
-    path: &str,
+/// # Errors
+/// [`Error::Cancelled`] only: whatever is the matter with the file is an answer.
+pub fn verify<'o>(
     file: Arc<dyn ReadAt>,
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Verification {
+    options: impl Into<ReadOptions<'o>>,
+) -> Result<Verification> {
+    let options = options.into();
     let mut verification = Verification {
         answers: Answers { exists: true, ..Answers::default() },
         protection: None,
@@ -150,33 +151,33 @@ pub fn verify(
         damage: Vec::new(),
         obstacle: None,
     };
-    if let Err(error) = look(&mut verification, file, threads, progress) {
+    if let Err(error) = look(&mut verification, file, options) {
         if error.is_obstacle() {
             verification.obstacle = Some(error);
         } else {
             verification.damage.push(error);
         }
     }
-    let damage = std::mem::take(&mut verification.damage);
-    verification.damage = damage.into_iter().map(|error| error.at_path(path)).collect();
-    verification.obstacle = verification.obstacle.map(|error| error.at_path(path));
+    options.check()?;
     verification.answers.readable = verification.is_sound();
-    verification
+    Ok(verification)
 }
 
 fn look(
     verification: &mut Verification,
     file: Arc<dyn ReadAt>,
-    threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
+    options: ReadOptions<'_>,
 ) -> Result<()> {
+    let path = file.path();
     let opened = CheckpointFile::open(file, Unprotected::Accept)?;
     verification.protection = Some(opened.protection());
     verification.origin = opened.origin();
-    verification.damage = opened.verify(threads, progress);
+    verification.damage = opened.verify(options);
     let tree = opened.tree();
     if opened.protection() == Protection::None {
-        verification.damage.push(Error::Unprotected { place: Box::default() });
+        verification
+            .damage
+            .push(Error::Unprotected { place: Box::new(Place { path, ..Place::default() }) });
     }
     let tree = match tree {
         // What is in it can be said all the same.

@@ -46,30 +46,25 @@ impl Checkpoint {
         }
     }
 
-    /// The state tree of the file.
+    /// The state tree of the file, without the notes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a part is called as a field is, or the iteration does not fit.
-    pub fn to_tree(&self) -> Result<Value> {
-        self.tree_saved_at(self.timestamp.clone())
-    }
-
-    /// The state tree with another timestamp.
-    pub(crate) fn tree_saved_at(&self, timestamp: Option<String>) -> Result<Value> {
+    /// [`Error::Invalid`] if a part is called as a field is, or the iteration does not fit.
+    pub fn into_tree(self) -> Result<Value> {
         let iteration = i64::try_from(self.iteration)
             .map_err(|_| Error::invalid(format!("iteration {} is too large", self.iteration)))?;
         let mut tree = Dict::new();
         tree.insert("iteration", iteration);
-        tree.insert("model_state_dict", self.model_state_dict.clone());
-        tree.insert("optimizer_state_dict", self.optimizer_state_dict.clone());
-        tree.insert("training_stats", self.training_stats.clone());
-        tree.insert("metadata", self.metadata.clone());
-        tree.insert("timestamp", timestamp.map_or(Value::None, Value::Str));
-        for (key, value) in &self.parts.entries {
+        tree.insert("model_state_dict", self.model_state_dict);
+        tree.insert("optimizer_state_dict", self.optimizer_state_dict);
+        tree.insert("training_stats", self.training_stats);
+        tree.insert("metadata", self.metadata);
+        tree.insert("timestamp", self.timestamp.map_or(Value::None, Value::Str));
+        for (key, value) in self.parts.entries {
             let Some(name) = key.as_str() else {
                 return Err(Error::invalid("the name of a part is not a string"));
             };
-            if tree.insert(name, value.clone()).is_some() {
+            if tree.insert(name, value).is_some() {
                 return Err(Error::invalid(format!("a part is called `{name}`, as a field is")));
             }
         }

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
-
 macro_rules! dtypes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $size:literal, $storage:expr;)*) => {
         /// The type of a tensor's elements.
@@ -118,11 +116,16 @@ impl fmt::Display for DType {
     }
 }
 
+/// A text that names no element type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an element type; examples are `float32` and `bfloat16`")]
+pub struct UnknownDType(String);
+
 impl FromStr for DType {
-    type Err = Error;
+    type Err = UnknownDType;
 
     /// Parses PyTorch's name, with or without `torch.`, and its short names (`half`, `bf16`).
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, UnknownDType> {
         let name = text.strip_prefix("torch.").unwrap_or(text);
         let name = match name {
             "float" | "f32" => "float32",
@@ -138,8 +141,7 @@ impl FromStr for DType {
             "cdouble" => "complex128",
             name => name,
         };
-        Self::ALL.iter().copied().find(|dtype| dtype.name() == name).ok_or_else(|| {
-            Error::invalid(format!("`{text}` is no element type; one is `float32` or `bfloat16`"))
-        })
+        let found = Self::ALL.iter().copied().find(|dtype| dtype.name() == name);
+        found.ok_or_else(|| UnknownDType(text.to_owned()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::tensor::DType;
+use crate::dtype::DType;
 
 /// What a load did, or would do, with each tensor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,85 @@
+//! How much is read at once, who follows it, and who may end it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+use crate::threads::default_threads;
+
+/// How the bytes of a file are read: on how many threads, who is told of the progress, and what
+/// cancels it.
+///
+/// A number of threads is one too: `file.verify(4)`.
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+/// use scai_checkpoint::file::ReadOptions;
+///
+/// let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+/// let progress = |bytes| drop(done.fetch_add(bytes, Ordering::Relaxed));
+/// let options = ReadOptions::default().threads(2).progress(&progress).cancel(&stop);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Copy)]
+pub struct ReadOptions<'a> {
+    threads: usize,
+    progress: Option<&'a (dyn Fn(u64) + Sync)>,
+    cancel: Option<&'a AtomicBool>,
+}
+
+impl<'a> ReadOptions<'a> {
+    /// Threads that read and check; one per core and at most 8 if this is not called.
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads: threads.max(1), ..self }
+    }
+
+    /// Is told, from any of the threads, how many further bytes are done.
+    #[must_use]
+    pub fn progress(self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
+        Self { progress: Some(progress), ..self }
+    }
+
+    /// Once this is true, the call ends with [`Error::Cancelled`] after the pieces under way.
+    #[must_use]
+    pub fn cancel(self, cancel: &'a AtomicBool) -> Self {
+        Self { cancel: Some(cancel), ..self }
+    }
+
+    pub(crate) fn thread_count(&self) -> usize {
+        self.threads
+    }
+
+    pub(crate) fn report(&self, bytes: u64) {
+        if let Some(progress) = self.progress {
+            progress(bytes);
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Cancelled`] once it was cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for ReadOptions<'_> {
+    fn default() -> Self {
+        Self { threads: default_threads(), progress: None, cancel: None }
+    }
+}
+
+impl From<usize> for ReadOptions<'_> {
+    fn from(threads: usize) -> Self {
+        Self::default().threads(threads)
+    }
+}
+
+impl fmt::Debug for ReadOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadOptions").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
