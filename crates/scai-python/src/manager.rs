@@ -293,7 +293,7 @@ fn told(verdicts: Vec<scai_checkpoint::manager::Verdict>) -> Vec<(String, Vec<St
 }
 
 fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
-    let mut checkpoint = Checkpoint::from_tree(tree.value.clone())?;
+    let mut checkpoint = Checkpoint::from_tree(tree.take())?;
     checkpoint.notes = tree.notes.text().map(str::to_owned);
     match without_values(&checkpoint.model_state_dict) {
         Some(name) => Err(Error::Invalid(format!(

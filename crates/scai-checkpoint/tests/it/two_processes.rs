@@ -182,7 +182,8 @@ impl Knowledge {
         let present: BTreeSet<u64> = listed.iter().map(|listed| listed.iteration).collect();
         let promised = self.acknowledged.keys().copied();
         let all: BTreeSet<u64> = promised.chain(present.iter().copied()).collect();
-        let kept = all.iter().rev().take(KEEP as usize).chain(all.iter().filter(|i| *i % EVERY == 0));
+        let kept =
+            all.iter().rev().take(KEEP as usize).chain(all.iter().filter(|i| *i % EVERY == 0));
         for kept in kept {
             assert!(present.contains(kept), "`{}` is gone", name(*kept));
         }
@@ -286,7 +287,8 @@ fn managers_of_one_process_take_turns() {
     });
     let manager = open(directory.path(), Options::default());
     let listed = manager.list().unwrap();
-    let kept: Vec<u64> = listed.iter().rev().take(KEEP as usize).map(|listed| listed.iteration).collect();
+    let kept: Vec<u64> =
+        listed.iter().rev().take(KEEP as usize).map(|listed| listed.iteration).collect();
     assert_eq!(kept, [rounds * 2 + 1, rounds * 2, rounds * 2 - 1]);
     for listed in &listed {
         let checkpoint = manager.load(&listed.name, Residency::Memory).unwrap();
