@@ -37,6 +37,7 @@ mod huge;
 mod kinds;
 mod lazy_reader;
 mod list_cost;
+mod made_twice;
 mod manager;
 mod notes;
 mod payload;
