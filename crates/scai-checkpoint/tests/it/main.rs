@@ -54,6 +54,7 @@ mod strace;
 mod support;
 mod syscall_faults;
 mod timeline;
+mod torchscript;
 mod training;
 mod two_processes;
 mod unread;
