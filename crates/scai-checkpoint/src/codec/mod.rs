@@ -13,6 +13,7 @@ pub mod torch;
 
 pub use any::{CheckpointFile, Format, Plan};
 pub(crate) use buffer::MEMORY;
+pub use bundle::shards;
 pub(crate) use kind::foreign;
 
 /// What protects a file against damage.
