@@ -396,7 +396,7 @@ fn a_moved_optimizer_state_is_in_the_order_of_the_parameters_and_the_same_each_t
     // The model has them in another order, and states of its own, some of which stay.
     let (_, current, _) = saved_blocks(50);
     let mut model = blocks(50);
-    model.reverse();
+    model.rotate_left(20);
     names.rotate_left(7);
     let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
     let transfer = || {
