@@ -70,17 +70,21 @@ pub(crate) fn run(args: &ListArgs, out: &mut impl Write) -> Result<Exit, Failure
         bar.finish_and_clear();
     }
     let conditions = rows.iter().map(|row| row.checkpoint.condition);
-    let conditions = conditions.chain(others.iter().map(|other| other.condition));
-    let exit = conditions.flatten().map(Exit::of).fold(Exit::Success, Exit::or_worse);
+    // What is beside the checkpoints may be of any kind, but not damaged.
+    let is_bad =
+        |&condition: &Condition| matches!(condition, Condition::Damaged | Condition::Unreadable);
+    let beside = others.iter().filter_map(|other| other.condition).filter(is_bad);
+    let exit = conditions.flatten().chain(beside).map(Exit::of).fold(Exit::Success, Exit::or_worse);
     if args.json {
         let all = others.iter().map(Either::Other).chain(rows.iter().map(Either::Checkpoint));
         write_json(out, &all.collect::<Vec<_>>())?;
         return Ok(exit);
     }
-    if rows.is_empty() {
+    if rows.is_empty() && others.is_empty() {
         let mut err = anstream::stderr().lock();
         writeln!(err, "there are no checkpoints in `{}`", args.directory.display())?;
-    } else {
+    }
+    if !rows.is_empty() {
         let fixed = [">ITERATION", "SAVED", ">SIZE"].map(str::to_owned);
         let mut headings: Vec<String> = fixed.into();
         headings.extend(stats.iter().map(|name| format!(">{}", one_line(name).to_uppercase())));
