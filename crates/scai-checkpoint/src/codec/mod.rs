@@ -16,6 +16,7 @@ use crate::store::ReadAt;
 
 pub use any::{CheckpointFile, Format, Plan};
 pub(crate) use buffer::MEMORY;
+pub use bundle::shards;
 pub(crate) use kind::foreign;
 
 /// Names the file in what went wrong with it.

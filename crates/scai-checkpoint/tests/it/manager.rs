@@ -394,6 +394,27 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
 }
 
 #[test]
+fn a_moved_optimizer_state_is_in_the_order_of_the_parameters_and_the_same_each_time() {
+    let (_, optimizer, mut names) = saved_blocks(40);
+    // The model has them in another order, and states of its own, some of which stay.
+    let (_, current, _) = saved_blocks(50);
+    let mut model = blocks(50);
+    model.rotate_left(20);
+    names.rotate_left(7);
+    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+    let transfer = || {
+        let moved = transfer_optimizer(&optimizer, &names, &current, &model, &options);
+        let (Value::Dict(moved), report) = moved.unwrap() else { panic!("not a dict") };
+        assert_eq!((report.loaded.len(), report.missing.len()), (40, 10));
+        let state = moved.get("state").and_then(Value::as_dict).unwrap();
+        state.entries.iter().map(|(key, _)| key.as_int().unwrap()).collect::<Vec<_>>()
+    };
+    for _ in 0..5 {
+        assert_eq!(transfer(), (0..50).collect::<Vec<i64>>());
+    }
+}
+
+#[test]
 fn a_report_lists_shapes_types_and_near_names() {
     let (model, ..) = saved_blocks(3);
     let mut specs = blocks(3);

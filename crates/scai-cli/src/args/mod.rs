@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// Measure how strong the networks of checkpoints play
     #[cfg(feature = "train")]
     Eval(EvalArgs),
-    /// List the checkpoints of a directory, by iteration
+    /// List the checkpoints of a directory, by iteration, and other files with tensors
     List(ListArgs),
     /// Show what is in a file
     Show(ShowArgs),
