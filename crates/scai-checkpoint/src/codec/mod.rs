@@ -9,6 +9,7 @@ mod kind;
 mod pass;
 mod record;
 pub mod safetensors;
+mod secret;
 pub mod torch;
 
 use crate::error::Result;

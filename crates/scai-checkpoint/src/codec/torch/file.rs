@@ -18,6 +18,7 @@ use super::zip::{LOCAL, Record};
 use crate::codec::digest::chunks;
 use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
+use crate::codec::secret::Secret;
 use crate::codec::{Foreign, Origin, Protection, Unprotected, in_file};
 use crate::error::{Error, Place, Result};
 use crate::memory::zeroed;
@@ -38,7 +39,7 @@ const CONSTANTS: &str = "constants.pkl";
 #[derive(Debug)]
 pub struct TorchFile {
     file: Arc<dyn ReadAt>,
-    records: HashMap<Arc<str>, Arc<RecordSource>>,
+    records: HashMap<Arc<str>, Arc<RecordSource>, Secret>,
     /// The names in the order of the file.
     order: Vec<Arc<str>>,
     manifest: Option<Manifest>,
@@ -78,7 +79,7 @@ impl TorchFile {
             return Self::open_zip(file, unprotected);
         }
         Ok(Self {
-            records: HashMap::new(),
+            records: HashMap::default(),
             order: Vec::new(),
             manifest: None,
             protection: Protection::None,
@@ -151,7 +152,7 @@ impl TorchFile {
         let table: Arc<[u128]> = table.into();
         let mut at = 0;
         let mut order = Vec::with_capacity(records.len());
-        let mut sources = HashMap::with_capacity(records.len());
+        let mut sources = HashMap::with_capacity_and_hasher(records.len(), Secret::default());
         for record in records {
             let check = match protection {
                 Protection::Digests if record.name != DIGESTS => {
