@@ -50,7 +50,7 @@ def owner_of(state: Any, optimizer: Any) -> Any:
     return _owner_of(state, optimizer, torch.optim.Optimizer, set()) or optimizer
 
 
-def _owner_of(state: Any, optimizer: Any, ordinary: type, seen: set[int]) -> Any:
+def _owner_of(state: Any, optimizer: Any, ordinary: Any, seen: set[int]) -> Any:
     seen.add(id(optimizer))
     answers_itself = getattr(type(optimizer), "state_dict", None) is ordinary.state_dict
     for held in getattr(optimizer, "__dict__", {}).values():
