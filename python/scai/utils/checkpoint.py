@@ -25,7 +25,7 @@ from scai._garbage import no_collections
 from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import Load, PartLoad, apply_all, check_order, check_sound, state_of
 from scai._load_module import model_load
-from scai._load_optimizer import OptimizerLoad, note, parameter_names
+from scai._load_optimizer import OptimizerLoad, state_and_note
 from scai._native import Handle, Live
 from scai._report import LoadReport
 from scai._retention import Retention, retention, whole
@@ -353,10 +353,12 @@ class CheckpointManager:
         self._settle()
         parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
         check_sound({"model": model, "optimizer": optimizer, **parts})
+        model_state = state_of(model, "model")
+        optimizer_state, about = state_and_note(model, optimizer)
         state = {
             "iteration": iteration,
-            "model_state_dict": state_of(model, "model"),
-            "optimizer_state_dict": _optimizer_state(model, optimizer),
+            "model_state_dict": model_state,
+            "optimizer_state_dict": optimizer_state,
             "training_stats": _statistics(
                 _mapping("training_stats", training_stats), self._keep.statistics
             ),
@@ -378,16 +380,17 @@ class CheckpointManager:
             state[name] = value
         if wait:
             # Saves follow one another: one in the background comes first.
-            saved = manager.save(_native.Tree.encode(state, note=note(optimizer)))
+            saved = manager.save(_native.Tree.encode(state, note=about))
             seconds = time.monotonic() - began
             info = _info(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
             self._committed(info)
             return info.path
-        return self._save_in_background(state, model, optimizer, iteration, mode, began)
+        return self._save_in_background(state, about, model, optimizer, iteration, mode, began)
 
     def _save_in_background(
         self,
         state: dict[str, Any],
+        about: str | None,
         model: Any,
         optimizer: Any,
         iteration: int,
@@ -398,9 +401,9 @@ class CheckpointManager:
         fence = None
         if mode == "live" and (live := live_memory(model, optimizer, self._versions)):
             with Fence(model, optimizer) as fence:
-                fence.guard(*(begun := self._begin(state, live, note(optimizer))))
+                fence.guard(*(begun := self._begin(state, live, about)))
         else:
-            begun = self._begin(state, mode == "sync", note(optimizer))
+            begun = self._begin(state, mode == "sync", about)
             if mode == "sync":
                 while not begun[0].wait_captured(POLL):
                     pass
@@ -853,20 +856,6 @@ def _mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"`{name}` must be a mapping, got {type(value).__name__}")
     return value
-
-
-def _optimizer_state(model: Any, optimizer: Any) -> Any:
-    if optimizer is None:
-        return {}
-    state = state_of(optimizer, "optimizer")
-    names = parameter_names(model, optimizer)
-    if names is None or not isinstance(state, dict) or "param_groups" not in state:
-        return state
-    groups = [
-        {**group, "param_names": group_names}
-        for group, group_names in zip(state["param_groups"], names, strict=True)
-    ]
-    return {**state, "param_groups": groups}
 
 
 def _info(
