@@ -618,7 +618,7 @@ impl<'a> Writer<'a> {
 
     /// One of the few strings that are not of the tree, found faster among themselves.
     fn word(&mut self, word: &'static str) {
-        match self.words.iter().find(|known| known.0 == word) {
+        match self.words.iter().find(|known| same(known.0, word)) {
             Some(&(_, place)) => self.recall(place),
             None => {
                 self.short_text(word.as_bytes());
@@ -662,7 +662,7 @@ impl<'a> Writer<'a> {
     fn global(&mut self, module: &'a str, name: &'a str) {
         self.values += 4;
         // By the name first: most modules are `torch`.
-        let known = self.globals.iter().find(|known| known.1 == name && known.0 == module);
+        let known = self.globals.iter().find(|known| same(known.1, name) && same(known.0, module));
         match known {
             Some(&(_, _, place)) => self.recall(place),
             None => {
@@ -700,6 +700,11 @@ impl<'a> Writer<'a> {
         }
         place
     }
+}
+
+/// Whether two strings are equal; most that are lie in one place.
+fn same(a: &str, b: &str) -> bool {
+    std::ptr::eq(a, b) || a == b
 }
 
 #[cfg(test)]
