@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import mmap as _mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scai import _native
 from scai._foreign import warn_of_objects

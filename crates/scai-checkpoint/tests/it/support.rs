@@ -32,9 +32,9 @@ impl ReadAt for Bytes {
     }
 }
 
-/// The folder `tests/golden` of the repository.
+/// The folder `fixtures/golden` of the repository.
 pub(crate) fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden")
 }
 
 pub(crate) fn read_file(path: &Path) -> Vec<u8> {

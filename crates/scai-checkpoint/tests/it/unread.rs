@@ -38,7 +38,7 @@ fn resumed(manager: &CheckpointManager) -> u64 {
 
 /// Copies a genuine file of torch that needs code to be run.
 fn unreadable(to: &Path) {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden");
     let mut files = vec![golden];
     while let Some(path) = files.pop() {
         if path.is_dir() {
