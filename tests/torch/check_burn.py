@@ -29,7 +29,7 @@ class Net(nn.Module):
         self.extra = nn.Linear(width, width)
         self.act = nn.PReLU()
         self.head = nn.Linear(2 * width, classes)
-        self.register_buffer("scale", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("scale", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("mask", torch.zeros(2, dtype=torch.bool))
 
     def forward(self, tokens):

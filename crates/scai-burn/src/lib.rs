@@ -85,8 +85,8 @@
 //! # Names and layouts
 //!
 //! A tensor is named by the fields that lead to it: `blocks.0.conv.weight`. Parameters, running
-//! statistics, and constants of integers and truth values are saved. What differs between burn and
-//! PyTorch is translated:
+//! statistics, and constants of integers and truth values (`Param<Tensor<D, Int>>`) are saved. What
+//! differs between burn and PyTorch is translated:
 //!
 //! | burn | PyTorch |
 //! |---|---|
@@ -95,6 +95,9 @@
 //! | `BatchNorm` has no counter | `num_batches_tracked` (0; see [`set_num_batches_tracked`]) |
 //! | `PRelu`: `alpha` | `weight` |
 //! | `Conv1d` to `Conv3d`, `ConvTranspose1d` to `ConvTranspose3d`, `Embedding` | the same |
+//!
+//! Element types are kept and must match in a load. Burn's integers have 32 bits by default, PyTorch's
+//! have 64.
 //!
 //! The type's name decides: a type of yours called `Linear` is treated as burn's. Attention and
 //! recurrent modules (`MultiHeadAttention`, `Lstm`, `Gru`) consist of other tensors in PyTorch. They

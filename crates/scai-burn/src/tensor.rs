@@ -153,7 +153,8 @@ impl Tracking {
     pub(crate) fn of_float<const D: usize>(tensor: &BurnTensor<D>) -> Self {
         Self {
             require_grad: tensor.is_require_grad(),
-            distributed: tensor.is_distributed(),
+            // Burn asks this of tensors with automatic differentiation only.
+            distributed: tensor.is_autodiff() && tensor.is_distributed(),
             ..Self::of(tensor)
         }
     }

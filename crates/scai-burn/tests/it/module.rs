@@ -74,7 +74,7 @@ fn names_shapes_and_types_are_those_of_pytorch() {
         "act.weight float32 [1]",
         "head.weight float32 [3, 8]",
         "head.bias float32 [3]",
-        "scale int64 [1]",
+        "scale int32 [1]",
         "mask bool [2]",
     ];
     assert_eq!(found, expected);
