@@ -5,6 +5,15 @@
 //! power loss and damage is never loaded. The file is an ordinary `.pt`: `torch.load` opens it, and
 //! a model that PyTorch saved loads into the same model in burn.
 //!
+//! ```toml
+//! [dependencies]
+//! burn = { version = "0.22", default-features = false, features = ["std", "optim", "flex"] }
+//! scai-burn = { path = "crates/scai-burn" }
+//! scai-checkpoint = { path = "crates/scai-checkpoint" }
+//! ```
+//!
+//! `flex` is burn's backend for the CPU; choose another by its feature.
+//!
 //! ```
 //! use burn::module::Module;
 //! use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
@@ -121,6 +130,10 @@
 //! * **The learning rate** and anything else of your own: put it into
 //!   [`Checkpoint::training_stats`], [`Checkpoint::metadata`] or [`Checkpoint::parts`] with
 //!   [`to_value`](scai_checkpoint::value::to_value).
+//!
+//! Several models and optimizers fit into one checkpoint: the first two in its fields, the others as
+//! parts of any name, `checkpoint.parts.insert("critic", scai_burn::state_dict(&critic)?)`. They are
+//! loaded from `checkpoint.parts.get("critic")`.
 //!
 //! The bits are equal on one machine with one build. A linear layer with `LinearLayout::Col` is
 //! loaded row by row, as the optimizer leaves it after its first step.

@@ -49,6 +49,21 @@ pub fn state_dict<M: Module>(module: &M) -> Result<Dict> {
 /// keep their values. The copy is on the devices of `module` and requires gradients where `module`
 /// does; `module` itself never changes, not even its running statistics.
 ///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn::tensor::Device;
+/// use scai_checkpoint::load::{MatchOptions, Strictness};
+///
+/// let device = Device::default();
+/// let saved = scai_burn::state_dict(&LinearConfig::new(2, 3).with_bias(false).init(&device))?;
+/// let model = LinearConfig::new(2, 3).init(&device);
+/// let partial = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+/// let (model, report) = scai_burn::load_state_dict(&model, &saved.into(), &partial)?;
+/// assert_eq!(report.loaded, ["weight"]);
+/// assert_eq!(report.missing, ["bias"]);
+/// # Ok::<(), scai_burn::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Mismatch`] with the whole report if a strict load does not fit; [`Error::Damaged`] if
 /// the bytes of a tensor are not those that were saved.
@@ -85,6 +100,9 @@ pub fn named_parameters<M: Module>(module: &M) -> Result<Vec<TensorSpec>> {
 ///
 /// PyTorch's batch norm counts the batches that it was trained with and burn's does not, so
 /// [`state_dict`] writes 0. PyTorch uses the number only if `momentum=None`.
+///
+/// # Errors
+/// Those of [`Tensor::from_vec`].
 pub fn set_num_batches_tracked(state_dict: &mut Dict, batches: u64) -> Result<()> {
     let batches = i64::try_from(batches).unwrap_or(i64::MAX);
     for (name, value) in &mut state_dict.entries {

@@ -131,7 +131,7 @@ impl AdamW {
     ///
     /// # Errors
     /// [`Error::Mismatch`] with the whole report if a strict load does not fit; [`Error::Invalid`]
-    /// if the state is not one of AdamW or has no names. The optimizer does not change then.
+    /// if the state is not one of AdamW or has no names. On failure the optimizer does not change.
     pub fn load_state_dict<M: Module>(
         &mut self,
         saved: &Value,
@@ -140,13 +140,17 @@ impl AdamW {
     ) -> Result<LoadReport> {
         let parameters = parameters(model);
         let wanted: Vec<TensorSpec> = parameters.iter().map(Spec::entry).collect::<Result<_>>()?;
-        let saved_names = param_names(saved).ok_or_else(|| {
-            Error::Invalid(
-                "the optimizer state has no `param_names`, so it is not known which parameter is \
-                 which; add them with `scai_burn::with_param_names`"
-                    .to_owned(),
-            )
-        })?;
+        let saved_names = match param_names(saved) {
+            Some(names) => names,
+            None if groups_of(saved).is_some() => {
+                return Err(Error::Invalid(
+                    "the optimizer state has no `param_names`, so it is not known which parameter \
+                     is which; add them with `scai_burn::with_param_names`"
+                        .to_owned(),
+                ));
+            }
+            None => return Err(not_a_state(saved)),
+        };
         let fresh = Self { moments: BTreeMap::new(), ..self.clone() };
         let none = Value::Dict(fresh.state_dict(model, 0.0)?);
         let (moved, mut report) = transfer_optimizer(saved, &saved_names, &none, &wanted, options)?;
@@ -173,10 +177,13 @@ impl AdamW {
             if options.strictness == Strictness::Strict
                 && momentum.max_moment_2.is_some() != self.settings.amsgrad
             {
+                let (saved, ours) = match self.settings.amsgrad {
+                    true => ("without", "with"),
+                    false => ("with", "without"),
+                };
                 return Err(Error::Invalid(format!(
-                    "the optimizer state was saved with `amsgrad={}`, and this optimizer has the \
-                     opposite",
-                    if self.settings.amsgrad { "False" } else { "True" }
+                    "the optimizer state was saved {saved} amsgrad, and this optimizer is {ours} \
+                     it: change its configuration, or load partially"
                 )));
             }
             moments.insert(spec.name.clone(), AdamWState::new(momentum));
@@ -274,17 +281,13 @@ pub fn with_param_names(state: Value, model: &Value) -> Result<Value> {
     }
     let mut state = state.into_resolved();
     let names = parameters_of(model);
-    let groups = match &mut state {
-        Value::Dict(dict) => dict.get_mut("param_groups"),
-        _ => None,
-    };
-    let Some(groups) = groups else {
-        return Err(Error::Invalid("the optimizer state has no `param_groups`".to_owned()));
-    };
+    if groups_of(&state).is_none() {
+        return Err(not_a_state(&state));
+    }
+    let Value::Dict(dict) = &mut state else { return Err(not_a_state(&state)) };
+    let Some(groups) = dict.get_mut("param_groups") else { return Ok(state) };
     *groups = std::mem::replace(groups, Value::None).into_resolved();
-    let Value::List(list) = groups else {
-        return Err(Error::Invalid("`param_groups` of the optimizer is not a list".to_owned()));
-    };
+    let Value::List(list) = groups else { return Ok(state) };
     let [group] = list.as_mut_slice() else {
         return Err(Error::Invalid(format!(
             "the optimizer state has {} groups of parameters and no names, so it is not known \
@@ -418,10 +421,27 @@ fn state_of(optimizer: &Value) -> Option<&Dict> {
     optimizer.as_dict()?.get("state")?.as_dict()
 }
 
+fn groups_of(optimizer: &Value) -> Option<&[Value]> {
+    match optimizer.as_dict()?.get("param_groups")?.resolved() {
+        Value::List(groups) => Some(groups),
+        _ => None,
+    }
+}
+
+fn not_a_state(value: &Value) -> Error {
+    let keys: Vec<&str> = value.as_dict().into_iter().flat_map(Dict::keys).take(3).collect();
+    let found = match keys.as_slice() {
+        [] => format!("a {}", value.type_name()),
+        keys => format!("a dict with the keys `{}`, …", keys.join("`, `")),
+    };
+    Error::Invalid(format!(
+        "the state of an optimizer is a dict with `state` and `param_groups`, this is {found}"
+    ))
+}
+
 /// The names of the parameters in a saved state, by their number.
 fn param_names(optimizer: &Value) -> Option<Vec<String>> {
-    let groups = optimizer.as_dict()?.get("param_groups")?;
-    let Value::List(groups) = groups.resolved() else { return None };
+    let groups = groups_of(optimizer)?;
     let mut names = Vec::new();
     for group in groups {
         let group = group.as_dict()?.get("param_names")?;
