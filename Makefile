@@ -40,7 +40,7 @@ test-python: python ## The Python package, its types and the code of the guides
 	$(VENV)/bin/python -m mypy.stubtest scai._native
 
 test-oldest: python $(OLDEST)/ready ## The Python tests with the oldest PyTorch that is supported
-	PYTHONPATH=python $(OLDEST)/bin/python -m pytest
+	PYTHONPATH=$(CURDIR)/python $(OLDEST)/bin/python -m pytest
 
 python: $(VENV)/ready ## The Python package, built for work on it, in $(VENV)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet

@@ -20,22 +20,23 @@ SIDE = 1024
 BUSY = torch.zeros(24 << 20, dtype=torch.uint8)
 
 
-def at(*indices: object) -> Callable[[np.ndarray], None]:
-    def write(array: np.ndarray) -> None:
-        array[indices] += 1.0
-
-    return write
+Place = tuple[object, ...]
 
 
-def scattered(count: int) -> Callable[[np.ndarray], None]:
-    def write(array: np.ndarray) -> None:
-        flat = array.reshape(-1)
-        flat[np.random.choice(flat.size, count, replace=False)] += 1.0
-
-    return write
+def at(*indices: object) -> Callable[[], Place]:
+    return lambda: indices
 
 
-WRITES: dict[str, Callable[[np.ndarray], None]] = {
+def scattered(count: int) -> Callable[[], Place]:
+    def choose() -> Place:
+        return np.unravel_index(
+            np.random.choice(SIDE * SIDE, count, replace=False), (SIDE, SIDE)
+        )
+
+    return choose
+
+
+WRITES: dict[str, Callable[[], Place]] = {
     "one element": scattered(1),
     "64 elements in a row": at(7, slice(64)),
     "a row, 4 KiB": at(7),
@@ -55,20 +56,24 @@ def main() -> None:
     model = torch.nn.Linear(SIDE, SIDE, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     print(f"{SIDE} x {SIDE} float32, {saves} saves each")
-    for name, write in WRITES.items():
-        noticed = 0
+    for name, choose in WRITES.items():
+        noticed, tried = 0, 0
         with tempfile.TemporaryDirectory() as directory:
             manager = CheckpointManager(directory, keep_last=1, threads=1)
             for iteration in range(saves):
-                manager.save_checkpoint({"busy": BUSY}, iteration=0, wait=False)
-                handle = manager.save_checkpoint(model, optimizer, iteration + 1, wait=False)
+                place = choose()
+                manager.save_checkpoint({"busy": BUSY}, iteration=2 * iteration, wait=False)
+                handle = manager.save_checkpoint(model, optimizer, 2 * iteration + 1, wait=False)
                 assert not handle._handle.wait_captured(0), "the save was not held back"
-                write(model.weight.detach().numpy())
+                model.weight.detach().numpy()[place] += 1.0
+                # Otherwise the write may have come after everything was read.
+                is_beside = not handle._handle.wait_captured(0)
+                tried += is_beside
                 try:
                     handle.wait()
                 except ChangedError:
-                    noticed += 1
-        print(f"{name:<28} noticed {noticed / saves:6.1%}", flush=True)
+                    noticed += is_beside
+        print(f"{name:<28} noticed {noticed / tried:6.1%} of {tried}", flush=True)
 
 
 if __name__ == "__main__":

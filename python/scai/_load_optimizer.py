@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,75 @@ from scai._files import THREADS
 from scai._load import state_of
 from scai._load_module import Remap, Spec, _is_lazy
 from scai._report import LoadReport
-from scai.errors import MismatchError, MissingFieldError
+from scai.errors import CheckpointError, MismatchError, MissingFieldError
 
 Groups = list[dict[str, Any]]
 Names = list[list[str]]
 
 _NOT_HYPERPARAMETERS = {"params", "param_names"}
+
+
+def state_and_note(model: Any, optimizer: Any) -> tuple[Any, str | None]:
+    """What is saved of an optimizer, with the names of its parameters, and what is kept beside."""
+    if optimizer is None:
+        return {}, None
+    state = state_of(optimizer, "optimizer")
+    if isinstance(optimizer, Mapping):
+        return state, None
+    optimizer = owner_of(state, optimizer)
+    if _is_of_groups(state, optimizer):
+        names = parameter_names(model, optimizer)
+        if names is not None:
+            groups = zip(state["param_groups"], names, strict=True)
+            named = [{**group, "param_names": each} for group, each in groups]
+            state = {**state, "param_groups": named}
+    return state, _note(optimizer)
+
+
+def owner_of(state: Any, optimizer: Any) -> Any:
+    """The optimizer that a state dict is of: that which a wrapper holds, or the one given.
+
+    Wrappers such as those of accelerate answer `state_dict()` with that of the optimizer they hold.
+    Others have a state of their own.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return optimizer
+    return _owner_of(state, optimizer, torch.optim.Optimizer, set()) or optimizer
+
+
+def _owner_of(state: Any, optimizer: Any, ordinary: Any, seen: set[int]) -> Any:
+    seen.add(id(optimizer))
+    answers_itself = getattr(type(optimizer), "state_dict", None) is ordinary.state_dict
+    for held in getattr(optimizer, "__dict__", {}).values():
+        if not isinstance(held, ordinary) or id(held) in seen:
+            continue
+        if answers_itself and optimizer.state is not held.state:
+            # It has a state of its own beside that of what it holds.
+            continue
+        found = _owner_of(state, held, ordinary, seen)
+        if found is not None:
+            return found
+    is_own = isinstance(optimizer, ordinary) and _is_of_groups(state, optimizer)
+    return optimizer if is_own and _is_state_of(state["state"], optimizer) else None
+
+
+def _is_of_groups(state: Any, optimizer: Any) -> bool:
+    """Whether a state dict is made as PyTorch makes them, of the groups that the optimizer has."""
+    groups = getattr(optimizer, "param_groups", None)
+    return (
+        isinstance(groups, list)
+        and isinstance(state, Mapping)
+        and "state" in state
+        and isinstance(state.get("param_groups"), list)
+        and _sizes(state["param_groups"]) == _sizes(groups)
+    )
+
+
+def _is_state_of(state: Any, optimizer: Any) -> bool:
+    """Whether the state of each parameter is the very object that the optimizer has."""
+    own = {id(values) for values in getattr(optimizer, "state", {}).values()}
+    return isinstance(state, Mapping) and {id(values) for values in state.values()} == own
 
 
 def parameter_names(model: Any, optimizer: Any) -> Names | None:
@@ -37,15 +101,16 @@ def parameter_names(model: Any, optimizer: Any) -> Names | None:
     return [[str(name) for name in group] for group in found]
 
 
-def note(optimizer: Any) -> str | None:
+def _note(optimizer: Any) -> str:
     """What is kept beside a checkpoint: the class of the optimizer, and those it is derived from."""
-    if optimizer is None or isinstance(optimizer, Mapping):
-        return None
     return json.dumps({"optimizer": _classes(optimizer)})
 
 
 def _classes(optimizer: Any) -> list[str]:
     """The names of a class and those it is derived from, without what all optimizers are."""
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer" and hasattr(optimizer, "optim"):
+        # Its state is that of the optimizer whose state it divides, put together again.
+        optimizer = optimizer.optim
     names = [_class_name(cls) for cls in type(optimizer).__mro__[:-1]]
     return [name for name in names if name not in _NO_KIND] or names
 
@@ -89,12 +154,14 @@ class OptimizerLoad:
             )
         self.target = optimizer
         self.report = LoadReport()
-        # PyTorch's own way only takes what it is given, once the groups are known to match.
-        self.may_fail = not _loads_as_torch(optimizer)
         self._strict = strict
-        self._current = state_of(optimizer, "optimizer")
+        self._current = _present_state(optimizer)
+        # A wrapper may have no groups itself.
+        self._owner = owner_of(self._current, optimizer)
+        # PyTorch's own way only takes what it is given, once the groups are known to match.
+        self.may_fail = self._owner is not optimizer or not _loads_as_torch(optimizer)
         self._theirs = _written_by(checkpoint)
-        self._ours = _classes(optimizer)
+        self._ours = _classes(self._owner)
         self._groups: Groups | None = None
         # By the numbers that the state in `_tree` has: the optimizer's own, and names by these.
         self._numbers: dict[int, int] = {}
@@ -103,14 +170,16 @@ class OptimizerLoad:
         self._before: Any = None
         self._filling: _native.Filling | None = None
         self._has_begun = False
-        if isinstance(self._current, Mapping) and "param_groups" in self._current:
+        if _is_of_groups(self._current, self._owner):
             self._match(model, remap)
+        elif self._current and not self._tree.keys():
+            raise _no_groups(self._tree)
 
     # What is taken
 
     def _match(self, model: Any, remap: Remap) -> None:
         saved, ours = _groups(self._tree), self._current["param_groups"]
-        names = parameter_names(model, self.target)
+        names = parameter_names(model, self._owner)
         theirs = [list(group["param_names"]) for group in saved if "param_names" in group]
         if len(theirs) != len(saved):
             theirs = []
@@ -213,7 +282,7 @@ class OptimizerLoad:
     def prepare(self) -> None:
         """Read the state, and find out whether the optimizer can step with it."""
         if self._groups is None:
-            self._state = self._tree.decode(threads=THREADS)
+            self._state = _without_names(self._tree.decode(threads=THREADS), self._current)
             self._before = copy.deepcopy(self._current)
             return
         if self.may_fail or not self._reads_in_place():
@@ -249,7 +318,7 @@ class OptimizerLoad:
 
     def _parameters(self) -> dict[int, Any]:
         """The parameters by their numbers."""
-        parameters = [p for group in self.target.param_groups for p in group["params"]]
+        parameters = [p for group in self._owner.param_groups for p in group["params"]]
         return dict(zip(_flat(self._current["param_groups"]), parameters, strict=True))
 
     def _is_in_place(self) -> bool:
@@ -275,7 +344,7 @@ class OptimizerLoad:
         """Leave out state that the optimizer cannot step with; a strict load refuses it."""
         from scai._optimizer_step import Steps
 
-        steps = Steps(self.target, self._groups or [])
+        steps = Steps(self._owner, self._groups or [])
         parameters, state = self._parameters(), self._state["state"]
         current = self._current["state"]
         for index, group in enumerate(self._groups or []):
@@ -374,9 +443,16 @@ def _loads_as_torch(optimizer: Any) -> bool:
     return (
         isinstance(optimizer, ordinary)
         and type(optimizer).load_state_dict is ordinary.load_state_dict
+        and _is_of_torch(type(optimizer), "__setstate__")
         and not optimizer._optimizer_load_state_dict_pre_hooks
         and not optimizer._optimizer_load_state_dict_post_hooks
     )
+
+
+def _is_of_torch(cls: type, method: str) -> bool:
+    """Whether a class has a method from PyTorch, which does nothing with a state in passing."""
+    defining = next(base for base in cls.__mro__ if method in vars(base))
+    return f"{defining.__module__}.".startswith("torch.optim.")
 
 
 def _is_cast(key: str, value: Any, parameter: Any) -> bool:
@@ -425,15 +501,46 @@ def _differs(a: Any, b: Any) -> bool:
 def _groups(tree: _native.Tree) -> Groups:
     part = tree.part("param_groups")
     if part is None:
-        raise MissingFieldError(
-            "the saved `optimizer_state_dict` "
-            + (f"has no `param_groups`, but {', '.join(keys)}" if (keys := tree.keys()) else "is empty: "
-            "the checkpoint was saved without an optimizer")
-            + "; leave `optimizer` out of the call to load the rest",
-            "param_groups",
-        )
+        raise _no_groups(tree)
     groups: Groups = part.decode(threads=THREADS)
     return groups
+
+
+def _no_groups(tree: _native.Tree) -> MissingFieldError:
+    found = "is empty: the checkpoint was saved without an optimizer"
+    if keys := tree.keys():
+        found = f"has no `param_groups`, but {', '.join(keys)}"
+    return MissingFieldError(
+        f"the saved `optimizer_state_dict` {found}; leave `optimizer` out of the call to load the "
+        "rest",
+        "param_groups",
+    )
+
+
+def _without_names(state: Any, current: Any) -> Any:
+    """The state without the names that a save has put beside it, if the optimizer gives none."""
+    groups = state.get("param_groups") if isinstance(state, Mapping) else None
+    own = current.get("param_groups") if isinstance(current, Mapping) else None
+    if not isinstance(groups, list) or not isinstance(own, list):
+        return state
+    if not any(isinstance(group, Mapping) and "param_names" in group for group in own):
+        for group in groups:
+            if isinstance(group, dict):
+                group.pop("param_names", None)
+    return state
+
+
+def _present_state(optimizer: Any) -> Any:
+    """The state dict of an optimizer to be loaded."""
+    try:
+        return state_of(optimizer, "optimizer")
+    except TypeError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"`optimizer` is a {type(optimizer).__name__} that does not tell its state, which a load "
+            f"needs in order to give it back if something fails; nothing was loaded: {error}"
+        ) from error
 
 
 def _differ(tree: _native.Tree, saved: Groups, current: Groups) -> str:

@@ -98,12 +98,14 @@ def verify(path: str | PathLike[str], threads: int) -> dict[str, Any]: ...
 
 # manager.rs
 
+def retention(rules: list[str]) -> tuple[str, list[str]]: ...
+
 @final
 class Manager:
     def __new__(
         cls,
         directory: str | PathLike[str],
-        keep: dict[str, Any],
+        keep: str,
         threads: int | None = None,
         allow_unprotected: bool = False,
         io: str = "auto",
@@ -120,7 +122,7 @@ class Manager:
     def note_read(self, name: str) -> None: ...
     def resume(self, skip_unreadable: bool) -> dict[str, Any] | None: ...
     def prune(
-        self, keep: dict[str, Any], dry_run: bool
+        self, keep: str, dry_run: bool
     ) -> list[tuple[str, list[str], bool]]: ...
     def prune_superseded(self, dry_run: bool) -> list[tuple[str, list[str], bool]]: ...
     def pin(self, name: str) -> None: ...

@@ -52,6 +52,8 @@ def loaded_state(scheduler: Any) -> None:
     if hasattr(scheduler, "anneal_func") and not hasattr(scheduler, "_set_anneal_func"):
         name = getattr(scheduler, "_anneal_strategy", None)
         scheduler.anneal_func = _annealing().get(name, scheduler.anneal_func)
+        # Its own state dict does not have it.
+        vars(scheduler).pop("_anneal_strategy", None)
 
 
 def _annealing() -> Mapping[Any, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _codecs
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from scai.utils.checkpoint import CheckpointManager
 
 STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -24,6 +26,26 @@ def _signals_end_processes() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+# What `torch.load` allows from PyTorch 2.6 on, and older ones when they are told to; the guide says so.
+ALLOWED_LATER = [_codecs.encode, bytearray, set, complex]
+
+
+@pytest.fixture
+def as_the_installed_torch_loads() -> None:
+    """Let `torch.load` allow what this version of PyTorch allows by itself, and nothing else."""
+
+
+@pytest.fixture(autouse=True)
+def _values_of_later_versions(request: pytest.FixtureRequest) -> Iterator[None]:
+    is_old = tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6)
+    if not is_old or "as_the_installed_torch_loads" in request.fixturenames:
+        yield
+        return
+    torch.serialization.add_safe_globals(ALLOWED_LATER)
+    yield
+    torch.serialization.clear_safe_globals()
 
 
 @pytest.fixture

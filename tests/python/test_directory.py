@@ -168,29 +168,32 @@ def test_retention_keeps_what_its_rules_say(tmp_path: Path) -> None:
     stay = [verdict.path.name for verdict in verdicts if verdict.reasons]
     assert {"checkpoint_iter_5.pt", "checkpoint_iter_18.pt"} <= set(stay)
     assert "checkpoint_iter_17.pt" not in stay
-    for within in (3600, 0.5, datetime.timedelta(hours=1), np.float64(5)):
+    for within in (3600, 0.5, datetime.timedelta(hours=1), np.float64(5), "12h"):
         CheckpointManager(tmp_path / "other", keep_within=within)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"keep_last": 0}, ValueError, "`keep_last` is 0; it is at least 1"),
-        ({"keep_last": -3}, ValueError, "`keep_last` is -3; it is at least 1"),
+        ({"keep_last": 0}, ValueError, "`keep_last`: `last:0` is not a rule of retention: the number"),
+        ({"keep_last": -3}, ValueError, "`keep_last`: `last:-3` is not a rule of retention: `-3` is"),
         ({"keep_last": "3"}, TypeError, "`keep_last` is a str, not a whole number"),
         ({"keep_every": 1.5}, TypeError, "`keep_every` is a float, not a whole number"),
-        ({"keep_every": 0}, ValueError, "`keep_every` is 0; it is at least 1"),
-        ({"keep_best": "loss"}, ValueError, '`keep_best` is \'loss\'; write "loss:min", or "loss'),
-        ({"keep_best": "loss:least"}, ValueError, "`keep_best` is 'loss:least'; write"),
-        ({"keep_best": "loss:min:0"}, ValueError, "`keep_best` is 'loss:min:0'; write"),
-        ({"keep_best": "loss:min:x"}, ValueError, "`keep_best` is 'loss:min:x'; write"),
-        ({"keep_best": ":min"}, ValueError, "`keep_best` is ':min'; write"),
-        ({"keep_best": ["loss:min", "a:b:c:d"]}, ValueError, "`keep_best` is 'a:b:c:d'; write"),
-        ({"keep_best": 5}, TypeError, "`keep_best` is a int; write"),
-        ({"keep_best": [5]}, TypeError, "`keep_best` is a int; write"),
-        ({"keep_within": -1}, ValueError, "`keep_within` is -1 seconds; it is a time span from 0"),
+        ({"keep_every": 0}, ValueError, "`keep_every`: `every:0` is not a rule"),
+        ({"keep_best": "loss"}, ValueError, "`keep_best`: `best:loss` is not a rule"),
+        ({"keep_best": "loss:least"}, ValueError, "`keep_best`: `best:loss:least` is not a rule"),
+        ({"keep_best": "loss:min:0"}, ValueError, "`keep_best`: `best:loss:min:0` is not a rule"),
+        ({"keep_best": ":min"}, ValueError, "`keep_best`: `best::min` is not a rule"),
+        ({"keep_best": ["loss:min", "a:b:c:d"]}, ValueError, "`keep_best`: `best:a:b:c:d` is not"),
+        ({"keep_best": 5}, TypeError, "`keep_best` must be a string such as \"loss:min\", or a list"),
+        ({"keep_best": [5]}, TypeError, "`keep_best` must be a string such as \"loss:min\", or a"),
+        ({"keep_within": -1}, ValueError, "`keep_within` is -1 seconds; it must be more than 0"),
         ({"keep_within": float("nan")}, ValueError, "`keep_within` is nan seconds"),
-        ({"keep_within": "1h"}, TypeError, "`keep_within` is a str; write seconds or a timedelta"),
+        ({"keep_within": "1y"}, ValueError, "`keep_within`: `within:1y` is not a rule"),
+        ({"keep_within": [1]}, TypeError, "`keep_within` must be a time such as \"12h\", seconds"),
+        ({"keep": "last:0"}, ValueError, "write `all` to keep everything"),
+        ({"keep": "all, last:1"}, ValueError, "it keeps everything, so it stands alone"),
+        ({"keep": 3}, TypeError, "`keep` must be a string such as \"last:3, every:1000\""),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(

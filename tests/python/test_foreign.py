@@ -19,6 +19,8 @@ from scai.errors import NeedsCodeError, NotACheckpointError, UnsupportedError
 from torch import nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
+TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+
 
 class Net(nn.Module):
     """A module of a class that no reader knows."""
@@ -179,6 +181,9 @@ def test_arrays_of_objects_are_refused_in_words(tmp_path: Path) -> None:
 def test_everything_that_torch_allows_by_default_is_in_the_table(tmp_path: Path) -> None:
     wrong = []
     for name, expected in _get_allowed_globals().items():
+        if name == "torch._utils._rebuild_nested_tensor":
+            # PyTorch before 2.6 allows it; a nested tensor is refused by name.
+            continue
         module, _, attribute = name.rpartition(".")
         pickled = f"\x80\x02c{module}\n{attribute}\n.".encode("latin1")
         found = scai.load(archive(tmp_path / "a.pt", pickled))
@@ -232,7 +237,8 @@ def test_legacy_tensors_of_a_class_are_read(tmp_path: Path) -> None:
     )
     path = archive(tmp_path / "a.pt", pickled, data_0=floats(6))
     assert torch.equal(scai.load(path), torch.arange(6.0).reshape(2, 3))
-    assert torch.equal(torch.load(path, weights_only=True), scai.load(path))
+    if TORCH >= (2, 6):
+        assert torch.equal(torch.load(path, weights_only=True), scai.load(path))
 
 
 @pytest.mark.parametrize("value", [frozenset([1]), collections.deque([1]), {1: Path("a")}])

@@ -159,6 +159,8 @@ def run(
     running = Run(document, kinds)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # PyTorch 2.4 and 2.5 warn of `torch.load` in an example.
+        warnings.filterwarnings("ignore", ".*weights_only=False", FutureWarning)
         running.run()
     if UPDATE:
         (ROOT / name).write_text(running.updated())

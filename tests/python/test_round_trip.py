@@ -199,7 +199,10 @@ def test_an_optimizer_with_groups_made_from_names_goes_on(tmp_path: Path) -> Non
         groups = [{"params": body}, {"params": head, "lr": 0.1, "weight_decay": 0.5}]
         return model, torch.optim.AdamW(groups)
 
-    original = make()
+    try:
+        original = make()
+    except TypeError:
+        pytest.skip("this PyTorch makes no groups of names")
     batch = NETS["resnet"][1]
     train(*original, batch, range(2))
     manager = CheckpointManager(tmp_path)

@@ -94,6 +94,8 @@ def test_tensors_of_every_element_type(dtype: torch.dtype, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("dtype", ["int1", "int4", "uint3", "uint7"])
 def test_tensors_that_torch_reads_and_does_not_save_are_saved(dtype: str, tmp_path: Path) -> None:
+    if not hasattr(torch, "int1"):
+        pytest.skip("this PyTorch has not all of these types, and loads none")
     tensor = torch.tensor([3, 5], dtype=torch.uint8).view(getattr(torch, dtype))
     with pytest.raises(KeyError):
         torch.save({"x": tensor}, tmp_path / "torch.pt")

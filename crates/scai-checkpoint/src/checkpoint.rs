@@ -71,14 +71,14 @@ impl Checkpoint {
         Ok(Value::Dict(tree))
     }
 
-    /// The checkpoint in a state tree, without notes.
+    /// The iteration of the checkpoint in a state tree, which has to have the fields that every
+    /// checkpoint has.
     ///
     /// # Errors
-    /// [`Error::MissingField`] where it lacks `iteration`, `model_state_dict` or
-    /// `optimizer_state_dict`.
-    pub fn from_tree(tree: Value) -> Result<Self> {
-        let tree = tree.into_resolved();
-        let Value::Dict(mut tree) = tree else {
+    /// [`Error::MissingField`] if it lacks `iteration`, `model_state_dict` or
+    /// `optimizer_state_dict`; [`Error::NotACheckpoint`] if the iteration is not a whole number.
+    pub fn iteration_of(tree: &Value) -> Result<u64> {
+        let Some(tree) = tree.as_dict() else {
             return Err(Error::MissingField {
                 place: Box::default(),
                 field: "iteration".to_owned(),
@@ -93,23 +93,30 @@ impl Checkpoint {
                 present: present.join(", "),
             });
         }
-        let mut take = |field: &str| tree.remove(field).unwrap_or(Value::None);
-        let iteration = take("iteration");
-        let iteration = match iteration.whole_number()?.map(u64::try_from) {
-            Some(Ok(iteration)) => iteration,
-            other => {
-                let found = match other {
-                    Some(_) => "negative".to_owned(),
-                    None => format!("of type {}", iteration.type_name()),
-                };
-                return Err(Error::not_a_checkpoint(
-                    Place::default(),
-                    format!("`iteration` is {found}, not a whole number from 0 on"),
-                    "read the file with `scai show` or `scai.load`, and save it again with a \
-                     number",
-                ));
-            }
+        let iteration = tree.get("iteration").unwrap_or(&Value::None);
+        let found = match iteration.whole_number()?.map(u64::try_from) {
+            Some(Ok(iteration)) => return Ok(iteration),
+            Some(Err(_)) => "negative".to_owned(),
+            None => format!("of type {}", iteration.type_name()),
         };
+        Err(Error::not_a_checkpoint(
+            Place::default(),
+            format!("`iteration` is {found}, not a whole number from 0 on"),
+            "read the file with `scai show` or `scai.load`, and save it again with a number",
+        ))
+    }
+
+    /// The checkpoint in a state tree, without notes.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::iteration_of`].
+    pub fn from_tree(tree: Value) -> Result<Self> {
+        let iteration = Self::iteration_of(&tree)?;
+        let Value::Dict(mut tree) = tree.into_resolved() else {
+            return Err(Error::invalid("a checkpoint is a dict"));
+        };
+        let mut take = |field: &str| tree.remove(field).unwrap_or(Value::None);
+        take("iteration");
         let or_empty = |value| match value {
             Value::None => Value::Dict(Dict::new()),
             value => value,

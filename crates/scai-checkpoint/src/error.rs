@@ -286,6 +286,25 @@ fn list_skipped(skipped: &[(String, String)]) -> String {
     skipped.iter().map(|(name, why)| format!("\n  {name}: {why}")).collect()
 }
 
+/// The place of an error, borrowed as the error is.
+macro_rules! place_of {
+    ($error:expr) => {
+        match $error {
+            Error::Io { place, .. }
+            | Error::Damaged { place, .. }
+            | Error::Changed { place }
+            | Error::Unprotected { place }
+            | Error::Unsupported { place, .. }
+            | Error::NeedsCode { place, .. }
+            | Error::NotACheckpoint { place, .. }
+            | Error::OutOfMemory { place, .. }
+            | Error::MissingField { place, .. }
+            | Error::Mismatch { place, .. } => Some(place),
+            _ => None,
+        }
+    };
+}
+
 impl Error {
     pub(crate) fn damaged(place: Place, detail: impl Into<String>) -> Self {
         Self::Damaged { place: Box::new(place), detail: detail.into() }
@@ -333,36 +352,12 @@ impl Error {
     }
 
     fn place_mut(&mut self) -> Option<&mut Place> {
-        match self {
-            Self::Io { place, .. }
-            | Self::Damaged { place, .. }
-            | Self::Changed { place }
-            | Self::Unprotected { place }
-            | Self::Unsupported { place, .. }
-            | Self::NeedsCode { place, .. }
-            | Self::NotACheckpoint { place, .. }
-            | Self::OutOfMemory { place, .. }
-            | Self::MissingField { place, .. }
-            | Self::Mismatch { place, .. } => Some(place),
-            _ => None,
-        }
+        place_of!(self).map(|place| &mut **place)
     }
 
     /// The place the error names, where it has one.
     pub fn place(&self) -> Option<&Place> {
-        match self {
-            Self::Io { place, .. }
-            | Self::Damaged { place, .. }
-            | Self::Changed { place }
-            | Self::Unprotected { place }
-            | Self::Unsupported { place, .. }
-            | Self::NeedsCode { place, .. }
-            | Self::NotACheckpoint { place, .. }
-            | Self::OutOfMemory { place, .. }
-            | Self::MissingField { place, .. }
-            | Self::Mismatch { place, .. } => Some(place),
-            _ => None,
-        }
+        place_of!(self).map(|place| &**place)
     }
 
     /// Adds the path of the file, unless a layer below already named one.

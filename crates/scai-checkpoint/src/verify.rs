@@ -44,7 +44,7 @@ pub struct Verification {
     pub origin: Origin,
     /// The iteration it says it is of.
     pub iteration: Option<i64>,
-    /// Bytes of the file.
+    /// Bytes of the file; of an index, those of its shards.
     pub len: u64,
     /// Everything that is wrong: each with the tensors concerned and the byte range.
     pub damage: Vec<Error>,
@@ -172,6 +172,7 @@ fn look(
     let opened = CheckpointFile::open(file, Unprotected::Accept)?;
     verification.protection = Some(opened.protection());
     verification.origin = opened.origin();
+    verification.len = opened.len();
     verification.damage = opened.verify(options);
     let tree = opened.tree();
     if opened.protection() == Protection::None {

@@ -64,7 +64,13 @@ impl<'a> Input<'a> {
     pub(crate) fn tree(&self) -> Result<Value, Failure> {
         let tree = self.file.tree_with(Foreign::StandIn)?;
         let objects = tree.objects();
-        if !objects.is_empty() {
+        if self.file.format() == Format::TorchScript {
+            warn(&format!(
+                "`{}` is a TorchScript archive: its tensors and attributes are read, and its code \
+                 is left out",
+                self.path.display()
+            ));
+        } else if !objects.is_empty() {
             let mut classes: Vec<&str> =
                 objects.iter().map(|(_, object)| object.class.as_str()).collect();
             classes.sort_unstable();
@@ -86,13 +92,7 @@ impl<'a> Input<'a> {
 
     /// The format, for scripts.
     pub(crate) fn format(&self) -> &'static str {
-        match self.file.format() {
-            Format::TorchLegacy => "pt-legacy",
-            Format::Safetensors => "safetensors",
-            Format::Sharded => "sharded",
-            Format::Archive => "archive",
-            _ => "pt",
-        }
+        format(self.file.format())
     }
 
     /// Whether it has checksums, but was converted from a file that had none.
@@ -103,6 +103,18 @@ impl<'a> Input<'a> {
     /// What protects the file, for scripts.
     pub(crate) fn protection(&self) -> &'static str {
         protection(self.file.protection())
+    }
+}
+
+/// A format, for scripts.
+pub(crate) fn format(format: Format) -> &'static str {
+    match format {
+        Format::TorchLegacy => "pt-legacy",
+        Format::TorchScript => "torchscript",
+        Format::Safetensors => "safetensors",
+        Format::Sharded => "sharded",
+        Format::Archive => "archive",
+        _ => "pt",
     }
 }
 

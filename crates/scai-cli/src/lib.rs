@@ -9,6 +9,7 @@ mod compute;
 mod exit;
 mod input;
 mod locate;
+mod others;
 mod progress;
 mod render;
 

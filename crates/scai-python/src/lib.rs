@@ -47,7 +47,7 @@ mod _native {
     #[pymodule_export]
     use super::live::Live;
     #[pymodule_export]
-    use super::manager::{Handle, Manager};
+    use super::manager::{Handle, Manager, retention};
     #[pymodule_export]
     use super::pool::Pool;
     #[cfg(feature = "train")]

@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Prune, Residency, Resume, Skipped, Unreadable};
-use scai_checkpoint::retention::{Goal, Rule};
+use scai_checkpoint::retention::Rule;
 use scai_checkpoint::store::Io;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Options, Retention, SaveHandle, Saved, Value,
@@ -31,28 +31,15 @@ pub(crate) struct Manager {
     process: u32,
 }
 
-/// Retention, as Python says it.
-#[derive(FromPyObject, Default)]
-#[pyo3(from_item_all)]
-struct Keep {
-    last: Option<usize>,
-    every: Option<u64>,
-    best: Vec<(String, String, usize)>,
-    within: Option<u64>,
-}
-
-impl Keep {
-    fn retention(self) -> PyResult<Retention> {
-        let mut rules: Vec<Rule> = Vec::new();
-        rules.extend(self.last.map(Rule::Last));
-        rules.extend(self.every.map(Rule::Every));
-        for (statistic, goal, count) in self.best {
-            let goal: Goal = goal.parse().or_raise()?;
-            rules.push(Rule::Best { statistic, goal, count });
-        }
-        rules.extend(self.within.map(Rule::Within));
-        Ok(Retention { rules })
-    }
+/// The rules in one form, and the statistics by which the best are kept.
+#[pyfunction]
+pub(crate) fn retention(rules: Vec<String>) -> PyResult<(String, Vec<String>)> {
+    let retention = Retention::of_rules(rules).or_raise()?;
+    let statistics = retention.rules().iter().filter_map(|rule| match rule {
+        Rule::Best { statistic, .. } => Some(statistic.clone()),
+        _ => None,
+    });
+    Ok((retention.to_string(), statistics.collect()))
 }
 
 #[pymethods]
@@ -62,7 +49,7 @@ impl Manager {
     fn new(
         py: Python<'_>,
         directory: PathBuf,
-        keep: Keep,
+        keep: &str,
         threads: Option<usize>,
         allow_unprotected: bool,
         io: &str,
@@ -80,7 +67,7 @@ impl Manager {
         };
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
         let mut options =
-            Options::default().retention(keep.retention()?).unprotected(unprotected).io(io);
+            Options::default().retention(keep.parse().or_raise()?).unprotected(unprotected).io(io);
         options.threads = threads.unwrap_or(options.threads).max(1);
         options.memory = memory.unwrap_or(options.memory);
         let manager = py.detach(|| CheckpointManager::create(&directory, options)).or_raise()?;
@@ -173,11 +160,11 @@ impl Manager {
     fn prune(
         &self,
         py: Python<'_>,
-        keep: Keep,
+        keep: &str,
         dry_run: bool,
     ) -> PyResult<Vec<(String, Vec<String>, bool)>> {
         let manager = self.here()?;
-        let retention = keep.retention()?;
+        let retention: Retention = keep.parse().or_raise()?;
         let prune = if dry_run { Prune::DryRun } else { Prune::Remove };
         let verdicts = py.detach(|| manager.prune(&retention, prune)).or_raise()?;
         Ok(told(verdicts))
@@ -306,7 +293,7 @@ fn told(verdicts: Vec<scai_checkpoint::manager::Verdict>) -> Vec<(String, Vec<St
 }
 
 fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
-    let mut checkpoint = Checkpoint::from_tree(tree.value.clone())?;
+    let mut checkpoint = Checkpoint::from_tree(tree.take())?;
     checkpoint.notes = tree.notes.text().map(str::to_owned);
     match without_values(&checkpoint.model_state_dict) {
         Some(name) => Err(Error::Invalid(format!(

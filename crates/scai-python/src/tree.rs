@@ -1,6 +1,7 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +32,9 @@ const LOOKED_AT: usize = 32 << 20;
 /// A state tree.
 #[pyclass(frozen, module = "scai._native")]
 pub(crate) struct Tree {
-    pub(crate) value: Value,
+    root: Mutex<Arc<Value>>,
+    /// The numbers of the children on the way from the root.
+    at: Vec<usize>,
     pub(crate) notes: Notes,
     /// The file it comes from.
     path: Option<Arc<str>>,
@@ -40,6 +43,32 @@ pub(crate) struct Tree {
     pub(crate) capture: Arc<Capture>,
     /// Whose memory is read while the tree is saved.
     pub(crate) owners: Option<Arc<Owners>>,
+}
+
+/// A value somewhere in a tree, which it keeps alive.
+struct Node<'t> {
+    root: Arc<Value>,
+    at: &'t [usize],
+}
+
+impl Deref for Node<'_> {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        // The way was gone once, and trees do not change.
+        self.at.iter().fold(&*self.root, |value, &index| child(value, index).unwrap_or(&NOTHING))
+    }
+}
+
+static NOTHING: Value = Value::None;
+
+/// The child of this number.
+fn child(value: &Value, index: usize) -> Option<&Value> {
+    match value.resolved() {
+        Value::Dict(dict) => dict.entries.get(index).map(|(_, value)| value),
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.get(index),
+        _ => None,
+    }
 }
 
 /// Which memory is read only when it is written.
@@ -125,7 +154,8 @@ impl Tree {
             None => found.into_iter().filter_map(|found| found.storage).for_each(|s| owners.add(s)),
         }
         let (notes, owners) = (Notes::new(notes), Some(owners));
-        Ok(Self { value, notes, path: None, above: String::new(), capture, owners })
+        let root = Mutex::new(Arc::new(value));
+        Ok(Self { root, at: Vec::new(), notes, path: None, above: String::new(), capture, owners })
     }
 
     /// The objects of the tree. Tensors are in new memory, in `map`, or what `disk` makes of tree,
@@ -158,26 +188,28 @@ impl Tree {
     ) -> PyResult<(Bound<'py, PyAny>, Filling)> {
         let place = Place::Memory { template: Some(template) };
         let (object, fills) = self.decoded(py, place, None, threads, None)?;
-        Ok((object, Filling { fills, tree: self.empty() }))
+        Ok((object, Filling { fills, tree: self.with(Value::None) }))
     }
 
     /// Path and class of each stand-in for an object that only code could make.
     fn objects(&self) -> Vec<(String, String)> {
-        let objects = self.value.objects().into_iter();
+        let value = self.value();
+        let objects = value.objects().into_iter();
         objects.map(|(path, object)| (path, object.class.clone())).collect()
     }
 
     /// The keys of a dictionary that are strings.
     fn keys(&self) -> Vec<String> {
-        let dict = self.value.as_dict();
-        dict.map(|dict| dict.keys().map(str::to_owned).collect()).unwrap_or_default()
+        let value = self.value();
+        value.as_dict().map(|dict| dict.keys().map(str::to_owned).collect()).unwrap_or_default()
     }
 
     /// The tree under a key; `None` where there is none.
     fn part(&self, key: &str) -> Option<Self> {
-        let entries = &self.value.as_dict()?.entries;
-        let index = entries.iter().position(|(found, _)| found.as_str() == Some(key))?;
-        Some(self.child(key, index, &entries[index].1))
+        let value = self.value();
+        let mut keys = value.as_dict()?.entries.iter().map(|(key, _)| key);
+        let index = keys.position(|found| found.as_str() == Some(key))?;
+        Some(self.child(key, index))
     }
 
     /// What was kept beside the whole tree, as JSON.
@@ -193,25 +225,21 @@ impl Tree {
         let named = &|error| self.named(error);
         let place = Place::Memory { template: None };
         let options = decode::Options { place, locate: None, threads: 1, only: None, named };
-        decode::decode_keys(py, &self.value, &self.notes, &options)
+        decode::decode_keys(py, &self.value(), &self.notes, &options)
     }
 
     /// The children of a dictionary that share memory or values with one of them, and that one.
     fn linked(&self, index: usize) -> Vec<usize> {
-        let entries = self.value.as_dict().map(|dict| &dict.entries[..]).unwrap_or_default();
+        let value = self.value();
+        let entries = value.as_dict().map(|dict| &dict.entries[..]).unwrap_or_default();
         linked(entries, &self.notes, index)
     }
 
     /// The dictionary with other names, in the same order.
     fn renamed(&self, remap: Vec<(String, String)>) -> PyResult<Self> {
         let options = options(false, &remap)?;
-        let Some(dict) = self.value.as_dict() else {
-            return Ok(Self {
-                value: self.value.clone(),
-                notes: self.notes.clone(),
-                ..self.empty()
-            });
-        };
+        let value = self.value();
+        let Some(dict) = value.as_dict() else { return Ok(self.same()) };
         let mut dict = dict.clone();
         let mut names = HashSet::new();
         for (key, _) in &mut dict.entries {
@@ -224,7 +252,7 @@ impl Tree {
             }
             *key = renamed.into();
         }
-        Ok(Self { value: dict.into(), notes: self.notes.clone(), ..self.empty() })
+        Ok(Self { notes: self.notes.clone(), ..self.with(dict.into()) })
     }
 
     /// The file it comes from, as errors call it.
@@ -244,29 +272,24 @@ impl Tree {
 
     /// Checks that this is a checkpoint: that it has the fields that every one has.
     fn check_fields(&self) -> PyResult<()> {
-        let checked = Checkpoint::from_tree(self.value.clone());
+        let checked = Checkpoint::iteration_of(&self.value());
         checked.map(drop).map_err(|error| self.named(error)).or_raise()
     }
 
     /// The tree of a child, by the numbers on the way to it.
     fn at(&self, path: Vec<i64>) -> Option<Self> {
-        let (mut value, mut notes) = (&self.value, self.notes.clone());
-        let mut above = self.above.clone();
+        let mut tree = self.same();
         for index in path {
-            let i = usize::try_from(index).ok()?;
-            (above, value) = match value.resolved() {
-                Value::Dict(dict) => {
-                    let (key, value) = dict.entries.get(i)?;
-                    (join(&above, &key.key_text()), value)
-                }
-                Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
-                    (join(&above, &i.to_string()), items.get(i)?)
-                }
-                _ => return None,
+            let index = usize::try_from(index).ok()?;
+            let value = tree.value();
+            let key = match value.resolved() {
+                Value::Dict(dict) => dict.entries.get(index)?.0.key_text(),
+                _ => index.to_string(),
             };
-            notes = notes.below(index);
+            child(&value, index)?;
+            tree = tree.child(&key, index);
         }
-        Some(Self { value: value.clone(), notes, above, ..self.empty() })
+        Some(tree)
     }
 
     /// The tensors of a state dict that fit a model's, by the model's names; what it has besides
@@ -300,7 +323,7 @@ impl Tree {
         }
         let report = report_dict(py, &report)?;
         let dict: Dict = matched.tensors.into_iter().collect();
-        Ok((Self { value: dict.into(), ..self.empty() }, found, report))
+        Ok((self.with(dict.into()), found, report))
     }
 
     /// The optimizer state `current` with the moments of this one, by the names of parameters.
@@ -315,14 +338,15 @@ impl Tree {
         let options = options(false, &remap)?;
         let specs = tensor_specs(specs)?;
         let (value, report) =
-            transfer_optimizer(&self.value, &names, &current.value, &specs, &options).or_raise()?;
-        Ok((Self { value, ..self.empty() }, report_dict(py, &report)?))
+            transfer_optimizer(&self.value(), &names, &current.value(), &specs, &options)
+                .or_raise()?;
+        Ok((self.with(value), report_dict(py, &report)?))
     }
 
     /// Writes a `.pt` file and returns when it is durable.
     fn write(&self, py: Python<'_>, path: std::path::PathBuf, threads: usize) -> PyResult<()> {
         py.detach(|| {
-            let plan = Plan::with_notes(&self.value, self.notes.text(), Format::Torch)?;
+            let plan = Plan::with_notes(&self.value(), self.notes.text(), Format::Torch)?;
             file::write(path, plan, threads)
         })
         .or_raise()
@@ -331,15 +355,28 @@ impl Tree {
 
 impl Tree {
     pub(crate) fn new(value: Value, notes: Option<String>, path: &str) -> Self {
-        let above = String::new();
         Self {
-            value,
+            root: Mutex::new(Arc::new(value)),
+            at: Vec::new(),
             notes: Notes::new(notes),
             path: Some(path.into()),
-            above,
+            above: String::new(),
             capture: Arc::default(),
             owners: None,
         }
+    }
+
+    fn value(&self) -> Node<'_> {
+        Node { root: Arc::clone(&held(&self.root)), at: &self.at }
+    }
+
+    /// The tree itself, which is gone from here afterwards; copied if others refer into it.
+    pub(crate) fn take(&self) -> Value {
+        let root = std::mem::replace(&mut *held(&self.root), Arc::new(Value::None));
+        if self.at.is_empty() {
+            return Arc::try_unwrap(root).unwrap_or_else(|root| Value::clone(&root));
+        }
+        Value::clone(&Node { root, at: &self.at })
     }
 
     fn decoded<'py>(
@@ -352,7 +389,7 @@ impl Tree {
     ) -> PyResult<(Bound<'py, PyAny>, decode::Fills)> {
         let named = &|error| self.named(error);
         let options = decode::Options { place, locate, threads, only, named };
-        decode::decode(py, &self.value, &self.notes, &options)
+        decode::decode(py, &self.value(), &self.notes, &options)
     }
 
     /// The error with all that is known here of its place.
@@ -364,10 +401,11 @@ impl Tree {
         }
     }
 
-    /// Nothing, but what is captured together with this.
-    fn empty(&self) -> Self {
+    /// Another value in the place of this, without notes.
+    fn with(&self, value: Value) -> Self {
         Self {
-            value: Value::None,
+            root: Mutex::new(Arc::new(value)),
+            at: Vec::new(),
             notes: Notes::default(),
             path: self.path.clone(),
             above: self.above.clone(),
@@ -376,13 +414,21 @@ impl Tree {
         }
     }
 
+    /// The same value; nothing of it is copied.
+    fn same(&self) -> Self {
+        let root = Mutex::new(Arc::clone(&held(&self.root)));
+        let notes = self.notes.clone();
+        Self { root, at: self.at.clone(), notes, ..self.with(Value::None) }
+    }
+
     /// The tensors of a state dict, and what modules keep in it besides (`_extra_state`), by the
     /// name that it gets.
     fn split(&self, options: &MatchOptions) -> (Value, Named) {
-        let Value::Dict(dict) = self.value.resolved() else {
-            return (self.value.clone(), Vec::new());
+        let value = self.value();
+        let Value::Dict(dict) = value.resolved() else {
+            return (Value::clone(&value), Vec::new());
         };
-        let mut tensors = Dict { entries: Vec::new(), attributes: None, ..dict.clone() };
+        let mut tensors = Dict::new();
         let mut others = Vec::new();
         // A tensor that stands for something else, such as an array, is none.
         for (i, (key, value)) in dict.entries.iter().enumerate() {
@@ -391,15 +437,19 @@ impl Tree {
                 tensors.entries.push((key.clone(), value.clone()));
             } else {
                 let name = key.key_text();
-                others.push((options.rename(&name), self.child(&name, i, value)));
+                others.push((options.rename(&name), self.child(&name, i)));
             }
         }
         (Value::Dict(tensors), others)
     }
 
-    fn child(&self, key: &str, index: usize, value: &Value) -> Self {
-        let notes = self.notes.below(index as i64);
-        Self { value: value.clone(), notes, above: join(&self.above, key), ..self.empty() }
+    /// The child with this key and number.
+    fn child(&self, key: &str, index: usize) -> Self {
+        let mut child = self.same();
+        child.at.push(index);
+        child.notes = self.notes.below(index as i64);
+        child.above = join(&self.above, key);
+        child
     }
 }
 

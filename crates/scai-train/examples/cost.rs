@@ -104,7 +104,7 @@ fn main() -> Outcome<()> {
 fn short(directory: &Path, iterations: u64) -> Config {
     let mut config = Config::default();
     config.checkpoint.directory = directory.display().to_string();
-    config.checkpoint.keep_last = 2;
+    config.checkpoint.keep_last = Some(2);
     config.self_play.games_per_iteration = GAMES;
     config.self_play.parallel_games = GAMES / 2;
     config.self_play.simulations = SIMULATIONS;

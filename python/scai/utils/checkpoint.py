@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import logging
 import math
-import operator
 import os
 import threading
 import time
@@ -26,9 +25,10 @@ from scai._garbage import no_collections
 from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import Load, PartLoad, apply_all, check_order, check_sound, state_of
 from scai._load_module import model_load
-from scai._load_optimizer import OptimizerLoad, note, parameter_names
+from scai._load_optimizer import OptimizerLoad, state_and_note
 from scai._native import Handle, Live
 from scai._report import LoadReport
+from scai._retention import Retention, retention, whole
 from scai._timeline import Timeline
 from scai._versions import plain_state
 
@@ -204,11 +204,14 @@ class CheckpointManager:
     Args:
         checkpoint_dir: the directory; created where it does not exist. A leading ``~`` is the home
             directory, ``file://`` is understood, and URLs of other schemes are refused.
-        keep_last: keep the newest so many. Without any `keep_…`, everything is kept.
+        keep: which checkpoints stay after each save, as rules of retention, each of which keeps
+            some: ``"last:3, every:1000, within:2d, best:loss:min:2"``. Without any rule, and with
+            ``"all"``, everything is kept.
+        keep_last: keep the newest N, as ``keep="last:N"``.
         keep_every: keep those whose iteration is a multiple of this.
         keep_best: keep the best by a statistic of `training_stats`: ``"loss:min"``, or
             ``"accuracy:max:3"`` for the best three; or a list of such.
-        keep_within: keep those saved within this time span, in seconds or a `timedelta`.
+        keep_within: keep those saved within this time: ``"12h"``, seconds or a `timedelta`.
         snapshot: how tensors are taken by ``save_checkpoint(wait=False)``. ``"live"``: parameters
             and optimizer state are read while training goes on, up to the next `optimizer.step()`,
             which waits where need be; all else is copied at once, also frozen parameters that were
@@ -230,10 +233,11 @@ class CheckpointManager:
         self,
         checkpoint_dir: PathLike = "./checkpoints",
         *,
+        keep: str | Sequence[str] | None = None,
         keep_last: int | None = None,
         keep_every: int | None = None,
         keep_best: str | Sequence[str] | None = None,
-        keep_within: datetime.timedelta | float | None = None,
+        keep_within: datetime.timedelta | float | str | None = None,
         snapshot: Snapshot = "live",
         on_commit: Callable[[SaveInfo], object] | Sequence[Callable[[SaveInfo], object]] = (),
         threads: int | None = None,
@@ -242,7 +246,8 @@ class CheckpointManager:
         allow_unprotected: bool = False,
     ) -> None:
         self._given = os.fspath(checkpoint_dir)
-        self._keep = _keep(keep_last, keep_every, keep_best, keep_within)
+        rules = retention(keep, keep_last, keep_every, keep_best, keep_within)
+        self._keep = rules or Retention("all", [])
         self._snapshot = _checked_snapshot(snapshot)
         self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
         for callback in self._on_commit:
@@ -270,7 +275,7 @@ class CheckpointManager:
     def _open(self) -> _native.Manager:
         return _native.Manager(
             self._given,
-            self._keep,
+            self._keep.text,
             self._threads,
             self._allow_unprotected,
             self._io,
@@ -348,12 +353,14 @@ class CheckpointManager:
         self._settle()
         parts = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
         check_sound({"model": model, "optimizer": optimizer, **parts})
+        model_state = state_of(model, "model")
+        optimizer_state, about = state_and_note(model, optimizer)
         state = {
             "iteration": iteration,
-            "model_state_dict": state_of(model, "model"),
-            "optimizer_state_dict": _optimizer_state(model, optimizer),
+            "model_state_dict": model_state,
+            "optimizer_state_dict": optimizer_state,
             "training_stats": _statistics(
-                _mapping("training_stats", training_stats), self._keep["best"]
+                _mapping("training_stats", training_stats), self._keep.statistics
             ),
             "metadata": dict(_mapping("metadata", metadata)),
             # A zone is looked up under a lock, which a fork might copy while the thread that
@@ -373,16 +380,17 @@ class CheckpointManager:
             state[name] = value
         if wait:
             # Saves follow one another: one in the background comes first.
-            saved = manager.save(_native.Tree.encode(state, note=note(optimizer)))
+            saved = manager.save(_native.Tree.encode(state, note=about))
             seconds = time.monotonic() - began
             info = _info(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
             self._committed(info)
             return info.path
-        return self._save_in_background(state, model, optimizer, iteration, mode, began)
+        return self._save_in_background(state, about, model, optimizer, iteration, mode, began)
 
     def _save_in_background(
         self,
         state: dict[str, Any],
+        about: str | None,
         model: Any,
         optimizer: Any,
         iteration: int,
@@ -393,9 +401,9 @@ class CheckpointManager:
         fence = None
         if mode == "live" and (live := live_memory(model, optimizer, self._versions)):
             with Fence(model, optimizer) as fence:
-                fence.guard(*(begun := self._begin(state, live, note(optimizer))))
+                fence.guard(*(begun := self._begin(state, live, about)))
         else:
-            begun = self._begin(state, mode == "sync", note(optimizer))
+            begun = self._begin(state, mode == "sync", about)
             if mode == "sync":
                 while not begun[0].wait_captured(POLL):
                     pass
@@ -725,10 +733,11 @@ class CheckpointManager:
         self,
         dry_run: bool = True,
         *,
+        keep: str | Sequence[str] | None = None,
         keep_last: int | None = None,
         keep_every: int | None = None,
         keep_best: str | Sequence[str] | None = None,
-        keep_within: datetime.timedelta | float | None = None,
+        keep_within: datetime.timedelta | float | str | None = None,
         superseded: bool = False,
     ) -> list[Verdict]:
         """Delete what no rule keeps, or with ``dry_run`` say what would be.
@@ -738,18 +747,16 @@ class CheckpointManager:
         ``superseded`` those that a run went back behind are deleted, and nothing else.
         """
         if superseded:
-            if any((keep_last, keep_every, keep_best, keep_within)):
+            if any((keep, keep_last, keep_every, keep_best, keep_within)):
                 raise ValueError("`superseded` goes with no rule; prune by rules in another call")
             return [
                 Verdict(self.checkpoint_dir / name, reasons, removed)
                 for name, reasons, removed in self._native.prune_superseded(dry_run)
             ]
-        keep = _keep(keep_last, keep_every, keep_best, keep_within)
-        if not any(keep.values()):
-            keep = self._keep
+        rules = retention(keep, keep_last, keep_every, keep_best, keep_within) or self._keep
         return [
             Verdict(self.checkpoint_dir / name, reasons, removed)
-            for name, reasons, removed in self._native.prune(keep, dry_run)
+            for name, reasons, removed in self._native.prune(rules.text, dry_run)
         ]
 
     def flush(self) -> None:
@@ -818,11 +825,9 @@ class CheckpointManager:
 
 
 def _statistics(
-    statistics: Mapping[str, Any], best: Sequence[tuple[str, str, int]]
+    statistics: Mapping[str, Any], compared: Sequence[str]
 ) -> dict[str, Any]:
     """Tensors of one number as that number; so is whatever of one number `keep_best` compares."""
-    compared = {name for name, _, _ in best}
-
     def number(name: Any, value: Any) -> Any:
         if hasattr(value, "untyped_storage") and value.ndim == 0:
             return value.item()
@@ -853,20 +858,6 @@ def _mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return value
 
 
-def _optimizer_state(model: Any, optimizer: Any) -> Any:
-    if optimizer is None:
-        return {}
-    state = state_of(optimizer, "optimizer")
-    names = parameter_names(model, optimizer)
-    if names is None or not isinstance(state, dict) or "param_groups" not in state:
-        return state
-    groups = [
-        {**group, "param_names": group_names}
-        for group, group_names in zip(state["param_groups"], names, strict=True)
-    ]
-    return {**state, "param_groups": groups}
-
-
 def _info(
     saved: dict[str, Any], directory: Path, iteration: int, seconds: float, waited: float
 ) -> SaveInfo:
@@ -888,7 +879,7 @@ def _info(
 def _checked_iteration(iteration: Any, name: str = "iteration") -> int:
     if iteration is None:
         raise TypeError(f"`{name}` is missing: say which iteration the state belongs to")
-    number = _whole(name, iteration)
+    number = whole(name, iteration)
     if number < 0:
         raise ValueError(f"`{name}` is {number}; iterations count from 0")
     if number >= 2**63:
@@ -913,60 +904,13 @@ def _checked_remap(remap: Any) -> Mapping[str, str]:
     return remap
 
 
-def _keep(
-    last: int | None,
-    every: int | None,
-    best: str | Sequence[str] | None,
-    within: datetime.timedelta | float | None,
-) -> dict[str, Any]:
-    if isinstance(within, datetime.timedelta):
-        within = within.total_seconds()
-    if within is not None:
-        if not isinstance(within, (int, float)):
-            raise TypeError(
-                f"`keep_within` is a {type(within).__name__}; write seconds or a timedelta"
-            )
-        if not 0 <= within < 2**63:
-            raise ValueError(f"`keep_within` is {within} seconds; it is a time span from 0 on")
-    rules = best if isinstance(best, Sequence) and not isinstance(best, str) else [best]
-    return {
-        "last": _count("keep_last", last),
-        "every": _count("keep_every", every),
-        "best": [_best(rule) for rule in rules if rule is not None],
-        "within": None if within is None else int(within),
-    }
-
-
 def _count(name: str, value: int | None) -> int | None:
     if value is None:
         return None
-    number = _whole(name, value)
+    number = whole(name, value)
     if not 0 < number < 2**63:
         raise ValueError(f"`{name}` is {number}; it is at least 1")
     return number
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` is a {type(value).__name__}, not a whole number") from None
-
-
-def _best(rule: Any) -> tuple[str, str, int]:
-    if not isinstance(rule, str):
-        raise TypeError(f'`keep_best` is a {type(rule).__name__}; write "loss:min", or a list')
-    parts = rule.split(":")
-    if len(parts) == 2:
-        parts.append("1")
-    count = int(parts[2]) if parts[-1].isdecimal() and len(parts) == 3 else 0
-    if not parts[0] or parts[1:2] not in (["min"], ["max"]) or not 0 < count < 2**63:
-        raise ValueError(
-            f'`keep_best` is {rule!r}; write "loss:min", or "loss:min:3" for the best three'
-        )
-    return parts[0], parts[1], count
 
 
 @atexit.register

@@ -26,7 +26,7 @@ impl Managers {
         };
         Self {
             keep_all: manager(Retention::keep_all()),
-            keep_last: manager(Retention::keep_last(size as usize)),
+            keep_last: manager(Retention::keep_last(size).unwrap()),
         }
     }
 }

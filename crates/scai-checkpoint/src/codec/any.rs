@@ -23,6 +23,8 @@ pub enum Format {
     Torch,
     /// PyTorch's format before 1.6; read only.
     TorchLegacy,
+    /// TorchScript, as `torch.jit.save` writes it; read only, and without its code.
+    TorchScript,
     /// safetensors.
     Safetensors,
     /// The shards of an index (`….index.json`); read only.
@@ -36,6 +38,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::Torch => "PyTorch",
             Format::TorchLegacy => "PyTorch before 1.6",
+            Format::TorchScript => "TorchScript",
             Format::Safetensors => "safetensors",
             Format::Sharded => "shards of an index",
             Format::Archive => "archive of checkpoints",
@@ -95,6 +98,7 @@ impl CheckpointFile {
     pub fn format(&self) -> Format {
         match self {
             Self::Torch(file) if file.is_legacy() => Format::TorchLegacy,
+            Self::Torch(file) if file.is_script() => Format::TorchScript,
             Self::Torch(_) => Format::Torch,
             Self::Safetensors(_) => Format::Safetensors,
             Self::Bundle(bundle) if bundle.is_sharded() => Format::Sharded,
@@ -250,7 +254,7 @@ impl Plan {
     ) -> Result<Self> {
         match format {
             Format::Torch => torch::Plan::converted(tree, notes, origin).map(Self::Torch),
-            Format::TorchLegacy | Format::Sharded | Format::Archive => {
+            Format::TorchLegacy | Format::TorchScript | Format::Sharded | Format::Archive => {
                 Err(Error::invalid(format!("the format `{format}` is read but not written")))
             }
             Format::Safetensors => {

@@ -1,12 +1,12 @@
 //! Several files that are one checkpoint: the members of an archive, the shards of an index.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::any::CheckpointFile;
-use super::kind::foreign_zip;
+use super::kind::{self, foreign_zip};
 use super::record::RecordSource;
 use super::torch::{Member, members};
 use super::{Origin, Protection, Unprotected};
@@ -99,11 +99,8 @@ impl Bundle {
         file: &Arc<dyn ReadAt>,
         unprotected: Unprotected,
     ) -> Result<Self> {
-        let mut names: Vec<&str> = index.iter().map(|(_, file)| file.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
         let mut parts = Vec::new();
-        for name in names {
+        for name in files_of(&index) {
             if name.is_empty() || name.contains(['/', '\\', '\0']) || name.starts_with('.') {
                 let what = format!("the index names `{name}`, which is not a file beside it");
                 return Err(Error::damaged(Place::default(), what));
@@ -213,6 +210,17 @@ impl Bundle {
         }
         damage
     }
+}
+
+/// The names of the shards that the index `file` (`….index.json`) names, sorted; `None` if it is
+/// not an index. They are not opened.
+pub fn shards(file: &dyn ReadAt) -> Option<Vec<String>> {
+    let index = kind::index(file)?;
+    Some(files_of(&index).into_iter().map(str::to_owned).collect())
+}
+
+fn files_of(index: &[(String, String)]) -> BTreeSet<&str> {
+    index.iter().map(|(_, file)| file.as_str()).collect()
 }
 
 fn missing(name: &str, error: io::Error) -> Error {

@@ -165,7 +165,13 @@ fn json(file: &dyn ReadAt, start: &[u8]) -> Result<Option<Error>> {
     }
     let mut text = vec![0; file.len() as usize];
     file.read_at(0, &mut text).map_err(|error| Error::io("read", error))?;
-    let Ok(json) = serde_json::from_slice::<Json>(&text) else { return Ok(None) };
+    let json: Json = match serde_json::from_slice(&text) {
+        Ok(json) => json,
+        Err(error) if error.is_eof() => {
+            return Ok(Some(Error::damaged(Place::default(), "a JSON document that is cut off")));
+        }
+        Err(_) => return Ok(None),
+    };
     let has = |key: &str| json.get(key).is_some();
     Ok(Some(if has("model_type") || has("architectures") {
         named("the configuration of a model (JSON)", "name the file with its weights")

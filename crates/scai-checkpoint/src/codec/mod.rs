@@ -9,6 +9,7 @@ mod kind;
 mod pass;
 mod record;
 pub mod safetensors;
+mod secret;
 pub mod torch;
 
 use crate::error::Result;
@@ -16,6 +17,7 @@ use crate::store::ReadAt;
 
 pub use any::{CheckpointFile, Format, Plan};
 pub(crate) use buffer::MEMORY;
+pub use bundle::shards;
 pub(crate) use kind::foreign;
 
 /// Names the file in what went wrong with it.

@@ -121,13 +121,13 @@ pub enum Residency {
 /// right to write, and their saves follow one another. Reading needs no right.
 ///
 /// ```
-/// use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Retention, Tensor};
+/// use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Tensor};
 ///
 /// # let directory = tempfile::tempdir().unwrap();
 /// # let directory = directory.path().join("checkpoints");
 /// let manager = CheckpointManager::create(
 ///     &directory,
-///     Options::default().retention(Retention::keep_last(3)),
+///     Options::default().retention("last:3".parse()?),
 /// )?;
 /// let model: Dict =
 ///     [("fc.weight", Tensor::from_vec(vec![2, 2], vec![1.0_f32; 4])?)].into_iter().collect();
@@ -449,7 +449,7 @@ impl Shared {
             Err(error) => warnings.push(error),
         }
         saved.warnings = warnings;
-        if !self.options.retention.rules.is_empty() {
+        if !self.options.retention.rules().is_empty() {
             let just = saved.name.clone();
             match self.remove_redundant(&self.options.retention, &just, &writing) {
                 Ok(verdicts) => {

@@ -266,7 +266,7 @@ impl Shared {
 
 /// Refuses a statistic by which the best are kept, and which is no number.
 pub(super) fn check_statistics(retention: &Retention, statistics: &Value) -> Result<()> {
-    for rule in &retention.rules {
+    for rule in retention.rules() {
         let Rule::Best { statistic, .. } = rule else { continue };
         let value = statistics.as_dict().and_then(|statistics| statistics.get(statistic));
         match value.map(Value::resolved) {

@@ -8,7 +8,7 @@ use bytemuck::{NoUninit, Pod};
 pub use crate::dtype::{DType, UnknownDType};
 use read::read_whole;
 pub use read::{Destination, read_into};
-pub(crate) use read::{Divided, PIECE};
+pub(crate) use read::{Divided, PIECE, read_storages};
 pub(crate) use storage::PlainPass;
 pub use storage::{Pass, Source, Storage};
 

@@ -48,20 +48,43 @@ pub fn read_into<'o>(
             )));
         }
     }
-    let divided: Vec<Option<Divided<'_>>> = destinations
-        .iter()
-        .map(|to| (to.storage.len() > PIECE).then(|| Divided::new(to.storage)))
-        .collect();
-    let mut tasks = Vec::with_capacity(destinations.len());
-    for (destination, divided) in destinations.into_iter().zip(&divided) {
-        let Destination { name, storage, bytes, is_new } = destination;
-        let name = Some(name);
+    let names: Vec<&str> = destinations.iter().map(|to| to.name).collect();
+    let to = destinations.into_iter().map(|to| (to.storage, to.bytes, to.is_new));
+    read_all(to.collect(), &options.into()).map_err(|(index, error)| error.at_tensor(names[index]))
+}
+
+/// Fills new memory with all bytes of each storage, as [`read_into`].
+///
+/// # Errors
+/// As [`read_into`], with the number of the storage.
+pub(crate) fn read_storages(
+    storages: &[&Storage],
+    memory: &mut [Box<[u8]>],
+    options: &ReadOptions<'_>,
+) -> Result<(), (usize, Error)> {
+    let to = storages.iter().zip(memory).map(|(storage, bytes)| (*storage, &mut **bytes, true));
+    read_all(to.collect(), options)
+}
+
+/// What is to be read, where to, and whether that is new.
+type To<'a> = (&'a Storage, &'a mut [u8], bool);
+
+fn read_all(to: Vec<To<'_>>, options: &ReadOptions<'_>) -> Result<(), (usize, Error)> {
+    let divided: Vec<Option<Divided<'_>>> =
+        to.iter().map(|(storage, ..)| divides(storage).then(|| Divided::new(storage))).collect();
+    let mut tasks = Vec::with_capacity(to.len());
+    for (index, ((storage, bytes, is_new), divided)) in to.into_iter().zip(&divided).enumerate() {
         match divided {
-            None => tasks.push(Task { name, part: Part::Whole(storage), bytes, is_new }),
-            Some(divided) => tasks.extend(pieces(name, divided, bytes, is_new)),
+            None => tasks.push(Task { index, part: Part::Whole(storage), bytes, is_new }),
+            Some(divided) => tasks.extend(pieces(index, divided, bytes, is_new)),
         }
     }
-    do_all(tasks, &options.into())
+    do_all(tasks, options)
+}
+
+/// Whether a storage is read in pieces.
+fn divides(storage: &Storage) -> bool {
+    storage.len() > PIECE
 }
 
 /// All bytes of a storage, read by several threads where it is long.
@@ -69,31 +92,32 @@ pub fn read_into<'o>(
 /// # Errors
 /// As [`Storage::read_at`].
 pub(super) fn read_whole(storage: &Storage) -> Result<Vec<u8>> {
-    if storage.len() <= PIECE {
+    if !divides(storage) {
         return storage.read(0..storage.len());
     }
     let mut bytes = zeroed(storage.len(), "read a tensor")?;
     let divided = Divided::new(storage);
-    do_all(pieces(None, &divided, &mut bytes, true).collect(), &ReadOptions::default())?;
+    do_all(pieces(0, &divided, &mut bytes, true).collect(), &ReadOptions::default())
+        .map_err(|(_, error)| error)?;
     Ok(bytes.into_vec())
 }
 
 fn pieces<'a>(
-    name: Option<&'a str>,
+    index: usize,
     divided: &'a Divided<'a>,
     bytes: &'a mut [u8],
     is_new: bool,
 ) -> impl Iterator<Item = Task<'a>> {
     let pieces = bytes.chunks_mut(PIECE as usize).zip((0..).step_by(PIECE as usize));
     pieces.map(move |(bytes, start)| Task {
-        name,
+        index,
         part: Part::Piece(divided, start),
         bytes,
         is_new,
     })
 }
 
-fn do_all(tasks: Vec<Task<'_>>, options: &ReadOptions<'_>) -> Result<()> {
+fn do_all(tasks: Vec<Task<'_>>, options: &ReadOptions<'_>) -> Result<(), (usize, Error)> {
     let threads = options.thread_count().min(tasks.len());
     let tasks = Mutex::new(tasks.into_iter());
     let outcome = Mutex::new(Ok(()));
@@ -105,7 +129,7 @@ fn do_all(tasks: Vec<Task<'_>>, options: &ReadOptions<'_>) -> Result<()> {
                 Err(error) => {
                     let mut outcome = held(&outcome);
                     if outcome.is_ok() {
-                        *outcome = Err(error);
+                        *outcome = Err((task.index, error));
                     }
                 }
             }
@@ -156,7 +180,8 @@ impl<'a> Divided<'a> {
 
 /// What a thread reads at a time.
 struct Task<'a> {
-    name: Option<&'a str>,
+    /// The number of what is read.
+    index: usize,
     part: Part<'a>,
     bytes: &'a mut [u8],
     is_new: bool,
@@ -173,13 +198,9 @@ impl Task<'_> {
             provide(self.bytes);
         }
         check("read")?;
-        let read = match self.part {
+        match self.part {
             Part::Whole(storage) => storage.read_at(0, self.bytes),
             Part::Piece(divided, offset) => divided.read(offset, self.bytes),
-        };
-        match self.name {
-            Some(name) => read.map_err(|error| error.at_tensor(name)),
-            None => read,
         }
     }
 }

@@ -3,14 +3,12 @@
 //! A path joins keys and indices with dots: `optimizer_state_dict.state.0.exp_avg`. Keys may hold
 //! dots themselves (`backbone.conv1.weight`); a lookup takes whichever key fits.
 
-use std::collections::{HashMap, HashSet};
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Call, Dict, Value};
-use crate::error::Result;
+use super::{Dict, Value};
+use crate::error::{Error, Result};
 use crate::memory::zeroed;
-use crate::tensor::{Destination, Storage, Tensor, read_into};
+use crate::tensor::{Storage, Tensor, read_storages};
 
 /// Joins a parent's path and a key.
 pub fn join(parent: &str, key: &str) -> String {
@@ -125,52 +123,80 @@ impl Value {
         found.storages
     }
 
-    /// The same tree with every storage replaced by what `map` makes of it, called once for each
-    /// storage with the path of the first value that holds it. Ties between tensors are kept.
-    ///
-    /// # Errors
-    /// Whatever `map` returns.
-    pub fn map_storages(
-        &self,
-        map: &mut dyn FnMut(&str, &Storage) -> Result<Storage>,
-    ) -> Result<Value> {
-        Mapper { map, storages: HashMap::new(), shared: FxHashMap::default() }.value(self, "")
-    }
-
     /// The same tree with all bytes in memory and checked, read by `threads` threads.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`] naming the first tensor whose bytes are not those that were saved.
-    pub fn resident(&self, threads: usize) -> Result<Value> {
-        let mut storages = self.storages();
-        storages.retain(|(_, storage)| storage.as_slice().is_none());
-        let memory = storages.iter().map(|(path, storage)| {
-            zeroed(storage.len(), "read a tensor").map_err(|error| error.at_tensor(path))
+    pub fn resident(mut self, threads: usize) -> Result<Value> {
+        let mut lazy: Vec<&Storage> = Vec::new();
+        let mut seen = FxHashSet::default();
+        each_storage(&self, &mut FxHashSet::default(), &mut |storage| {
+            if storage.as_slice().is_none() && seen.insert(storage.id()) {
+                lazy.push(storage);
+            }
         });
-        let mut memory = memory.collect::<Result<Vec<_>>>()?;
-        let destinations = storages.iter().zip(&mut memory);
-        let destinations = destinations.map(|((name, storage), bytes)| Destination {
-            name,
-            storage,
-            bytes,
-            is_new: true,
-        });
-        read_into(destinations.collect(), threads)?;
-        let mut resident: HashMap<usize, Storage> = storages
+        // Their paths are long to make, and are asked for only if something is wrong.
+        let named = |storage: &Storage, error: Error| {
+            let storages = self.storages().into_iter();
+            let path = storages.filter(|(_, found)| found.same_as(storage)).map(|(path, _)| path);
+            path.fold(error, |error, path| error.at_tensor(path))
+        };
+        let mut memory = Vec::with_capacity(lazy.len());
+        for storage in &lazy {
+            let zeroed = zeroed(storage.len(), "read a tensor");
+            memory.push(zeroed.map_err(|error| named(storage, error))?);
+        }
+        read_storages(&lazy, &mut memory, &threads.into())
+            .map_err(|(index, error)| named(lazy[index], error))?;
+        let resident: FxHashMap<usize, Storage> = lazy
             .into_iter()
             .zip(memory)
-            .map(|((_, storage), memory)| (storage.id(), storage.held_in(memory)))
+            .map(|(storage, memory)| (storage.id(), storage.held_in(memory)))
             .collect();
-        self.map_storages(&mut |_, storage| {
-            Ok(resident.remove(&storage.id()).unwrap_or_else(|| storage.clone()))
-        })
+        Replacer { resident, shared: FxHashMap::default() }.value(&mut self);
+        Ok(self)
+    }
+}
+
+/// Calls `visit` with the storages of a tree, those of shared values once.
+fn each_storage<'a>(
+    value: &'a Value,
+    shared: &mut FxHashSet<usize>,
+    visit: &mut impl FnMut(&'a Storage),
+) {
+    fn of_dict<'a>(
+        dict: &'a Dict,
+        shared: &mut FxHashSet<usize>,
+        visit: &mut impl FnMut(&'a Storage),
+    ) {
+        for (key, value) in &dict.entries {
+            each_storage(key, shared, visit);
+            each_storage(value, shared, visit);
+        }
+        dict.attributes.iter().for_each(|attributes| of_dict(attributes, shared, visit));
+    }
+    if value.shared_id().is_some_and(|id| !shared.insert(id)) {
+        return;
+    }
+    match value.resolved() {
+        Value::Tensor(tensor) => visit(tensor.storage()),
+        Value::Storage(storage, _) => visit(storage),
+        Value::Dict(dict) => of_dict(dict, shared, visit),
+        Value::Object(object) => of_dict(&object.content, shared, visit),
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
+            items.iter().for_each(|item| each_storage(item, shared, visit));
+        }
+        Value::Call(call) => {
+            call.args.iter().chain(&call.state).for_each(|arg| each_storage(arg, shared, visit));
+        }
+        _ => {}
     }
 }
 
 /// Storages that were found, each once.
 #[derive(Default)]
 struct Found<'a> {
-    seen: HashSet<usize>,
+    seen: FxHashSet<usize>,
     shared: FxHashSet<usize>,
     storages: Vec<(String, &'a Storage)>,
 }
@@ -190,74 +216,56 @@ impl Dict {
     }
 }
 
-/// Replaces the storages of a tree.
-struct Mapper<'a> {
-    map: &'a mut dyn FnMut(&str, &Storage) -> Result<Storage>,
-    storages: HashMap<usize, Storage>,
-    /// What became of shared values.
-    shared: FxHashMap<usize, Value>,
+/// Gives tensors other storages, in place. Ties between them are kept.
+struct Replacer {
+    resident: FxHashMap<usize, Storage>,
+    /// Shared values as they were, which keeps their numbers taken, and what became of them.
+    shared: FxHashMap<usize, (Value, Value)>,
 }
 
-impl Mapper<'_> {
-    fn storage(&mut self, storage: &Storage, path: &str) -> Result<Storage> {
-        if let Some(mapped) = self.storages.get(&storage.id()) {
-            return Ok(mapped.clone());
-        }
-        let mapped = (self.map)(path, storage)?;
-        self.storages.insert(storage.id(), mapped.clone());
-        Ok(mapped)
-    }
-
-    fn value(&mut self, value: &Value, path: &str) -> Result<Value> {
-        Ok(match value {
-            Value::Shared(shared) => match self.shared.get(&shared.id()) {
-                Some(mapped) => mapped.clone(),
+impl Replacer {
+    fn value(&mut self, value: &mut Value) {
+        if let Some(id) = value.shared_id() {
+            let (_, replaced) = match self.shared.get(&id) {
+                Some(known) => known,
                 None => {
-                    let mapped = self.value(shared.get(), path)?.share();
-                    self.shared.insert(shared.id(), mapped.clone());
-                    mapped
+                    let mut inner = value.resolved().clone();
+                    self.value(&mut inner);
+                    self.shared.entry(id).or_insert((value.clone(), inner.share()))
                 }
-            },
-            Value::Tensor(tensor) => {
-                Value::Tensor(tensor.with_storage(self.storage(tensor.storage(), path)?))
-            }
-            Value::Storage(storage, dtype) => Value::Storage(self.storage(storage, path)?, *dtype),
-            Value::List(items) => Value::List(self.items(items, path)?),
-            Value::Tuple(items) => Value::Tuple(self.items(items, path)?),
-            Value::Set(items) => Value::Set(self.items(items, path)?),
-            Value::Dict(dict) => Value::Dict(self.dict(dict, path)?),
-            Value::Object(object) => Value::Object(Box::new(super::Object {
-                class: object.class.clone(),
-                content: self.dict(&object.content, path)?,
-            })),
-            Value::Call(call) => Value::Call(Box::new(Call {
-                global: call.global,
-                args: self.items(&call.args, path)?,
-                state: match &call.state {
-                    Some(state) => Some(self.value(state, &join(path, "state"))?),
-                    None => None,
-                },
-            })),
-            other => other.clone(),
-        })
-    }
-
-    fn items(&mut self, items: &[Value], path: &str) -> Result<Vec<Value>> {
-        let items = items.iter().enumerate();
-        items.map(|(i, item)| self.value(item, &join(path, &i.to_string()))).collect()
-    }
-
-    fn dict(&mut self, dict: &Dict, path: &str) -> Result<Dict> {
-        let mut entries = Vec::with_capacity(dict.entries.len());
-        for (key, value) in &dict.entries {
-            let path = join(path, &key.key_text());
-            entries.push((self.value(key, &path)?, self.value(value, &path)?));
+            };
+            *value = replaced.clone();
+            return;
         }
-        let attributes = match &dict.attributes {
-            Some(attributes) => Some(Box::new(self.dict(attributes, path)?)),
-            None => None,
-        };
-        Ok(Dict { kind: dict.kind, entries, attributes })
+        match value {
+            Value::Tensor(tensor) => {
+                if let Some(storage) = self.resident.get(&tensor.storage().id()) {
+                    *tensor = tensor.with_storage(storage.clone());
+                }
+            }
+            Value::Storage(storage, _) => {
+                if let Some(resident) = self.resident.get(&storage.id()) {
+                    *storage = resident.clone();
+                }
+            }
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
+                items.iter_mut().for_each(|item| self.value(item));
+            }
+            Value::Dict(dict) => self.dict(dict),
+            Value::Object(object) => self.dict(&mut object.content),
+            Value::Call(call) => {
+                call.args.iter_mut().chain(&mut call.state).for_each(|arg| self.value(arg));
+            }
+            _ => {}
+        }
+    }
+
+    fn dict(&mut self, dict: &mut Dict) {
+        for (key, value) in &mut dict.entries {
+            self.value(key);
+            self.value(value);
+        }
+        dict.attributes.iter_mut().for_each(|attributes| self.dict(attributes));
     }
 }
 

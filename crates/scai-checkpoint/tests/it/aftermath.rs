@@ -15,7 +15,7 @@ use crate::training::{Save, Size, iteration, name, open, save_of, state};
 pub(crate) struct Promised {
     pub(crate) size: Size,
     /// How many checkpoints the writer's retention keeps.
-    pub(crate) keep: usize,
+    pub(crate) keep: u64,
     /// Saves that were acknowledged.
     pub(crate) acknowledged: BTreeSet<Save>,
     /// Saves that were begun, whatever became of them.
@@ -41,12 +41,12 @@ pub(crate) enum Removed {
 }
 
 impl Promised {
-    pub(crate) fn new(size: Size, keep: usize) -> Self {
+    pub(crate) fn new(size: Size, keep: u64) -> Self {
         Self { size, keep, acknowledged: BTreeSet::new(), begun: BTreeSet::new() }
     }
 
     pub(crate) fn options(&self) -> Options {
-        Options::default().retention(Retention::keep_last(self.keep))
+        Options::default().retention(Retention::keep_last(self.keep).unwrap())
     }
 
     pub(crate) fn acknowledge(&mut self, save: Save) {
@@ -81,7 +81,7 @@ impl Promised {
         let present: BTreeSet<u64> = files.iter().filter_map(|file| iteration(file)).collect();
         let promised = self.acknowledged.iter().map(|save| save.iteration);
         let all: BTreeSet<u64> = promised.chain(present.iter().copied()).collect();
-        let kept: BTreeSet<u64> = all.into_iter().rev().take(self.keep).collect();
+        let kept: BTreeSet<u64> = all.into_iter().rev().take(self.keep as usize).collect();
         if let Some(lost) = kept.difference(&present).next() {
             return Err(format!("`{}` is gone", name(*lost)));
         }
@@ -172,7 +172,7 @@ impl Promised {
             .filter(|file| iteration(file).is_some())
             .collect();
         files.sort();
-        if found.drafts > 0 || files.len() > self.keep {
+        if found.drafts > 0 || files.len() as u64 > self.keep {
             return Err(format!("after the next save: {} drafts, {files:?}", found.drafts));
         }
         Ok(())

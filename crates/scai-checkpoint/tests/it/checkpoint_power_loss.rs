@@ -16,7 +16,7 @@ use crate::careless::{Careless, Mistake, Overwrite};
 use crate::training::{Save, Size, full, name, save_of, save_under, state};
 
 pub(crate) const SIZE: Size = Size::Small;
-pub(crate) const KEEP: usize = 2;
+pub(crate) const KEEP: u64 = 2;
 
 /// A disk with a manager on it, and what was promised at each moment.
 pub(crate) struct Bench {
@@ -133,7 +133,7 @@ fn a_run_that_saves_and_prunes_always_has_what_was_acknowledged() {
     for iteration in 1..=if full() { 40 } else { 5 } {
         bench.save(iteration, 1);
     }
-    assert_eq!(names(&bench.disk).len(), KEEP + 1);
+    assert_eq!(names(&bench.disk).len() as u64, KEEP + 1);
     let report = bench.assert_safe("saves, latest and retention");
     assert!(report.states > 20, "too few states to mean anything: {report}");
 }
@@ -232,7 +232,7 @@ fn an_acknowledged_pin_holds_and_a_pinned_checkpoint_is_never_lost() {
         let manager =
             CheckpointManager::with_store(Arc::new(crash.store.clone()), Options::default());
         manager
-            .prune(&Retention::keep_last(1), Prune::Remove)
+            .prune(&Retention::keep_last(1).unwrap(), Prune::Remove)
             .map_err(|error| error.to_string())?;
         match save_under(&manager, &name(1), SIZE)? {
             Some(Save { iteration: 1, .. }) => Ok(()),

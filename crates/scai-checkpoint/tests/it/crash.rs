@@ -18,7 +18,7 @@ use crate::strace::{self, Call};
 use crate::training::{Random, Save, Size, full, open, save_of, state};
 
 const SIZE: Size = Size::Large;
-const KEEP: usize = 2;
+const KEEP: u64 = 2;
 /// Calls that no file can tell of: what is on disk is the same before and after them.
 const INWARD: [&str; 16] = [
     "brk",

@@ -2,7 +2,6 @@
 //! failures, held against a model of what must be true.
 
 use scai_checkpoint::manager::{Prune, Residency};
-use scai_checkpoint::retention::{Goal, Rule};
 use scai_checkpoint::testing::{Effect, Failure, Fault, Op, Times};
 use scai_checkpoint::{Error, Retention, SaveHandle};
 
@@ -55,17 +54,18 @@ fn iteration(input: &mut Input<'_>) -> u64 {
 }
 
 fn policy(input: &mut Input<'_>) -> Retention {
-    let best = |goal| Rule::Best { statistic: "total_iterations".into(), goal, count: 1 };
-    match input.byte().unwrap_or(0) % 8 {
-        0 => Retention::keep_all(),
-        1 => Retention::keep_last(1),
-        2 => Retention::keep_last(2),
-        3 => Retention::keep_last(1).and(Rule::Every(5)),
-        4 => Retention::keep_last(0),
-        5 => Retention { rules: vec![best(Goal::Min), best(Goal::Max)] },
-        6 => Retention { rules: vec![Rule::Every(2)] },
-        _ => Retention { rules: vec![Rule::Within(3600)] },
-    }
+    let policies = [
+        "all",
+        "last:1",
+        "last:2",
+        "last:1, every:5",
+        "last:3",
+        "best:total_iterations:min, best:total_iterations:max",
+        "every:2",
+        "within:1h",
+    ];
+    let policy = policies[usize::from(input.byte().unwrap_or(0)) % policies.len()];
+    policy.parse().expect("a rule")
 }
 
 /// A fault to come: which operations it concerns, when it fires, how often and what it does.
@@ -150,7 +150,7 @@ fn end_save(bench: &mut Bench, save: Save, saved: Result<(Vec<String>, usize), E
         || before.has_damage();
     let effects = Effects {
         save: Some((save.iteration, save.writer)),
-        retention: Some(bench.retention.rules.clone()),
+        retention: Some(bench.retention.rules().to_vec()),
         acknowledged: saved.is_ok(),
         syncs: true,
         ..bench.effects()
@@ -336,7 +336,7 @@ fn prune(bench: &mut Bench, retention: &Retention, dry: bool) -> Checked {
     let before = bench.model.now.clone();
     let removed = verdicts.as_ref().map_or(0, |all| all.iter().filter(|v| v.removed).count());
     let effects = Effects {
-        retention: (!dry).then(|| retention.rules.clone()),
+        retention: (!dry).then(|| retention.rules().to_vec()),
         acknowledged: verdicts.is_ok(),
         syncs: removed > 0,
         ..bench.effects()

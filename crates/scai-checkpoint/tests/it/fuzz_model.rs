@@ -373,11 +373,13 @@ fn kept(rules: &[Rule], among: &BTreeSet<u64>, order: &[u64]) -> BTreeSet<u64> {
     newest_first.sort_by_key(|iteration| std::cmp::Reverse(rank(iteration)));
     for rule in rules {
         match rule {
-            Rule::Last(count) => kept.extend(newest_first.iter().take(*count)),
-            Rule::Best { goal: Goal::Max, count, .. } => kept.extend(counted().rev().take(*count)),
-            Rule::Best { count, .. } => kept.extend(counted().take(*count)),
+            Rule::Last(count) => kept.extend(newest_first.iter().take(count.get() as usize)),
+            Rule::Best { goal: Goal::Max, count, .. } => {
+                kept.extend(counted().rev().take(count.get() as usize))
+            }
+            Rule::Best { count, .. } => kept.extend(counted().take(count.get() as usize)),
             Rule::Every(step) => {
-                kept.extend(counted().filter(|iteration| iteration.is_multiple_of(*step)));
+                kept.extend(counted().filter(|iteration| iteration.is_multiple_of(step.get())));
             }
             // No test takes that long.
             _ => kept.extend(among),

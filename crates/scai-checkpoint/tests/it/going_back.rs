@@ -18,8 +18,8 @@ fn save(manager: &CheckpointManager, iteration: u64, writer: u64) -> Vec<String>
     saved.warnings.iter().map(ToString::to_string).collect()
 }
 
-fn keep_last(count: usize) -> Options {
-    Options::default().retention(Retention::keep_last(count))
+fn keep_last(count: u64) -> Options {
+    Options::default().retention(Retention::keep_last(count).unwrap())
 }
 
 /// A directory with 118, 119 and 120 of an earlier process.
@@ -106,7 +106,7 @@ fn a_run_that_goes_back_on_purpose_goes_on_from_there_in_every_later_process() {
     let resumed = manager.resume().unwrap().unwrap();
     assert_eq!(save_of(&resumed.checkpoint, SIZE).unwrap(), Save { iteration: 119, writer: 2 });
     assert_eq!(latest(directory.path()), Save { iteration: 119, writer: 2 });
-    let verdicts = manager.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+    let verdicts = manager.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     assert_eq!(iterations(&manager), [119, 120]);
     assert_eq!(verdicts[2].reasons, [Reason::Superseded]);
     let verdicts = manager.prune_superseded(Prune::Remove, 1).unwrap();

@@ -69,7 +69,8 @@ fn what_may_be_a_checkpoint_that_was_cut_off_or_overwritten_is_damage() {
     let mut first_byte = whole.clone();
     first_byte[0] ^= 1;
     let html_over = [&b"<html>"[..], &whole[6..]].concat();
-    for bytes in [Vec::new(), vec![0; 4096], half, first_byte, html_over] {
+    let half_an_index = br#"{"weight_map": {"a": "model-00001-of-0"#.to_vec();
+    for bytes in [Vec::new(), vec![0; 4096], half, first_byte, html_over, half_an_index] {
         let error = refusal(bytes);
         assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
     }

@@ -51,7 +51,7 @@ fn a_replaced_or_removed_file_stays_as_it_was_for_who_has_it_open() {
     let (directory, manager) = directory(2);
     let (replaced, removed) = (lazy(&manager, 2), lazy(&manager, 1));
     manager.save(state(save(2, 7), SIZE)).unwrap();
-    manager.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+    manager.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     assert!(!directory.path().join(name(1)).exists());
     assert_eq!(save_of(&replaced, SIZE), Ok(save(2, 1)));
     assert_eq!(save_of(&removed, SIZE), Ok(save(1, 1)));

@@ -7,7 +7,6 @@ use scai_checkpoint::load::{
     MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
 };
 use scai_checkpoint::manager::{Prune, Residency};
-use scai_checkpoint::retention::{Goal, Rule};
 use scai_checkpoint::store::MemoryStore;
 use scai_checkpoint::tensor::{Attributes, Storage};
 use scai_checkpoint::testing::{Effect, Failure, Fault, FaultStore, Op, Times, publish};
@@ -143,7 +142,7 @@ fn where_nothing_is_sound_each_resume_is_an_error_and_nothing_is_touched() {
 #[test]
 fn an_only_save_that_does_not_read_back_is_what_the_next_resume_speaks_of() {
     let store = FaultStore::new(MemoryStore::new());
-    let options = Options::default().retention(Retention::keep_last(1));
+    let options = Options::default().retention(Retention::keep_last(1).unwrap());
     let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
     store.arm(Fault {
         concerns: |op| matches!(op, Op::Write { .. }),
@@ -163,8 +162,7 @@ fn an_only_save_that_does_not_read_back_is_what_the_next_resume_speaks_of() {
 #[test]
 fn retention_keeps_the_last_the_best_and_the_pinned() {
     let directory = tempfile::tempdir().unwrap();
-    let best = Rule::Best { statistic: "loss".into(), goal: Goal::Max, count: 1 };
-    let options = Options::default().retention(Retention::keep_last(2).and(best));
+    let options = Options::default().retention("last:2, best:loss:max".parse().unwrap());
     let manager = CheckpointManager::create(directory.path(), options).unwrap();
     let mut removed = Vec::new();
     for iteration in 1..=6 {
@@ -177,7 +175,7 @@ fn retention_keeps_the_last_the_best_and_the_pinned() {
     assert_eq!(names(&manager), expected);
     assert_eq!(removed, ["checkpoint_iter_2.pt", "checkpoint_iter_4.pt"]);
     manager.unpin("checkpoint_iter_3.pt").unwrap();
-    let keep = Retention::keep_last(1);
+    let keep = Retention::keep_last(1).unwrap();
     let verdicts = manager.prune(&keep, Prune::DryRun).unwrap();
     let stays: Vec<bool> = verdicts.iter().map(|verdict| verdict.stays()).collect();
     assert_eq!(stays, [false, false, false, true]);
@@ -190,7 +188,7 @@ fn retention_keeps_the_last_the_best_and_the_pinned() {
 #[test]
 fn retention_never_deletes_what_was_just_saved() {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options::default().retention(Retention::keep_last(2));
+    let options = Options::default().retention(Retention::keep_last(2).unwrap());
     let manager = CheckpointManager::create(directory.path(), options).unwrap();
     for iteration in [100, 200, 10] {
         manager.save(state(iteration)).unwrap();
@@ -228,7 +226,7 @@ fn nothing_is_deleted_in_favour_of_a_damaged_checkpoint() {
     damage(&directory.path().join("checkpoint_iter_4.pt"));
     // A fresh manager knows nothing of what was verified.
     let manager = CheckpointManager::open(directory.path(), Options::default()).unwrap();
-    manager.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+    manager.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     assert_eq!(names(&manager), ["checkpoint_iter_3.pt", "checkpoint_iter_4.pt"]);
     assert!(same(manager.resume().unwrap().unwrap().checkpoint, 3));
 }
@@ -393,6 +391,27 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
     let moment = moved.lookup("state.5.exp_avg").unwrap().as_tensor().unwrap();
     assert_eq!(moment.to_vec::<f32>().unwrap(), [0.0; 4]);
     assert!(moved.lookup("state.4").is_none());
+}
+
+#[test]
+fn a_moved_optimizer_state_is_in_the_order_of_the_parameters_and_the_same_each_time() {
+    let (_, optimizer, mut names) = saved_blocks(40);
+    // The model has them in another order, and states of its own, some of which stay.
+    let (_, current, _) = saved_blocks(50);
+    let mut model = blocks(50);
+    model.rotate_left(20);
+    names.rotate_left(7);
+    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+    let transfer = || {
+        let moved = transfer_optimizer(&optimizer, &names, &current, &model, &options);
+        let (Value::Dict(moved), report) = moved.unwrap() else { panic!("not a dict") };
+        assert_eq!((report.loaded.len(), report.missing.len()), (40, 10));
+        let state = moved.get("state").and_then(Value::as_dict).unwrap();
+        state.entries.iter().map(|(key, _)| key.as_int().unwrap()).collect::<Vec<_>>()
+    };
+    for _ in 0..5 {
+        assert_eq!(transfer(), (0..50).collect::<Vec<i64>>());
+    }
 }
 
 #[test]

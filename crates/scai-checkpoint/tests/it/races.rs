@@ -129,7 +129,7 @@ fn a_resume_beside_a_run_that_prunes_finds_the_newest() {
         for iteration in 3..=5 {
             manager.save(state(save(iteration, 1), SIZE)).unwrap();
         }
-        manager.prune(&Retention::keep_last(2), Prune::Remove).unwrap();
+        manager.prune(&Retention::keep_last(2).unwrap(), Prune::Remove).unwrap();
     });
     let resumed = CheckpointManager::with_store(meddled, Options::default()).resume();
     let resumed = resumed.unwrap().unwrap();
@@ -160,7 +160,7 @@ fn a_checkpoint_pinned_while_a_prune_verifies_the_others_stays() {
     let meddled =
         Meddled::new(&store, Step::Listed, move || manager(&person).pin(&name(1)).unwrap());
     let prune = CheckpointManager::with_store(meddled, Options::default());
-    let verdicts = prune.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+    let verdicts = prune.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     let removed: Vec<bool> = verdicts.iter().map(|verdict| verdict.removed).collect();
     assert_eq!(removed, [false, true, false]);
     assert_eq!(verdicts[0].reasons, [Reason::Pinned]);
@@ -172,7 +172,7 @@ fn a_pin_of_a_checkpoint_that_goes_meanwhile_is_not_acknowledged() {
     let store = store_of(1..=3);
     let run = store.clone();
     let meddled = Meddled::new(&store, Step::Opened(1), move || {
-        manager(&run).prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+        manager(&run).prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     });
     let pin = CheckpointManager::with_store(meddled, Options::default()).pin(&name(1));
     assert!(matches!(pin, Err(Error::NotFound { .. })), "{pin:?}");
@@ -185,7 +185,7 @@ fn a_list_beside_a_run_that_prunes_leaves_out_what_is_gone() {
     let store = store_of(1..=3);
     let run = store.clone();
     let meddled = Meddled::new(&store, Step::Listed, move || {
-        manager(&run).prune(&Retention::keep_last(2), Prune::Remove).unwrap();
+        manager(&run).prune(&Retention::keep_last(2).unwrap(), Prune::Remove).unwrap();
     });
     let listed = CheckpointManager::with_store(meddled, Options::default()).list().unwrap();
     let listed: Vec<_> = listed.iter().map(|listed| (listed.iteration, &listed.problem)).collect();
@@ -197,10 +197,10 @@ fn what_was_verified_before_the_right_to_write_was_taken_is_verified_again() {
     let store = store_of(1..=3);
     let other = manager(&store);
     // A dry run verifies what would stay, and takes no right.
-    let verdicts = other.prune(&Retention::keep_last(1), Prune::DryRun).unwrap();
+    let verdicts = other.prune(&Retention::keep_last(1).unwrap(), Prune::DryRun).unwrap();
     assert_eq!(verdicts.iter().filter(|verdict| verdict.stays()).count(), 1);
     damage(&store, 3);
-    other.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+    other.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     assert_eq!(save_under(&other, &name(2), SIZE), Ok(Some(save(2, 1))));
 }
 
@@ -213,13 +213,13 @@ fn managers_of_one_directory_share_what_they_know_to_be_right() {
         one.save(state(save(iteration, 1), SIZE)).unwrap();
     }
     // The first manager verifies 3, the second replaces it, and the disk forgets what it wrote.
-    one.prune(&Retention::keep_last(2), Prune::Remove).unwrap();
+    one.prune(&Retention::keep_last(2).unwrap(), Prune::Remove).unwrap();
     two.save(state(save(3, 2), SIZE)).unwrap();
     let path = directory.path().join(name(3));
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    one.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
+    one.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     assert_eq!(save_under(&one, &name(2), SIZE), Ok(Some(save(2, 1))));
 }

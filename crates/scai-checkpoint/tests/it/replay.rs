@@ -313,7 +313,8 @@ fn the_system_calls_of_real_saves_survive_every_power_failure() {
     let (prune, end) = (["unlink", "sync directory"], ["acknowledge"]);
     let saved = [save.as_slice(), &latest, &end].concat();
     let pruned = [save.as_slice(), &latest, &prune, &end].concat();
-    let expected = [saved.repeat(KEEP), pruned.repeat(saves() as usize - KEEP)].concat();
+    let keep = KEEP as usize;
+    let expected = [saved.repeat(keep), pruned.repeat(saves() as usize - keep)].concat();
     assert_eq!(replay.order, expected);
     assert!(replay.writes >= 2 * saves() as usize);
 

@@ -297,7 +297,7 @@ fn whatever_the_writer_accepts_the_reader_reads_as_the_same_tree() {
         match write(&tree) {
             Ok(bytes) => {
                 let back = read(bytes).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-                let print = |tree: &Value| Fingerprint::of(&tree.resident(1).unwrap());
+                let print = |tree: &Value| Fingerprint::of(&tree.clone().resident(1).unwrap());
                 assert!(print(&back) == print(&tree), "seed {seed}: {tree:?}\n{back:?}");
                 written += 1;
             }

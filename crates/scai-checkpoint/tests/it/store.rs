@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -267,6 +267,8 @@ fn spawn(role: &str, dir: &Path, before: &str) -> Child {
         .args(["--exact", "store::child", "--ignored", "--nocapture"])
         .env("SCAI_TEST_ROLE", role)
         .env("SCAI_TEST_DIR", dir)
+        // Where the tests write their output to a file, a limit on files would be met by that.
+        .stdout(Stdio::null())
         .spawn()
         .unwrap()
 }

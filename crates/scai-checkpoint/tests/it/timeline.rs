@@ -34,7 +34,7 @@ fn state(iteration: u64) -> Checkpoint {
 fn a_slow_stage_shows_in_its_own_time_and_in_no_other() {
     for (what, concerns, stage) in STAGES {
         let store = FaultStore::new(MemoryStore::new());
-        let options = Options::default().retention(Retention::keep_last(1));
+        let options = Options::default().retention(Retention::keep_last(1).unwrap());
         let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
         manager.save(state(1)).unwrap();
         let effect = Effect::Delay(DELAY);

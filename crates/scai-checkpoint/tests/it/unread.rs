@@ -82,7 +82,8 @@ fn a_padded_name_is_seen_used_and_never_overwritten() {
     let padded = directory.path().join("checkpoint_iter_0000020.pt");
     fs::rename(directory.path().join(name(20)), &padded).unwrap();
     fs::remove_file(directory.path().join("latest.pt")).unwrap();
-    let manager = open(directory.path(), Options::default().retention(Retention::keep_last(2)));
+    let manager =
+        open(directory.path(), Options::default().retention(Retention::keep_last(2).unwrap()));
     assert_eq!(manager.list().unwrap()[1].iteration, 20);
     assert_eq!(manager.latest().unwrap().unwrap().name, "checkpoint_iter_0000020.pt");
     assert_eq!(resumed(&manager), 20);
@@ -115,7 +116,8 @@ fn a_latest_that_is_all_there_is_is_kept_by_a_run_that_does_not_resume() {
         let directory = tempfile::tempdir().unwrap();
         fs::copy(from.path().join("latest.pt"), directory.path().join("latest.pt")).unwrap();
         let before = fs::read(from.path().join("latest.pt")).unwrap();
-        let manager = open(directory.path(), Options::default().retention(Retention::keep_last(1)));
+        let manager =
+            open(directory.path(), Options::default().retention(Retention::keep_last(1).unwrap()));
         for iteration in first..first + 3 {
             save(&manager, iteration);
         }

@@ -4,10 +4,9 @@
 mod train;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use scai_checkpoint::retention::{Goal, Rule};
+
 use scai_checkpoint::{DType, Retention};
 
 #[cfg(feature = "train")]
@@ -67,7 +66,7 @@ pub(crate) enum Command {
     /// Measure how strong the networks of checkpoints play
     #[cfg(feature = "train")]
     Eval(EvalArgs),
-    /// List the checkpoints of a directory, by iteration
+    /// List the checkpoints of a directory, by iteration, and other files with tensors
     List(ListArgs),
     /// Show what is in a file
     Show(ShowArgs),
@@ -210,20 +209,23 @@ is deleted before those that stay in its place were read from the device and fou
 pub(crate) struct PruneArgs {
     /// The directory
     pub(crate) directory: PathBuf,
-    /// Keep the newest N
+    /// Rules of retention: `last:3, every:1000, within:2d, best:loss:min:2`; `all` keeps everything
+    #[arg(long, value_name = "RULES")]
+    pub(crate) keep: Vec<String>,
+    /// Keep the newest N: `--keep last:N`
     #[arg(long, value_name = "N")]
-    pub(crate) keep_last: Option<usize>,
-    /// Keep those whose iteration is a multiple of K
+    pub(crate) keep_last: Option<String>,
+    /// Keep those whose iteration is a multiple of K: `--keep every:K`
     #[arg(long, value_name = "K")]
-    pub(crate) every: Option<std::num::NonZeroU64>,
+    pub(crate) every: Option<String>,
     /// Keep the best N (1 otherwise) by a statistic: `loss:min`, `win_rate:max:3`
     #[arg(long, value_name = "STAT:min|max[:N]")]
-    pub(crate) best: Vec<Best>,
+    pub(crate) best: Vec<String>,
     /// Keep those saved within this time: `90min`, `12h`, `7d`, `2w`
     #[arg(long, value_name = "TIME")]
-    pub(crate) within: Option<Span>,
+    pub(crate) within: Option<String>,
     /// Delete the superseded ones instead, that a run went back behind (see `scai rollback`)
-    #[arg(long, conflicts_with_all = ["keep_last", "every", "best", "within"])]
+    #[arg(long, conflicts_with_all = ["keep", "keep_last", "every", "best", "within"])]
     pub(crate) superseded: bool,
     /// Delete; otherwise only say what would be deleted
     #[arg(long)]
@@ -234,67 +236,15 @@ pub(crate) struct PruneArgs {
 }
 
 impl PruneArgs {
-    /// The rules the flags stand for.
-    pub(crate) fn retention(&self) -> Retention {
-        let last = self.keep_last.map(Rule::Last);
-        let every = self.every.map(|step| Rule::Every(step.get()));
-        let within = self.within.map(|Span(seconds)| Rule::Within(seconds));
-        let best = self.best.iter().map(|Best { statistic, goal, count }| Rule::Best {
-            statistic: statistic.clone(),
-            goal: *goal,
-            count: *count,
-        });
-        Retention { rules: last.into_iter().chain(every).chain(within).chain(best).collect() }
-    }
-}
-
-/// `loss:min:3`
-#[derive(Debug, Clone)]
-pub(crate) struct Best {
-    pub(crate) statistic: String,
-    goal: Goal,
-    count: usize,
-}
-
-impl FromStr for Best {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(':');
-        let statistic = parts.next().unwrap_or_default().to_owned();
-        let goal = parts.next().ok_or("say which end is good: `loss:min` or `win_rate:max`")?;
-        let goal = goal.parse().map_err(|error: scai_checkpoint::Error| error.to_string())?;
-        let count = match parts.next() {
-            None => 1,
-            Some(count) => count.parse().map_err(|_| format!("`{count}` is no number"))?,
-        };
-        match parts.next() {
-            None if !statistic.is_empty() => Ok(Self { statistic, goal, count }),
-            _ => Err("it has the form `STAT:min`, `STAT:max` or `STAT:max:N`".to_owned()),
-        }
-    }
-}
-
-/// A time span in seconds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Span(u64);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = match unit.trim() {
-            "s" => 1,
-            "min" | "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            "w" => 7 * 86_400,
-            _ => return Err("it has the form `90min`, `12h`, `7d` or `2w`".to_owned()),
-        };
-        let number: u64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
-        Ok(Self(number.saturating_mul(unit)))
+    /// The rules that the flags stand for; `None` if there are none.
+    pub(crate) fn retention(&self) -> Result<Option<Retention>, scai_checkpoint::Error> {
+        let each = |kind: &'static str| move |value: &String| format!("{kind}:{value}");
+        let mut rules = self.keep.clone();
+        rules.extend(self.keep_last.iter().map(each("last")));
+        rules.extend(self.every.iter().map(each("every")));
+        rules.extend(self.within.iter().map(each("within")));
+        rules.extend(self.best.iter().map(each("best")));
+        (!rules.is_empty()).then(|| Retention::of_rules(rules)).transpose()
     }
 }
 
@@ -325,16 +275,5 @@ mod tests {
     #[test]
     fn the_arguments_make_sense_to_clap() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn spans_and_statistics_are_parsed() {
-        assert_eq!("7d".parse::<Span>().unwrap().0, 7 * 86_400);
-        assert!("7".parse::<Span>().is_err() && "d".parse::<Span>().is_err());
-        let best: Best = "loss:min".parse().unwrap();
-        assert_eq!((best.statistic.as_str(), best.goal, best.count), ("loss", Goal::Min, 1));
-        for wrong in ["loss", "loss:best", ":min", "loss:min:x", "loss:min:1:2"] {
-            assert!(wrong.parse::<Best>().is_err(), "{wrong}");
-        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use scai_checkpoint::Options;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Listed, Prune, Verdict};
+use scai_checkpoint::retention::Rule;
+use scai_checkpoint::{Options, Retention};
 use serde::Serialize;
 
 use crate::args::PruneArgs;
@@ -24,15 +25,16 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failure> {
-    let retention = args.retention();
-    if retention.rules.is_empty() && !args.superseded {
+    let retention = args.retention().map_err(|error| Failure::usage(error.to_string(), None))?;
+    if retention.is_none() && !args.superseded {
         return Err(Failure::usage(
             "nothing says which checkpoints to keep",
-            Some("for example `--keep-last 5 --every 1000`; `scai prune --help` has all".into()),
+            Some("for example `--keep last:5,every:1000`; `scai prune --help` has all".into()),
         ));
     }
+    let retention = retention.unwrap_or_default();
     let manager = manager(&args.directory, Options::default())?;
-    check_statistics(args, &manager.list()?)?;
+    check_statistics(&retention, &manager.list()?)?;
     let bar = progress::bytes(0, "verifying what stays");
     let prune = if args.yes { Prune::Remove } else { Prune::DryRun };
     let progress = |bytes| {
@@ -57,15 +59,19 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
 }
 
 /// A statistic nobody has would keep nothing, which is not what was meant.
-fn check_statistics(args: &PruneArgs, listed: &[Listed]) -> Result<(), Failure> {
+fn check_statistics(retention: &Retention, listed: &[Listed]) -> Result<(), Failure> {
     let known =
         || listed.iter().flat_map(|listed| listed.training_stats.keys()).map(String::as_str);
-    match args.best.iter().find(|best| !known().any(|name| name == best.statistic)) {
+    let mut statistics = retention.rules().iter().filter_map(|rule| match rule {
+        Rule::Best { statistic, .. } => Some(statistic.as_str()),
+        _ => None,
+    });
+    match statistics.find(|statistic| !known().any(|name| name == *statistic)) {
         None => Ok(()),
         Some(_) if listed.is_empty() => Ok(()),
-        Some(best) => Err(Failure::usage(
-            format!("no checkpoint has a statistic `{}`", best.statistic),
-            nearest(&best.statistic, known()).map(|near| format!("did you mean `{near}`?")),
+        Some(statistic) => Err(Failure::usage(
+            format!("no checkpoint has a statistic `{statistic}`"),
+            nearest(statistic, known()).map(|near| format!("did you mean `{near}`?")),
         )),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use scai_checkpoint::codec::Protection;
+use scai_checkpoint::codec::{Format, Protection};
 use scai_checkpoint::{Tensor, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -114,6 +114,9 @@ fn header(
         ("format", format!("{}, {}", input.file.format(), size(input.file.len()))),
         ("checksums", checksums(input)),
     ];
+    if input.file.format() == Format::TorchScript {
+        facts.push(("code", "left out".to_owned()));
+    }
     let top = |key: &str| tree.as_dict().and_then(|dict| dict.get(key));
     let text = |value: &Value| match value.resolved() {
         Value::Str(text) => Some(one_line(text)),

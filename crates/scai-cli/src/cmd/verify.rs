@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::{Origin, Protection};
 use scai_checkpoint::file::ReadOptions;
-use scai_checkpoint::store::{LocalStore, Store, is_draft};
 use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options};
 use serde::Serialize;
@@ -14,6 +13,7 @@ use crate::args::VerifyArgs;
 use crate::exit::{Exit, Failure};
 use crate::input::UNNOTICED;
 use crate::locate::{manager, no_such_file, split};
+use crate::others::{is_index, others};
 use crate::progress;
 use crate::render::{one_line, paint, printable, size, style, write_json};
 
@@ -99,36 +99,20 @@ fn find<'a>(path: &Path, manager: &'a CheckpointManager) -> Result<Vec<Target<'a
     if path.is_dir() {
         let listed = manager.list()?.into_iter();
         let listed = listed.map(|listed| (listed.name, listed.size));
-        let found = listed.chain(others(path)?);
+        let found = listed.chain(others(path)?.into_iter().map(|other| (other.name, other.size)));
         return Ok(found
             .map(|(name, size)| Target { manager, path: path.join(&name), name, size })
             .collect());
     }
-    let name = split(path)?.1.to_owned();
+    let (directory, name) = split(path)?;
     let size = path.metadata().map_or(0, |metadata| metadata.len());
-    Ok(vec![Target { manager, name, path: path.to_owned(), size }])
-}
-
-/// The other files of a directory that look like checkpoints by their names, sorted.
-fn others(directory: &Path) -> Result<Vec<(String, u64)>, Failure> {
-    let at = |error| Error::Io { place: Box::default(), action: "list", source: error };
-    let entries = LocalStore::open(directory).and_then(|store| store.list());
-    let entries = entries.map_err(|error| at(error).at_path(directory))?;
-    let is_one = |name: &str| {
-        let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
-        // `latest.pt` is another name of a checkpoint that has its own.
-        matches!(extension, Some("pt" | "pth" | "ckpt" | "safetensors"))
-            && name != "latest.pt"
-            && !name.starts_with("checkpoint_iter_")
-            && !is_draft(name)
+    // Of an index, that of its shards.
+    let index = match is_index(name) {
+        true => others(directory)?.into_iter().find(|other| other.name == name),
+        false => None,
     };
-    let mut found: Vec<(String, u64)> = entries
-        .into_iter()
-        .filter(|entry| is_one(&entry.name))
-        .map(|entry| (entry.name, entry.len))
-        .collect();
-    found.sort();
-    Ok(found)
+    let (name, size) = (name.to_owned(), index.map_or(size, |index| index.size));
+    Ok(vec![Target { manager, name, path: path.to_owned(), size }])
 }
 
 /// Whether it was converted from a file without checksums.

@@ -195,3 +195,14 @@ fn objects_that_need_code_are_left_out_of_a_conversion_if_that_is_accepted() {
         assert!(names.iter().any(|name| name.ends_with("weight")), "{names:?}");
     }
 }
+
+#[test]
+fn the_tensors_of_a_torch_script_archive_are_converted_by_their_names() {
+    let sandbox = Sandbox::new().golden("scripted.jit");
+    let runs: [&[&str]; 3] = [
+        &["convert", "scripted.jit", "out.safetensors"],
+        &["convert", "scripted.jit", "out.safetensors", "--lossy"],
+        &["show", "out.safetensors"],
+    ];
+    assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+}

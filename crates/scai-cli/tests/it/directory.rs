@@ -100,3 +100,15 @@ fn a_url_is_no_directory() {
     }
     assert!(!sandbox.path("s3:").exists());
 }
+
+#[test]
+fn other_files_are_listed_apart_and_come_before_checkpoints_in_json() {
+    let sandbox = directory()
+        .file("export.safetensors", &state(300, 0.5, 0.0))
+        .golden("refused/namespace.pt");
+    assert_snapshot!(sandbox.run(&["list", "."]));
+    let listed = sandbox.json(&["list", ".", "--json"]);
+    let iterations: Vec<_> =
+        listed.as_array().unwrap().iter().map(|row| &row["iteration"]).collect();
+    assert_eq!(serde_json::json!(iterations), serde_json::json!([null, null, 100, 200, 300]));
+}

@@ -119,3 +119,16 @@ fn one_foreign_object_does_not_hide_the_tensors() {
     let report = sandbox.json(&["show", "module.pt", "--json"]);
     assert!(report["total"]["tensors"].as_u64().unwrap() > 0, "{report}");
 }
+
+#[test]
+fn a_torch_script_archive_is_shown_without_its_code() {
+    let sandbox = Sandbox::new().golden("scripted.jit").golden("frozen.jit");
+    let runs: [&[&str]; 3] = [
+        &["show", "scripted.jit"],
+        &["show", "frozen.jit"],
+        &["show", "scripted.jit", "backbone.conv1.weight"],
+    ];
+    assert_snapshot!(runs.map(|args| sandbox.run(args)).join("\n"));
+    assert_eq!(sandbox.json(&["show", "scripted.jit", "--json"])["format"], "torchscript");
+    assert_eq!(sandbox.output(&["verify", "scripted.jit"]).status.code(), Some(5));
+}

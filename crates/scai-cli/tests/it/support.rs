@@ -23,10 +23,12 @@ impl Sandbox {
     /// With a golden file of torch 2.15 in it.
     pub(crate) fn golden(self, name: &str) -> Self {
         let golden = repository().join("tests/golden/files");
-        let source = match name.ends_with(".safetensors") {
-            true => golden.join("safetensors").join(name),
-            false => golden.join("torch-2.15.0").join(name),
+        let folder = match name.rsplit('.').next() {
+            Some("safetensors") => "safetensors",
+            Some("jit") => "torchscript",
+            _ => "torch-2.15.0",
         };
+        let source = golden.join(folder).join(name);
         fs::copy(source, self.path(name.rsplit('/').next().unwrap())).unwrap();
         self
     }

@@ -142,7 +142,7 @@ fn on_a_full_disk_training_goes_on_and_says_what_is_not_saved() {
 fn with_room_again_the_next_save_succeeds() {
     let longer = CONFIG
         .replace("iterations: 6, save_interval: 2", "iterations: 60, save_interval: 1")
-        .replace("keep_last: 0", "keep_last: 1");
+        .replace("keep: all", "keep: last:1");
     let sandbox = with_config(&longer);
     let then = "$scai train --json > events &
         while ! grep -q save_failed events; do sleep 0.02; done

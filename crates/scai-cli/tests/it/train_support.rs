@@ -17,7 +17,7 @@ self_play: { games_per_iteration: 8, parallel_games: 4, simulations: 8, temperat
 training: { iterations: 6, save_interval: 2, steps_per_iteration: 3, batch_size: 16, warmup_steps: 4 }
 replay_buffer: { capacity: 150, min_positions: 20 }
 evaluation: { interval: 3, games: 4, simulations: 8, opponents: [random] }
-checkpoint: { keep_last: 0 }
+checkpoint: { keep: all }
 ";
 
 /// A sandbox with a `config.yaml`.

@@ -1,6 +1,7 @@
 //! `scai verify`
 
 use insta::assert_snapshot;
+use scai_checkpoint::{Tensor, Value};
 
 use crate::support::{Sandbox, state};
 
@@ -73,4 +74,57 @@ fn what_needs_code_and_what_is_no_checkpoint_are_not_called_damaged() {
     assert!(report[0]["obstacle"].as_str().unwrap().contains("Namespace"), "{report}");
     assert_eq!(report[1]["condition"], "not_a_checkpoint");
     assert!(sandbox.run(&["verify", "namespace.pt"]).contains("needs code"));
+}
+
+/// A model in shards, one of which is also of an older format, as Hugging Face has them.
+fn shards() -> Sandbox {
+    let sandbox = Sandbox::new()
+        .file("model-00001-of-00002.safetensors", &one("a", 1.0))
+        .file("model-00002-of-00002.safetensors", &one("b", 2.0))
+        .file("training_args.bin", &one("c", 3.0))
+        .file("older.th", &one("d", 4.0));
+    let shard = |number| format!("model-0000{number}-of-00002.safetensors");
+    let map = serde_json::json!({ "a": shard(1), "b": shard(2) });
+    let index = serde_json::json!({ "metadata": { "total_size": 8 }, "weight_map": map });
+    std::fs::write(sandbox.path("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(sandbox.path("config.json"), r#"{"model_type": "bert"}"#).unwrap();
+    sandbox
+}
+
+fn one(name: &str, number: f32) -> Value {
+    let tensor = Tensor::from_vec(vec![1], vec![number]).unwrap();
+    Value::Dict([(name, tensor)].into_iter().collect())
+}
+
+#[test]
+fn an_index_is_one_checkpoint_of_a_directory_and_files_of_all_names_are_found() {
+    let sandbox = shards();
+    assert_snapshot!([["verify", "."], ["list", "."]].map(|args| sandbox.run(&args)).join("\n"));
+    let reports = sandbox.json(&["verify", ".", "--json"]);
+    let sizes = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+        .map(|name| std::fs::metadata(sandbox.path(name)).unwrap().len());
+    assert_eq!(reports[0]["size"], sizes[0] + sizes[1]);
+    let listed = sandbox.json(&["list", ".", "--json", "--verify"]);
+    assert_eq!(listed[0]["format"], "sharded");
+    assert_eq!(listed[0]["shards"].as_array().unwrap().len(), 2);
+    assert_eq!(listed[0]["verified"], true);
+}
+
+#[test]
+fn a_damaged_or_missing_shard_is_told_of_at_its_index_alone() {
+    let sandbox = shards().damage("model-00002-of-00002.safetensors", |bytes| bytes.len() - 1);
+    assert_snapshot!([["verify", "."], ["list", "."]].map(|args| sandbox.run(&args)).join("\n"));
+    std::fs::remove_file(sandbox.path("model-00002-of-00002.safetensors")).unwrap();
+    let output = sandbox.output(&["verify", "."]);
+    assert_eq!(output.status.code(), Some(2));
+    let reports = sandbox.json(&["verify", ".", "--json"]);
+    assert_eq!(reports.as_array().unwrap().len(), 3);
+    assert_eq!(reports[0]["condition"], "unreadable");
+    // An index that was cut off names nothing: its shards are looked at by themselves.
+    let index = sandbox.path("model.safetensors.index.json");
+    let text = std::fs::read(&index).unwrap();
+    std::fs::write(&index, &text[..text.len() / 2]).unwrap();
+    let reports = sandbox.json(&["verify", ".", "--json"]);
+    assert_eq!(reports.as_array().unwrap().len(), 4);
+    assert_eq!(reports[1]["condition"], "damaged", "{reports}");
 }

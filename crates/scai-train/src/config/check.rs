@@ -22,12 +22,19 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
     misfits.extend(size(config));
     misfits.extend(fractions(config));
     misfits.extend(names(config));
+    misfits.extend(retention(config));
     // A number that is wrong by itself is not compared with others.
     let wrong: Vec<&str> = misfits.iter().flat_map(|misfit| &misfit.keys).copied().collect();
     let pairs = pairs(config).into_iter();
     let pairs = pairs.filter(|pair| !pair.keys.iter().any(|key| wrong.contains(key)));
     misfits.extend(pairs.collect::<Vec<_>>());
     misfits
+}
+
+/// Rules of retention that are none.
+fn retention(config: &Config) -> Option<Misfit> {
+    let (key, error) = config.checkpoint.retention().err()?;
+    Some(Misfit { keys: vec![key], message: format!("`{key}`: {error}") })
 }
 
 fn misfit(key: &'static str, expected: &str, found: impl Display) -> Misfit {

@@ -16,12 +16,11 @@ mod tree;
 use std::path::Path;
 
 use scai_checkpoint::Retention;
-use scai_checkpoint::retention::Rule;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
 pub use interval::SaveInterval;
-pub use names::{Game, KeepBest, Opponent, Schedule};
+pub use names::{Game, Opponent, Schedule};
 pub use sections::{Checkpoint, Evaluation, Logging, Model, ReplayBuffer, SelfPlay, Training};
 
 /// The settings of a run.
@@ -165,16 +164,12 @@ impl Config {
         self.training.iterations.saturating_mul(self.training.steps_per_iteration)
     }
 
-    /// Which checkpoints stay, by `checkpoint.keep_last`, `keep_every` and `keep_best`.
-    pub fn retention(&self) -> Retention {
-        let Checkpoint { keep_last, keep_every, keep_best, .. } = &self.checkpoint;
-        if *keep_last == 0 {
-            return Retention::keep_all();
-        }
-        let every = (*keep_every > 0).then_some(Rule::Every(*keep_every));
-        let best = keep_best.as_ref().map(KeepBest::rule);
-        let rules = [Rule::Last(*keep_last)].into_iter().chain(every).chain(best).collect();
-        Retention { rules }
+    /// Which checkpoints stay, by `checkpoint.keep` and the keys beside it.
+    ///
+    /// # Errors
+    /// As [`Config::validate`], which finds the same.
+    pub fn retention(&self) -> Result<Retention, scai_checkpoint::Error> {
+        self.checkpoint.retention().map_err(|(_, error)| error)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use scai_checkpoint::retention::{Goal, Rule};
 use serde::{Deserialize, Serialize};
 
 /// The game that is learnt.
@@ -82,69 +81,6 @@ impl From<Opponent> for String {
     }
 }
 
-/// The best checkpoints by a statistic, written `STAT:min|max[:N]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct KeepBest {
-    /// The key in the checkpoint's `training_stats`.
-    pub statistic: String,
-    /// Which end is good.
-    pub goal: Goal,
-    /// How many stay; at least 1, and 1 where it is not written.
-    pub count: usize,
-}
-
-impl KeepBest {
-    /// The rule it stands for.
-    pub fn rule(&self) -> Rule {
-        Rule::Best { statistic: self.statistic.clone(), goal: self.goal, count: self.count }
-    }
-}
-
-impl FromStr for KeepBest {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(':');
-        let statistic = parts.next().filter(|statistic| !statistic.is_empty());
-        let goal = parts.next().and_then(|goal| goal.parse().ok());
-        let count = parts.next().map_or(Some(1), |count| count.parse().ok());
-        match (statistic, goal, count, parts.next()) {
-            (Some(statistic), Some(goal), Some(count @ 1..), None) => {
-                Ok(Self { statistic: statistic.to_owned(), goal, count })
-            }
-            _ => Err(format!(
-                "`{text}` is no rule; write `STAT:min` or `STAT:max`, and `:N` behind it to keep N \
-                 of them"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for KeepBest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let goal = match self.goal {
-            Goal::Min => "min",
-            Goal::Max => "max",
-        };
-        write!(f, "{}:{goal}:{}", self.statistic, self.count)
-    }
-}
-
-impl TryFrom<String> for KeepBest {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<KeepBest> for String {
-    fn from(best: KeepBest) -> Self {
-        best.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,21 +92,6 @@ mod tests {
         }
         for text in ["", "Random", "alphabeta", "alphabeta:", "alphabeta:0", "alphabeta:-1"] {
             assert!(text.parse::<Opponent>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_best_are_one_unless_a_number_is_given() {
-        for (text, count) in [("loss:min", 1), ("loss:min:1", 1), ("loss:min:3", 3)] {
-            let best: KeepBest = text.parse().unwrap();
-            assert_eq!(
-                (best.statistic.as_str(), best.goal, best.count),
-                ("loss", Goal::Min, count)
-            );
-        }
-        for text in ["", "loss", ":min", "loss:", "loss:low", "loss:min:", "loss:min:0", "a:min:1:"]
-        {
-            assert!(text.parse::<KeepBest>().is_err(), "{text}");
         }
     }
 }

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::interval::SaveInterval;
-use super::names::{KeepBest, Opponent, Schedule};
+use scai_checkpoint::Retention;
+
+use super::names::{Opponent, Schedule};
 
 /// `model`: the size of the network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,17 +139,52 @@ impl Default for ReplayBuffer {
 pub struct Checkpoint {
     /// The directory of the checkpoints, relative to the working directory.
     pub directory: String,
-    /// The newest so many stay; 0 keeps everything, whatever the other rules say.
-    pub keep_last: usize,
-    /// Those whose iteration is a multiple of this stay as well; 0: none.
-    pub keep_every: u64,
-    /// The best by a statistic stay as well: `STAT:min|max[:N]`.
-    pub keep_best: Option<KeepBest>,
+    /// Which checkpoints stay, as rules of retention: `last:5, every:100, best:loss:min`, or `all`.
+    /// Without this and the keys below, the newest five.
+    pub keep: Option<Retention>,
+    /// The newest N stay: `last:N`.
+    pub keep_last: Option<u64>,
+    /// Those whose iteration is a multiple of N stay: `every:N`.
+    pub keep_every: Option<u64>,
+    /// The best by a statistic stay: `best:STAT:min|max[:N]`, without `best:`.
+    pub keep_best: Option<String>,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { directory: "checkpoints".to_owned(), keep_last: 5, keep_every: 0, keep_best: None }
+        Self {
+            directory: "checkpoints".to_owned(),
+            keep: None,
+            keep_last: None,
+            keep_every: None,
+            keep_best: None,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// What stays if nothing says so.
+    const KEEP: &str = "last:5";
+
+    /// The rules that the keys stand for, each of which keeps some.
+    ///
+    /// # Errors
+    /// For a number of 0, and a statistic without `min` or `max`; with the key.
+    pub(super) fn retention(&self) -> Result<Retention, (&'static str, scai_checkpoint::Error)> {
+        let Self { keep, keep_last, keep_every, keep_best, .. } = self;
+        let sugar = [
+            ("checkpoint.keep_last", keep_last.map(|count| format!("last:{count}"))),
+            ("checkpoint.keep_every", keep_every.map(|step| format!("every:{step}"))),
+            ("checkpoint.keep_best", keep_best.as_ref().map(|best| format!("best:{best}"))),
+        ];
+        let mut retention = keep.clone();
+        for (key, text) in sugar {
+            let Some(text) = text else { continue };
+            let rule = text.parse().map_err(|error| (key, error))?;
+            retention = Some(retention.unwrap_or_default().and(rule));
+        }
+        let default = || Self::KEEP.parse().map_err(|error| ("checkpoint.keep", error));
+        retention.map_or_else(default, Ok)
     }
 }
 

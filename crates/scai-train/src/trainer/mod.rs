@@ -111,7 +111,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
     pub fn with_network(config: Config, init: impl FnOnce(&Device) -> N) -> Result<Self> {
         let device = Device::default();
         let network = initialised(config.seed, &device, init)?;
-        let options = Options::default().retention(config.retention());
+        let options = Options::default().retention(config.retention()?);
         let manager = CheckpointManager::create(&config.checkpoint.directory, options)?;
         let state = TrainingState::new(&config, network)?;
         let (saves, info) = (Saves::new(&config.training, 0), RunInfo::new());

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use scai_checkpoint::Retention;
-use scai_checkpoint::retention::{Goal, Rule};
 use scai_checkpoint::value::{from_value, to_value};
 use scai_train::config::{Config, ConfigError, Game, Opponent, SaveInterval, Schedule};
 use serde_json::json;
@@ -211,8 +209,18 @@ fn a_word_that_is_not_known_is_named_with_those_that_are() {
         ),
         (
             "checkpoint: { keep_best: loss }",
-            "1:26: `checkpoint.keep_best`: `loss` is no rule; write `STAT:min` or `STAT:max`, and \
-             `:N` behind it to keep N of them",
+            "1:26: `checkpoint.keep_best`: `best:loss` is not a rule of retention: it has the form \
+             `best:STATISTIC:min` or `best:STATISTIC:max:N`",
+        ),
+        (
+            "checkpoint: { keep_last: 0 }",
+            "1:26: `checkpoint.keep_last`: `last:0` is not a rule of retention: the number is at \
+             least 1; write `all` to keep everything, or leave the rule out",
+        ),
+        (
+            "checkpoint: { keep: 'last:3, newest:1' }",
+            "1:21: `checkpoint.keep`: `newest:1` is not a rule of retention: a rule is `last:3`, \
+             `every:1000`, `within:2d` or `best:loss:min:2`; `all` keeps everything",
         ),
     ] {
         assert_eq!(refused(yaml), [format!("config.yaml:{expected}")]);
@@ -299,16 +307,8 @@ fn a_value_with_which_no_run_could_work_is_refused() {
 fn every_count_is_checked_for_zero() {
     let json = serde_json::to_value(Config::default()).unwrap();
     // These may be 0, and mean something by it.
-    let zeros = [
-        "seed",
-        "threads",
-        "temperature_moves",
-        "warmup_steps",
-        "min_positions",
-        "keep_last",
-        "keep_every",
-        "interval",
-    ];
+    let zeros =
+        ["seed", "threads", "temperature_moves", "warmup_steps", "min_positions", "interval"];
     for path in keys(&json) {
         let Some((section, key)) = path.split_once('.') else { continue };
         if json[section][key].is_u64() && !zeros.contains(&key) {
@@ -432,14 +432,17 @@ fn settings_from_elsewhere_are_checked_too() {
 
 #[test]
 fn the_rules_of_retention_follow_the_keys() {
-    let retention = |yaml: &str| read(&format!("checkpoint: {{ {yaml} }}")).retention();
-    assert_eq!(retention("keep_last: 0, keep_every: 5"), Retention::keep_all());
-    assert_eq!(retention("keep_last: 3"), Retention::keep_last(3));
-    let best = Rule::Best { statistic: "win_rate_alphabeta4".into(), goal: Goal::Max, count: 2 };
-    assert_eq!(
-        retention("keep_last: 3, keep_every: 5, keep_best: 'win_rate_alphabeta4:max:2'"),
-        Retention::keep_last(3).and(Rule::Every(5)).and(best)
-    );
+    for (yaml, rules) in [
+        ("directory: c", "last:5"),
+        ("keep: all", "all"),
+        ("keep: 'every:10, last:2'", "every:10, last:2"),
+        ("keep_last: 3", "last:3"),
+        ("keep_every: 5, keep_last: 3, keep_best: 'a:b:max:2'", "last:3, every:5, best:a:b:max:2"),
+        ("keep: 'within:2d', keep_last: 3", "within:2d, last:3"),
+    ] {
+        let config = read(&format!("checkpoint: {{ {yaml} }}"));
+        assert_eq!(config.retention().unwrap().to_string(), rules);
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ evaluation: { interval: 3, games: 4, simulations: 8, opponents: [random] }
 ";
     let mut config = Config::from_yaml(text, "config.yaml").unwrap();
     config.checkpoint.directory = directory.to_str().unwrap().to_owned();
-    config.checkpoint.keep_last = 0;
+    config.checkpoint.keep = Some("all".parse().unwrap());
     config
 }
 

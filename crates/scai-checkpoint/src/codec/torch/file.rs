@@ -18,25 +18,28 @@ use super::zip::{LOCAL, Record};
 use crate::codec::digest::chunks;
 use crate::codec::pass::{name_tensors, verify_all};
 use crate::codec::record::{Check, RecordSource};
+use crate::codec::secret::Secret;
 use crate::codec::{Foreign, Origin, Protection, Unprotected, in_file};
 use crate::error::{Error, Place, Result};
 use crate::memory::zeroed;
 use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
 use crate::tensor::{Pass, Source, Storage};
-use crate::value::Value;
+use crate::value::{Dict, Value};
 
 /// Records up to this size are checked when the tree is read, though it does not need them.
 const SMALL: u64 = 64 << 10;
 
 /// The record with the state tree.
 const PICKLE: &str = "data.pkl";
+/// The tensors that the code of a TorchScript archive names, which every such archive has.
+const CONSTANTS: &str = "constants.pkl";
 
 /// An open `.pt` file. Its structure has been checked; its tensors are checked when they are read.
 #[derive(Debug)]
 pub struct TorchFile {
     file: Arc<dyn ReadAt>,
-    records: HashMap<Arc<str>, Arc<RecordSource>>,
+    records: HashMap<Arc<str>, Arc<RecordSource>, Secret>,
     /// The names in the order of the file.
     order: Vec<Arc<str>>,
     manifest: Option<Manifest>,
@@ -76,7 +79,7 @@ impl TorchFile {
             return Self::open_zip(file, unprotected);
         }
         Ok(Self {
-            records: HashMap::new(),
+            records: HashMap::default(),
             order: Vec::new(),
             manifest: None,
             protection: Protection::None,
@@ -149,7 +152,7 @@ impl TorchFile {
         let table: Arc<[u128]> = table.into();
         let mut at = 0;
         let mut order = Vec::with_capacity(records.len());
-        let mut sources = HashMap::with_capacity(records.len());
+        let mut sources = HashMap::with_capacity_and_hasher(records.len(), Secret::default());
         for record in records {
             let check = match protection {
                 Protection::Digests if record.name != DIGESTS => {
@@ -190,6 +193,11 @@ impl TorchFile {
     /// Whether it is of the format before PyTorch 1.6.
     pub fn is_legacy(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Whether it is a TorchScript archive: code and its parameters.
+    pub fn is_script(&self) -> bool {
+        self.records.contains_key(CONSTANTS)
     }
 
     /// Where its bytes come from, as far as it says so.
@@ -254,13 +262,16 @@ impl TorchFile {
     /// [`Error::Damaged`] where the pickle is damaged, or refers to storages that are not there;
     /// [`Error::NeedsCode`] where it holds objects that only code could make;
     /// [`Error::Unsupported`] where it holds something else that is not read here;
-    /// [`Error::NotACheckpoint`] for a zip file of other things; [`Error::Unprotected`] for a file
-    /// without checksums, unless that was accepted.
+    /// [`Error::NotACheckpoint`] for a zip file of other things, and for a TorchScript archive;
+    /// [`Error::Unprotected`] for a file without checksums, unless that was accepted.
     pub fn tree(&self) -> Result<Value> {
         self.tree_with(Foreign::Refuse)
     }
 
     /// As [`TorchFile::tree`], with a say in what becomes of objects that only code could make.
+    ///
+    /// Of a TorchScript archive, [`Foreign::StandIn`] gives the attributes of the model by their
+    /// names, and what its code calls `CONSTANTS` under that name; the code is left out.
     ///
     /// # Errors
     /// As [`TorchFile::tree`].
@@ -278,11 +289,12 @@ impl TorchFile {
         if self.records.is_empty() {
             return legacy::tree(&self.file, foreign);
         }
-        if self.records.contains_key("constants.pkl") && foreign == Foreign::Refuse {
+        if self.is_script() && foreign == Foreign::Refuse {
             return Err(Error::not_a_checkpoint(
                 Place::default(),
                 "a TorchScript model, which is code with its parameters",
-                "load it with `torch.jit.load`, and save its `state_dict()` with scai",
+                "load it with `torch.jit.load`, and save its `state_dict()` with scai; `scai show` \
+                 and `scai convert --lossy` reach its tensors without its code",
             ));
         }
         if let Some(order) = self.records.get("byteorder") {
@@ -297,13 +309,33 @@ impl TorchFile {
         }
         // Nothing reads the other small records, such as torch's `version`, but damage there is
         // damage all the same.
-        for name in self.order.iter().filter(|name| !name.starts_with("data/")) {
+        let is_tensor = |name: &str| {
+            name.starts_with("data/") || self.is_script() && name.starts_with("constants/")
+        };
+        for name in self.order.iter().filter(|name| !is_tensor(name)) {
             if self.records.get(&**name).is_some_and(|record| record.len() <= SMALL) {
                 self.content(name, SMALL)?;
             }
         }
-        let pickle = self.content(PICKLE, self.file.len())?;
-        self.read_pickle(pickle, foreign).map_err(|error| match error {
+        let mut storages = FxHashMap::default();
+        let (tree, notes) = self.read_pickle(PICKLE, "data", foreign, &mut storages)?;
+        if !self.is_script() {
+            return Ok((tree, notes));
+        }
+        let (constants, _) = self.read_pickle(CONSTANTS, "constants", foreign, &mut storages)?;
+        Ok((with_constants(tree, constants), notes))
+    }
+
+    /// The tree of a record, whose storages are in a folder.
+    fn read_pickle(
+        &self,
+        record: &str,
+        folder: &str,
+        foreign: Foreign,
+        storages: &mut FxHashMap<usize, Storage>,
+    ) -> Result<(Value, Option<String>)> {
+        let pickle = self.content(record, self.file.len())?;
+        self.run_pickle(pickle, folder, foreign, storages).map_err(|error| match error {
             // Its checksum matched, so these are the bytes that were written.
             Error::Damaged { place, detail }
                 if self.protection != Protection::None
@@ -311,13 +343,19 @@ impl TorchFile {
             {
                 let hint = "its checksum is right, so it was written like this: what wrote it is \
                             at fault, or is newer than this program";
-                Error::Unsupported { place, what: detail, hint: hint.to_owned() }
+                Error::unsupported(Place::record(record), detail, hint)
             }
             error => error,
         })
     }
 
-    fn read_pickle(&self, pickle: Vec<u8>, foreign: Foreign) -> Result<(Value, Option<String>)> {
+    fn run_pickle(
+        &self,
+        pickle: Vec<u8>,
+        folder: &str,
+        foreign: Foreign,
+        storages: &mut FxHashMap<usize, Storage>,
+    ) -> Result<(Value, Option<String>)> {
         let program = run(&pickle).map_err(|stop| match stop {
             Stop::Bad(error) => error,
             Stop::Short => Error::damaged(Place::record(PICKLE), "the pickle is cut off"),
@@ -326,17 +364,17 @@ impl TorchFile {
             return Err(Error::damaged(Place::record(PICKLE), "bytes follow the pickle"));
         }
         drop(pickle);
-        let mut storages = FxHashMap::default();
-        build_with(program, foreign, &mut |reference| self.storage(reference, &mut storages))
+        build_with(program, foreign, &mut |reference| self.storage(folder, reference, storages))
     }
 
     /// The storage of a record; `storages` has those that were asked for, by their records.
     fn storage(
         &self,
+        folder: &str,
         reference: &StorageRef<'_>,
         storages: &mut FxHashMap<usize, Storage>,
     ) -> Result<Storage> {
-        let name = format!("data/{}", reference.key);
+        let name = format!("{folder}/{}", reference.key);
         let Some(source) = self.records.get(name.as_str()) else {
             return Err(Error::damaged(Place::record(name), "the record is missing"));
         };
@@ -369,7 +407,7 @@ impl TorchFile {
         });
         if storage.len() != len || storage.location() != reference.location {
             return Err(Error::damaged(
-                Place::record(format!("data/{}", reference.key)),
+                Place::record(name),
                 "two references to it disagree about its length or its device",
             ));
         }
@@ -404,6 +442,21 @@ impl TorchFile {
         let mut bytes = zeroed(source.len(), "read a record")?.into_vec();
         source.read_at(0, &mut bytes)?;
         Ok(bytes)
+    }
+}
+
+/// The model of a TorchScript archive with what its code calls `CONSTANTS.c0` and so on.
+fn with_constants(tree: Value, constants: Value) -> Value {
+    match (tree.into_resolved(), constants.into_resolved()) {
+        (Value::Object(mut model), Value::Tuple(constants)) if !constants.is_empty() => {
+            let names = (0..).map(|number| format!("c{number}"));
+            let constants: Dict = names.zip(constants).collect();
+            // An attribute may have the name, but none has a dot in its name.
+            let is_free = model.content.get("CONSTANTS").is_none();
+            model.content.insert(if is_free { "CONSTANTS" } else { CONSTANTS }, constants);
+            Value::Object(model)
+        }
+        (tree, _) => tree,
     }
 }
 

@@ -8,8 +8,8 @@ use twox_hash::XxHash3_128;
 
 use super::manifest::{self, DIGESTS, MANIFEST, MAX_NOTES, Manifest, NOTES, ROOT_LEN, ROOT_PREFIX};
 use super::pickle::write;
-use super::zip::Record;
 use super::zip::write::{data_offset, directory, directory_len, local_header};
+use super::zip::{Name, Record};
 use crate::CHUNK_SIZE;
 use crate::codec::Origin;
 use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
@@ -31,7 +31,7 @@ const LARGE: u64 = 512 << 10;
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
 pub struct Plan {
-    records: Vec<Record>,
+    records: Vec<Record<Name>>,
     /// The bytes of each record.
     contents: Vec<Storage>,
     directory: u64,
@@ -111,19 +111,19 @@ impl Plan {
             len: 0,
             memory: MEMORY,
         };
-        let mut at = plan.add(MANIFEST.into(), 0, Storage::from_vec(manifest.encode(0)));
-        at = plan.add("data.pkl".into(), at, Storage::from_vec(pickled.bytes));
-        at = plan.add("byteorder".into(), at, Storage::from_vec(b"little".to_vec()));
-        for (key, storage) in pickled.storages.into_iter().enumerate() {
-            at = plan.add(format!("data/{key}"), at, storage);
+        let mut at = plan.add(Name::Fixed(MANIFEST), 0, Storage::from_vec(manifest.encode(0)));
+        at = plan.add(Name::Fixed("data.pkl"), at, Storage::from_vec(pickled.bytes));
+        at = plan.add(Name::Fixed("byteorder"), at, Storage::from_vec(b"little".to_vec()));
+        for (key, storage) in (0..).zip(pickled.storages) {
+            at = plan.add(Name::Storage(key), at, storage);
         }
-        at = plan.add("version".into(), at, Storage::from_vec(b"3\n".to_vec()));
+        at = plan.add(Name::Fixed("version"), at, Storage::from_vec(b"3\n".to_vec()));
         if let Some(notes) = notes {
-            at = plan.add(NOTES.into(), at, Storage::from_vec(notes.as_bytes().to_vec()));
+            at = plan.add(Name::Fixed(NOTES), at, Storage::from_vec(notes.as_bytes().to_vec()));
         }
         let table = manifest::table_len(plan.records.iter().map(|record| record.size));
         // Its bytes are known last.
-        at = plan.place(DIGESTS.into(), at, table);
+        at = plan.place(Name::Fixed(DIGESTS), at, table);
         plan.directory = at;
         plan.len = at + directory_len(&plan.records, at, ROOT_PREFIX.len() + ROOT_LEN) as u64;
         if let Some(first) = plan.contents.first_mut() {
@@ -133,16 +133,16 @@ impl Plan {
     }
 
     /// Places a record whose header begins at `at`; returns where the next one begins.
-    fn add(&mut self, name: String, at: u64, content: Storage) -> u64 {
+    fn add(&mut self, name: Name, at: u64, content: Storage) -> u64 {
         let size = content.len();
         self.contents.push(content);
         self.place(name, at, size)
     }
 
     /// As [`Plan::add`], for a record of `size` bytes.
-    fn place(&mut self, name: String, at: u64, size: u64) -> u64 {
+    fn place(&mut self, name: Name, at: u64, size: u64) -> u64 {
         let align = if size >= LARGE { ALIGN_LARGE } else { ALIGN };
-        let data = data_offset(&name, at, size, align);
+        let data = data_offset(name, at, size, align);
         self.records.push(Record { name, header: at, data, size, deflated: None, crc: 0 });
         data + size
     }
@@ -347,7 +347,7 @@ impl Plan {
 }
 
 /// Whether a record is written in parts, and its header apart from them.
-fn is_divided(record: &Record) -> bool {
+fn is_divided(record: &Record<Name>) -> bool {
     record.size > PIECE
 }
 

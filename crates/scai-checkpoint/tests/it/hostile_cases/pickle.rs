@@ -374,7 +374,7 @@ fn bombs(cases: &mut Cases) {
             with_pickle(program(&[&out]))
         });
     }
-    cases.pickle("lists that many OrderedDicts are made of", "not a pair", || {
+    cases.pickle("lists that many OrderedDicts are made of", "fill the memory", || {
         let list = [&b"]("[..], &b"K\x01K\x02\x86".repeat(20_000), b"eq\x01"].concat();
         let call = b"h\0h\x01\x85R".repeat(40_000);
         program(&[&global("collections", "OrderedDict"), b"q\x000(", &list, &call, b"t"])

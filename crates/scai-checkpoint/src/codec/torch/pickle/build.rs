@@ -123,8 +123,86 @@ fn references(program: &Program) -> Vec<u8> {
             _ => {}
         }
     }
-    references
+    let mut parts = Parts { nodes: &program.nodes, references, done: FxHashSet::default() };
+    program.nodes.iter().for_each(|node| parts.of(node));
+    parts.references
 }
+
+/// Counts what is inside values that are taken apart by whoever refers to them, instead of being
+/// built once: arguments, what a dict or a set is made of, attributes.
+struct Parts<'a> {
+    nodes: &'a [Node],
+    references: Vec<u8>,
+    /// What several refer to, and down to which level it was counted.
+    done: FxHashSet<(Id, usize)>,
+}
+
+impl Parts<'_> {
+    fn of(&mut self, node: &Node) {
+        match node {
+            Node::Dict(dict) => dict.attributes.into_iter().for_each(|id| self.apart(id, 0)),
+            Node::Called(called) => {
+                // The arguments, the entries in a container, the pairs.
+                let levels = match called.global {
+                    Global::OrderedDict | Global::Counter | Global::Set => 2,
+                    _ => 0,
+                };
+                self.apart(called.args, levels);
+                if called.global.is_tensor_class() {
+                    called.state.into_iter().for_each(|id| self.apart(id, 0));
+                }
+            }
+            Node::Object(object) => {
+                self.apart(object.args, 0);
+                let named = object.filled.as_ref().and_then(|filled| filled.named);
+                named.into_iter().chain(object.state).for_each(|id| self.apart(id, 0));
+                match object.state.map(|state| &self.nodes[state as usize]) {
+                    // The attributes, and those in slots.
+                    Some(Node::Tuple(dicts)) => dicts.iter().for_each(|&id| self.apart(id, 0)),
+                    Some(Node::Dict(state)) => {
+                        let nodes = Nodes(self.nodes);
+                        for &(key, part) in &state.entries {
+                            if nodes.text(key).is_ok_and(|key| OF_A_MODULE.contains(&key)) {
+                                self.apart(part, 0);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Of a value that several take apart, each part is referred to by several.
+    fn apart(&mut self, id: Id, levels: usize) {
+        let by_several = self.references[id as usize] > 1;
+        if !by_several && levels == 0 || by_several && !self.done.insert((id, levels)) {
+            return;
+        }
+        let nodes = self.nodes;
+        let mut part = |id: Id| {
+            if by_several {
+                let count = &mut self.references[id as usize];
+                *count = count.saturating_add(1);
+            }
+            if levels > 0 {
+                self.apart(id, levels - 1);
+            }
+        };
+        match &nodes[id as usize] {
+            Node::List(items) | Node::Set(items) => items.iter().copied().for_each(&mut part),
+            Node::Tuple(items) => items.iter().copied().for_each(&mut part),
+            Node::Dict(dict) => {
+                dict.entries.iter().flat_map(|&(key, value)| [key, value]).for_each(&mut part);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What of the attributes of a `torch.nn.Module` its state dict is made of.
+const OF_A_MODULE: [&str; 3] = ["_parameters", "_buffers", "_modules"];
 
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 
@@ -274,6 +352,11 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Whether several places refer to the value of a node.
+    pub(super) fn is_shared(&self, id: Id) -> bool {
+        self.references[id as usize] > 1
+    }
+
     /// Whether objects that need code are kept as what they are made of.
     pub(super) fn stands_in(&self) -> bool {
         self.stands_in
@@ -412,11 +495,19 @@ impl<'a> Builder<'a> {
                 // for whoever writes it.
                 let entries = match self.node(*entries) {
                     Node::EmptyDict(_) => Vec::new(),
-                    Node::Dict(_) | Node::List(_) => match self.take(*entries) {
+                    Node::List(items) if items.is_empty() => Vec::new(),
+                    Node::Dict(_) => match self.take(*entries) {
                         Node::Dict(dict) => self.dict(*dict, depth)?.entries,
-                        Node::List(items) => self.without_notes(|b| b.pairs(&items, depth))?,
                         _ => Vec::new(),
                     },
+                    // A `Counter` would count them.
+                    Node::List(_) | Node::Tuple(_) if kind == DictKind::Ordered => {
+                        match self.take(*entries) {
+                            Node::List(items) => self.without_notes(|b| b.pairs(&items, depth))?,
+                            Node::Tuple(items) => self.without_notes(|b| b.pairs(&items, depth))?,
+                            _ => Vec::new(),
+                        }
+                    }
                     _ => match self.value(*entries, depth + 1)?.into_resolved() {
                         Value::Dict(dict) => dict.entries,
                         _ => return bad("a dict is made of something else than entries"),

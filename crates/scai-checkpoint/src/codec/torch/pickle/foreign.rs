@@ -13,6 +13,15 @@ use crate::value::{Dict, DictKind, Object, Value};
 /// What code makes is seldom called itself; a name does not follow further.
 const MAX_CALLS: usize = 8;
 
+/// What TorchScript puts around a list or dict to say what it holds.
+const MARKS_OF_TYPE: [&str; 5] = [
+    "torch.jit._pickle.restore_type_tag",
+    "torch.jit._pickle.build_intlist",
+    "torch.jit._pickle.build_tensorlist",
+    "torch.jit._pickle.build_doublelist",
+    "torch.jit._pickle.build_boollist",
+];
+
 /// How Python makes an object of a class without calling it, in protocols 0 and 1.
 const RECONSTRUCTOR: &str = "copyreg._reconstructor";
 
@@ -20,6 +29,9 @@ impl Builder<'_> {
     /// What stands in for an object.
     pub(super) fn object(&mut self, id: Id, object: &ObjectNode, depth: usize) -> Result<Value> {
         let class = self.class_of(object);
+        if let Some(marked) = self.marked(object, &class) {
+            return self.value(marked, depth + 1);
+        }
         if self.open.contains(&id) {
             let entries = vec![(Value::from("…"), Value::from("the object itself"))];
             let content = Dict { entries, ..Dict::new() };
@@ -30,6 +42,12 @@ impl Builder<'_> {
         let content = self.without_notes(|builder| builder.content(object, depth));
         self.open.pop();
         Ok(Value::Object(Box::new(Object { class, content: content? })))
+    }
+
+    /// What is inside a mark of its type.
+    fn marked(&self, object: &ObjectNode, class: &str) -> Option<Id> {
+        let is_mark = object.state.is_none() && MARKS_OF_TYPE.contains(&class);
+        is_mark.then(|| self.tuple(object.args).ok()?.first().copied()).flatten()
     }
 
     /// A class or function of which nothing was made.
@@ -169,6 +187,12 @@ impl Builder<'_> {
                             _ => None,
                         };
                         match below {
+                            Some(Node::Dict(below))
+                                if self.is_module(&below) && self.is_shared(module) =>
+                            {
+                                let value = self.value(module, depth + 1)?;
+                                self.again(entries, &value, &name)?;
+                            }
                             Some(Node::Dict(below)) if self.is_module(&below) => {
                                 self.open.push(module);
                                 let done =
@@ -184,6 +208,24 @@ impl Builder<'_> {
                 (attribute, _) => {
                     self.with_tensors(entries, format!("{prefix}{attribute}"), value, depth)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the state dict of a module that has several names.
+    fn again(
+        &mut self,
+        entries: &mut Vec<(Value, Value)>,
+        module: &Value,
+        name: &str,
+    ) -> Result<()> {
+        let Value::Object(module) = module.resolved() else { return Ok(()) };
+        for (key, value) in &module.content.entries {
+            if let Some(key) = key.as_str() {
+                let name = format!("{name}.{key}");
+                self.charge(size_of::<(Value, Value)>() + name.len())?;
+                entries.push((Value::from(name), value.clone()));
             }
         }
         Ok(())

@@ -591,10 +591,14 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// The entries of a dict that is made of a list of pairs. `None` for anything else, and where
+    /// The entries of a dict that is made of a list or tuple of pairs. `None` for anything else, and where
     /// the same list was copied before so often that no program wrote it.
     fn entries_of(&mut self, list: Id) -> Option<Vec<(Id, Id)>> {
-        let Node::List(items) = self.node(list) else { return None };
+        let items: &[Id] = match self.node(list) {
+            Node::List(items) => items,
+            Node::Tuple(items) => items,
+            _ => return None,
+        };
         let copied = self.copied.checked_add(items.len()).filter(|&n| n <= self.bytes.len())?;
         let pair = |&item: &Id| match self.node(item) {
             Node::List(pair) => <[Id; 2]>::try_from(pair.as_slice()).ok(),

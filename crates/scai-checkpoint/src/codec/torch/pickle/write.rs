@@ -27,6 +27,7 @@ use super::build::is_device;
 use super::globals::Global;
 use super::machine::is_wtf8;
 use super::op;
+use crate::codec::secret::Secret;
 use crate::error::{Error, Result, shown};
 use crate::tensor::{DType, Storage, Tensor};
 use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
@@ -45,7 +46,7 @@ pub(in super::super) struct Pickled {
 pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     let mut writer = Writer {
         out: vec![op::PROTO, 2],
-        texts: HashMap::new(),
+        texts: HashMap::default(),
         words: Vec::new(),
         globals: Vec::new(),
         remembered: 0,
@@ -131,7 +132,7 @@ struct Writer<'a> {
     out: Vec<u8>,
     /// The places at which strings of the tree that were written before are remembered. A tree may
     /// come from a file whose strings were chosen, so they are hashed with a secret.
-    texts: HashMap<&'a str, u32>,
+    texts: HashMap<&'a str, u32, Secret>,
     /// The same for the words that every tensor is written with.
     words: Vec<(&'static str, u32)>,
     /// The same for modules and names of classes and functions, of which there are a few.

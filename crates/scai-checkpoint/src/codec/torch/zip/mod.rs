@@ -59,9 +59,9 @@ const IN_ZIP64_COUNT: u16 = u16::MAX;
 
 /// A record: a named run of bytes in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct Record<N = String> {
     /// Its name without the archive's folder: `data.pkl`, `data/0`.
-    pub(super) name: String,
+    pub(super) name: N,
     /// Where its local header begins.
     pub(super) header: u64,
     /// Where its data begin.
@@ -72,6 +72,46 @@ pub(super) struct Record {
     pub(super) deflated: Option<u64>,
     /// The CRC-32 of its data; zero where it was not computed.
     pub(super) crc: u32,
+}
+
+/// The name of a record that is written. Most are numbers, which take no memory of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// One of a few.
+    Fixed(&'static str),
+    /// `data/0` and so on: a storage.
+    Storage(u32),
+}
+
+/// The folder of storages.
+const STORAGES: &str = "data/";
+
+impl Name {
+    fn len(self) -> usize {
+        match self {
+            Self::Fixed(name) => name.len(),
+            Self::Storage(number) => {
+                STORAGES.len() + number.checked_ilog10().unwrap_or(0) as usize + 1
+            }
+        }
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Fixed(name) => out.extend(name.as_bytes()),
+            Self::Storage(number) => {
+                out.extend(STORAGES.as_bytes());
+                let mut digits = [0; 10];
+                let (mut rest, mut start) = (number, digits.len());
+                while rest > 0 || start == digits.len() {
+                    start -= 1;
+                    digits[start] = b'0' + (rest % 10) as u8;
+                    rest /= 10;
+                }
+                out.extend(&digits[start..]);
+            }
+        }
+    }
 }
 
 impl Record {

@@ -10,6 +10,7 @@ use super::{
     FLAG_DESCRIPTOR, FLAG_UTF8, FLAGS_EFFORT, IN_ZIP64, IN_ZIP64_COUNT, LOCAL, LOCAL_LEN,
     LOCATOR64, LOCATOR64_LEN, Record, STORED,
 };
+use crate::codec::secret::Secret;
 use crate::error::{Error, Place, Result, shown};
 use crate::memory::{room_for, zeroed};
 use crate::store::ReadAt;
@@ -91,7 +92,7 @@ fn read_directory(file: &dyn ReadAt) -> Result<Directory> {
     let mut entries = entries(&tail[..directory_len], count, start)?;
     entries.sort_by_key(|entry| entry.record.header);
     let folder = folder(&entries)?;
-    let mut names = HashSet::new();
+    let mut names = HashSet::with_capacity_and_hasher(entries.len(), Secret::default());
     for Entry { record, .. } in &entries {
         if !names.insert(record.name.as_str()) {
             return bad(

@@ -2,7 +2,7 @@
 
 use super::{
     CENTRAL, END, END_LEN, END64, END64_LEN, EXTRA_PADDING, EXTRA_ZIP64, FLAG_UTF8, IN_ZIP64,
-    IN_ZIP64_COUNT, LOCAL, LOCAL_LEN, LOCATOR64, Record,
+    IN_ZIP64_COUNT, LOCAL, LOCAL_LEN, LOCATOR64, Name, Record,
 };
 
 /// The folder all records are in. PyTorch takes the file's name; readers take any.
@@ -16,7 +16,7 @@ const EXTRA_HEADER: usize = 4;
 
 /// Where the data of a record with `size` bytes begin, if its header begins at `header` and the
 /// data are to lie at a multiple of `align`.
-pub(in super::super) fn data_offset(name: &str, header: u64, size: u64, align: u64) -> u64 {
+pub(in super::super) fn data_offset(name: Name, header: u64, size: u64, align: u64) -> u64 {
     let fixed = LOCAL_LEN + FOLDER.len() + name.len() + zip64_len(size) + EXTRA_HEADER;
     (header + fixed as u64).next_multiple_of(align)
 }
@@ -27,7 +27,7 @@ fn zip64_len(size: u64) -> usize {
 
 /// Makes `out` the local header of `record`, whose data have the checksum `crc`, padded up to where
 /// the data begin.
-pub(in super::super) fn local_header(record: &Record, crc: u32, out: &mut Vec<u8>) {
+pub(in super::super) fn local_header(record: &Record<Name>, crc: u32, out: &mut Vec<u8>) {
     let len = (record.data - record.header) as usize;
     let extra_len = len - LOCAL_LEN - FOLDER.len() - record.name.len();
     out.clear();
@@ -45,7 +45,7 @@ pub(in super::super) fn local_header(record: &Record, crc: u32, out: &mut Vec<u8
 }
 
 /// The central directory and all that follows it. The comment ends the file.
-pub(in super::super) fn directory(records: &[Record], at: u64, comment: &[u8]) -> Vec<u8> {
+pub(in super::super) fn directory(records: &[Record<Name>], at: u64, comment: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(directory_len(records, at, comment.len()));
     for record in records {
         out.extend(CENTRAL);
@@ -98,7 +98,7 @@ pub(in super::super) fn directory(records: &[Record], at: u64, comment: &[u8]) -
 }
 
 /// The length of what [`directory`] returns, which depends on no checksum.
-pub(in super::super) fn directory_len(records: &[Record], at: u64, comment: usize) -> usize {
+pub(in super::super) fn directory_len(records: &[Record<Name>], at: u64, comment: usize) -> usize {
     let entries: usize = records
         .iter()
         .map(|record| {
@@ -118,7 +118,7 @@ fn needs_end64(count: usize, at: u64, len: u64) -> bool {
 }
 
 /// What local header and central directory share, from the version needed to the name's length.
-fn common(out: &mut Vec<u8>, record: &Record, crc: u32) {
+fn common(out: &mut Vec<u8>, record: &Record<Name>, crc: u32) {
     out.extend(VERSION.to_le_bytes());
     out.extend(FLAG_UTF8.to_le_bytes());
     // Stored; no time, so that equal states make equal files.
@@ -129,9 +129,9 @@ fn common(out: &mut Vec<u8>, record: &Record, crc: u32) {
     out.extend(((FOLDER.len() + record.name.len()) as u16).to_le_bytes());
 }
 
-fn name(out: &mut Vec<u8>, record: &Record) {
+fn name(out: &mut Vec<u8>, record: &Record<Name>) {
     out.extend(FOLDER.as_bytes());
-    out.extend(record.name.as_bytes());
+    record.name.write(out);
 }
 
 fn zip64(out: &mut Vec<u8>, numbers: &[u64]) {

@@ -1,11 +1,25 @@
 //! Which checkpoints stay: pure functions from a list to a decision.
 
-use std::fmt;
-use std::str::FromStr;
+mod language;
 
-use crate::error::{Error, Result};
+use std::fmt;
+use std::num::NonZeroU64;
+
+use crate::error::Result;
 
 /// Which checkpoints to keep. Each rule keeps some; what no rule keeps goes.
+///
+/// Written and read as text, `last:3, every:1000, within:2d, best:loss:min:2`, or `all`: the same in
+/// Rust, Python, the command and the configuration.
+///
+/// ```
+/// use scai_checkpoint::Retention;
+///
+/// let retention: Retention = "last:3, best:loss:min".parse()?;
+/// assert_eq!(retention.to_string(), "last:3, best:loss:min:1");
+/// assert!("last:0".parse::<Retention>().is_err());
+/// # Ok::<(), scai_checkpoint::Error>(())
+/// ```
 ///
 /// The newest sound checkpoint and the pinned ones are always kept, and so is whatever is known to be
 /// damaged: it is set aside by a resume, never deleted. Without any rule everything stays.
@@ -15,8 +29,7 @@ use crate::error::{Error, Result};
 /// Superseded ones, above a step back that was declared, are kept and count for none either.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Retention {
-    /// The rules; empty keeps everything.
-    pub rules: Vec<Rule>,
+    rules: Vec<Rule>,
 }
 
 /// A rule that keeps some checkpoints.
@@ -24,9 +37,9 @@ pub struct Retention {
 #[non_exhaustive]
 pub enum Rule {
     /// The newest so many; those that this process saved come first.
-    Last(usize),
+    Last(NonZeroU64),
     /// Those whose iteration is a multiple of this.
-    Every(u64),
+    Every(NonZeroU64),
     /// The best so many by a statistic; those without it do not count.
     Best {
         /// The key in `training_stats`. Where no checkpoint has it, all stay.
@@ -34,10 +47,10 @@ pub enum Rule {
         /// Which end is good.
         goal: Goal,
         /// How many.
-        count: usize,
+        count: NonZeroU64,
     },
     /// Those saved within so many seconds before now; those without a time stay.
-    Within(u64),
+    Within(NonZeroU64),
 }
 
 /// Which end of a statistic is good.
@@ -47,18 +60,6 @@ pub enum Goal {
     Min,
     /// The larger the better, as for an accuracy.
     Max,
-}
-
-impl FromStr for Goal {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "min" => Ok(Self::Min),
-            "max" => Ok(Self::Max),
-            other => Err(Error::invalid(format!("`{other}` is neither `min` nor `max`"))),
-        }
-    }
 }
 
 /// What retention knows of a checkpoint.
@@ -124,17 +125,11 @@ impl fmt::Display for Reason {
                 write!(f, "{end} {statistic} (no. {rank})")
             }
             Reason::Rule(Rule::Within(seconds), _) => {
-                write!(f, "within {}", span_text(*seconds))
+                let (count, unit) = language::in_units(seconds.get());
+                write!(f, "within {count} {unit}")
             }
         }
     }
-}
-
-/// A time span in its largest whole unit.
-fn span_text(seconds: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [(7 * 86_400, "w"), (86_400, "d"), (3600, "h"), (60, "min")];
-    let unit = UNITS.iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
 }
 
 impl Retention {
@@ -144,8 +139,32 @@ impl Retention {
     }
 
     /// Keeps the newest `count`.
-    pub fn keep_last(count: usize) -> Self {
-        Self { rules: vec![Rule::Last(count)] }
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for 0; [`Retention::keep_all`] keeps everything.
+    pub fn keep_last(count: u64) -> Result<Self> {
+        format!("last:{count}").parse()
+    }
+
+    /// All rules of several texts, each of which may hold some; everything stays if there are none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for a text that is not a rule.
+    pub fn of_rules<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self> {
+        let texts: Vec<T> = texts.into_iter().collect();
+        match &texts[..] {
+            [] => Ok(Self::keep_all()),
+            [text] => text.as_ref().parse(),
+            texts => {
+                let texts: Vec<&str> = texts.iter().map(T::as_ref).collect();
+                texts.join(",").parse()
+            }
+        }
+    }
+
+    /// The rules; none keeps everything.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// Keeps also what `rule` keeps.
@@ -191,7 +210,7 @@ impl Retention {
         });
         for rule in &self.rules {
             let kept = rule.keeps(candidates, &sound, now);
-            if let (Rule::Best { statistic, count: 1.., .. }, true) = (rule, kept.is_empty()) {
+            if let (Rule::Best { statistic, .. }, true) = (rule, kept.is_empty()) {
                 for &i in &sound {
                     reasons[i].push(Reason::NoStatistic(statistic.clone()));
                 }
@@ -209,10 +228,10 @@ impl Rule {
     fn keeps(&self, candidates: &[Candidate], sound: &[usize], now: i64) -> Vec<usize> {
         let sound = sound.iter().copied();
         match self {
-            Rule::Last(count) => sound.take(*count).collect(),
-            Rule::Every(step) => sound
-                .filter(|&i| *step > 0 && candidates[i].iteration.is_multiple_of(*step))
-                .collect(),
+            Rule::Last(count) => sound.take(at_most(*count)).collect(),
+            Rule::Every(step) => {
+                sound.filter(|&i| candidates[i].iteration.is_multiple_of(step.get())).collect()
+            }
             Rule::Best { statistic, goal, count } => {
                 let value = |i: usize| {
                     let found = candidates[i].statistics.iter().find(|(name, _)| name == statistic);
@@ -225,14 +244,18 @@ impl Rule {
                     Goal::Min => a.total_cmp(b),
                     Goal::Max => b.total_cmp(a),
                 });
-                ranked.into_iter().take(*count).map(|(i, _)| i).collect()
+                ranked.into_iter().take(at_most(*count)).map(|(i, _)| i).collect()
             }
             Rule::Within(seconds) => {
-                let since = now.saturating_sub(i64::try_from(*seconds).unwrap_or(i64::MAX));
+                let since = now.saturating_sub(i64::try_from(seconds.get()).unwrap_or(i64::MAX));
                 sound.filter(|&i| candidates[i].saved_at.is_none_or(|at| at >= since)).collect()
             }
         }
     }
+}
+
+fn at_most(count: NonZeroU64) -> usize {
+    usize::try_from(count.get()).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -240,6 +263,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn of(text: &str) -> Retention {
+        text.parse().unwrap()
+    }
 
     fn candidate(iteration: u64) -> Candidate {
         Candidate {
@@ -262,13 +289,12 @@ mod tests {
     #[test]
     fn rules_combine_by_union() {
         let all: Vec<Candidate> = (1..=10).map(candidate).collect();
-        assert_eq!(kept(&Retention::keep_last(2), &all, 10), [9, 10]);
-        let retention = Retention::keep_last(1).and(Rule::Every(4));
+        assert_eq!(kept(&Retention::keep_last(2).unwrap(), &all, 10), [9, 10]);
+        let retention = of("last:1, every:4");
         assert_eq!(kept(&retention, &all, 10), [4, 8, 10]);
-        let best = |goal| Rule::Best { statistic: "loss".into(), goal, count: 2 };
-        assert_eq!(kept(&Retention::keep_last(1).and(best(Goal::Max)), &all, 10), [1, 2, 10]);
-        assert_eq!(kept(&Retention::keep_last(1).and(best(Goal::Min)), &all, 10), [9, 10]);
-        assert_eq!(kept(&Retention { rules: vec![Rule::Within(3)] }, &all, 10), [7, 8, 9, 10]);
+        assert_eq!(kept(&of("last:1, best:loss:max:2"), &all, 10), [1, 2, 10]);
+        assert_eq!(kept(&of("last:1, best:loss:min:2"), &all, 10), [9, 10]);
+        assert_eq!(kept(&of("within:3s"), &all, 10), [7, 8, 9, 10]);
         assert_eq!(kept(&Retention::keep_all(), &all, 10).len(), 10);
     }
 
@@ -278,17 +304,15 @@ mod tests {
         all[3].damaged = true;
         all[0].statistics[0].1 = f64::NAN;
         all[1].pinned = true;
-        let rule = Rule::Best { statistic: "loss".into(), goal: Goal::Max, count: 1 };
         // 4 is damaged and stays, 3 is the newest sound one, 2 is pinned and the best.
-        assert_eq!(kept(&Retention { rules: vec![rule] }, &all, 0), [2, 3, 4]);
-        assert_eq!(kept(&Retention::keep_last(1), &all, 0), [2, 3, 4]);
+        assert_eq!(kept(&of("best:loss:max"), &all, 0), [2, 3, 4]);
+        assert_eq!(kept(&Retention::keep_last(1).unwrap(), &all, 0), [2, 3, 4]);
     }
 
     #[test]
     fn the_best_by_a_statistic_that_nobody_has_deletes_nothing() {
         let all: Vec<Candidate> = (1..=4).map(candidate).collect();
-        let rule = Rule::Best { statistic: "los".into(), goal: Goal::Min, count: 1 };
-        assert_eq!(kept(&Retention::keep_last(1).and(rule), &all, 0), [1, 2, 3, 4]);
+        assert_eq!(kept(&of("last:1, best:los:min"), &all, 0), [1, 2, 3, 4]);
     }
 
     #[test]
@@ -298,11 +322,11 @@ mod tests {
         let mut all: Vec<Candidate> = old.map(saved).into();
         all.insert(2, saved((50, Some(0))));
         all.insert(3, saved((51, Some(1))));
-        assert_eq!(kept(&Retention::keep_last(3), &all, 0), [49, 50, 51, 118, 119, 120]);
+        assert_eq!(kept(&Retention::keep_last(3).unwrap(), &all, 0), [49, 50, 51, 118, 119, 120]);
         // Once the run has passed them, its own count first.
         all.push(saved((121, Some(2))));
-        assert_eq!(kept(&Retention::keep_last(3), &all, 0), [50, 51, 121]);
-        assert_eq!(kept(&Retention::keep_last(4), &all, 0), [50, 51, 120, 121]);
+        assert_eq!(kept(&Retention::keep_last(3).unwrap(), &all, 0), [50, 51, 121]);
+        assert_eq!(kept(&Retention::keep_last(4).unwrap(), &all, 0), [50, 51, 120, 121]);
     }
 
     #[test]
@@ -310,22 +334,22 @@ mod tests {
         let mut all: Vec<Candidate> = (1..=6).map(candidate).collect();
         all[4].superseded = true;
         all[5].superseded = true;
-        assert_eq!(kept(&Retention::keep_last(2), &all, 0), [3, 4, 5, 6]);
+        assert_eq!(kept(&Retention::keep_last(2).unwrap(), &all, 0), [3, 4, 5, 6]);
     }
 
     proptest! {
         #[test]
         fn the_newest_sound_ones_always_stay(
             flags in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..20),
-            count in 0_usize..5,
+            count in 1_u64..5,
         ) {
             let all: Vec<Candidate> = flags
                 .iter()
                 .enumerate()
                 .map(|(i, &(damaged, pinned))| Candidate { damaged, pinned, ..candidate(i as u64) })
                 .collect();
-            let kept = kept(&Retention::keep_last(count), &all, 0);
-            let sound = all.iter().rev().filter(|c| !c.damaged).take(count.max(1));
+            let kept = kept(&Retention::keep_last(count).unwrap(), &all, 0);
+            let sound = all.iter().rev().filter(|c| !c.damaged).take(at_most(NonZeroU64::MIN.saturating_add(count - 1)));
             for must in sound.chain(all.iter().filter(|c| c.damaged || c.pinned)) {
                 prop_assert!(kept.contains(&must.iteration));
             }
