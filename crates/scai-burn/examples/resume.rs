@@ -19,7 +19,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use scai_burn::AdamW;
 use scai_checkpoint::load::MatchOptions;
-use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Retention};
+use scai_checkpoint::{Checkpoint, CheckpointManager, Options};
 
 const LEARNING_RATE: f64 = 1e-3;
 const BATCH: usize = 64;
@@ -70,7 +70,7 @@ fn train(directory: &Path, steps: u64) -> Result<f32, Box<dyn std::error::Error>
     let mut model = Net::new(&device);
     let mut optimizer = AdamW::new(&AdamWConfig::new())?;
 
-    let options = Options::default().retention(Retention::keep_last(3));
+    let options = Options::default().retention("last:3".parse()?);
     let manager = CheckpointManager::create(directory, options)?;
     let mut first = 0;
     if let Some(resumed) = manager.resume()? {

@@ -21,7 +21,7 @@
 //! use burn::tensor::{Device, Distribution, Tensor};
 //! use scai_burn::AdamW;
 //! use scai_checkpoint::load::MatchOptions;
-//! use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Retention};
+//! use scai_checkpoint::{Checkpoint, CheckpointManager, Options};
 //!
 //! const LEARNING_RATE: f64 = 1e-3;
 //!
@@ -62,7 +62,7 @@
 //! model = train_step(model, &mut optimizer, 0, &device);
 //!
 //! // Save after the first step.
-//! let options = Options::default().retention(Retention::keep_last(3));
+//! let options = Options::default().retention("last:3".parse()?);
 //! let manager = CheckpointManager::create(&directory, options)?;
 //! let model_state = scai_burn::state_dict(&model)?;
 //! let optimizer_state = optimizer.state_dict(&model, LEARNING_RATE)?;
