@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::{Origin, Protection};
 use scai_checkpoint::file::ReadOptions;
-use scai_checkpoint::store::{LocalStore, Store, is_draft};
+use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
 use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options};
 use serde::Serialize;
@@ -112,7 +112,7 @@ fn find<'a>(path: &Path, manager: &'a CheckpointManager) -> Result<Vec<Target<'a
 /// The other files of a directory that look like checkpoints by their names, sorted.
 fn others(directory: &Path) -> Result<Vec<(String, u64)>, Failure> {
     let at = |error| Error::Io { place: Box::default(), action: "list", source: error };
-    let entries = LocalStore::open(directory).and_then(|store| store.list());
+    let entries = LocalDirectory::open(directory).and_then(|store| store.list());
     let entries = entries.map_err(|error| at(error).at_path(directory))?;
     let is_one = |name: &str| {
         let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
