@@ -151,10 +151,13 @@ pub struct Publication<'a> {
     /// What the name must hold until then.
     pub precondition: Precondition,
     /// Writes each byte exactly once, in any order and from several threads.
-    pub write: Box<dyn FnOnce(&dyn WriteAt) -> Result<()> + 'a>,
+    pub write: WriteEntry<'a>,
     /// Is asked once every byte was written and before the name is given.
     pub approve: Box<dyn FnOnce() -> Result<()> + 'a>,
 }
+
+/// Writes the bytes of an entry.
+pub type WriteEntry<'a> = Box<dyn FnOnce(&dyn WriteAt) -> Result<()> + 'a>;
 
 /// What a name must hold for an entry to be published under it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

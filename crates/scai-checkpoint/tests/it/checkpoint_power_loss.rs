@@ -222,7 +222,7 @@ fn a_damaged_checkpoint_is_never_lost_while_a_resume_sets_it_aside() {
 fn an_acknowledged_pin_holds_and_a_pinned_checkpoint_is_never_lost() {
     let mut bench = Bench::sound();
     bench.save(1, 1);
-    bench.manager.pin(&name(1)).unwrap();
+    bench.manager.pin(name(1)).unwrap();
     let pinned = bench.disk.steps();
     for iteration in 2..=4 {
         let save = Save { iteration, writer: 1 };

@@ -202,7 +202,7 @@ fn a_url_is_refused_at_every_door_and_makes_no_directory() {
     let manager = CheckpointManager::create(&url, Options::default()).unwrap();
     let path = save(&manager, 1).unwrap();
     assert_eq!(Path::new(&path), directory.path().join("a b").join(name(1)));
-    manager.load(&name(1), Residency::Memory).unwrap();
+    manager.load(name(1), Residency::Memory).unwrap();
 }
 
 #[test]

@@ -375,6 +375,29 @@ fn a_staged_child_is_published_by_a_rename() {
 }
 
 #[test]
+fn a_child_that_is_renamed_has_one_of_its_names_after_a_crash() {
+    let disk = SimulatedDisk::new();
+    publish_in_child(&disk, ".staged", PARTS.map(|name| part(name, 1))).unwrap();
+    let before = disk.steps();
+    disk.rename_child(".staged", "run").unwrap();
+    disk.sync().unwrap();
+    let mut found = BTreeSet::new();
+    let report = disk.crash_from(before, |state| {
+        let children = state.directory.children().unwrap();
+        let [name] = &children[..] else { return Err(format!("{children:?}")) };
+        let child = state.directory.child(name).unwrap();
+        found.insert(name.clone());
+        match PARTS.map(|part| id_under(&*child, part)) {
+            [Ok(1), Ok(1), Ok(1)] => Ok(()),
+            ids => Err(format!("the files of `{name}` are {ids:?}")),
+        }
+    });
+    println!("a child is renamed: {report}");
+    assert_eq!(report.bad, 0, "{report}");
+    assert_eq!(found, [".staged", "run"].map(String::from).into());
+}
+
+#[test]
 fn removing_a_child_takes_its_commit_first_and_nothing_else() {
     for (what, disk) in disks() {
         for id in 1..=2 {

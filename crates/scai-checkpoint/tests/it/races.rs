@@ -159,7 +159,7 @@ fn a_checkpoint_pinned_while_a_prune_verifies_the_others_stays() {
     let person = store.clone();
     // The last file that a prune reads before it deletes.
     let meddled =
-        Meddled::new(&store, Step::Listed, move || manager(&person).pin(&name(1)).unwrap());
+        Meddled::new(&store, Step::Listed, move || manager(&person).pin(name(1)).unwrap());
     let prune = CheckpointManager::with_store(over(meddled), Options::default());
     let verdicts = prune.prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     let removed: Vec<bool> = verdicts.iter().map(|verdict| verdict.removed).collect();
@@ -175,7 +175,7 @@ fn a_pin_of_a_checkpoint_that_goes_meanwhile_is_not_acknowledged() {
     let meddled = Meddled::new(&store, Step::Opened(1), move || {
         manager(&run).prune(&Retention::keep_last(1), Prune::Remove).unwrap();
     });
-    let pin = CheckpointManager::with_store(over(meddled), Options::default()).pin(&name(1));
+    let pin = CheckpointManager::with_store(over(meddled), Options::default()).pin(name(1));
     assert!(matches!(pin, Err(Error::NotFound { .. })), "{pin:?}");
     let left: Vec<String> = store.list().unwrap().into_iter().map(|entry| entry.name).collect();
     assert!(!left.iter().any(|name| name.ends_with(".pinned")), "{left:?}");

@@ -14,12 +14,13 @@ use scai_checkpoint::store::{
     MemoryStore, Precondition, Publication, ReadAt, Store,
 };
 use scai_checkpoint::testing::{
-    FaultDirectory, SimulatedDisk, check_directory, check_store, lock, point, publish,
+    FaultDirectory, Op, SimulatedDisk, check_directory, check_store, lock, point, publish,
     remove_durably, set_aside,
 };
 use scai_checkpoint::{CheckpointManager, Error, Options, Result};
 
 use crate::payload::{id_under, payload, save};
+use crate::support::over;
 use crate::training::{Save, Size, state};
 
 #[test]
@@ -89,8 +90,7 @@ impl Store for Flawed {
                 let write = entry.write;
                 entry.write = Box::new(|to| {
                     let _ = write(to);
-                    let rest = vec![0; 5];
-                    let _ = to.write_at(3, &rest[..2]);
+                    let _ = to.write_at(3, &[0; 2]);
                     Ok(())
                 });
             }
@@ -166,6 +166,21 @@ fn a_manager_works_on_a_store_with_the_required_methods_alone() {
     let warnings = save(4);
     assert!(matches!(warnings[..], [Error::Damaged { .. }]), "{warnings:?}");
     assert_eq!(manager.resume().unwrap().unwrap().checkpoint.iteration, 4);
+}
+
+#[test]
+fn a_writer_takes_the_lease_and_sweeps_and_a_reader_does_neither() {
+    let directory = FaultDirectory::new(MemoryDirectory::new());
+    drop(directory.create(3).unwrap().sync().unwrap());
+    let manager = CheckpointManager::with_store(over(directory.clone()), Options::default());
+    assert!(manager.list().unwrap().is_empty());
+    assert!(manager.latest().unwrap().is_none());
+    assert!(manager.resume().unwrap().is_none());
+    assert!(!directory.log().contains(&Op::Lock));
+    assert_eq!(directory.list().unwrap().len(), 1);
+    manager.claim().unwrap();
+    assert!(directory.log().contains(&Op::Lock));
+    assert_eq!(directory.list().unwrap(), []);
 }
 
 #[test]
