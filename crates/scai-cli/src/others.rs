@@ -5,7 +5,7 @@ use std::path::Path;
 
 use scai_checkpoint::Error;
 use scai_checkpoint::codec::shards;
-use scai_checkpoint::store::{LocalStore, Store, is_draft};
+use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
 
 use crate::exit::Failure;
 
@@ -36,7 +36,7 @@ pub(crate) fn others(directory: &Path) -> Result<Vec<Other>, Failure> {
             Error::Io { place: Box::default(), action: "list", source: error }.at_path(directory),
         )
     };
-    let store = LocalStore::open(directory).map_err(at)?;
+    let store = LocalDirectory::open(directory).map_err(at)?;
     let entries = store.list().map_err(at)?;
     let sizes: BTreeMap<String, u64> =
         entries.into_iter().map(|entry| (entry.name, entry.len)).collect();
