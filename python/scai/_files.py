@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-THREADS = min(os.cpu_count() or 1, 8)
+THREADS = _native.THREADS
 """Threads that read, write and check a file."""
 
 

@@ -57,7 +57,7 @@ pub fn state_dict<M: Module>(module: &M) -> Result<Dict> {
 /// let device = Device::default();
 /// let saved = scai_burn::state_dict(&LinearConfig::new(2, 3).with_bias(false).init(&device))?;
 /// let model = LinearConfig::new(2, 3).init(&device);
-/// let partial = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+/// let partial = MatchOptions::default().strictness(Strictness::Partial);
 /// let (model, report) = scai_burn::load_state_dict(&model, &saved.into(), &partial)?;
 /// assert_eq!(report.loaded, ["weight"]);
 /// assert_eq!(report.missing, ["bias"]);

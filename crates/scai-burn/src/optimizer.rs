@@ -9,7 +9,7 @@ use burn::optim::{
     Optimizer,
 };
 use burn::tensor::{Device, Tensor as BurnTensor};
-use scai_checkpoint::load::{LoadReport, MatchOptions, Strictness, TensorSpec, transfer_optimizer};
+use scai_checkpoint::load::{LoadReport, MatchOptions, TensorSpec, transfer_optimizer};
 use scai_checkpoint::{Dict, Error, Result, Tensor, Value};
 
 use crate::module::specs;
@@ -158,7 +158,7 @@ impl AdamW {
         let saved_names: HashSet<String> =
             saved_names.iter().map(|name| options.rename(name)).collect();
         report.missing.retain(|name| !saved_names.contains(name));
-        if options.strictness == Strictness::Strict && !report.is_complete() {
+        if options.is_strict() && !report.is_complete() {
             return Err(Error::mismatch(report));
         }
         let by_index: HashMap<i64, &Value> = state_of(&moved)
@@ -174,9 +174,7 @@ impl AdamW {
                 continue;
             };
             let momentum = loaded_moments(entry, spec, device)?;
-            if options.strictness == Strictness::Strict
-                && momentum.max_moment_2.is_some() != self.settings.amsgrad
-            {
+            if options.is_strict() && momentum.max_moment_2.is_some() != self.settings.amsgrad {
                 let (saved, ours) = match self.settings.amsgrad {
                     true => ("without", "with"),
                     false => ("with", "without"),

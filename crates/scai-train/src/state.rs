@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::optim::AdamWConfig;
 use burn::tensor::Device;
 use scai_burn::AdamW;
-use scai_checkpoint::load::{LoadReport, MatchOptions, Strictness};
+use scai_checkpoint::load::{LoadReport, MatchOptions};
 use scai_checkpoint::value::{from_value, to_value};
 use scai_checkpoint::{Checkpoint, Dict, Value};
 use scai_games::Game;
@@ -120,7 +120,7 @@ impl<N: Module> TrainingState<N> {
             }
         };
         if restore == Restore::Everything {
-            let incomplete = options.strictness == Strictness::Partial;
+            let incomplete = !options.is_strict();
             let part = |name: &str| checkpoint.parts.get(name);
             state.stats = from_value(&checkpoint.training_stats)
                 .map_err(|error| Error::State(format!("`training_stats`: {error}")))?;

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 fn partial() -> MatchOptions {
-    MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() }
+    MatchOptions::default().strictness(Strictness::Partial)
 }
 
 proptest! {

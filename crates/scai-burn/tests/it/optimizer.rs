@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 fn partial() -> MatchOptions {
-    MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() }
+    MatchOptions::default().strictness(Strictness::Partial)
 }
 
 fn configs() -> [AdamWConfig; 4] {

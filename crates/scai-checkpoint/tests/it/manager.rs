@@ -379,7 +379,7 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
     let Error::Mismatch { report, .. } = strict else { panic!("{strict}") };
     assert_eq!((report.loaded.len(), report.missing.len()), (20, 5));
 
-    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+    let options = MatchOptions::default().strictness(Strictness::Partial);
     let matched = match_state(&model, &grown, &options).unwrap();
     assert_eq!(matched.tensors.len(), 20);
     assert_eq!(matched.report.missing.len(), 5);
@@ -402,7 +402,7 @@ fn a_moved_optimizer_state_is_in_the_order_of_the_parameters_and_the_same_each_t
     let mut model = blocks(50);
     model.rotate_left(20);
     names.rotate_left(7);
-    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+    let options = MatchOptions::default().strictness(Strictness::Partial);
     let transfer = || {
         let moved = transfer_optimizer(&optimizer, &names, &current, &model, &options);
         let (Value::Dict(moved), report) = moved.unwrap() else { panic!("not a dict") };

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::load::MatchOptions;
 use scai_checkpoint::value::from_value;
 use scai_checkpoint::{Value, file};
@@ -47,8 +48,7 @@ impl SavedNetwork {
         let state_dict = tree
             .lookup("model_state_dict")
             .ok_or_else(|| Error::State("it has no `model_state_dict`".to_owned()))?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let state_dict = state_dict.clone().resident(threads)?;
+        let state_dict = state_dict.clone().resident(ReadOptions::default())?;
         Ok(Self { config, iteration, state_dict })
     }
 

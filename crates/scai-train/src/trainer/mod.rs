@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::load::{MatchOptions, TensorSpec};
 use scai_checkpoint::manager::Skipped;
 use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Value, file};
@@ -176,8 +177,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
     pub fn load_checkpoint(&mut self, path: &Path, options: &LoadOptions) -> Result<Restored> {
         let read = || {
             let tree = file::open(path, options.unprotected)?.tree()?;
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let tree = tree.resident(threads)?;
+            let tree = tree.resident(ReadOptions::default())?;
             Checkpoint::from_tree(match options.restore {
                 Restore::Everything => tree,
                 Restore::Network => as_checkpoint(tree),

@@ -20,7 +20,6 @@
 
 use std::collections::HashMap;
 
-use num_bigint::BigInt;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::build::is_device;
@@ -30,7 +29,7 @@ use super::op;
 use crate::codec::secret::Secret;
 use crate::error::{Error, Result, shown};
 use crate::tensor::{DType, Storage, Tensor};
-use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
+use crate::value::{BigInt, Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
 
 /// A pickle and the storages it refers to; storage `i` has the key `i`.
 #[derive(Debug)]
