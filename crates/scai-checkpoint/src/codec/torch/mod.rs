@@ -51,14 +51,14 @@ pub fn repeated_key(entries: &[(Value, Value)]) -> Option<&Value> {
     pickle::keys::repeated(entries)
 }
 
-/// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),
+/// The constructor of this name that a [`crate::value::Call`] may make (`torch._utils._rebuild_qtensor`),
 /// where it is in the table of those that PyTorch accepts.
 pub fn constructor(name: &str) -> Option<&'static str> {
     pickle::kept(name)
 }
 
 /// The class or function of this name that may stand in a tree as a value
-/// (`collections.OrderedDict`), as a [`crate::Call`] without arguments.
+/// (`collections.OrderedDict`), as a [`crate::value::Call`] without arguments.
 pub(super) fn class(name: &str) -> Option<&'static str> {
     pickle::class(name)
 }

@@ -167,7 +167,7 @@ impl TorchPlan {
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
     /// Every digest and checksum is computed from the bytes as they are handed to `file`. A storage
-    /// that has no [`Source::as_slice`](crate::Source::as_slice) may change meanwhile: each of its
+    /// that has no [`Source::as_slice`](crate::tensor::Source::as_slice) may change meanwhile: each of its
     /// bytes is read once. Beside the state each thread holds 2 MiB, as far as [`TorchPlan::memory`]
     /// allows. Where `file` wants bytes aligned, twice as many threads write: half of them wait for
     /// the device.
