@@ -145,6 +145,7 @@
 //! [`Checkpoint::metadata`]: scai_checkpoint::Checkpoint::metadata
 //! [`Checkpoint::parts`]: scai_checkpoint::Checkpoint::parts
 
+mod dtype;
 mod module;
 mod name;
 mod optimizer;

@@ -4,7 +4,7 @@ use burn::tensor::DType as BurnDType;
 use scai_checkpoint::load::TensorSpec;
 use scai_checkpoint::{DType, Result};
 
-use crate::tensor::checkpoint_dtype;
+use crate::dtype::checkpoint_dtype;
 
 /// What a tensor of a module is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

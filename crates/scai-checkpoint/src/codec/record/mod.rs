@@ -1,5 +1,7 @@
 //! A run of bytes in a file, never handed out unchecked.
 
+mod whole;
+
 use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -8,11 +10,12 @@ use std::sync::{Arc, OnceLock};
 use twox_hash::XxHash3_128;
 
 use super::digest::fold;
-use super::pass::{Seen, WholePass};
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 use crate::tensor::{Pass, PlainPass, Source};
+pub(super) use whole::Seen;
+use whole::WholePass;
 
 /// Bytes read at a time, whole chunks: they are still in the cache when they are hashed.
 pub(super) const STEP: usize = 4 * CHUNK_SIZE;
@@ -25,8 +28,8 @@ thread_local! {
 /// How often chunks are read again that could not be read or do not match.
 const RETRIES: usize = 2;
 
-pub(super) const MISMATCH: &str = "checksum mismatch";
-pub(super) const MISMATCH_CRC: &str = "checksum mismatch (CRC-32)";
+const MISMATCH: &str = "checksum mismatch";
+const MISMATCH_CRC: &str = "checksum mismatch (CRC-32)";
 
 /// What the bytes of a record are checked against.
 #[derive(Debug)]
