@@ -15,6 +15,7 @@
 )]
 
 mod aftermath;
+mod arrows;
 mod careless;
 mod checkpoint_power_loss;
 mod child;
