@@ -5,17 +5,18 @@ VENV ?= .venv
 # Where the oldest PyTorch goes that is supported; it runs on Python 3.12 and older.
 OLDEST ?= .venv-oldest
 OLDEST_PYTHON ?= $(PYTHON)
+OLDEST_RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # Seconds each fuzz target runs with `make fuzz`.
 FUZZ_SECONDS ?= 600
 
-GOLDEN := tests/golden
+GOLDEN := fixtures/golden
 REWRITTEN := target/rewritten
 # nextest runs tests in parallel across binaries and ends those that hang (.config/nextest.toml). Where
 # it is missing plain cargo does: it names a test that is slow, and is ended after two hours.
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" \
   || echo "timeout 7200 cargo test")
 
-.PHONY: help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
+.PHONY: check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
   bench-unfenced instructions
 
@@ -48,10 +49,20 @@ python: $(VENV)/ready ## The Python package, built for work on it, in $(VENV)
 python-release: $(VENV)/ready
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet --release
 
-lint: ## Formatter, clippy and rustdoc, warnings denied
+lint: $(VENV)/ready ## Formatter, clippy, rustdoc and ruff, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --document-private-items
+	$(VENV)/bin/ruff check python tests fixtures bench docs train.py
+
+check-features: ## The command and the extension without the trainer
+	cargo check -p scai-cli -p scai-python --no-default-features
+
+# The oldest Rust that is supported; rustup has to be there if another one is used.
+oldest-rust: ## The workspace with the oldest Rust that is supported
+	case "$$(rustc --version)" in "rustc $(OLDEST_RUST)."*) cargo check --workspace --all-features;; \
+	  *) rustup toolchain install $(OLDEST_RUST) --profile minimal \
+	    && cargo +$(OLDEST_RUST) check --workspace --all-features;; esac
 
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture

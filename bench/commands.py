@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-
 from rivals import seconds
 from scai.utils.checkpoint import CheckpointManager
 

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from states import KINDS, State
 from systems import SYSTEMS, System
 

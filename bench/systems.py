@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from states import State
 
 Wait = Callable[[], None]

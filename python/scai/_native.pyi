@@ -7,6 +7,7 @@ from typing import Any, final
 __all__ = ["__version__", "File", "Filling", "Handle", "Live", "Manager", "Pool", "Trainer", "Tree", "main", "renamed", "verify"]
 
 __version__: str
+THREADS: int
 
 # command.rs
 

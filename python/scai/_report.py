@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
 _SHOWN = 20
 """Names of each kind that are shown; more hide what is to be read below them."""
 

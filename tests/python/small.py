@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     },
     "replay_buffer": {"capacity": 150, "min_positions": 20},
     "evaluation": {"interval": 3, "games": 4, "simulations": 8, "opponents": ["random"]},
-    "checkpoint": {"keep_last": 0},
+    "checkpoint": {"keep": "all"},
 }
 
 ENDLESS = {"iterations": 100_000, "save_interval": 100_000}

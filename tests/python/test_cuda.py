@@ -51,8 +51,7 @@ def test_nothing_is_read_before_the_device_has_copied_it(tmp_path: Path) -> None
     device = Device()
     tree = _native.Tree.encode(state(), _native.Pool(), False, device)
     assert device.waits == 0
-    keep = {"last": None, "every": None, "best": [], "within": None}
-    manager = _native.Manager(tmp_path, keep, 4)
+    manager = _native.Manager(tmp_path, "all", 4)
     assert manager.save_in_background(tree).wait(60.0)
     assert device.waits == 1
     saved = scai.load(tmp_path / "checkpoint_iter_3.pt", map_location="cpu")

@@ -191,8 +191,8 @@ def test_retention_keeps_what_its_rules_say(tmp_path: Path) -> None:
         ({"keep_within": float("nan")}, ValueError, "`keep_within` is nan seconds"),
         ({"keep_within": "1y"}, ValueError, "`keep_within`: `within:1y` is not a rule"),
         ({"keep_within": [1]}, TypeError, "`keep_within` must be a time such as \"12h\", seconds"),
-        ({"keep": "last:0"}, ValueError, "write `all` to keep everything"),
-        ({"keep": "all, last:1"}, ValueError, "it keeps everything, so it stands alone"),
+        ({"keep": "last:0"}, ValueError, "`keep`: `last:0` is not a rule of retention: the number is at"),
+        ({"keep": "all, last:1"}, ValueError, "`keep`: `all` is not a rule of retention: it keeps"),
         ({"keep": 3}, TypeError, "`keep` must be a string such as \"last:3, every:1000\""),
     ],
 )

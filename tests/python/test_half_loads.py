@@ -227,7 +227,7 @@ def test_signals_that_come_at_any_time_leave_old_or_new(
         old = copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
         main = threading.main_thread().ident
         alarm = threading.Timer(
-            chance.random() * 0.01, lambda: signal.pthread_kill(main, signal.SIGINT)
+            chance.random() * 0.01, lambda: signal.pthread_kill(main, signal.SIGINT)  # noqa: B023
         )
         try:
             alarm.start()

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
 import scai
+import torch
 from scai.errors import DamagedError, MismatchError
 from scai.utils.checkpoint import CheckpointManager
 

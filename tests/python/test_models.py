@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import scai
 import torch
-from small import differences, small, state
-
 from scai.models import DualResNet
 from scai.training.trainer import Trainer
+from small import differences, small, state
 
 TIC_TAC_TOE = {"num_blocks": 2, "channels": 8, "planes": (3, 3, 3), "actions": 9}
 

@@ -7,11 +7,10 @@ import stat
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-
 import scai
+import torch
 from scai.utils.checkpoint import CheckpointManager
+from torch import nn
 
 
 @pytest.fixture

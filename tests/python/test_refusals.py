@@ -273,7 +273,7 @@ def forked(function: Callable[[], object], seconds: float = 60) -> str:
     if child == 0:
         try:
             said = str(function())
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             said = f"{type(error).__name__}: {error}"
         os.write(writer, said.encode())
         os._exit(0)

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from small import ENDLESS, SETTINGS, differences, names, small, state
-
 import scai
+import torch
 from scai import errors
 from scai.training.trainer import Trainer
+from small import ENDLESS, differences, names, small, state
 
 Event = dict[str, Any]
 

@@ -87,7 +87,7 @@ def optimizers() -> Iterator[tuple[str, Callable[[], Training]]]:
             for impl in [{}, *impls]:
                 label = "-".join([name, *setting, *impl])
 
-                def make(cls: type = cls, options: dict[str, Any] = {**setting, **impl}) -> Training:
+                def make(cls: type = cls, options: dict[str, Any] = {**setting, **impl}) -> Training:  # noqa: B006
                     model = mlp()
                     # Muon takes matrices only.
                     trained = [p for p in model.parameters() if p.ndim == 2]

@@ -221,8 +221,8 @@ class Same:
     def dicts(self, a: dict, b: dict, path: str) -> str | None:
         if len(a) != len(b):
             return f"{path}: {len(a)} and {len(b)} entries"
-        for (k, x), (l, y) in zip(a.items(), b.items()):
-            found = self.difference(k, l, f"{path} key") or self.difference(x, y, f"{path}.{k!r}")
+        for (k, x), (key, y) in zip(a.items(), b.items()):
+            found = self.difference(k, key, f"{path} key") or self.difference(x, y, f"{path}.{k!r}")
             if found:
                 return found
         if isinstance(a, collections.OrderedDict):

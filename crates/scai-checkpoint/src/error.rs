@@ -369,9 +369,9 @@ impl Error {
         self
     }
 
-    /// The same error for where the file is named already.
+    /// The same error without the file's path, for where that is named already.
     #[must_use]
-    pub(crate) fn without_path(mut self) -> Self {
+    pub fn without_path(mut self) -> Self {
         if let Some(place) = self.place_mut() {
             place.path = None;
         }

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::codec::{CheckpointFile, Plan, Unprotected};
-use crate::commit;
 use crate::error::{Error, Result};
-use crate::store::{Io, Links, LocalStore, ReadAt, Store};
+use crate::store::{Directory, Io, Links, LocalDirectory, ReadAt, commit};
 use crate::threads::default_threads;
 use crate::verify::{self, Verification};
 
@@ -64,12 +63,13 @@ pub fn open(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<Checkpoi
 /// As a save of a checkpoint: what was at `path` is then still there.
 pub fn write(path: impl AsRef<Path>, plan: Plan, options: impl Into<WriteOptions>) -> Result<()> {
     let (path, options) = (path.as_ref(), options.into());
-    let found = LocalStore::of_file(path, Links::Follow);
-    let (store, name) =
+    let found = LocalDirectory::of_file(path, Links::Follow);
+    let (directory, name) =
         found.map_err(|error| Error::io("open its directory", error).at_path(path))?;
-    store.sweep_once();
-    let store = store.with_io(options.io);
-    commit::publish(&store, &name, plan.len(), |draft| plan.write(options.threads, draft)).map(drop)
+    directory.sweep_once();
+    let directory = directory.with_io(options.io);
+    commit::publish(&directory, &name, plan.len(), |draft| plan.write(options.threads, draft))
+        .map(drop)
 }
 
 /// Reads every byte of the file at `path` and reports all that is wrong.
@@ -89,8 +89,8 @@ pub fn verify<'o>(
 }
 
 fn opened(path: &Path) -> Result<Arc<dyn ReadAt>> {
-    let found = LocalStore::of_file(path, Links::Keep);
-    found.and_then(|(store, name)| store.open(&name)).map_err(|error| match error.kind() {
+    let found = LocalDirectory::of_file(path, Links::Keep);
+    found.and_then(|(directory, name)| directory.open(&name)).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::NotFound { path: path.to_owned() },
         _ => Error::io("open", error).at_path(path),
     })

@@ -8,7 +8,6 @@ compile_error!(
 
 mod checkpoint;
 pub mod codec;
-mod commit;
 mod dtype;
 pub mod error;
 pub mod file;
@@ -37,10 +36,12 @@ pub use writer::{SaveHandle, Saved};
 /// What tests need to break things on purpose, and to see that nothing broke.
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::commit::{lock, point, publish, remove_durably, set_aside};
-    pub use crate::store::contract::check as check_store;
+    pub use crate::store::commit::{
+        lock, point, publish, publish_entry, publish_in_child, remove_durably, set_aside,
+    };
+    pub use crate::store::contract::{check_directory, check_store};
     pub use crate::store::disk::{CrashReport, CrashState, Ledger, SimulatedDisk};
-    pub use crate::store::fault::{Effect, Failure, Fault, FaultStore, Op, Times};
+    pub use crate::store::fault::{Effect, Failure, Fault, FaultDirectory, Op, Times};
 }
 
 /// Bytes that one digest covers. Damage is located to this size.

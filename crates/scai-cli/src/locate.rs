@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scai_checkpoint::store::{LocalStore, Store};
+use scai_checkpoint::store::{Directory, LocalDirectory};
 use scai_checkpoint::{CheckpointManager, Error, Options};
 
 use crate::exit::Failure;
@@ -41,7 +41,7 @@ pub(crate) fn manager(directory: &Path, options: Options) -> Result<CheckpointMa
 pub(crate) fn no_such_file(path: &Path) -> Failure {
     let near = || {
         let (directory, name) = split(path).ok()?;
-        let entries = LocalStore::open(directory).ok()?.list().ok()?;
+        let entries = LocalDirectory::open(directory).ok()?.list().ok()?;
         let names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
         Some(path.with_file_name(nearest(name, names.iter().map(String::as_str))?))
     };

@@ -23,7 +23,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("checkpoints");
     std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(root().join("tests/demo/checkpoints")).unwrap() {
+    for entry in std::fs::read_dir(root().join("fixtures/demo/checkpoints")).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
     }

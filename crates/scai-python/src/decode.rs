@@ -297,7 +297,7 @@ impl<'py> Decoder<'_, 'py> {
             Value::Int(int) => int.into_pyobject(py)?.into_any(),
             Value::BigInt(int) => {
                 let int_class = py.import("builtins")?.getattr("int")?;
-                int_class.call1((int.to_str_radix(16), 16))?
+                int_class.call1((int.to_hex(), 16))?
             }
             Value::Float(float) => PyFloat::new(py, *float).into_any(),
             Value::Complex(re, im) => PyComplex::from_doubles(py, *re, *im).into_any(),

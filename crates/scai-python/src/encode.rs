@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use num_bigint::BigInt;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -13,7 +12,7 @@ use pyo3::types::{
 use rustc_hash::FxHashMap;
 use scai_checkpoint::codec::torch::{constructor, repeated_key};
 use scai_checkpoint::tensor::{Attributes, Storage};
-use scai_checkpoint::value::{Call, DictKind, MAX_DEPTH};
+use scai_checkpoint::value::{BigInt, Call, DictKind, MAX_DEPTH};
 use scai_checkpoint::{DType, Dict, Tensor, Value};
 
 use crate::dlpack::Place;
@@ -665,7 +664,7 @@ fn integer(int: &Bound<'_, PyInt>) -> Walked<Option<Value>> {
         return Ok(Some(Value::Int(int)));
     }
     let hex: String = int.call_method1("__format__", ("x",))?.extract()?;
-    let big = BigInt::parse_bytes(hex.as_bytes(), 16);
+    let big = BigInt::from_hex(&hex);
     let big = big.ok_or_else(|| PyValueError::new_err("an integer that is none"))?;
     Ok((big.bits() <= MAX_BITS).then_some(Value::BigInt(big)))
 }

@@ -44,7 +44,7 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
             };
             let place = error.place().cloned().unwrap_or_default();
             let known = PyDict::new(py);
-            known.set_item("path", place.path)?;
+            known.set_item("path", place.path.map(|path| path.to_string_lossy().into_owned()))?;
             known.set_item("record", place.record)?;
             known.set_item("tensor", place.tensor)?;
             known.set_item("bytes", place.bytes.map(|bytes| (bytes.start, bytes.end)))?;

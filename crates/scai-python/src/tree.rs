@@ -495,7 +495,7 @@ fn linked(entries: &[(Value, Value)], notes: &Notes, index: usize) -> Vec<usize>
 pub(crate) fn options(strict: bool, remap: &[(String, String)]) -> PyResult<MatchOptions> {
     let strictness = if strict { Strictness::Strict } else { Strictness::Partial };
     let table = remap.iter().map(|(pattern, with)| (pattern.as_str(), with.as_str()));
-    MatchOptions { strictness, ..MatchOptions::default() }.with_remap(table).or_raise()
+    MatchOptions::default().strictness(strictness).with_remap(table).or_raise()
 }
 
 fn tensor_specs(specs: Vec<Spec>) -> PyResult<Vec<TensorSpec>> {

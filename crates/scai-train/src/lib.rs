@@ -24,7 +24,7 @@ pub use network::{
 };
 pub use replay::{Augment, Batch, ReplayBuffer, Samples};
 pub use self_play::{Played, SelfPlayOptions, self_play};
-pub use state::{Adam, Restore, Restored};
+pub use state::{Restore, Restored};
 pub use stats::TrainingStats;
 pub use stop::Stop;
 pub use trainer::{Ended, LoadOptions, ResumedAt, Trainer};

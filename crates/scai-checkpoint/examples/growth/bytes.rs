@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use scai_checkpoint::codec::{CheckpointFile, Unprotected};
-use scai_checkpoint::store::{LocalStore, Store};
+use scai_checkpoint::store::{Directory, LocalDirectory};
 use scai_checkpoint::tensor::{Destination, Storage, read_into};
 use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Value, file};
 
@@ -59,7 +59,7 @@ fn rounds(settings: &Settings, bytes: u64) -> usize {
 
 /// Whether there is room for a file on the disk, and in memory, where it is read from.
 fn fits(directory: &Path, bytes: u64) -> bool {
-    let disk = LocalStore::open(directory).unwrap().free_space().unwrap_or(u64::MAX);
+    let disk = LocalDirectory::open(directory).unwrap().free_space().unwrap_or(u64::MAX);
     let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()

@@ -72,7 +72,7 @@ fn put(directory: &Path, iteration: u64) {
     let store = MemoryStore::new();
     let manager = CheckpointManager::with_store(Arc::new(store.clone()), Options::default());
     let name = manager.save(state(iteration)).unwrap().name;
-    std::fs::write(directory.join(&name), store.get(&name).unwrap()).unwrap();
+    std::fs::write(directory.join(&name), store.directory().get(&name).unwrap()).unwrap();
 }
 
 fn measure(points: &mut Points, directory: &Path, size: u64, managers: &Managers) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use scai_checkpoint::codec::{CheckpointFile, Format, Plan, Unprotected};
-use scai_checkpoint::store::{Draft, MemoryStore, ReadAt, Store};
+use scai_checkpoint::store::{Directory, Draft, MemoryDirectory, ReadAt};
 use scai_checkpoint::{Value, testing};
 
 /// What a file is called in its store.
@@ -12,13 +12,13 @@ const NAME: &str = "file";
 /// A file to be written, and where to.
 pub(crate) fn planned(tree: &Value, format: Format) -> (Plan, Box<dyn Draft>) {
     let plan = Plan::new(tree, format).unwrap();
-    let draft = MemoryStore::new().create(plan.len()).unwrap();
+    let draft = MemoryDirectory::new().create(plan.len()).unwrap();
     (plan, draft)
 }
 
 /// A file that holds `tree`.
 pub(crate) fn written(tree: &Value, format: Format) -> Arc<dyn ReadAt> {
-    let (store, plan) = (MemoryStore::new(), Plan::new(tree, format).unwrap());
+    let (store, plan) = (MemoryDirectory::new(), Plan::new(tree, format).unwrap());
     testing::publish(&store, NAME, plan.len(), |draft| plan.write(1, draft)).unwrap();
     store.open(NAME).unwrap()
 }

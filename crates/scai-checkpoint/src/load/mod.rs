@@ -41,14 +41,24 @@ pub enum Strictness {
 /// How names and tensors are matched.
 #[derive(Debug, Clone, Default)]
 pub struct MatchOptions {
-    /// What counts as a match.
-    pub strictness: Strictness,
+    strictness: Strictness,
     /// Changes made to the saved names, in order: pattern and replacement, where `$1` is the first
     /// group.
-    pub remap: Vec<(Regex, String)>,
+    remap: Vec<(Regex, String)>,
 }
 
 impl MatchOptions {
+    /// What counts as a match.
+    #[must_use]
+    pub fn strictness(self, strictness: Strictness) -> Self {
+        Self { strictness, ..self }
+    }
+
+    /// Whether everything must match.
+    pub fn is_strict(&self) -> bool {
+        self.strictness == Strictness::Strict
+    }
+
     /// A remap table from patterns as text.
     ///
     /// # Errors
@@ -186,7 +196,7 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
         .filter(|name| !expected.contains(name.as_str()))
         .collect();
     report.hints = hints(report);
-    if options.strictness == Strictness::Strict && !report.is_complete() {
+    if options.is_strict() && !report.is_complete() {
         return Err(Error::mismatch(matched.report));
     }
     Ok(matched)

@@ -1,7 +1,6 @@
 //! What a directory of checkpoints holds.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io::ErrorKind;
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -178,10 +177,7 @@ pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
 
 /// The manifest at the start of the file, or one made of the state tree where torch wrote it.
 pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
-    let file = store.open(name).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: name.into() },
-        _ => Error::io("open", error),
-    })?;
+    let file = store.open(name).map_err(Error::without_path)?;
     match peek(&*file)? {
         Some(manifest) => Ok(manifest),
         None => {

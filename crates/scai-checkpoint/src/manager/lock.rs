@@ -1,13 +1,11 @@
 //! The right to write to a directory: one process has it, and its managers share it.
 
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
-use crate::commit;
 use crate::error::{Error, Result};
-use crate::store::{Lock, Stamp, Store};
+use crate::store::{Lease, Stamp, Store};
 use crate::threads::held;
 
 /// A manager's claim to write. The right is taken by the first write and kept from then on, so
@@ -21,7 +19,7 @@ pub(super) struct Writing {
 #[derive(Debug, Default)]
 struct Turn {
     /// The right to write, once it was taken.
-    taken: Mutex<Option<Taken>>,
+    taken: Mutex<Option<Box<dyn Lease>>>,
     /// The process that this is of. A fork has a copy, but not the right, and its copy of `taken`
     /// may stay locked for ever.
     process: Process,
@@ -30,9 +28,6 @@ struct Turn {
     /// The directory, by which the turn is found again.
     directory: Option<PathBuf>,
 }
-
-/// The lock, where the store has locks at all.
-type Taken = Option<Box<dyn Lock>>;
 
 /// The process that a value was made in.
 #[derive(Debug)]
@@ -114,7 +109,7 @@ static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<Turn>>>> = LazyLock::new(Mute
 
 /// One writing operation; others of this process wait until it is dropped.
 pub(super) struct Operation<'a> {
-    _turn: MutexGuard<'a, Option<Taken>>,
+    _turn: MutexGuard<'a, Option<Box<dyn Lease>>>,
 }
 
 impl Writing {
@@ -135,7 +130,7 @@ impl Writing {
 
     /// Begins an operation: waits for those of this process, keeps other processes out.
     ///
-    /// Drafts that a dead writer left are swept when the right is first taken.
+    /// What a dead writer left is swept when the right is first taken.
     pub(super) fn begin(&self, store: &dyn Store) -> Result<Operation<'_>> {
         if !self.turn.process.is_this() {
             return Err(Error::Locked {
@@ -146,26 +141,10 @@ impl Writing {
                 )),
             });
         }
-        store
-            .check_location()
-            .map_err(|error| Error::io("write", error).at_path(store.describe()))?;
+        store.check_location()?;
         let mut taken = held(&self.turn.taken);
-        match &*taken {
-            Some(_) => {}
-            None => {
-                let lock = match commit::lock(store) {
-                    Ok(lock) => Some(lock),
-                    // Some network file systems have no locks. Every save is still one rename.
-                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::Unsupported => {
-                        None
-                    }
-                    Err(error) => return Err(error),
-                };
-                store.sweep().map_err(|error| {
-                    Error::io("sweep the directory", error).at_path(store.describe())
-                })?;
-                *taken = Some(lock);
-            }
+        if taken.is_none() {
+            *taken = Some(store.lease()?);
         }
         Ok(Operation { _turn: taken })
     }

@@ -15,11 +15,10 @@ use std::sync::{Arc, Mutex};
 use crate::checkpoint::Checkpoint;
 use crate::codec::torch::{Plan, TorchFile, UNRECOGNIZED, Unprotected};
 use crate::codec::{CheckpointFile, MEMORY, foreign, in_file};
-use crate::commit;
 use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::retention::Retention;
-use crate::store::{Io, LocalStore, ReadAt, Store, WriteAt};
+use crate::store::{IntoLocation, Io, LocalStore, Publication, ReadAt, Store, WriteAt};
 use crate::threads::{default_threads, held};
 use crate::timeline::Stopwatch;
 use crate::verify::{Verification, verify};
@@ -153,15 +152,15 @@ struct Shared {
 }
 
 impl CheckpointManager {
-    /// Opens a directory that exists.
+    /// Opens a directory that exists: any path, or a [`Location`](crate::store::Location).
     ///
     /// # Errors
     /// [`Error::NotFound`] where it does not exist.
-    pub fn open(directory: impl AsRef<Path>, options: Options) -> Result<Self> {
-        let directory = directory.as_ref();
-        let store = LocalStore::open(directory).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path: directory.to_owned() },
-            _ => Error::io("open the directory", error).at_path(directory),
+    pub fn open(location: impl IntoLocation, options: Options) -> Result<Self> {
+        let path = location.to_path_buf();
+        let store = LocalStore::open(location).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound { path },
+            _ => Error::io("open the directory", error).at_path(path),
         })?;
         let store = Arc::new(store.with_io(options.io));
         let writing = lock::Writing::of_directory(store.path());
@@ -172,10 +171,10 @@ impl CheckpointManager {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be created.
-    pub fn create(directory: impl AsRef<Path>, options: Options) -> Result<Self> {
-        let directory = directory.as_ref();
-        let store = LocalStore::create(directory)
-            .map_err(|error| Error::io("create the directory", error).at_path(directory))?;
+    pub fn create(location: impl IntoLocation, options: Options) -> Result<Self> {
+        let path = location.to_path_buf();
+        let store = LocalStore::create(location)
+            .map_err(|error| Error::io("create the directory", error).at_path(path))?;
         let store = Arc::new(store.with_io(options.io));
         let writing = lock::Writing::of_directory(store.path());
         Ok(Self::new(store, writing, options))
@@ -360,10 +359,11 @@ impl CheckpointManager {
         self.flush()?;
         let name = self.shared.name_of(id.into())?;
         drop(self.shared.open(&name)?);
-        commit::publish(&*self.shared.store, &name::pin(&name), 0, |_| Ok(()))?;
+        let mark = name::pin(&name);
+        self.shared.store.publish(Publication::of_bytes(&mark, &[]))?;
         // A prune may have been faster than the mark.
         if !self.shared.exists(&name)? {
-            commit::remove_durably(&*self.shared.store, &[name::pin(&name)])?;
+            self.shared.store.remove(&[&mark])?;
             return Err(Error::NotFound { path: self.shared.path(&name) });
         }
         Ok(())
@@ -377,7 +377,7 @@ impl CheckpointManager {
         self.flush()?;
         let name = self.shared.name_of(id.into())?;
         drop(self.shared.open(&name)?);
-        commit::remove_durably(&*self.shared.store, &[name::pin(&name)])
+        self.shared.store.remove(&[&name::pin(&name)])
     }
 
     /// Takes the right to write to the directory now, which the first write takes otherwise: whoever
@@ -420,7 +420,8 @@ impl Shared {
             warnings.extend(self.keep_unread(&name, &writing)?);
         }
         let write = |draft: &dyn WriteAt| plan.write(threads, draft);
-        let steps = commit::publish_if(&*self.store, &name, size, write, approve)?;
+        let entry = Publication::new(&name, size, write).approved_by(approve);
+        let steps = self.store.publish(entry)?;
         let mut watch = Stopwatch::start();
         let mut saved = Saved {
             path: self.path(&name),
@@ -557,16 +558,11 @@ impl Shared {
     }
 
     fn entries(&self) -> Result<Vec<crate::store::Entry>> {
-        let moved = |error| Error::io("list", error).at_path(self.store.describe());
-        self.store.check_location().map_err(moved)?;
-        self.store.list().map_err(|error| Error::io("list", error).at_path(self.store.describe()))
+        self.store.list("")
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
-        self.store.open(name).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path: self.path(name) },
-            _ => Error::io("open", error).at_path(self.path(name)),
-        })
+        self.store.open(name)
     }
 
     fn exists(&self, name: &str) -> Result<bool> {

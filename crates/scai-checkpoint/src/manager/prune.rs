@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashSet};
 use super::list::Listed;
 use super::lock::Operation;
 use super::{CheckpointManager, Shared, name};
-use crate::commit;
 use crate::error::{Error, Result};
 use crate::read_options::ReadOptions;
 use crate::retention::{Candidate, Reason, Retention, Rule};
@@ -136,7 +135,7 @@ impl Shared {
                 verdict.reasons.push(Reason::Pinned);
                 continue;
             }
-            commit::remove_durably(&*self.store, &[name])?;
+            self.store.remove(&[name])?;
             verdict.removed = true;
         }
         let gone = verdicts.iter().filter(|v| v.removed && v.checkpoint.superseded);
@@ -260,7 +259,7 @@ impl Shared {
             .copied()
             .filter(|mark| name::pinned(mark).is_some_and(|name| !names.contains(name)))
             .collect();
-        commit::remove_durably(&*self.store, &stale)
+        self.store.remove(&stale)
     }
 }
 

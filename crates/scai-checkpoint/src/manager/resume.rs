@@ -10,7 +10,6 @@ use super::name::{self, Named};
 use super::{CheckpointManager, Loaded, Residency, Shared};
 use crate::checkpoint::Checkpoint;
 use crate::codec::CheckpointFile;
-use crate::commit;
 use crate::error::{Error, Place, Result};
 use crate::store::Entry;
 
@@ -135,7 +134,7 @@ impl CheckpointManager {
             Residency::Verified | Residency::Disk => Residency::Verified,
         };
         // Another process that writes here sweeps itself.
-        let _ = self.shared.store.sweep_unless_locked();
+        let _ = self.shared.store.sweep_unless_leased();
         if let Some(iteration) = how.at {
             let name = self.shared.named(iteration)?.name;
             let loaded = self.shared.load_patiently(&name, Some(iteration), residency)?;
@@ -359,7 +358,7 @@ impl Shared {
         let mut skipped = Skipped { name: name.to_owned(), reason, set_aside: None };
         if is_damage(&skipped.reason) && name != name::LATEST {
             let reason = format!("{}\n", skipped.reason);
-            skipped.set_aside = commit::set_aside(&*self.store, name, &reason).ok();
+            skipped.set_aside = self.store.set_aside(name, &reason).ok();
         }
         skipped
     }

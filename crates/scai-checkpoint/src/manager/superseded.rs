@@ -5,14 +5,13 @@
 //! rule counts them. One that a later save replaces is an ordinary checkpoint again.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 
 use super::lock::Operation;
 use super::{Shared, now_iso};
-use crate::commit;
 use crate::error::{Error, Result};
+use crate::store::Publication;
 
 /// The file that names the superseded checkpoints.
 pub(crate) const RECORD: &str = "superseded.json";
@@ -41,8 +40,8 @@ impl Shared {
     fn record(&self) -> Result<Option<Record>> {
         let at = |error| Error::io("read", error).at_path(self.path(RECORD));
         let file = match self.store.open(RECORD) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(at)?,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            file => file?,
         };
         let mut bytes = vec![0; file.len().min(LONGEST) as usize];
         file.read_at(0, &mut bytes).map_err(at)?;
@@ -104,9 +103,6 @@ impl Shared {
         let mut bytes = serde_json::to_vec_pretty(record)
             .map_err(|error| Error::invalid(format!("cannot write `{RECORD}`: {error}")))?;
         bytes.push(b'\n');
-        commit::publish(&*self.store, RECORD, bytes.len() as u64, |draft| {
-            draft.write_at(0, &bytes).map_err(|error| Error::io("write", error))
-        })
-        .map(drop)
+        self.store.publish(Publication::of_bytes(RECORD, &bytes)).map(drop)
     }
 }

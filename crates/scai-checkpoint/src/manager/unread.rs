@@ -1,12 +1,10 @@
 //! What was not read is not replaced: files that another run left where a save is to go.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::lock::Operation;
 use super::name;
 use super::{Shared, list};
-use crate::commit;
 use crate::error::{Error, Result};
 use crate::store::{Entry, ReadAt, Stamp};
 
@@ -26,7 +24,7 @@ impl Shared {
         operation: &Operation<'_>,
     ) -> Result<Option<Error>> {
         let file = match self.store.open(name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(Error::NotFound { .. }) => return Ok(None),
             // Another user's, a directory: what it is does not matter, it is not this run's.
             Err(_) => None,
             Ok(file) => Some(file),
@@ -49,7 +47,7 @@ impl Shared {
             .chain(numbered)
             .find(|earlier| !entries.iter().any(|entry| entry.name == *earlier))
             .unwrap_or_default();
-        match commit::point(&*self.store, &earlier, name) {
+        match self.store.point(&earlier, name) {
             // What could not be opened was not there, then.
             Err(Error::NotFound { .. }) => return Ok(None),
             kept => kept?,
@@ -73,7 +71,7 @@ impl Shared {
         // What was kept may be a checkpoint now, and the newest.
         let newer = if kept.is_some() { self.newest()? } else { None };
         let newest = newer.as_ref().map_or(newest, |newer| &newer.name);
-        commit::point(&*self.store, name::LATEST, newest)?;
+        self.store.point(name::LATEST, newest)?;
         self.writing.seen().read(MOVED, self.stamp(name::LATEST));
         Ok(kept)
     }
@@ -95,8 +93,8 @@ impl Shared {
         let latest = match self.store.open(name::LATEST) {
             Ok(latest) => latest,
             // Also a link that leads nowhere.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("move", error).at_path(self.path(name::LATEST))),
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
         if latest.stamp().is_some() && self.writing.seen().knows(MOVED, latest.stamp()) {
             return Ok(None);
@@ -119,7 +117,7 @@ impl Shared {
         let own = own.filter(|own| others.is_empty() && !taken(own));
         match own {
             Some(own) => {
-                commit::point(&*self.store, &own, name::LATEST)?;
+                self.store.point(&own, name::LATEST)?;
                 Ok(Some(Error::invalid(format!(
                     "`{}` was no further name of any checkpoint: it is kept as `{own}`",
                     self.path(name::LATEST).display()

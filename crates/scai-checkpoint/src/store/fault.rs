@@ -1,48 +1,70 @@
-//! A store that fails, tears, forgets and dawdles on purpose, and remembers what was asked of it.
+//! A directory that fails, tears, forgets and dawdles on purpose, and remembers what was asked of it.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Draft, Entry, Lock, ReadAt, Stamp, Store, Synced, WriteAt};
+use super::{Directory, Draft, Entry, Lock, ReadAt, Stamp, Synced, WriteAt};
 
-/// One thing that was asked of a [`FaultStore`], in the words of [`Store`].
+/// One thing that was asked of a [`FaultDirectory`] or of one of its children, in the words of
+/// [`Directory`]. Names in a child are preceded by its own: `child/name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the arguments of the calls")]
 pub enum Op {
-    /// [`Store::create`]. The draft has no name yet.
+    /// [`Directory::create`]. The draft has no name yet.
     Create { len: u64 },
     /// [`WriteAt::write_at`] on the draft `name`.
     Write { name: String, offset: u64, len: u64 },
     /// [`Draft::sync`] of the draft `name`.
     SyncDraft { name: String },
-    /// [`Store::rename`].
+    /// [`Directory::rename`].
     Rename { from: String, to: String },
-    /// [`Store::link`].
+    /// [`Directory::link`].
     Link { from: String, to: String },
-    /// [`Store::remove`].
+    /// [`Directory::remove`].
     Remove { name: String },
-    /// [`Store::sync`].
+    /// [`Directory::sync`].
     SyncNames,
-    /// [`Store::sweep`].
+    /// [`Directory::sync`] of a child.
+    SyncChild { child: String },
+    /// [`Directory::make_child`].
+    MakeChild { name: String },
+    /// [`Directory::remove_child`].
+    RemoveChild { name: String },
+    /// [`Directory::rename_child`].
+    RenameChild { from: String, to: String },
+    /// [`Directory::child`].
+    Enter { name: String },
+    /// [`Directory::children`].
+    ListChildren,
+    /// [`Directory::sweep`].
     Sweep,
-    /// [`Store::name_draft`].
+    /// [`Directory::name_draft`].
     Name { to: String },
-    /// [`Store::lock`].
+    /// [`Directory::lock`].
     Lock,
-    /// [`Store::list`].
+    /// [`Directory::list`].
     List,
-    /// [`Store::open`].
+    /// [`Directory::open`].
     Open { name: String },
     /// [`ReadAt::read_at`] on the file that was opened as `name`.
     Read { name: String, offset: u64, len: u64 },
 }
 
 impl Op {
-    /// Whether the operation changes the store or makes a change durable.
+    /// Whether the operation changes the directory or makes a change durable.
     pub fn is_mutation(&self) -> bool {
-        !matches!(self, Self::Lock | Self::List | Self::Open { .. } | Self::Read { .. })
+        let reads = matches!(
+            self,
+            Self::Lock
+                | Self::List
+                | Self::ListChildren
+                | Self::Open { .. }
+                | Self::Enter { .. }
+                | Self::Read { .. }
+        );
+        !reads
     }
 }
 
@@ -101,14 +123,24 @@ pub struct Fault {
     pub effect: Effect,
 }
 
-/// A store that hands everything to another one until a fault fires.
+/// A directory that hands everything to another one until a fault fires.
 ///
 /// A test that wants to fail every operation loops over [`Fault::after`] from 0 until
-/// [`FaultStore::fired`] says 0. Two faults at once are a `FaultStore` over a `FaultStore`.
-#[derive(Debug, Clone)]
-pub struct FaultStore<S> {
-    inner: S,
+/// [`FaultDirectory::fired`] says 0. Two faults at once are a `FaultDirectory` over a `FaultDirectory`.
+/// Its children share its faults, its counts and its log.
+#[derive(Debug)]
+pub struct FaultDirectory<S: ?Sized> {
+    inner: Arc<S>,
+    /// The name of the child, and a slash; empty for what is no child.
+    prefix: String,
     state: Arc<Mutex<State>>,
+}
+
+impl<S: ?Sized> Clone for FaultDirectory<S> {
+    fn clone(&self) -> Self {
+        let Self { inner, prefix, state } = self;
+        Self { inner: Arc::clone(inner), prefix: prefix.clone(), state: Arc::clone(state) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -127,12 +159,14 @@ enum Now {
     Forget,
 }
 
-impl<S: Store> FaultStore<S> {
-    /// A store without faults over `inner`.
+impl<S: Directory> FaultDirectory<S> {
+    /// A directory without faults over `inner`.
     pub fn new(inner: S) -> Self {
-        Self { inner, state: Arc::default() }
+        Self { inner: Arc::new(inner), prefix: String::new(), state: Arc::default() }
     }
+}
 
+impl<S: Directory + ?Sized> FaultDirectory<S> {
     /// Arms a fault, in place of any other, and starts counting and logging anew.
     pub fn arm(&self, fault: Fault) {
         *self.state() = State { fault: Some(fault), ..State::default() };
@@ -153,9 +187,14 @@ impl<S: Store> FaultStore<S> {
         self.state().log.clone()
     }
 
-    /// The store below.
+    /// The directory below.
     pub fn inner(&self) -> &S {
         &self.inner
+    }
+
+    /// What the log calls the file or child `name`.
+    fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -214,24 +253,24 @@ impl State {
     }
 }
 
-impl<S: Store + Clone + 'static> Store for FaultStore<S> {
+impl<S: Directory + ?Sized + 'static> Directory for FaultDirectory<S> {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
-        let inner = self.ask(Op::Create { len }, |store| store.create(len))?;
-        Ok(Box::new(FaultDraft { store: self.clone(), inner }))
+        let inner = self.ask(Op::Create { len }, |inner| inner.create(len))?;
+        Ok(Box::new(FaultDraft { directory: self.clone(), inner }))
     }
 
     fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
-        let inner = self.ask(Op::Create { len }, |store| store.create_for(name, len))?;
-        Ok(Box::new(FaultDraft { store: self.clone(), inner }))
+        let inner = self.ask(Op::Create { len }, |inner| inner.create_for(name, len))?;
+        Ok(Box::new(FaultDraft { directory: self.clone(), inner }))
     }
 
     fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
-        self.change(Op::Name { to: name.into() }, |store| store.name_draft(draft, name))
+        self.change(Op::Name { to: self.named(name) }, |inner| inner.name_draft(draft, name))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>> {
-        let inner = self.ask(Op::Open { name: name.into() }, |store| store.open(name))?;
-        Ok(Arc::new(FaultFile { store: self.clone(), name: name.into(), inner }))
+        let inner = self.ask(Op::Open { name: self.named(name) }, |inner| inner.open(name))?;
+        Ok(Arc::new(FaultFile { directory: self.clone(), name: self.named(name), inner }))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
@@ -239,21 +278,25 @@ impl<S: Store + Clone + 'static> Store for FaultStore<S> {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let op = Op::Rename { from: from.into(), to: to.into() };
-        self.change(op, |store| store.rename(from, to))
+        let op = Op::Rename { from: self.named(from), to: self.named(to) };
+        self.change(op, |inner| inner.rename(from, to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.change(Op::Remove { name: name.into() }, |store| store.remove(name))
+        self.change(Op::Remove { name: self.named(name) }, |inner| inner.remove(name))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.change(Op::SyncNames, S::sync)
+        let op = match self.prefix.strip_suffix('/') {
+            None => Op::SyncNames,
+            Some(child) => Op::SyncChild { child: child.into() },
+        };
+        self.change(op, S::sync)
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
-        let op = Op::Link { from: from.into(), to: to.into() };
-        self.change(op, |store| store.link(from, to))
+        let op = Op::Link { from: self.named(from), to: self.named(to) };
+        self.change(op, |inner| inner.link(from, to))
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
@@ -276,21 +319,45 @@ impl<S: Store + Clone + 'static> Store for FaultStore<S> {
         self.inner.free_space()
     }
 
+    fn make_child(&self, name: &str) -> io::Result<()> {
+        self.change(Op::MakeChild { name: self.named(name) }, |inner| inner.make_child(name))
+    }
+
+    fn child(&self, name: &str) -> io::Result<Arc<dyn Directory>> {
+        let path = self.named(name);
+        let inner = self.ask(Op::Enter { name: path.clone() }, |inner| inner.child(name))?;
+        let state = Arc::clone(&self.state);
+        Ok(Arc::new(FaultDirectory { inner, prefix: format!("{path}/"), state }))
+    }
+
+    fn children(&self) -> io::Result<Vec<String>> {
+        self.ask(Op::ListChildren, S::children)
+    }
+
+    fn remove_child(&self, name: &str) -> io::Result<()> {
+        self.change(Op::RemoveChild { name: self.named(name) }, |inner| inner.remove_child(name))
+    }
+
+    fn rename_child(&self, from: &str, to: &str) -> io::Result<()> {
+        let op = Op::RenameChild { from: self.named(from), to: self.named(to) };
+        self.change(op, |inner| inner.rename_child(from, to))
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }
 }
 
 #[derive(Debug)]
-struct FaultDraft<S> {
-    store: FaultStore<S>,
+struct FaultDraft<S: ?Sized> {
+    directory: FaultDirectory<S>,
     inner: Box<dyn Draft>,
 }
 
-impl<S: Store> WriteAt for FaultDraft<S> {
+impl<S: Directory + ?Sized> WriteAt for FaultDraft<S> {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let name = self.inner.name().to_owned();
-        match self.store.meet(Op::Write { name, offset, len: bytes.len() as u64 })? {
+        let name = self.directory.named(self.inner.name());
+        match self.directory.meet(Op::Write { name, offset, len: bytes.len() as u64 })? {
             Now::Do => self.inner.write_at(offset, bytes),
             Now::DoThenFail(failure) => self.inner.write_at(offset, bytes).and(Err(failure.into())),
             Now::Tear(failure) => {
@@ -306,20 +373,20 @@ impl<S: Store> WriteAt for FaultDraft<S> {
     }
 }
 
-impl<S: Store> Draft for FaultDraft<S> {
+impl<S: Directory + ?Sized> Draft for FaultDraft<S> {
     fn name(&self) -> &str {
         self.inner.name()
     }
 
     fn sync(self: Box<Self>) -> io::Result<Synced> {
-        let Self { store, inner } = *self;
+        let Self { directory, inner } = *self;
         let name = inner.name().to_owned();
-        match store.meet(Op::SyncDraft { name: name.clone() })? {
+        match directory.meet(Op::SyncDraft { name: directory.named(&name) })? {
             Now::Do => inner.sync(),
             Now::DoThenFail(failure) => {
                 inner.sync()?;
                 if !name.is_empty() {
-                    let _ = store.inner.remove(&name);
+                    let _ = directory.inner.remove(&name);
                 }
                 Err(failure.into())
             }
@@ -332,20 +399,20 @@ impl<S: Store> Draft for FaultDraft<S> {
 }
 
 #[derive(Debug)]
-struct FaultFile<S> {
-    store: FaultStore<S>,
+struct FaultFile<S: ?Sized> {
+    directory: FaultDirectory<S>,
     name: String,
     inner: Arc<dyn ReadAt>,
 }
 
-impl<S: Store> ReadAt for FaultFile<S> {
+impl<S: Directory + ?Sized> ReadAt for FaultFile<S> {
     fn len(&self) -> u64 {
         self.inner.len()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let op = Op::Read { name: self.name.clone(), offset, len: buf.len() as u64 };
-        self.store.ask(op, |_| self.inner.read_at(offset, buf))
+        self.directory.ask(op, |_| self.inner.read_at(offset, buf))
     }
 
     fn stamp(&self) -> Option<Stamp> {

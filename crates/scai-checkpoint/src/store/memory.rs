@@ -8,19 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::{
-    Draft, Entry, Lock, ReadAt, Stamp, Store, Synced, WriteAt, check_name, draft_name, is_draft,
+    Directory, Draft, Entry, Lock, ReadAt, Stamp, Synced, WriteAt, check_name, draft_name, is_draft,
 };
 
-/// What people call such a store.
+/// What people call such a directory.
 const DESCRIPTION: &str = "memory";
 
-/// A store in memory. Cloning it is cheap and gives the same store.
+/// A directory in memory. Cloning it is cheap and gives the same directory.
 ///
-/// Durable for as long as the process lives. Everything else keeps the contract of [`Store`]:
+/// Durable for as long as the process lives. Everything else keeps the contract of [`Directory`]:
 /// open files outlive their names, drafts outlive their writers until they are swept.
-#[derive(Clone, Default)]
-pub struct MemoryStore {
+#[derive(Clone)]
+pub struct MemoryDirectory {
     files: Arc<Mutex<Files>>,
+    /// What people call it.
+    path: Arc<Path>,
     /// Whether drafts have names, as where a file system has no unnamed files.
     #[cfg(feature = "testing")]
     names_drafts: bool,
@@ -29,6 +31,9 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct Files {
     named: BTreeMap<String, Arc<Inode>>,
+    children: BTreeMap<String, MemoryDirectory>,
+    /// It is a child that was removed: nothing can be made in it any more.
+    removed: bool,
     /// Drafts by name; an entry that cannot be upgraded has lost its writer.
     writers: HashMap<String, Weak<Alive>>,
     lock: Weak<Alive>,
@@ -66,13 +71,13 @@ impl fmt::Debug for Inode {
     }
 }
 
-impl MemoryStore {
-    /// An empty store.
+impl MemoryDirectory {
+    /// An empty directory.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same store, whose drafts have temporary names.
+    /// The same directory, whose drafts have temporary names.
     #[cfg(feature = "testing")]
     #[must_use]
     pub(crate) fn with_named_drafts(self) -> Self {
@@ -89,10 +94,15 @@ impl MemoryStore {
         false
     }
 
-    /// A store of these files; none of its drafts has a living writer.
+    /// A directory of these files and children; no draft among them has a living writer.
     #[cfg(feature = "testing")]
-    pub(crate) fn of(named: BTreeMap<String, Arc<Inode>>) -> Self {
-        Self { files: Arc::new(Mutex::new(Files { named, ..Files::default() })), ..Self::default() }
+    pub(crate) fn of(
+        path: &Path,
+        named: BTreeMap<String, Arc<Inode>>,
+        children: BTreeMap<String, Self>,
+    ) -> Self {
+        let files = Files { named, children, ..Files::default() };
+        Self { files: Arc::new(Mutex::new(files)), path: path.into(), ..Self::default() }
     }
 
     /// Puts a file there without ceremony, replacing what had the name.
@@ -107,44 +117,98 @@ impl MemoryStore {
         self.files().named.get(name).map(|inode| inode.read().clone())
     }
 
+    /// Enters a child.
+    pub(crate) fn enter(&self, name: &str) -> io::Result<Self> {
+        check_name(name)?;
+        let files = self.files();
+        let child = files.children.get(name).cloned();
+        child.ok_or_else(|| files.no_child(name).into())
+    }
+
     // Nothing here panics while it holds the lock, so a poisoned one is still consistent.
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for MemoryStore {
+impl Default for MemoryDirectory {
+    fn default() -> Self {
+        Self {
+            files: Arc::default(),
+            path: Path::new(DESCRIPTION).into(),
+            #[cfg(feature = "testing")]
+            names_drafts: false,
+        }
+    }
+}
+
+impl fmt::Debug for MemoryDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(&self.files().named).finish()
+        let files = self.files();
+        f.debug_map().entries(&files.named).entries(&files.children).finish()
     }
 }
 
 impl Files {
     fn get(&self, name: &str) -> io::Result<Arc<Inode>> {
-        self.named.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.named.get(name).cloned().ok_or_else(|| self.no_file(name).into())
+    }
+
+    /// Why there is no file called `name`.
+    fn no_file(&self, name: &str) -> io::ErrorKind {
+        match self.children.contains_key(name) {
+            true => io::ErrorKind::IsADirectory,
+            false => io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Why there is no child called `name`.
+    fn no_child(&self, name: &str) -> io::ErrorKind {
+        match self.named.contains_key(name) {
+            true => io::ErrorKind::NotADirectory,
+            false => io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Whether something can be made here under a name that is free.
+    fn check_free(&self, name: &str) -> io::Result<()> {
+        if self.named.contains_key(name) || self.children.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.check_there()
+    }
+
+    fn check_there(&self) -> io::Result<()> {
+        if self.removed { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 }
 
-impl Store for MemoryStore {
+impl Directory for MemoryDirectory {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         let bytes = zeros(len)?;
         let name = draft_name();
         let (inode, alive) = (Arc::new(Inode::new(bytes)), Arc::new(Alive));
         let mut files = self.files();
+        files.check_there()?;
         files.named.insert(name.clone(), Arc::clone(&inode));
         files.writers.insert(name.clone(), Arc::downgrade(&alive));
         drop(files);
-        let unsynced = Unsynced { store: self.clone(), name };
+        let unsynced = Unsynced { directory: self.clone(), name };
         Ok(Box::new(MemoryDraft { inode, alive, unsynced }))
     }
 
     fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
         check_name(name)?;
+        if self.files().children.contains_key(name) {
+            let message = format!("`{name}` is a directory, and no file takes its place");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         if self.names_drafts() {
             return self.create(len);
         }
+        self.files().check_there()?;
         let (inode, alive) = (Arc::new(Inode::new(zeros(len)?)), Arc::new(Alive));
-        let unsynced = Unsynced { store: self.clone(), name: String::new() };
+        let unsynced = Unsynced { directory: self.clone(), name: String::new() };
         Ok(Box::new(MemoryDraft { inode, alive, unsynced }))
     }
 
@@ -153,9 +217,7 @@ impl Store for MemoryStore {
         let (inode, alive) =
             draft.alive::<(Arc<Inode>, Arc<Alive>)>().ok_or(io::ErrorKind::InvalidInput)?;
         let mut files = self.files();
-        if files.named.contains_key(name) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
+        files.check_free(name)?;
         files.named.insert(name.into(), Arc::clone(inode));
         if is_draft(name) {
             files.writers.insert(name.into(), Arc::downgrade(alive));
@@ -167,7 +229,7 @@ impl Store for MemoryStore {
         check_name(name)?;
         let inode = self.files().get(name)?;
         let len = inode.read().len() as u64;
-        Ok(Arc::new(MemoryFile { inode, len, name: name.to_owned() }))
+        Ok(Arc::new(MemoryFile { inode, len, path: self.path.join(name) }))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
@@ -186,6 +248,9 @@ impl Store for MemoryStore {
         if files.named.get(to).is_some_and(|there| Arc::ptr_eq(there, &inode)) {
             return Ok(());
         }
+        if files.children.contains_key(to) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
         files.named.remove(from);
         files.writers.remove(from);
         files.named.insert(to.into(), inode);
@@ -196,7 +261,8 @@ impl Store for MemoryStore {
         check_name(name)?;
         let mut files = self.files();
         files.writers.remove(name);
-        files.named.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let removed = files.named.remove(name);
+        removed.map(drop).ok_or_else(|| files.no_file(name).into())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -208,9 +274,7 @@ impl Store for MemoryStore {
         check_name(to)?;
         let mut files = self.files();
         let inode = files.get(from)?;
-        if files.named.contains_key(to) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
+        files.check_free(to)?;
         files.named.insert(to.into(), inode);
         Ok(())
     }
@@ -240,8 +304,55 @@ impl Store for MemoryStore {
         Ok(dead)
     }
 
+    fn make_child(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let mut files = self.files();
+        files.check_free(name)?;
+        let mut child = self.clone();
+        child.files = Arc::default();
+        child.path = self.path.join(name).into();
+        files.children.insert(name.into(), child);
+        Ok(())
+    }
+
+    fn child(&self, name: &str) -> io::Result<Arc<dyn Directory>> {
+        Ok(Arc::new(self.enter(name)?))
+    }
+
+    fn children(&self) -> io::Result<Vec<String>> {
+        Ok(self.files().children.keys().cloned().collect())
+    }
+
+    fn remove_child(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let mut files = self.files();
+        let child = files.children.get(name).ok_or_else(|| files.no_child(name))?;
+        let mut inside = child.files();
+        if !inside.named.is_empty() || !inside.children.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        inside.removed = true;
+        drop(inside);
+        files.children.remove(name);
+        Ok(())
+    }
+
+    fn rename_child(&self, from: &str, to: &str) -> io::Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        let mut files = self.files();
+        if !files.children.contains_key(from) {
+            return Err(files.no_child(from).into());
+        }
+        files.check_free(to)?;
+        if let Some(child) = files.children.remove(from) {
+            files.children.insert(to.into(), child);
+        }
+        Ok(())
+    }
+
     fn describe(&self) -> String {
-        DESCRIPTION.into()
+        self.path.display().to_string()
     }
 }
 
@@ -266,7 +377,7 @@ struct MemoryDraft {
 /// Removes the draft when it is dropped.
 #[derive(Debug)]
 struct Unsynced {
-    store: MemoryStore,
+    directory: MemoryDirectory,
     name: String,
 }
 
@@ -279,7 +390,7 @@ impl Unsynced {
 impl Drop for Unsynced {
     fn drop(&mut self) {
         if !self.name.is_empty() {
-            self.store.files().named.remove(&self.name);
+            self.directory.files().named.remove(&self.name);
         }
     }
 }
@@ -317,7 +428,7 @@ impl Draft for MemoryDraft {
 
 #[derive(Debug)]
 struct MemoryFile {
-    name: String,
+    path: PathBuf,
     inode: Arc<Inode>,
     len: u64,
 }
@@ -328,7 +439,7 @@ impl ReadAt for MemoryFile {
     }
 
     fn path(&self) -> Option<PathBuf> {
-        Some(Path::new(DESCRIPTION).join(&self.name))
+        Some(self.path.clone())
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

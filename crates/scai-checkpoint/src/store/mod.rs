@@ -1,30 +1,48 @@
-//! Where files live: a flat set of named files, and the operations a crash-safe commit is made of.
+//! Where checkpoints live: named, immutable entries under a prefix, each published in one step.
 //!
-//! A store never sees a tensor and knows no file format. It offers primitives; the order in which
-//! they make a save durable is the business of `commit` alone. That split lets the same
-//! protocol run on a real directory, in memory, on a store that fails on purpose, and on a
-//! simulated disk that enumerates what may remain after a power loss.
+//! A store never sees a tensor and knows no file format. There are two layers:
+//!
+//! * [`Store`] is what a manager sees. An object store can be one.
+//! * [`Directory`] has the vocabulary of a POSIX directory, and `commit` the order of its operations
+//!   that makes a save durable. [`DirectoryStore`] makes a store of the two.
+//!
+//! ```text
+//! Store                 publish, open, list, remove, lease
+//! DirectoryStore        a Store on any Directory
+//! commit                the only code that names, renames or removes a file
+//! Directory             drafts, names, links, syncs, locks, sweeps, children
+//! local, memory         directories; for tests: disk (simulated), fault
+//! ```
 
+pub(crate) mod commit;
 #[cfg(feature = "testing")]
 pub(crate) mod contract;
+mod directory;
 #[cfg(feature = "testing")]
 pub(crate) mod disk;
 #[cfg(feature = "testing")]
 pub(crate) mod fault;
 mod local;
+mod location;
 mod memory;
 mod name;
+mod on_directory;
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use local::{Links, LocalStore};
-pub use memory::MemoryStore;
+use crate::error::{Error, Result};
+use crate::timeline::Timeline;
+
+pub use directory::{Directory, Draft, Lock, Synced};
+pub use local::{Links, LocalDirectory};
+pub use location::{IntoLocation, Location};
+pub use memory::MemoryDirectory;
 pub use name::{check_name, draft_name, is_draft};
+pub use on_directory::{DirectoryStore, LocalStore, MemoryStore};
 
 /// Bytes that can be read at any offset, by several threads at once.
 ///
@@ -112,198 +130,191 @@ pub enum Io {
     Buffered,
 }
 
-/// A file being written without a name, or under a temporary one, which nobody takes for a checkpoint.
-///
-/// A draft that is dropped without [`Draft::sync`], or whose sync fails, is removed. One that has no
-/// name is gone with its process; one with a temporary name is left for [`Store::sweep`].
-pub trait Draft: WriteAt {
-    /// The temporary name, unique in its store; [`is_draft`] knows it. Empty if it has none.
-    fn name(&self) -> &str;
-
-    /// Makes the content durable and closes the file. The name is not durable yet.
-    ///
-    /// Takes the draft by value, so that a failed sync cannot be tried again: after a failure the
-    /// operating system may report success for data it has dropped.
-    ///
-    /// # Errors
-    /// The file is dead: its content is unknown, whatever a later read returns.
-    fn sync(self: Box<Self>) -> io::Result<Synced>;
-
-    /// As [`Draft::sync`], but the content does not become durable: what a device does that lies.
-    ///
-    /// # Errors
-    /// As [`Draft::sync`].
-    #[cfg(feature = "testing")]
-    fn forget_sync(self: Box<Self>) -> io::Result<Synced> {
-        self.sync()
-    }
-}
-
-/// A draft whose content is durable and which waits for its final name.
-///
-/// While this lives, so does the draft's writer in the eyes of [`Store::sweep`]: otherwise a
-/// sweep could take the file between its sync and its renaming.
-pub struct Synced {
-    name: String,
-    alive: Box<dyn Any + Send + Sync>,
-}
-
-impl Synced {
-    /// The draft called `name`; dropping `alive` leaves it to the next sweep.
-    pub fn new(name: impl Into<String>, alive: impl Any + Send + Sync) -> Self {
-        Self { name: name.into(), alive: Box::new(alive) }
-    }
-
-    /// The draft without a name behind `file`, of which its store knows how to name it.
-    pub fn unnamed(file: impl Any + Send + Sync) -> Self {
-        Self::new("", file)
-    }
-
-    /// The temporary name; empty if it has none, and [`Store::name_draft`] is to give it one.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What keeps the draft alive, if it is of this type.
-    pub(crate) fn alive<T: Any>(&self) -> Option<&T> {
-        self.alive.downcast_ref()
-    }
-}
-
-impl fmt::Debug for Synced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Synced").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// One file of a store.
+/// One file of a store or a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in the store; never a path.
+    /// Its name there; never a path.
     pub name: String,
     /// Its length in bytes.
     pub len: u64,
 }
-
-/// Holds the right to write to a store; gives it back when dropped.
-pub trait Lock: Send + Sync + fmt::Debug {}
-
-/// A flat set of named files.
+/// What is to be published: a name, a length, and what writes that many bytes.
 ///
-/// Names are single path components; [`check_name`] refuses others with
-/// [`io::ErrorKind::InvalidInput`]. An implementation must pass the contract tests
-/// (`testing::check_store` with the feature `testing`).
+/// Everything is planned before: a store reserves the space, or divides the bytes into parts, before
+/// the first one is written.
+#[non_exhaustive]
+pub struct Publication<'a> {
+    /// The name of the entry.
+    pub name: &'a str,
+    /// Bytes of the entry.
+    pub len: u64,
+    /// What the name must hold until then.
+    pub precondition: Precondition,
+    /// Writes each byte exactly once, in any order and from several threads.
+    pub write: WriteEntry<'a>,
+    /// Is asked once every byte was written and before the name is given.
+    pub approve: Box<dyn FnOnce() -> Result<()> + 'a>,
+}
+
+/// Writes the bytes of an entry.
+pub type WriteEntry<'a> = Box<dyn FnOnce(&dyn WriteAt) -> Result<()> + 'a>;
+
+/// What a name must hold for an entry to be published under it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Precondition {
+    /// Anything or nothing: what is there is replaced.
+    #[default]
+    Any,
+    /// Nothing.
+    Absent,
+}
+
+impl<'a> Publication<'a> {
+    /// An entry of `len` bytes that `write` writes. It replaces what has the name.
+    pub fn new(
+        name: &'a str,
+        len: u64,
+        write: impl FnOnce(&dyn WriteAt) -> Result<()> + 'a,
+    ) -> Self {
+        let approve = Box::new(|| Ok(()));
+        Self { name, len, precondition: Precondition::Any, write: Box::new(write), approve }
+    }
+
+    /// An entry of these bytes.
+    pub fn of_bytes(name: &'a str, bytes: &'a [u8]) -> Self {
+        Self::new(name, bytes.len() as u64, |to| {
+            to.write_at(0, bytes).map_err(|error| Error::io("write", error))
+        })
+    }
+
+    /// Is published only if `approve` returns `Ok`, which is called once every byte was written and
+    /// before the entry exists.
+    #[must_use]
+    pub fn approved_by(self, approve: impl FnOnce() -> Result<()> + 'a) -> Self {
+        Self { approve: Box::new(approve), ..self }
+    }
+
+    /// Is published only if the name is free.
+    #[must_use]
+    pub fn if_absent(self) -> Self {
+        Self { precondition: Precondition::Absent, ..self }
+    }
+}
+
+impl fmt::Debug for Publication<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, len, precondition, .. } = self;
+        f.debug_struct("Publication")
+            .field("name", name)
+            .field("len", len)
+            .field("precondition", precondition)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right to write to a store; given back when dropped.
+pub trait Lease: Send + Sync + fmt::Debug {}
+
+/// Named, immutable entries under a prefix: what a manager sees of a directory or of an object store.
+///
+/// An implementor guarantees:
+///
+/// * An entry appears whole and in one step, when it is published, or not at all. What has the name
+///   until then is there until that step, and is replaced by it.
+/// * [`Store::publish`] and [`Store::remove`] return once their effect survives a crash and a power
+///   loss, or with an error.
+/// * What was published is what is listed and opened from then on, by anybody.
+/// * An open entry stays the same one, whatever happens to its name, for as long as the store
+///   promises to readers; a read that cannot be served is an error, never other bytes.
+///
+/// Names are single path components; [`check_name`] refuses others. An implementation must pass the
+/// contract tests (`testing::check_store` with the feature `testing`).
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Creates a draft and reserves `len` bytes for it.
+    /// Publishes an entry. Once this returns, it is there and durable. Returned is the time that
+    /// writing, syncing and naming took.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`], [`io::ErrorKind::QuotaExceeded`] or
-    /// [`io::ErrorKind::FileTooLarge`] where the space cannot be had; nothing is left behind then.
-    fn create(&self, len: u64) -> io::Result<Box<dyn Draft>>;
+    /// The store is as it was before: [`Error::DiskFull`] if there is no room; [`Error::Io`] of the
+    /// kind [`io::ErrorKind::AlreadyExists`] if the name is to be free and is not; [`Error::Io`] if
+    /// something else fails; [`Error::Invalid`] if other than the planned bytes were written; what
+    /// `write` or `approve` return.
+    ///
+    /// [`Error::NotDurable`] if the entry is there and may not survive a power loss, which leaves it
+    /// or what it replaced, complete in either case.
+    fn publish(&self, entry: Publication<'_>) -> Result<Timeline>;
 
-    /// As [`Store::create`], for a file that is to be called `name`: without a name of its own where
-    /// the store can, and with the permissions of the file that it is to replace.
+    /// Opens the entry called `name` for reading at any offset.
     ///
     /// # Errors
-    /// As [`Store::create`]; [`io::ErrorKind::InvalidInput`] if `name` cannot be replaced by a file,
-    /// being a directory, a pipe or a device.
-    fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
-        check_name(name)?;
-        self.create(len)
-    }
+    /// [`Error::NotFound`] if there is none; [`Error::Io`].
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>>;
 
-    /// Gives a draft that has no name the name `name`, which must be free.
+    /// The entries whose names begin with `prefix`, in no particular order. What is not published yet
+    /// is not among them, nor is what the store keeps for itself.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if it is taken; [`io::ErrorKind::InvalidInput`] for a draft
-    /// with a name, and by default.
-    fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
-        let _ = (draft, name);
-        Err(io::ErrorKind::InvalidInput.into())
-    }
+    /// [`Error::Io`], also if the store was moved or removed.
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>>;
 
-    /// Opens the file called `name` for reading.
+    /// Removes entries, in the order given, and returns when that is durable. A name that has no entry
+    /// is not an error.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where there is none.
-    fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>>;
+    /// [`Error::Io`] if one cannot be removed: those before it are gone, those after it are untouched.
+    fn remove(&self, names: &[&str]) -> Result<()>;
 
-    /// All files, in no particular order, drafts included; what a store keeps for itself, such
-    /// as the file behind [`Store::lock`], is not among them.
+    /// Takes the right to write, and keeps other writers out until it is dropped. What writers that are
+    /// gone have left unpublished is swept. Only writers ask for it, at their first write.
     ///
     /// # Errors
-    /// Whatever the operating system says.
-    fn list(&self) -> io::Result<Vec<Entry>>;
+    /// [`Error::Locked`] if another writer has it, naming that one if it is known; [`Error::Io`].
+    fn lease(&self) -> Result<Box<dyn Lease>>;
 
-    /// Gives the file `from` the name `to` in one step, replacing what had it.
-    ///
-    /// Where both names belong to one file already, nothing happens and **both stay**, as POSIX
-    /// has it.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::NotFound`] where `from` does not exist; nothing has changed then.
-    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// What people call this store: a directory's path, say.
+    fn describe(&self) -> String;
 
-    /// Removes the name `name`.
+    /// Whether what [`Store::describe`] says still leads here; asked before each write. Always so if
+    /// not overridden.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where there is none.
-    fn remove(&self, name: &str) -> io::Result<()>;
-
-    /// Makes all names durable: creations, renames, links and removals so far.
-    ///
-    /// # Errors
-    /// Which of the changes are durable is then unknown.
-    fn sync(&self) -> io::Result<()>;
-
-    /// Gives the file `from` the further name `to`, which must be free.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] where `to` is taken, [`io::ErrorKind::NotFound`] where
-    /// there is no `from`, [`io::ErrorKind::Unsupported`] where a file has one name only, and by
-    /// default.
-    fn link(&self, from: &str, to: &str) -> io::Result<()> {
-        let _ = (from, to);
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Keeps other writers out until the lock is dropped.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where another writer is in, carrying the name of that writer
-    /// as its message where it is known; [`io::ErrorKind::Unsupported`] where the store has no
-    /// locks.
-    fn lock(&self) -> io::Result<Box<dyn Lock>>;
-
-    /// Removes drafts whose writer is gone, never one whose writer lives; returns their names.
-    ///
-    /// A temporary name that [`Store::link`] made has no writer, so this belongs under the
-    /// [`Store::lock`]. A draft that may have been made this very moment is left for a later sweep.
-    ///
-    /// # Errors
-    /// Whatever the operating system says.
-    fn sweep(&self) -> io::Result<Vec<String>>;
-
-    /// As [`Store::sweep`], for whoever does not hold the [`Store::lock`]: does nothing while another
-    /// writer does. Nothing by default.
-    ///
-    /// # Errors
-    /// Whatever the operating system says.
-    fn sweep_unless_locked(&self) -> io::Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    /// Whether what [`Store::describe`] says still leads here.
-    ///
-    /// # Errors
-    /// In words, if the directory was moved or removed.
-    fn check_location(&self) -> io::Result<()> {
+    /// In words, if the store was moved or removed.
+    fn check_location(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Bytes that are free for new files, where the store can tell.
-    fn free_space(&self) -> Option<u64> {
-        None
+    /// Makes `alias` a further name of the entry `target`, replacing what has that name; durable when
+    /// this returns. If not overridden, the bytes are copied.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no `target`, else as [`Store::publish`]. `alias` then is what it
+    /// was.
+    fn point(&self, alias: &str, target: &str) -> Result<()> {
+        let from = self.open(target)?;
+        let path = Path::new(&self.describe()).join(target);
+        self.publish(Publication::new(alias, from.len(), |to| copy(&*from, &path, to))).map(drop)
+    }
+
+    /// Renames the damaged entry `name` so that it is kept and is not a checkpoint any more, writes
+    /// `reason` beside it, and returns the new name. If not overridden, it stays where it is, which is
+    /// an error of the kind [`io::ErrorKind::Unsupported`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Io`] if it cannot be renamed: it stays where it is. As
+    /// [`Store::publish`] if the reason cannot be written: it was set aside all the same.
+    fn set_aside(&self, name: &str, reason: &str) -> Result<String> {
+        let _ = reason;
+        let path = Path::new(&self.describe()).join(name);
+        Err(Error::io("set aside", io::ErrorKind::Unsupported.into()).at_path(path))
+    }
+
+    /// Sweeps as [`Store::lease`] does, for a reader: does nothing while a writer has the right to
+    /// write. Nothing if not overridden.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn sweep_unless_leased(&self) -> Result<()> {
+        Ok(())
     }
 
     /// The name in this store of the file at `path`; `None` if it lies elsewhere. A bare name is one of
@@ -314,7 +325,20 @@ pub trait Store: Send + Sync + fmt::Debug {
         let is_here = parent == Path::new("") || parent == Path::new(&self.describe());
         is_here.then_some(name)
     }
+}
 
-    /// What people call this store: a directory's path, say.
-    fn describe(&self) -> String;
+/// What a copy holds in memory at a time.
+const COPY_PIECE: u64 = 1 << 20;
+
+/// Copies every byte of the file at `path`.
+fn copy(from: &dyn ReadAt, path: &Path, to: &dyn WriteAt) -> Result<()> {
+    let mut piece = vec![0; from.len().min(COPY_PIECE) as usize];
+    let mut at = 0;
+    while at < from.len() {
+        let piece = &mut piece[..(from.len() - at).min(COPY_PIECE) as usize];
+        from.read_at(at, piece).map_err(|error| Error::io("read", error).at_path(path))?;
+        to.write_at(at, piece).map_err(|error| Error::io("write", error))?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }

@@ -40,11 +40,11 @@ impl<'de> de::Deserializer<'de> for FromValue<'_> {
             Value::Bool(v) => visitor.visit_bool(*v),
             Value::Int(v) => visitor.visit_i64(*v),
             Value::BigInt(v) => {
-                if let Ok(v) = u64::try_from(v) {
+                if let Ok(v) = u64::try_from(&v.0) {
                     visitor.visit_u64(v)
-                } else if let Ok(v) = i128::try_from(v) {
+                } else if let Ok(v) = i128::try_from(&v.0) {
                     visitor.visit_i128(v)
-                } else if let Ok(v) = u128::try_from(v) {
+                } else if let Ok(v) = u128::try_from(&v.0) {
                     visitor.visit_u128(v)
                 } else {
                     visitor.visit_string(v.to_string())

@@ -1,5 +1,6 @@
 //! The state tree: everything a training state is made of, in order.
 
+mod big;
 mod de;
 mod number;
 mod object;
@@ -7,8 +8,7 @@ mod ser;
 mod shared;
 mod walk;
 
-use num_bigint::BigInt;
-
+pub use big::BigInt;
 pub use de::from_value;
 pub use object::Object;
 pub use ser::to_value;

@@ -2,7 +2,7 @@
 
 use serde::ser::{self, Serialize};
 
-use super::{Dict, Value, join};
+use super::{BigInt, Dict, Value, join};
 use crate::error::{Error, Result};
 
 /// Turns a Rust value into a state tree.
@@ -52,7 +52,7 @@ pub(super) fn under(key: &str, error: Error) -> Error {
 
 fn int(value: impl Into<num_bigint::BigInt>) -> Value {
     let value = value.into();
-    i64::try_from(&value).map_or(Value::BigInt(value), Value::Int)
+    i64::try_from(&value).map_or_else(|_| Value::BigInt(BigInt(value)), Value::Int)
 }
 
 fn variant(name: &str, value: Value) -> Value {

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{Dict, Value};
 use crate::error::{Error, Result};
 use crate::memory::zeroed;
+use crate::read_options::ReadOptions;
 use crate::tensor::{Storage, Tensor, read_storages};
 
 /// Joins a parent's path and a key.
@@ -123,11 +124,12 @@ impl Value {
         found.storages
     }
 
-    /// The same tree with all bytes in memory and checked, read by `threads` threads.
+    /// The same tree with all bytes in memory and checked.
     ///
     /// # Errors
-    /// [`crate::Error::Damaged`] naming the first tensor whose bytes are not those that were saved.
-    pub fn resident(mut self, threads: usize) -> Result<Value> {
+    /// [`crate::Error::Damaged`] naming the first tensor whose bytes are not those that were saved;
+    /// [`crate::Error::Cancelled`].
+    pub fn resident<'o>(mut self, options: impl Into<ReadOptions<'o>>) -> Result<Value> {
         let mut lazy: Vec<&Storage> = Vec::new();
         let mut seen = FxHashSet::default();
         each_storage(&self, &mut FxHashSet::default(), &mut |storage| {
@@ -146,7 +148,7 @@ impl Value {
             let zeroed = zeroed(storage.len(), "read a tensor");
             memory.push(zeroed.map_err(|error| named(storage, error))?);
         }
-        read_storages(&lazy, &mut memory, &threads.into())
+        read_storages(&lazy, &mut memory, &options.into())
             .map_err(|(index, error)| named(lazy[index], error))?;
         let resident: FxHashMap<usize, Storage> = lazy
             .into_iter()

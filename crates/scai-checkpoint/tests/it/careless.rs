@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use scai_checkpoint::store::{Draft, Entry, Lock, ReadAt, Store};
+use scai_checkpoint::store::{Directory, Draft, Entry, Lock, ReadAt};
 
 use crate::training::{iteration, name};
 
@@ -17,7 +17,7 @@ pub(crate) enum Mistake {
 }
 
 /// Copies the bytes of one file into another, which exists in part meanwhile.
-pub(crate) trait Overwrite: Store {
+pub(crate) trait Overwrite: Directory {
     fn overwrite_with(&self, from: &str, to: &str) -> io::Result<()>;
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Careless<S> {
     pub(crate) mistake: Mistake,
 }
 
-impl<S: Overwrite> Store for Careless<S> {
+impl<S: Overwrite> Directory for Careless<S> {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         if self.mistake == Mistake::DeleteFirst {
             let entries = self.store.list()?;

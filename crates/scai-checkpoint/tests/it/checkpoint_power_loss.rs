@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use scai_checkpoint::manager::Prune;
-use scai_checkpoint::store::{Store, is_draft};
+use scai_checkpoint::store::{Directory, Store, is_draft};
 use scai_checkpoint::testing::{
-    CrashReport, CrashState, Effect, Failure, Fault, FaultStore, Op, SimulatedDisk, Times,
+    CrashReport, CrashState, Effect, Failure, Fault, FaultDirectory, Op, SimulatedDisk, Times,
 };
 use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
 use crate::aftermath::{Promised, Removed};
 use crate::careless::{Careless, Mistake, Overwrite};
+use crate::support::over;
 use crate::training::{Save, Size, full, name, save_of, save_under, state};
 
 pub(crate) const SIZE: Size = Size::Small;
@@ -38,7 +39,7 @@ impl Bench {
     }
 
     pub(crate) fn sound() -> Self {
-        Self::new(|disk| Arc::new(disk))
+        Self::new(|disk| over(disk))
     }
 
     fn save(&mut self, iteration: u64, writer: u64) {
@@ -91,8 +92,7 @@ impl Bench {
     pub(crate) fn assert_caught(&self, what: &str) {
         let files = names(&self.disk);
         let promised = &self.promises.last().unwrap().1;
-        let manager =
-            CheckpointManager::with_store(Arc::new(self.disk.clone()), Options::default());
+        let manager = CheckpointManager::with_store(over(self.disk.clone()), Options::default());
         promised.check_files(&manager, files, Removed::Gone).unwrap();
         let report = self.crash();
         let text = report.to_string();
@@ -103,14 +103,14 @@ impl Bench {
     }
 }
 
-pub(crate) fn names(store: &dyn Store) -> Vec<String> {
+pub(crate) fn names(store: &dyn Directory) -> Vec<String> {
     store.list().unwrap().into_iter().map(|entry| entry.name).collect()
 }
 
 /// Everything that was promised holds, the next process goes on, and it leaves no draft.
 fn check(crash: &CrashState<'_>, promised: &mut Promised) -> Result<(), String> {
-    let store = &crash.store;
-    let manager = CheckpointManager::with_store(Arc::new(store.clone()), promised.options());
+    let store = &crash.directory;
+    let manager = CheckpointManager::with_store(over(store.clone()), promised.options());
     promised.check_files(&manager, names(store), Removed::MayComeBackAsGarbage)?;
     let newest = promised.begun.last().map_or(0, |save| save.iteration);
     let next = Save { iteration: newest + 1, writer: 1 };
@@ -140,13 +140,13 @@ fn a_run_that_saves_and_prunes_always_has_what_was_acknowledged() {
 
 #[test]
 fn a_run_where_drafts_have_names_is_as_safe() {
-    let mut bench = Bench::on(SimulatedDisk::with_named_drafts(), |disk| Arc::new(disk));
+    let mut bench = Bench::on(SimulatedDisk::with_named_drafts(), |disk| over(disk));
     for iteration in 1..=if full() { 40 } else { 5 } {
         bench.save(iteration, 1);
     }
     let report = bench.assert_safe("saves, latest and retention, with named drafts");
     assert!(report.states > 500, "too few states to mean anything: {report}");
-    let mut bench = Bench::on(SimulatedDisk::with_named_drafts(), |disk| Arc::new(disk));
+    let mut bench = Bench::on(SimulatedDisk::with_named_drafts(), |disk| over(disk));
     for writer in 1..=3 {
         bench.save(100, writer);
     }
@@ -156,11 +156,11 @@ fn a_run_where_drafts_have_names_is_as_safe() {
 #[test]
 fn a_run_where_latest_is_a_copy_is_as_safe() {
     let mut bench = Bench::new(|disk| {
-        let store = FaultStore::new(disk);
+        let store = FaultDirectory::new(disk);
         let concerns = |op: &Op| matches!(op, Op::Link { .. });
         let effect = Effect::Fail(Failure::Kind(io::ErrorKind::Unsupported));
         store.arm(Fault { concerns, after: 0, times: Times::FromThenOn, effect });
-        Arc::new(store)
+        over(store)
     });
     for iteration in 1..=if full() { 20 } else { 4 } {
         bench.save(iteration, 1);
@@ -196,12 +196,12 @@ fn a_damaged_checkpoint_is_never_lost_while_a_resume_sets_it_aside() {
     assert_eq!((resumed.iterations_lost, resumed.skipped.len()), (1, 1));
     let aside = "checkpoint_iter_2.pt.damaged";
     let report = bench.disk.crash_from(before, |crash| {
-        let found = [name(2).as_str(), aside].map(|name| crash.store.get(name));
+        let found = [name(2).as_str(), aside].map(|name| crash.directory.get(name));
         if found.iter().flatten().filter(|bytes| *bytes == damaged).count() != 1 {
-            return Err(format!("the damaged file is gone: {:?}", names(&crash.store)));
+            return Err(format!("the damaged file is gone: {:?}", names(&crash.directory)));
         }
         let manager =
-            CheckpointManager::with_store(Arc::new(crash.store.clone()), Options::default());
+            CheckpointManager::with_store(over(crash.directory.clone()), Options::default());
         let resumed = manager.resume().map_err(|error| error.to_string())?.ok_or("nothing")?;
         let save = save_of(&resumed.checkpoint, SIZE)?;
         let latest = save_under(&manager, "latest.pt", SIZE);
@@ -209,7 +209,7 @@ fn a_damaged_checkpoint_is_never_lost_while_a_resume_sets_it_aside() {
         if save.iteration != 1 || latest.is_ok_and(|latest| latest != Some(save)) {
             return Err(format!("resumed {save:?}"));
         }
-        match crash.store.get(aside) {
+        match crash.directory.get(aside) {
             Some(bytes) if bytes == damaged => Ok(()),
             other => Err(format!("{:?} bytes were set aside", other.map(|bytes| bytes.len()))),
         }
@@ -222,7 +222,7 @@ fn a_damaged_checkpoint_is_never_lost_while_a_resume_sets_it_aside() {
 fn an_acknowledged_pin_holds_and_a_pinned_checkpoint_is_never_lost() {
     let mut bench = Bench::sound();
     bench.save(1, 1);
-    bench.manager.pin(&name(1)).unwrap();
+    bench.manager.pin(name(1)).unwrap();
     let pinned = bench.disk.steps();
     for iteration in 2..=4 {
         let save = Save { iteration, writer: 1 };
@@ -230,7 +230,7 @@ fn an_acknowledged_pin_holds_and_a_pinned_checkpoint_is_never_lost() {
     }
     let report = bench.disk.crash_from(pinned, |crash| {
         let manager =
-            CheckpointManager::with_store(Arc::new(crash.store.clone()), Options::default());
+            CheckpointManager::with_store(over(crash.directory.clone()), Options::default());
         manager
             .prune(&Retention::keep_last(1).unwrap(), Prune::Remove)
             .map_err(|error| error.to_string())?;
@@ -246,9 +246,9 @@ fn an_acknowledged_pin_holds_and_a_pinned_checkpoint_is_never_lost() {
 #[test]
 fn a_disk_that_forgets_a_write_costs_the_new_save_and_no_old_one() {
     let disk = SimulatedDisk::new();
-    let store = FaultStore::new(disk.clone());
+    let store = FaultDirectory::new(disk.clone());
     let options = Promised::new(SIZE, KEEP).options();
-    let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
+    let manager = CheckpointManager::with_store(over(store.clone()), options);
     for iteration in 1..=2 {
         manager.save(state(Save { iteration, writer: 1 }, SIZE)).unwrap();
     }
@@ -263,7 +263,7 @@ fn a_disk_that_forgets_a_write_costs_the_new_save_and_no_old_one() {
     }
     let report = disk.crash_from(before, |crash| {
         let manager =
-            CheckpointManager::with_store(Arc::new(crash.store.clone()), Options::default());
+            CheckpointManager::with_store(over(crash.directory.clone()), Options::default());
         let resumed = manager.resume().map_err(|error| error.to_string())?.ok_or("nothing")?;
         let found =
             [save_of(&resumed.checkpoint, SIZE).map(Some), save_under(&manager, &name(1), SIZE)];
@@ -301,14 +301,14 @@ fn a_writer_that_forgets_to_sync_is_caught() {
     let directory = |op: &Op| matches!(op, Op::SyncNames);
     for (what, concerns) in [("no sync of the file", file), ("of the directory", directory)] {
         let bench = Bench::new(|disk| {
-            let store = FaultStore::new(disk);
+            let store = FaultDirectory::new(disk);
             store.arm(Fault {
                 concerns,
                 after: 0,
                 times: Times::FromThenOn,
                 effect: Effect::Forget,
             });
-            Arc::new(store)
+            over(store)
         });
         run(bench).assert_caught(what);
     }
@@ -317,7 +317,7 @@ fn a_writer_that_forgets_to_sync_is_caught() {
 #[test]
 fn a_writer_in_place_and_one_that_deletes_first_are_caught_by_power_failures() {
     for mistake in [Mistake::InPlace, Mistake::DeleteFirst] {
-        let bench = Bench::new(|store| Arc::new(Careless { store, mistake }));
+        let bench = Bench::new(|store| over(Careless { store, mistake }));
         run(bench).assert_caught(&format!("{mistake:?}"));
     }
 }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io, thread};
 
 use scai_checkpoint::CheckpointManager;
 use scai_checkpoint::store::Io;
-use scai_checkpoint::store::LocalStore;
+use scai_checkpoint::store::LocalDirectory;
 use tempfile::TempDir;
 
 use crate::aftermath::Promised;
 use crate::careless::{Careless, Mistake, Overwrite};
 use crate::child::{Ended, Process, command, copy_directory, say, wait_to_go};
 use crate::strace::{self, Call};
+use crate::support::over;
 use crate::training::{Random, Save, Size, full, open, save_of, state};
 
 const SIZE: Size = Size::Large;
@@ -72,8 +72,8 @@ pub(crate) fn save_once(manager: &CheckpointManager, size: Size) {
 pub(crate) fn child(role: &str, directory: &Path) {
     let mut options = Promised::new(SIZE, KEEP).options();
     let careless = |options, mistake| {
-        let store = Careless { store: LocalStore::open(directory).unwrap(), mistake };
-        CheckpointManager::with_store(Arc::new(store), options)
+        let store = Careless { store: LocalDirectory::open(directory).unwrap(), mistake };
+        CheckpointManager::with_store(over(store), options)
     };
     match role {
         "for ever" => return save_for_ever(&open(directory, options.io(Io::Direct))),
@@ -83,8 +83,8 @@ pub(crate) fn child(role: &str, directory: &Path) {
     }
     let manager = match role {
         "once, named drafts" => {
-            let store = LocalStore::open(directory).unwrap().with_named_drafts();
-            CheckpointManager::with_store(Arc::new(store), options)
+            let store = LocalDirectory::open(directory).unwrap().with_named_drafts();
+            CheckpointManager::with_store(over(store), options)
         }
         "in place" => careless(options, Mistake::InPlace),
         "delete first" => careless(options, Mistake::DeleteFirst),
@@ -93,7 +93,7 @@ pub(crate) fn child(role: &str, directory: &Path) {
     save_once(&manager, SIZE);
 }
 
-impl Overwrite for LocalStore {
+impl Overwrite for LocalDirectory {
     fn overwrite_with(&self, from: &str, to: &str) -> io::Result<()> {
         fs::copy(self.path().join(from), self.path().join(to)).map(drop)
     }

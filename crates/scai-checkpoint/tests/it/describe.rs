@@ -1,4 +1,4 @@
-//! The description of a state tree that `tests/golden/describe.py` makes of what torch loaded.
+//! The description of a state tree that `fixtures/golden/describe.py` makes of what torch loaded.
 
 use std::collections::HashMap;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
 use scai_checkpoint::file::WriteOptions;
 use scai_checkpoint::store::Io;
-use scai_checkpoint::store::{LocalStore, Store};
+use scai_checkpoint::store::{Directory, LocalDirectory};
 use scai_checkpoint::tensor::{Source, Storage};
 use scai_checkpoint::{DType, Dict, Error, Result, Tensor, Value, file};
 
@@ -64,7 +64,7 @@ fn bytes_at_any_place_in_memory_and_in_the_file_are_written() {
     let mut random = Random(7);
     let memory = bytes(40_000, 8);
     for io in MODES {
-        let store = LocalStore::open(directory.path()).unwrap().with_io(io);
+        let store = LocalDirectory::open(directory.path()).unwrap().with_io(io);
         for _ in 0..60 {
             let (skip, len) = (random.below(5000) as usize, 1 + random.below(35_000) as usize);
             let offset = match random.below(3) {
@@ -92,7 +92,7 @@ fn several_threads_write_neighbouring_runs_that_share_pages() {
     let directory = directory();
     let content = bytes(3 << 20, 9);
     for io in MODES {
-        let store = LocalStore::open(directory.path()).unwrap().with_io(io);
+        let store = LocalDirectory::open(directory.path()).unwrap().with_io(io);
         let draft = store.create(content.len() as u64).unwrap();
         let mut runs = Vec::new();
         let (mut random, mut at) = (Random(10), 0);

@@ -6,14 +6,15 @@ use std::io;
 use std::sync::Arc;
 
 use scai_checkpoint::codec::torch::Unprotected;
-use scai_checkpoint::store::{Store, is_draft};
-use scai_checkpoint::testing::{Effect, Failure, Fault, FaultStore, Op, SimulatedDisk, Times};
+use scai_checkpoint::store::{Directory, Store, is_draft};
+use scai_checkpoint::testing::{Effect, Failure, Fault, FaultDirectory, Op, SimulatedDisk, Times};
 use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Retention};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::fuzz_checks::Input;
-use crate::fuzz_model::{Directory, Effects, Held, Model};
+use crate::fuzz_model::{Contents, Effects, Held, Model};
 use crate::support;
+use crate::support::over;
 use crate::training::{self, Save, Size, name, save_of};
 
 pub(crate) const SIZE: Size = Size::Tiny;
@@ -24,7 +25,7 @@ pub(crate) const ITERATIONS: [u64; 8] = [0, 1, 2, 3, 5, 10, 100, 1 << 40];
 pub(crate) type Checked = Result<(), String>;
 
 /// One fault for an operation, over one that stands for what the file system lacks.
-type Faulty = FaultStore<FaultStore<SimulatedDisk>>;
+type Faulty = FaultDirectory<FaultDirectory<SimulatedDisk>>;
 
 pub(crate) struct Bench {
     /// What was done, for the reader of a failure.
@@ -49,7 +50,7 @@ impl Bench {
         let mut bench = Self {
             story: vec![format!("{retention:?}, links: {links}")],
             model: Model::default(),
-            manager: Some(manager_of(Arc::new(store.clone()), retention.clone())),
+            manager: Some(manager_of(over(store.clone()), retention.clone())),
             retention,
             links,
             store,
@@ -68,7 +69,7 @@ impl Bench {
     }
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
-        Arc::new(self.store.clone())
+        over(self.store.clone())
     }
 
     pub(crate) fn manager(&self) -> &CheckpointManager {
@@ -109,7 +110,7 @@ impl Bench {
         if !self.model.now.has_damage() {
             return BTreeSet::new();
         }
-        let reader = manager_of(Arc::new(self.disk().clone()), Retention::keep_all());
+        let reader = manager_of(over(self.disk().clone()), Retention::keep_all());
         let listed = reader.list().unwrap_or_default();
         let obvious = listed.into_iter().filter(|listed| listed.problem.is_some());
         obvious.map(|listed| listed.iteration).collect()
@@ -128,8 +129,8 @@ impl Bench {
     }
 
     /// What a store holds, read past the engine's manager and past the faults.
-    fn look(&mut self, store: &dyn Store) -> Result<Directory, String> {
-        let mut found = Directory::default();
+    fn look(&mut self, store: &dyn Directory) -> Result<Contents, String> {
+        let mut found = Contents::default();
         for entry in store.list().map_err(|error| error.to_string())? {
             let file = entry.name.as_str();
             let split = file.split_once(".damaged").or_else(|| file.split_once(".earlier"));
@@ -275,16 +276,16 @@ pub(crate) fn manager_of(store: Arc<dyn Store>, retention: Retention) -> Checkpo
 }
 
 fn faulty(disk: SimulatedDisk, links: bool) -> Faulty {
-    let store = FaultStore::new(disk);
+    let store = FaultDirectory::new(disk);
     if !links {
         let concerns = |op: &Op| matches!(op, Op::Link { .. });
         let effect = Effect::Fail(Failure::Kind(io::ErrorKind::Unsupported));
         store.arm(Fault { concerns, after: 0, times: Times::FromThenOn, effect });
     }
-    FaultStore::new(store)
+    FaultDirectory::new(store)
 }
 
-fn content(store: &dyn Store, name: &str) -> Result<Vec<u8>, String> {
+fn content(store: &dyn Directory, name: &str) -> Result<Vec<u8>, String> {
     let file = store.open(name).map_err(|error| error.to_string())?;
     let mut bytes = vec![0; file.len() as usize];
     file.read_at(0, &mut bytes).map_err(|error| error.to_string())?;
@@ -292,7 +293,7 @@ fn content(store: &dyn Store, name: &str) -> Result<Vec<u8>, String> {
 }
 
 /// A disk on which these files are durable. Drafts among them have no living writer.
-fn disk_of(files: &dyn Store) -> Result<SimulatedDisk, String> {
+fn disk_of(files: &dyn Directory) -> Result<SimulatedDisk, String> {
     let disk = SimulatedDisk::new();
     let mut names = BTreeMap::new();
     for entry in files.list().map_err(|error| error.to_string())? {

@@ -200,7 +200,7 @@ fn rival(bench: &mut Bench, iteration: u64) -> Checked {
 fn load(bench: &mut Bench, iteration: u64) -> Checked {
     for residency in [Residency::Memory, Residency::Disk] {
         bench.begin(format!("load {iteration}, {residency:?}"));
-        let loaded = bench.manager().load(&name(iteration), residency).and_then(|loaded| {
+        let loaded = bench.manager().load(name(iteration), residency).and_then(|loaded| {
             // What stays on disk is checked when it is read.
             scai_checkpoint::Checkpoint::from_tree(loaded.clone().into_tree()?.resident(1)?)
         });
@@ -223,7 +223,7 @@ fn load(bench: &mut Bench, iteration: u64) -> Checked {
 
 fn verify(bench: &mut Bench, iteration: u64) -> Checked {
     bench.begin(format!("verify {iteration}"));
-    let verified = bench.manager().verify(&name(iteration));
+    let verified = bench.manager().verify(name(iteration));
     let held = bench.model.now.held(iteration);
     let disturbed = bench.end_reading()?;
     let found = verified.map(|v| (v.answers.exists, v.is_sound()));

@@ -17,7 +17,7 @@ pub(crate) enum Held {
 
 /// A directory as it lies there.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Directory {
+pub(crate) struct Contents {
     /// What is held by iteration; an iteration without a file is not among them.
     pub(crate) files: BTreeMap<u64, Held>,
     pub(crate) pins: BTreeSet<u64>,
@@ -27,7 +27,7 @@ pub(crate) struct Directory {
     pub(crate) drafts: usize,
 }
 
-impl Directory {
+impl Contents {
     pub(crate) fn held(&self, iteration: u64) -> Held {
         self.files.get(&iteration).copied().unwrap_or_default()
     }
@@ -85,7 +85,7 @@ struct Since {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
-    pub(crate) now: Directory,
+    pub(crate) now: Contents,
     since: BTreeMap<u64, Since>,
     /// What was set aside when the names were synced for certain.
     aside: BTreeSet<(u64, Held)>,
@@ -99,14 +99,14 @@ pub(crate) struct Model {
 
 impl Model {
     /// A directory of which every bit is durable, and a manager that knows nothing of it.
-    pub(crate) fn durable(now: Directory) -> Self {
+    pub(crate) fn durable(now: Contents) -> Self {
         let mut model =
             Self { aside: now.aside.clone(), now, since: BTreeMap::new(), ..Self::default() };
         model.settle();
         model
     }
 
-    fn iterations(&self, other: &Directory) -> BTreeSet<u64> {
+    fn iterations(&self, other: &Contents) -> BTreeSet<u64> {
         let files = self.now.files.keys().chain(other.files.keys()).chain(self.since.keys());
         files.chain(&self.now.pins).chain(&other.pins).copied().collect()
     }
@@ -114,7 +114,7 @@ impl Model {
     /// What is there now is what any power failure leaves.
     fn settle(&mut self) {
         self.aside = self.now.aside.clone();
-        for iteration in self.iterations(&Directory::default()) {
+        for iteration in self.iterations(&Contents::default()) {
             let held = BTreeSet::from([self.now.held(iteration)]);
             let pinned = BTreeSet::from([self.now.pins.contains(&iteration)]);
             self.since.insert(iteration, Since { held, pinned, garbage: false });
@@ -122,7 +122,7 @@ impl Model {
     }
 
     /// Holds what an operation left against what it may have done; it is what is there from then on.
-    pub(crate) fn advance(&mut self, effects: &Effects, left: Directory) -> Result<(), String> {
+    pub(crate) fn advance(&mut self, effects: &Effects, left: Contents) -> Result<(), String> {
         for iteration in self.iterations(&left) {
             self.check_file(effects, &left, iteration)
                 .and_then(|()| self.check_pin(effects, &left, iteration))
@@ -169,7 +169,7 @@ impl Model {
         before.chain(new).collect()
     }
 
-    fn check_aside(&self, effects: &Effects, left: &Directory) -> Result<(), String> {
+    fn check_aside(&self, effects: &Effects, left: &Contents) -> Result<(), String> {
         let unread = effects.save.map(|(iteration, _)| (iteration, self.now.held(iteration)));
         let unread = unread.filter(|(iteration, held)| {
             *held != Held::Nothing && (effects.by_rival || self.is_unread(*iteration))
@@ -198,12 +198,7 @@ impl Model {
         }
     }
 
-    fn check_file(
-        &self,
-        effects: &Effects,
-        left: &Directory,
-        iteration: u64,
-    ) -> Result<(), String> {
+    fn check_file(&self, effects: &Effects, left: &Contents, iteration: u64) -> Result<(), String> {
         let (was, is) = (self.now.held(iteration), left.held(iteration));
         if let Some((_, writer)) = effects.save.filter(|(saved, _)| *saved == iteration) {
             let saved = Held::Save(writer);
@@ -237,7 +232,7 @@ impl Model {
         Err(format!("it held {was:?} and holds {is:?}"))
     }
 
-    fn check_pin(&self, effects: &Effects, left: &Directory, iteration: u64) -> Result<(), String> {
+    fn check_pin(&self, effects: &Effects, left: &Contents, iteration: u64) -> Result<(), String> {
         let (was, is) = (self.now.pins.contains(&iteration), left.pins.contains(&iteration));
         let asked = effects.pin.filter(|(pinned, _)| *pinned == iteration).map(|(_, pin)| pin);
         let stale = effects.sets_aside && left.held(iteration) == Held::Nothing && !is;
@@ -270,7 +265,7 @@ impl Model {
     }
 
     /// Where nothing is damaged and nothing failed, retention removes all that it may.
-    fn check_removed(&self, effects: &Effects, left: &Directory) -> Result<(), String> {
+    fn check_removed(&self, effects: &Effects, left: &Contents) -> Result<(), String> {
         let Some(rules) = &effects.retention else { return Ok(()) };
         let exact = effects.acknowledged && !effects.disturbed && !effects.forgetful;
         if !exact || self.now.has_damage() {
@@ -287,7 +282,7 @@ impl Model {
     }
 
     /// Adds what a power failure may leave from now on.
-    fn remember(&mut self, effects: &Effects, left: &Directory) {
+    fn remember(&mut self, effects: &Effects, left: &Contents) {
         let mut iterations = self.iterations(left);
         // A save that does not read back had its name for a moment, whatever it has now.
         iterations.extend(effects.save.map(|(saved, _)| saved));
@@ -310,18 +305,14 @@ impl Model {
     }
 
     /// The disk damages a file, and what it damaged is durable.
-    pub(crate) fn damage(&mut self, left: Directory) {
+    pub(crate) fn damage(&mut self, left: Contents) {
         self.now = left;
         self.settle();
     }
 
     /// Holds what a power failure left against what it may leave; `before` is the model before the
     /// operation in the midst of which the power failed.
-    pub(crate) fn check_crash(
-        &self,
-        before: Option<&Self>,
-        left: &Directory,
-    ) -> Result<(), String> {
+    pub(crate) fn check_crash(&self, before: Option<&Self>, left: &Contents) -> Result<(), String> {
         for iteration in self.iterations(left) {
             let mut since = self.since_of(iteration);
             if let Some(before) = before {

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use scai_checkpoint::manager::{Prune, Resume};
 use scai_checkpoint::retention::Reason;
 use scai_checkpoint::testing::SimulatedDisk;
 use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
+use crate::support::over;
 use crate::training::{Save, Size, name, open, save_of, save_under, state};
 
 const SIZE: Size = Size::Tiny;
@@ -144,7 +144,7 @@ fn if_all_that_is_not_superseded_is_gone_the_resume_says_so() {
 #[test]
 fn a_rollback_is_whole_after_a_power_failure_at_any_moment() {
     let disk = SimulatedDisk::new();
-    let manager = CheckpointManager::with_store(Arc::new(disk.clone()), keep_last(2));
+    let manager = CheckpointManager::with_store(over(disk.clone()), keep_last(2));
     for iteration in [1, 2] {
         save(&manager, iteration, 1);
     }
@@ -157,7 +157,7 @@ fn a_rollback_is_whole_after_a_power_failure_at_any_moment() {
     let acknowledged = disk.steps();
     disk.retire("what was promised before");
     let report = disk.crash_from(before, |crash| {
-        let store = Arc::new(crash.store.clone());
+        let store = over(crash.directory.clone());
         let manager = CheckpointManager::with_store(store, Options::default());
         let found = manager.resume().map_err(|error| error.to_string())?.ok_or("nothing")?;
         let found = save_of(&found.checkpoint, SIZE)?;

@@ -26,7 +26,7 @@ fn directory(iterations: u64) -> (tempfile::TempDir, CheckpointManager) {
 }
 
 fn lazy(manager: &CheckpointManager, iteration: u64) -> Checkpoint {
-    manager.load(&name(iteration), Residency::Disk).unwrap()
+    manager.load(name(iteration), Residency::Disk).unwrap()
 }
 
 /// How many tensors can be read, all of them rightly, and the errors of the others.

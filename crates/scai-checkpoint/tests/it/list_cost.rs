@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use scai_checkpoint::store::{Draft, Entry, LocalStore, Lock, ReadAt, Store};
+use scai_checkpoint::store::{Directory, Draft, Entry, LocalDirectory, Lock, ReadAt};
 use scai_checkpoint::{CheckpointManager, Options};
 
-use crate::support::{names, write};
+use crate::support::{names, over, write};
 use crate::training::{Save, Size, name, state};
 
 const COUNT: u64 = 1000;
@@ -47,7 +47,7 @@ impl ReadAt for CountingFile {
     }
 }
 
-impl<S: Store> Store for Counting<S> {
+impl<S: Directory> Directory for Counting<S> {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         self.store.create(len)
     }
@@ -105,8 +105,8 @@ fn listing_1000_checkpoints_reads_only_their_beginnings() {
     let ls = start.elapsed();
 
     let cost = Arc::new(Cost::default());
-    let store = LocalStore::open(directory.path()).unwrap();
-    let store = Arc::new(Counting { store, cost: Arc::clone(&cost) });
+    let store = LocalDirectory::open(directory.path()).unwrap();
+    let store = over(Counting { store, cost: Arc::clone(&cost) });
     let manager = CheckpointManager::with_store(store, Options::default());
     let start = Instant::now();
     let listed = manager.list().unwrap();

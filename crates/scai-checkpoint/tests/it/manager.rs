@@ -1,19 +1,20 @@
 //! A directory of checkpoints, used as a training loop uses it.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use scai_checkpoint::load::{
     MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
 };
 use scai_checkpoint::manager::{Prune, Residency};
-use scai_checkpoint::store::MemoryStore;
+use scai_checkpoint::store::MemoryDirectory;
 use scai_checkpoint::tensor::{Attributes, Storage};
-use scai_checkpoint::testing::{Effect, Failure, Fault, FaultStore, Op, Times, publish};
+use scai_checkpoint::testing::{Effect, Failure, Fault, FaultDirectory, Op, Times, publish};
 use scai_checkpoint::value::{from_value, to_value};
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, DType, Dict, Error, Options, Retention, Tensor, Value,
 };
+
+use crate::support::over;
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Stats {
@@ -141,9 +142,9 @@ fn where_nothing_is_sound_each_resume_is_an_error_and_nothing_is_touched() {
 
 #[test]
 fn an_only_save_that_does_not_read_back_is_what_the_next_resume_speaks_of() {
-    let store = FaultStore::new(MemoryStore::new());
+    let store = FaultDirectory::new(MemoryDirectory::new());
     let options = Options::default().retention(Retention::keep_last(1).unwrap());
-    let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
+    let manager = CheckpointManager::with_store(over(store.clone()), options);
     store.arm(Fault {
         concerns: |op| matches!(op, Op::Write { .. }),
         after: 0,
@@ -205,7 +206,7 @@ fn retention_never_deletes_what_was_just_saved() {
 #[test]
 fn a_save_that_panics_in_the_background_is_told_and_publishes_nothing() {
     let manager =
-        CheckpointManager::with_store(Arc::new(MemoryStore::default()), Options::default());
+        CheckpointManager::with_store(over(MemoryDirectory::default()), Options::default());
     let mut checkpoint = state(1);
     let storage = Storage::produced(4, || panic!("no bytes"));
     let tensor = Tensor::contiguous(DType::UInt8, vec![4], storage).unwrap();
@@ -265,7 +266,7 @@ fn verify_answers_eight_questions_and_names_the_damage() {
 
 #[test]
 fn a_missing_field_is_named_with_those_that_are_there() {
-    let store = MemoryStore::default();
+    let store = MemoryDirectory::default();
     let tree = Value::Dict([("model_state_dict", Dict::new())].into_iter().collect());
     let bytes = crate::support::write(&tree).unwrap();
     let name = "checkpoint_iter_7.pt";
@@ -273,7 +274,7 @@ fn a_missing_field_is_named_with_those_that_are_there() {
         file.write_at(0, &bytes).map_err(|error| Error::Invalid(error.to_string()))
     })
     .unwrap();
-    let manager = CheckpointManager::with_store(Arc::new(store), Options::default());
+    let manager = CheckpointManager::with_store(over(store), Options::default());
     let error = manager.load(name, Residency::Memory).unwrap_err();
     assert!(matches!(error, Error::MissingField { .. }));
     let text = error.to_string();
@@ -300,14 +301,14 @@ fn saves_in_the_background_keep_their_order_and_their_snapshot() {
 
 #[test]
 fn a_failure_in_the_background_comes_out_of_the_next_call_once() {
-    let store = FaultStore::new(MemoryStore::default());
+    let store = FaultDirectory::new(MemoryDirectory::default());
     store.arm(Fault {
         concerns: |op| matches!(op, Op::Write { .. }),
         after: 0,
         times: Times::Once,
         effect: Effect::Fail(Failure::Os(5)),
     });
-    let manager = CheckpointManager::with_store(Arc::new(store), Options::default());
+    let manager = CheckpointManager::with_store(over(store), Options::default());
     drop(manager.save_in_background(state(1)).unwrap());
     let error = manager.list().unwrap_err();
     assert!(matches!(error, Error::Background(_)), "{error}");
@@ -319,7 +320,7 @@ fn a_failure_in_the_background_comes_out_of_the_next_call_once() {
 #[test]
 fn a_state_that_torch_could_not_load_is_refused_with_its_path() {
     let manager =
-        CheckpointManager::with_store(Arc::new(MemoryStore::default()), Options::default());
+        CheckpointManager::with_store(over(MemoryDirectory::default()), Options::default());
     let mut checkpoint = state(1);
     let inner: Dict = [("note", Value::Bytes(Vec::new()))].into_iter().collect();
     checkpoint.metadata = Value::Dict([("run", inner)].into_iter().collect());
@@ -331,7 +332,7 @@ fn a_state_that_torch_could_not_load_is_refused_with_its_path() {
 #[test]
 fn tied_tensors_stay_tied_and_views_stay_views() {
     let manager =
-        CheckpointManager::with_store(Arc::new(MemoryStore::default()), Options::default());
+        CheckpointManager::with_store(over(MemoryDirectory::default()), Options::default());
     let storage = Storage::from_vec((0..12).map(|i| i as f32).collect::<Vec<_>>());
     let whole = Tensor::contiguous(DType::Float32, vec![3, 4], storage.clone()).unwrap();
     let column =
@@ -378,7 +379,7 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
     let Error::Mismatch { report, .. } = strict else { panic!("{strict}") };
     assert_eq!((report.loaded.len(), report.missing.len()), (20, 5));
 
-    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+    let options = MatchOptions::default().strictness(Strictness::Partial);
     let matched = match_state(&model, &grown, &options).unwrap();
     assert_eq!(matched.tensors.len(), 20);
     assert_eq!(matched.report.missing.len(), 5);
@@ -401,7 +402,7 @@ fn a_moved_optimizer_state_is_in_the_order_of_the_parameters_and_the_same_each_t
     let mut model = blocks(50);
     model.rotate_left(20);
     names.rotate_left(7);
-    let options = MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() };
+    let options = MatchOptions::default().strictness(Strictness::Partial);
     let transfer = || {
         let moved = transfer_optimizer(&optimizer, &names, &current, &model, &options);
         let (Value::Dict(moved), report) = moved.unwrap() else { panic!("not a dict") };

@@ -1,6 +1,6 @@
 //! Files that know whether they are complete: stand-ins for checkpoints in tests of the protocol.
 
-use scai_checkpoint::store::{ReadAt, Store, WriteAt};
+use scai_checkpoint::store::{Directory, ReadAt, WriteAt};
 use scai_checkpoint::testing::publish;
 use scai_checkpoint::{Error, Result};
 use xxhash_rust::xxh3::xxh3_128;
@@ -29,7 +29,7 @@ pub(crate) fn id_of(file: &dyn ReadAt) -> Result<u64, String> {
     Ok(u64::from_le_bytes(*id))
 }
 
-pub(crate) fn id_under(store: &dyn Store, name: &str) -> Result<u64, String> {
+pub(crate) fn id_under(store: &dyn Directory, name: &str) -> Result<u64, String> {
     id_of(&*store.open(name).map_err(|error| error.to_string())?)
 }
 
@@ -45,6 +45,6 @@ pub(crate) fn write(draft: &dyn WriteAt, id: u64, len: usize) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn save(store: &dyn Store, name: &str, id: u64) -> Result<()> {
+pub(crate) fn save(store: &dyn Directory, name: &str, id: u64) -> Result<()> {
     publish(store, name, LEN as u64, |draft| write(draft, id, LEN)).map(drop)
 }

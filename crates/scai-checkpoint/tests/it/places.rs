@@ -7,7 +7,7 @@ use std::process::Command;
 
 use scai_checkpoint::codec::{Format, Plan, Unprotected};
 use scai_checkpoint::manager::Residency;
-use scai_checkpoint::store::{LocalStore, Store, draft_name, is_draft};
+use scai_checkpoint::store::{Directory, LocalDirectory, draft_name, is_draft};
 use scai_checkpoint::{CheckpointManager, Dict, Error, Options, Value, file};
 
 use crate::child::{Process, command, say, wait_to_go};
@@ -202,7 +202,7 @@ fn a_url_is_refused_at_every_door_and_makes_no_directory() {
     let manager = CheckpointManager::create(&url, Options::default()).unwrap();
     let path = save(&manager, 1).unwrap();
     assert_eq!(Path::new(&path), directory.path().join("a b").join(name(1)));
-    manager.load(&name(1), Residency::Memory).unwrap();
+    manager.load(name(1), Residency::Memory).unwrap();
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn what_a_killed_save_of_a_file_left_is_swept_by_the_next_one() {
     let manager = open(directory.path(), Options::default());
     save(&manager, 1).unwrap();
     fs::write(directory.path().join(draft_name()), "half a file").unwrap();
-    let store = LocalStore::open(directory.path()).unwrap();
+    let store = LocalDirectory::open(directory.path()).unwrap();
     assert!(store.sweep_unless_locked().unwrap().is_empty());
     assert_eq!(drafts(), 1);
     drop(manager);
@@ -242,7 +242,7 @@ fn what_a_killed_save_of_a_file_left_is_swept_by_the_next_one() {
 #[test]
 fn a_save_that_ends_in_its_middle_leaves_nothing_where_there_are_unnamed_files() {
     let directory = tempfile::tempdir().unwrap();
-    let store = LocalStore::open(directory.path()).unwrap();
+    let store = LocalDirectory::open(directory.path()).unwrap();
     let draft = store.create_for("a.pt", 1 << 20).unwrap();
     if !draft.name().is_empty() {
         println!("SKIPPED: this file system has no unnamed files");

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use scai_checkpoint::manager::Prune;
 use scai_checkpoint::retention::Reason;
-use scai_checkpoint::store::{Draft, Entry, Lock, MemoryStore, ReadAt, Store};
+use scai_checkpoint::store::{Directory, Draft, Entry, Lock, MemoryDirectory, ReadAt};
 use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
+use crate::support::over;
 use crate::training::{Save, Size, name, save_of, save_under, state};
 
 const SIZE: Size = Size::Small;
@@ -23,7 +24,7 @@ type Act = Box<dyn FnOnce() + Send>;
 
 /// A store in which somebody else acts once, right after a step.
 struct Meddled {
-    store: MemoryStore,
+    store: MemoryDirectory,
     act: Mutex<Option<(Step, Act)>>,
 }
 
@@ -34,8 +35,8 @@ impl std::fmt::Debug for Meddled {
 }
 
 impl Meddled {
-    fn new(store: &MemoryStore, step: Step, act: impl FnOnce() + Send + 'static) -> Arc<Self> {
-        Arc::new(Self { store: store.clone(), act: Mutex::new(Some((step, Box::new(act)))) })
+    fn new(store: &MemoryDirectory, step: Step, act: impl FnOnce() + Send + 'static) -> Self {
+        Self { store: store.clone(), act: Mutex::new(Some((step, Box::new(act)))) }
     }
 
     fn after(&self, step: Step) {
@@ -46,7 +47,7 @@ impl Meddled {
     }
 }
 
-impl Store for Meddled {
+impl Directory for Meddled {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         self.store.create(len)
     }
@@ -98,13 +99,13 @@ fn save(iteration: u64, writer: u64) -> Save {
     Save { iteration, writer }
 }
 
-fn manager(store: &MemoryStore) -> CheckpointManager {
-    CheckpointManager::with_store(Arc::new(store.clone()), Options::default())
+fn manager(store: &MemoryDirectory) -> CheckpointManager {
+    CheckpointManager::with_store(over(store.clone()), Options::default())
 }
 
 /// A store that holds these iterations, of writer 1.
-fn store_of(iterations: impl IntoIterator<Item = u64>) -> MemoryStore {
-    let store = MemoryStore::new();
+fn store_of(iterations: impl IntoIterator<Item = u64>) -> MemoryDirectory {
+    let store = MemoryDirectory::new();
     let manager = manager(&store);
     for iteration in iterations {
         manager.save(state(save(iteration, 1), SIZE)).unwrap();
@@ -113,7 +114,7 @@ fn store_of(iterations: impl IntoIterator<Item = u64>) -> MemoryStore {
 }
 
 /// Flips a bit in the middle of a file.
-fn damage(store: &MemoryStore, iteration: u64) {
+fn damage(store: &MemoryDirectory, iteration: u64) {
     let mut bytes = store.get(&name(iteration)).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -131,7 +132,7 @@ fn a_resume_beside_a_run_that_prunes_finds_the_newest() {
         }
         manager.prune(&Retention::keep_last(2).unwrap(), Prune::Remove).unwrap();
     });
-    let resumed = CheckpointManager::with_store(meddled, Options::default()).resume();
+    let resumed = CheckpointManager::with_store(over(meddled), Options::default()).resume();
     let resumed = resumed.unwrap().unwrap();
     assert_eq!(save_of(&resumed.checkpoint, SIZE), Ok(save(5, 1)));
     assert_eq!((resumed.iterations_lost, resumed.skipped.len()), (0, 0));
@@ -145,7 +146,7 @@ fn a_damaged_checkpoint_that_was_replaced_meanwhile_is_not_set_aside() {
     let meddled = Meddled::new(&store, Step::Opened(2), move || {
         manager(&run).save(state(save(2, 7), SIZE)).unwrap();
     });
-    let resumed = CheckpointManager::with_store(meddled, Options::default()).resume();
+    let resumed = CheckpointManager::with_store(over(meddled), Options::default()).resume();
     let resumed = resumed.unwrap().unwrap();
     assert_eq!(save_of(&resumed.checkpoint, SIZE), Ok(save(2, 7)));
     assert_eq!((resumed.iterations_lost, resumed.skipped.len()), (0, 0));
@@ -158,8 +159,8 @@ fn a_checkpoint_pinned_while_a_prune_verifies_the_others_stays() {
     let person = store.clone();
     // The last file that a prune reads before it deletes.
     let meddled =
-        Meddled::new(&store, Step::Listed, move || manager(&person).pin(&name(1)).unwrap());
-    let prune = CheckpointManager::with_store(meddled, Options::default());
+        Meddled::new(&store, Step::Listed, move || manager(&person).pin(name(1)).unwrap());
+    let prune = CheckpointManager::with_store(over(meddled), Options::default());
     let verdicts = prune.prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     let removed: Vec<bool> = verdicts.iter().map(|verdict| verdict.removed).collect();
     assert_eq!(removed, [false, true, false]);
@@ -174,7 +175,7 @@ fn a_pin_of_a_checkpoint_that_goes_meanwhile_is_not_acknowledged() {
     let meddled = Meddled::new(&store, Step::Opened(1), move || {
         manager(&run).prune(&Retention::keep_last(1).unwrap(), Prune::Remove).unwrap();
     });
-    let pin = CheckpointManager::with_store(meddled, Options::default()).pin(&name(1));
+    let pin = CheckpointManager::with_store(over(meddled), Options::default()).pin(name(1));
     assert!(matches!(pin, Err(Error::NotFound { .. })), "{pin:?}");
     let left: Vec<String> = store.list().unwrap().into_iter().map(|entry| entry.name).collect();
     assert!(!left.iter().any(|name| name.ends_with(".pinned")), "{left:?}");
@@ -187,7 +188,7 @@ fn a_list_beside_a_run_that_prunes_leaves_out_what_is_gone() {
     let meddled = Meddled::new(&store, Step::Listed, move || {
         manager(&run).prune(&Retention::keep_last(2).unwrap(), Prune::Remove).unwrap();
     });
-    let listed = CheckpointManager::with_store(meddled, Options::default()).list().unwrap();
+    let listed = CheckpointManager::with_store(over(meddled), Options::default()).list().unwrap();
     let listed: Vec<_> = listed.iter().map(|listed| (listed.iteration, &listed.problem)).collect();
     assert_eq!(listed, [(2, &None), (3, &None)]);
 }

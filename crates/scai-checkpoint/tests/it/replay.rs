@@ -5,16 +5,16 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use scai_checkpoint::CheckpointManager;
-use scai_checkpoint::store::{Draft, LocalStore, Store, Synced, is_draft};
-use scai_checkpoint::testing::{Effect, Fault, FaultStore, Op, Times};
+use scai_checkpoint::store::{Directory, Draft, LocalDirectory, Synced, is_draft};
+use scai_checkpoint::testing::{Effect, Fault, FaultDirectory, Op, Times};
 
 use crate::aftermath::Promised;
 use crate::checkpoint_power_loss::{Bench, KEEP, SIZE, names};
 use crate::child::{Process, command, say, wait_to_go};
 use crate::strace::{self, Call};
+use crate::support::over;
 use crate::training::{Save, full, open, state};
 
 /// Calls that neither change files nor make changes durable.
@@ -42,11 +42,12 @@ pub(crate) fn child(role: &str, directory: &Path) {
         "run" => open(directory, options),
         "no sync of the file" => {
             // One without a name could not be named without a sync.
-            let store = FaultStore::new(LocalStore::open(directory).unwrap().with_named_drafts());
+            let store =
+                FaultDirectory::new(LocalDirectory::open(directory).unwrap().with_named_drafts());
             let concerns = |op: &Op| matches!(op, Op::SyncDraft { .. });
             let effect = Effect::Forget;
             store.arm(Fault { concerns, after: 0, times: Times::FromThenOn, effect });
-            CheckpointManager::with_store(Arc::new(store), options)
+            CheckpointManager::with_store(over(store), options)
         }
         role => panic!("{role}"),
     };
@@ -69,7 +70,7 @@ fn trace(role: &str) -> (Vec<Call>, Vec<String>) {
     let options = ["-x", "-y", "-s", "1000000", "-e", "trace=%file,%desc"].map(str::to_owned);
     let (ended, calls) = strace::run(process, &options);
     assert!(ended.status.success(), "{ended:?}");
-    (calls, names(&LocalStore::open(directory.path()).unwrap()))
+    (calls, names(&LocalDirectory::open(directory.path()).unwrap()))
 }
 
 /// An argument of a call.

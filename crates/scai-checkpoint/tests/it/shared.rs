@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use num_bigint::BigInt;
 use scai_checkpoint::codec::safetensors::{Plan as SafetensorsPlan, SafetensorsFile};
 use scai_checkpoint::codec::torch::Unprotected;
 use scai_checkpoint::tensor::{Attributes, Storage};
-use scai_checkpoint::value::{Call, DictKind, MAX_DEPTH};
+use scai_checkpoint::value::{BigInt, Call, DictKind, MAX_DEPTH};
 use scai_checkpoint::{Checkpoint, CheckpointManager, DType, Dict, Error, Options, Tensor, Value};
 
 use crate::fuzz_checks::Fingerprint;
@@ -42,7 +41,7 @@ fn a_list_referred_to_three_hundred_times_is_written_and_read_once() {
 fn long_strings_records_keys_and_numbers_that_repeat_are_saved_and_resumed() {
     let keys = || (0..200).map(|key| (format!("a key of some length {key}"), key));
     let record: Dict = keys().collect();
-    let big = Value::BigInt(BigInt::from(7) << 2000);
+    let big = Value::BigInt(shifted(7, 2000));
     let trees = [
         Value::List(vec![Value::from("x".repeat(60_000)); 600]),
         Value::List(vec![Value::Dict(record).share(); 5_000]),
@@ -118,7 +117,7 @@ fn what_the_reader_would_refuse_is_refused_before_a_checkpoint_is_replaced() {
             entries: vec![],
             attributes: Some(Box::new(attributes)),
         }),
-        Value::BigInt(BigInt::from(1) << 2040),
+        Value::BigInt(shifted(1, 2040)),
         Value::Bytes(vec![]),
     ];
     let directory = tempfile::tempdir().unwrap();
@@ -243,7 +242,10 @@ impl Trees {
             0 => Value::None,
             1 => Value::Bool(odd.is_multiple_of(2)),
             2 => Value::Int((odd as i64) >> (odd % 64)),
-            3 => Value::BigInt((BigInt::from(odd) + (BigInt::from(1) << 64)) << (odd % 2100)),
+            3 => Value::BigInt(shifted(
+                i128::try_from(odd).unwrap() + (1 << 64),
+                (odd % 2100) as usize,
+            )),
             4 => Value::Float(f64::from_bits(odd)),
             5 => Value::Complex(f64::from_bits(odd), 1.0),
             6 => Value::from(["", "a", "cpu", "storage", "latin1", "π"][odd as usize % 6]),
@@ -312,4 +314,10 @@ fn whatever_the_writer_accepts_the_reader_reads_as_the_same_tree() {
     for reason in ["can be changed", "is not a device", "WTF-8", "quantisation", "whole elements"] {
         assert!(reasons.contains(reason), "nothing was refused as `{reason}`");
     }
+}
+
+/// `int`, followed by so many zero bits.
+fn shifted(int: i128, bits: usize) -> BigInt {
+    let zeros = "0".repeat(bits / 4);
+    BigInt::from_hex(&format!("{:x}{zeros}", int << (bits % 4))).unwrap()
 }

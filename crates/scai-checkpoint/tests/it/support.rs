@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use scai_checkpoint::codec::torch::{Plan, TorchFile, Unprotected};
-use scai_checkpoint::store::{ReadAt, WriteAt};
+use scai_checkpoint::store::{Directory, DirectoryStore, ReadAt, Store, WriteAt};
 use scai_checkpoint::{CheckpointManager, Value};
 
 /// The file names of all checkpoints of a directory, by iteration.
 pub(crate) fn names(manager: &CheckpointManager) -> Vec<String> {
     let paths = manager.paths().unwrap().into_iter();
     paths.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// The store whose entries are the files of a directory.
+pub(crate) fn over<D: Directory + 'static>(directory: D) -> Arc<dyn Store> {
+    Arc::new(DirectoryStore::on(directory))
 }
 
 /// A file in memory.
@@ -32,9 +37,9 @@ impl ReadAt for Bytes {
     }
 }
 
-/// The folder `tests/golden` of the repository.
+/// The folder `fixtures/golden` of the repository.
 pub(crate) fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden")
 }
 
 pub(crate) fn read_file(path: &Path) -> Vec<u8> {

@@ -1,12 +1,13 @@
 //! The timeline of a save: each stage shows where it is slow.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use scai_checkpoint::manager::Timeline;
-use scai_checkpoint::store::MemoryStore;
-use scai_checkpoint::testing::{Effect, Fault, FaultStore, Op, Times};
+use scai_checkpoint::store::MemoryDirectory;
+use scai_checkpoint::testing::{Effect, Fault, FaultDirectory, Op, Times};
 use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Retention, Saved, Tensor};
+
+use crate::support::over;
 
 /// Longer than all of a save in memory takes, also on a busy machine.
 const DELAY: Duration = Duration::from_millis(250);
@@ -33,9 +34,9 @@ fn state(iteration: u64) -> Checkpoint {
 #[test]
 fn a_slow_stage_shows_in_its_own_time_and_in_no_other() {
     for (what, concerns, stage) in STAGES {
-        let store = FaultStore::new(MemoryStore::new());
+        let store = FaultDirectory::new(MemoryDirectory::new());
         let options = Options::default().retention(Retention::keep_last(1).unwrap());
-        let manager = CheckpointManager::with_store(Arc::new(store.clone()), options);
+        let manager = CheckpointManager::with_store(over(store.clone()), options);
         manager.save(state(1)).unwrap();
         let effect = Effect::Delay(DELAY);
         store.arm(Fault { concerns, after: 0, times: Times::Once, effect });

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use scai_checkpoint::manager::{Resume, Unreadable};
-use scai_checkpoint::store::MemoryStore;
-use scai_checkpoint::testing::{Effect, Failure, Fault, FaultStore, Op, Times};
+use scai_checkpoint::store::MemoryDirectory;
+use scai_checkpoint::testing::{Effect, Failure, Fault, FaultDirectory, Op, Times};
 use scai_checkpoint::{CheckpointManager, Error, Options, Retention};
 
-use crate::support::names;
+use crate::support::{names, over};
 use crate::training::{Save, Size, name, open, save_of, save_under, state};
 
 const SIZE: Size = Size::Tiny;
@@ -38,7 +37,7 @@ fn resumed(manager: &CheckpointManager) -> u64 {
 
 /// Copies a genuine file of torch that needs code to be run.
 fn unreadable(to: &Path) {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden");
     let mut files = vec![golden];
     while let Some(path) = files.pop() {
         if path.is_dir() {
@@ -176,8 +175,8 @@ fn a_checkpoint_under_another_name_is_not_ignored_by_a_resume_that_finds_nothing
 
 #[test]
 fn a_read_that_fails_once_does_not_cost_the_newest_checkpoint() {
-    let store = FaultStore::new(MemoryStore::default());
-    let manager = CheckpointManager::with_store(Arc::new(store.clone()), Options::default());
+    let store = FaultDirectory::new(MemoryDirectory::default());
+    let manager = CheckpointManager::with_store(over(store.clone()), Options::default());
     save(&manager, 1);
     save(&manager, 2);
     let fault = |times| Fault {

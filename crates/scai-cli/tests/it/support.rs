@@ -22,7 +22,7 @@ impl Sandbox {
 
     /// With a golden file of torch 2.15 in it.
     pub(crate) fn golden(self, name: &str) -> Self {
-        let golden = repository().join("tests/golden/files");
+        let golden = repository().join("fixtures/golden/files");
         let folder = match name.rsplit('.').next() {
             Some("safetensors") => "safetensors",
             Some("jit") => "torchscript",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use scai_checkpoint::codec::shards;
-use scai_checkpoint::store::{LocalStore, Store, is_draft};
+use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
 use scai_checkpoint::{Error, Result};
 
 /// What the name of an index ends in: the shards that it names are one checkpoint.
@@ -31,13 +31,13 @@ pub(crate) fn is_index(name: &str) -> bool {
 pub(crate) fn others(directory: &Path) -> Result<Vec<Other>> {
     let at =
         |source| Error::Io { place: Box::default(), action: "list", source }.at_path(directory);
-    let store = LocalStore::open(directory).map_err(at)?;
-    let entries = store.list().map_err(at)?;
+    let opened = LocalDirectory::open(directory).map_err(at)?;
+    let entries = opened.list().map_err(at)?;
     let sizes: BTreeMap<String, u64> =
         entries.into_iter().map(|entry| (entry.name, entry.len)).collect();
     let shards_of = |name: &str| match is_index(name) {
         // An index that cannot be read is for whoever opens it to report.
-        true => store.open(name).ok().and_then(|file| shards(&*file)).unwrap_or_default(),
+        true => opened.open(name).ok().and_then(|file| shards(&*file)).unwrap_or_default(),
         false => Vec::new(),
     };
     let mut found: Vec<Other> = sizes

@@ -125,7 +125,7 @@ mod tests {
     use crate::metrics::{Metrics, file};
 
     /// Written by TensorBoard: `python tests/tensorboard.py golden`.
-    const GOLDEN: &[u8] = include_bytes!("../../tests/golden/tensorboard.events");
+    const GOLDEN: &[u8] = include_bytes!("../../../../fixtures/train/tensorboard.events");
 
     /// The events in a file whose checksums are right.
     fn events(mut bytes: &[u8]) -> Vec<Event> {

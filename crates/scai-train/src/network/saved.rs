@@ -4,6 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::load::MatchOptions;
 use scai_checkpoint::value::from_value;
 use scai_checkpoint::{Value, file};
 use scai_games::Game;
@@ -11,7 +13,7 @@ use scai_games::Game;
 use super::{DualResNet, DualResNetConfig, NetworkEvaluator};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::state::{initialised, with_state_dict};
+use crate::state::initialised;
 
 /// The network of a checkpoint, and the configuration it was trained with.
 ///
@@ -46,8 +48,7 @@ impl SavedNetwork {
         let state_dict = tree
             .lookup("model_state_dict")
             .ok_or_else(|| Error::State("it has no `model_state_dict`".to_owned()))?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let state_dict = state_dict.clone().resident(threads)?;
+        let state_dict = state_dict.clone().resident(ReadOptions::default())?;
         Ok(Self { config, iteration, state_dict })
     }
 
@@ -69,7 +70,9 @@ impl SavedNetwork {
     pub fn evaluator<G: Game>(&self) -> Result<NetworkEvaluator<G, DualResNet>> {
         let device = Device::default();
         let size = DualResNetConfig::of::<G>(&self.config.model);
-        let network = initialised(self.config.seed, &device, |device| size.init(device));
-        Ok(NetworkEvaluator::new(with_state_dict(network, &self.state_dict)?, device))
+        let network = initialised(self.config.seed, &device, |device| size.init(device))?;
+        let options = MatchOptions::default();
+        let (network, _) = scai_burn::load_state_dict(&network, &self.state_dict, &options)?;
+        Ok(NetworkEvaluator::new(network, device))
     }
 }

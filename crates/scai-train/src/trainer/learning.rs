@@ -3,12 +3,12 @@
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
+use scai_burn::AdamW;
 use scai_games::Game;
 
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::replay::Batch;
-use crate::state::Adam;
 
 /// The losses of a step, or their mean over several.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -22,7 +22,7 @@ pub(crate) struct Losses {
 /// A network and its optimizer on their way through an iteration.
 pub(crate) struct Learner<N> {
     pub(crate) network: N,
-    pub(crate) optimizer: Adam,
+    pub(crate) optimizer: AdamW,
     device: Device,
     value_weight: f64,
 }
@@ -32,7 +32,7 @@ impl<N: Network> Learner<N> {
     ///
     /// The learner has cells of its own for the running statistics of batch norm; those of
     /// `network` stay as they are.
-    pub(crate) fn new(network: &N, optimizer: &Adam, device: &Device, value_weight: f64) -> Self {
+    pub(crate) fn new(network: &N, optimizer: &AdamW, device: &Device, value_weight: f64) -> Self {
         Self {
             network: network.clone().train(),
             optimizer: optimizer.clone(),
@@ -58,12 +58,12 @@ impl<N: Network> Learner<N> {
         let losses = Losses { policy: number(&policy_loss)?, value: number(&value_loss)? };
         let loss = policy_loss + value_loss.mul_scalar(self.value_weight);
         let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
-        self.network = self.optimizer.step(self.network, gradients, rate);
+        self.network = self.optimizer.step(rate, self.network, gradients);
         Ok((self, losses))
     }
 
     /// The network as it is now, not being trained, with running statistics up to date.
-    pub(crate) fn finish(self) -> (N, Adam) {
+    pub(crate) fn finish(self) -> (N, AdamW) {
         (self.network.valid(), self.optimizer)
     }
 

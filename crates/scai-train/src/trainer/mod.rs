@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::load::{MatchOptions, TensorSpec};
 use scai_checkpoint::manager::Skipped;
 use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Value, file};
@@ -25,7 +26,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Event, Observer};
 use crate::network::{DualResNet, DualResNetConfig, Network, NetworkEvaluator};
-use crate::state::{Restore, Restored, TrainingState, initialised, parameters};
+use crate::state::{Restore, Restored, TrainingState, initialised};
 use crate::stats::TrainingStats;
 use crate::stop::Stop;
 
@@ -110,10 +111,10 @@ impl<G: Game, N: Network> Trainer<G, N> {
     /// As [`Trainer::new`].
     pub fn with_network(config: Config, init: impl FnOnce(&Device) -> N) -> Result<Self> {
         let device = Device::default();
-        let network = initialised(config.seed, &device, init);
+        let network = initialised(config.seed, &device, init)?;
         let options = Options::default().retention(config.retention()?);
         let manager = CheckpointManager::create(&config.checkpoint.directory, options)?;
-        let state = TrainingState::new(&config, network);
+        let state = TrainingState::new(&config, network)?;
         let (saves, info) = (Saves::new(&config.training, 0), RunInfo::new());
         Ok(Self { config, device, state, manager, saves, info, game: PhantomData })
     }
@@ -146,7 +147,8 @@ impl<G: Game, N: Network> Trainer<G, N> {
 
     /// The parameters of the network: name, element type and shape, as a state dict has them.
     pub fn parameters(&self) -> Vec<TensorSpec> {
-        parameters(&self.state.network)
+        // It fails for quantised networks alone, and `initialised` has refused these.
+        scai_burn::named_parameters(&self.state.network).unwrap_or_default()
     }
 
     /// The network, ready to judge positions.
@@ -175,8 +177,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
     pub fn load_checkpoint(&mut self, path: &Path, options: &LoadOptions) -> Result<Restored> {
         let read = || {
             let tree = file::open(path, options.unprotected)?.tree()?;
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let tree = tree.resident(threads)?;
+            let tree = tree.resident(ReadOptions::default())?;
             Checkpoint::from_tree(match options.restore {
                 Restore::Everything => tree,
                 Restore::Network => as_checkpoint(tree),
@@ -213,7 +214,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
         restore: Restore,
     ) -> Result<Restored> {
         let (state, report) =
-            self.state.restored::<G>(checkpoint, &self.config, matching, restore, &self.device)?;
+            self.state.restored::<G>(checkpoint, &self.config, matching, restore)?;
         self.state = state;
         self.saves = Saves::new(&self.config.training, self.state.stats.total_iterations);
         if restore == Restore::Everything {

@@ -18,7 +18,7 @@ fn with_blocks(directory: &Path, blocks: usize) -> Config {
 
 fn partial() -> LoadOptions {
     LoadOptions {
-        matching: MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() },
+        matching: MatchOptions::default().strictness(Strictness::Partial),
         restore: Restore::Network,
         ..LoadOptions::default()
     }

@@ -115,7 +115,7 @@ impl Plan {
         at = plan.add(Name::Fixed("data.pkl"), at, Storage::from_vec(pickled.bytes));
         at = plan.add(Name::Fixed("byteorder"), at, Storage::from_vec(b"little".to_vec()));
         for (key, storage) in (0..).zip(pickled.storages) {
-            at = plan.add(Name::Storage(key), at, storage);
+            at = plan.add(Name::storage(key), at, storage);
         }
         at = plan.add(Name::Fixed("version"), at, Storage::from_vec(b"3\n".to_vec()));
         if let Some(notes) = notes {
@@ -142,7 +142,7 @@ impl Plan {
     /// As [`Plan::add`], for a record of `size` bytes.
     fn place(&mut self, name: Name, at: u64, size: u64) -> u64 {
         let align = if size >= LARGE { ALIGN_LARGE } else { ALIGN };
-        let data = data_offset(name, at, size, align);
+        let data = data_offset(&name, at, size, align);
         self.records.push(Record { name, header: at, data, size, deflated: None, crc: 0 });
         data + size
     }

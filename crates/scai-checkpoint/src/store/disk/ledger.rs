@@ -1,9 +1,10 @@
 //! What must be on a disk, kept by the test and not by what is tested.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
-use super::super::{ReadAt, Store};
+use super::super::{Directory, ReadAt};
 
 /// Something the test knows at a point in time.
 #[derive(Debug, Clone)]
@@ -66,7 +67,8 @@ impl Ledger {
         }
     }
 
-    /// Holds the files of a store against the ledger.
+    /// Holds the files of a directory against the ledger. A name may be that of a file in a child:
+    /// `child/name`.
     ///
     /// Every name must hold one of the saves it may hold, complete, and some name must hold the
     /// newest acknowledged save or a later one. `id_of` tells which save a file holds, or why it
@@ -76,12 +78,12 @@ impl Ledger {
     /// The first thing that is not as it should be, in words.
     pub fn check(
         &self,
-        store: &dyn Store,
+        directory: &dyn Directory,
         id_of: impl Fn(&dyn ReadAt) -> Result<u64, String>,
     ) -> Result<(), String> {
         let mut newest = None;
         for (name, allowed) in &self.names {
-            let held = match store.open(name) {
+            let held = match open(directory, name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error.to_string()),
                 Ok(file) => id_of(&*file).map(Some),
@@ -106,6 +108,13 @@ impl Ledger {
             return Err(format!("the newest save is {newest}, though {expected} was acknowledged"));
         }
         Ok(())
+    }
+}
+
+fn open(directory: &dyn Directory, path: &str) -> io::Result<Arc<dyn ReadAt>> {
+    match path.split_once('/') {
+        Some((child, path)) => open(&*directory.child(child)?, path),
+        None => directory.open(path),
     }
 }
 

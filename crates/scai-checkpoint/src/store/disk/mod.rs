@@ -10,6 +10,9 @@
 //! * Changes of names since the last sync of the directory may each be kept or lost, except that
 //!   changes of one name keep their order. A rename is atomic in itself. Syncing a file does not
 //!   make its name durable.
+//! * The names of a child directory and those of its parent are made durable apart: a crash may keep
+//!   what was synced in a child and lose the child's own name, with all that is in it; or keep the
+//!   child, and lose what is in it. Syncing one says nothing of the other.
 //! * A file whose last name was removed may have its blocks reused before the removal is durable:
 //!   its name may come back with garbage. (Seen on ext4 with `data=writeback`.)
 //!
@@ -24,6 +27,7 @@ mod names;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use crash::{CrashReport, CrashState};
@@ -32,33 +36,57 @@ pub use ledger::Ledger;
 use self::content::FileChange;
 use self::ledger::Note;
 use self::names::NameChange;
-use super::{Draft, Entry, Lock, MemoryStore, ReadAt, Store, Synced, WriteAt};
+use super::{Directory, Draft, Entry, Lock, MemoryDirectory, ReadAt, Synced, WriteAt};
 
 /// Tells files apart, whatever they are called.
 type FileId = usize;
 
-/// A store in memory that records what is done to it. Cloning it gives the same disk.
+/// Tells directories apart.
+type DirectoryId = usize;
+
+/// What people call the disk.
+const DESCRIPTION: &str = "simulated disk";
+
+/// The directory that the others are in.
+const ROOT: DirectoryId = 0;
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Node {
+    File(FileId),
+    Child(DirectoryId),
+}
+
+/// A directory in memory that records what is done to it and in its children. Cloning it gives the same
+/// disk.
 #[derive(Clone, Default)]
 pub struct SimulatedDisk {
-    live: MemoryStore,
+    live: MemoryDirectory,
+    /// Which directory of the disk this is.
+    directory: DirectoryId,
     journal: Arc<Mutex<Journal>>,
 }
 
-#[derive(Default)]
 struct Journal {
     steps: Vec<Step>,
-    /// The names as a running process sees them.
-    names: BTreeMap<String, FileId>,
+    /// The names in each directory as a running process sees them.
+    names: Vec<BTreeMap<String, Node>>,
     files: FileId,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { steps: Vec::new(), names: vec![BTreeMap::new()], files: 0 }
+    }
 }
 
 /// One recorded step. A crash can happen between any two.
 #[derive(Debug)]
 enum Step {
-    Names(NameChange),
+    Names(DirectoryId, NameChange),
     File(FileId, FileChange),
     SyncFile(FileId),
-    SyncNames,
+    SyncNames(DirectoryId),
     Note(Note),
 }
 
@@ -70,7 +98,7 @@ impl SimulatedDisk {
 
     /// An empty disk whose file system has no unnamed files: drafts have temporary names.
     pub fn with_named_drafts() -> Self {
-        Self { live: MemoryStore::default().with_named_drafts(), ..Self::default() }
+        Self { live: MemoryDirectory::default().with_named_drafts(), ..Self::default() }
     }
 
     /// Notes that a save of `id` under `name` begins: from now on, `name` may hold it.
@@ -96,14 +124,14 @@ impl SimulatedDisk {
     /// careless writers do. Tests use it to see that they are caught.
     ///
     /// # Errors
-    /// As [`Store::create`].
+    /// As [`Directory::create`].
     pub fn overwrite(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
         let mut journal = self.journal();
         let inner = self.live.create(len)?;
         self.live.rename(inner.name(), name)?;
-        let file = match journal.names.get(name).copied() {
-            Some(file) => file,
-            None => journal.create(name),
+        let file = match journal.names[self.directory].get(name) {
+            Some(Node::File(file)) => *file,
+            _ => journal.create(self.directory, name),
         };
         journal.steps.push(Step::File(file, FileChange::Length(0)));
         journal.steps.push(Step::File(file, FileChange::Length(len)));
@@ -127,27 +155,33 @@ impl Journal {
         self.files - 1
     }
 
-    fn create(&mut self, name: &str) -> FileId {
+    fn create(&mut self, directory: DirectoryId, name: &str) -> FileId {
         let file = self.unnamed();
-        self.set(vec![(name.into(), Some(file))], None);
+        self.set(directory, vec![(name.into(), Some(Node::File(file)))], None);
         file
     }
 
-    /// Records one atomic change of names.
-    fn set(&mut self, changes: Vec<(String, Option<FileId>)>, frees: Option<FileId>) {
-        for (name, file) in &changes {
-            match file {
-                Some(file) => self.names.insert(name.clone(), *file),
-                None => self.names.remove(name),
-            };
-        }
-        self.steps.push(Step::Names(NameChange { changes, frees }));
+    /// Records one atomic change of the names in a directory.
+    fn set(
+        &mut self,
+        directory: DirectoryId,
+        changes: Vec<(String, Option<Node>)>,
+        frees: Option<FileId>,
+    ) {
+        let change = NameChange { changes, frees };
+        change.apply(&mut self.names[directory]);
+        self.steps.push(Step::Names(directory, change));
     }
 
-    fn remove(&mut self, name: &str) {
-        let Some(file) = self.names.get(name).copied() else { return };
-        let links = self.names.values().filter(|other| **other == file).count();
-        self.set(vec![(name.into(), None)], (links == 1).then_some(file));
+    fn remove(&mut self, directory: DirectoryId, name: &str) {
+        let names = &self.names[directory];
+        let Some(node) = names.get(name).copied() else { return };
+        let links = names.values().filter(|other| **other == node).count();
+        let frees = match node {
+            Node::File(file) if links == 1 => Some(file),
+            _ => None,
+        };
+        self.set(directory, vec![(name.into(), None)], frees);
     }
 }
 
@@ -157,11 +191,11 @@ impl fmt::Debug for SimulatedDisk {
     }
 }
 
-impl Store for SimulatedDisk {
+impl Directory for SimulatedDisk {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         let mut journal = self.journal();
         let inner = self.live.create(len)?;
-        let file = journal.create(inner.name());
+        let file = journal.create(self.directory, inner.name());
         if len > 0 {
             journal.steps.push(Step::File(file, FileChange::Length(len)));
         }
@@ -174,7 +208,7 @@ impl Store for SimulatedDisk {
         let inner = self.live.create_for(name, len)?;
         let file = match inner.name() {
             "" => journal.unnamed(),
-            name => journal.create(name),
+            name => journal.create(self.directory, name),
         };
         if len > 0 {
             journal.steps.push(Step::File(file, FileChange::Length(len)));
@@ -187,7 +221,7 @@ impl Store for SimulatedDisk {
         let (file, inner) = draft.alive::<(FileId, Synced)>().ok_or(io::ErrorKind::InvalidInput)?;
         let mut journal = self.journal();
         self.live.name_draft(inner, name)?;
-        journal.set(vec![(name.into(), Some(*file))], None);
+        journal.set(self.directory, vec![(name.into(), Some(Node::File(*file)))], None);
         Ok(())
     }
 
@@ -202,9 +236,10 @@ impl Store for SimulatedDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut journal = self.journal();
         self.live.rename(from, to)?;
-        let (file, replaced) = (journal.names.get(from).copied(), journal.names.get(to));
+        let names = &journal.names[self.directory];
+        let (file, replaced) = (names.get(from).copied(), names.get(to));
         if replaced != file.as_ref() {
-            journal.set(vec![(from.into(), None), (to.into(), file)], None);
+            journal.set(self.directory, vec![(from.into(), None), (to.into(), file)], None);
         }
         Ok(())
     }
@@ -212,20 +247,20 @@ impl Store for SimulatedDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut journal = self.journal();
         self.live.remove(name)?;
-        journal.remove(name);
+        journal.remove(self.directory, name);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.journal().steps.push(Step::SyncNames);
+        self.journal().steps.push(Step::SyncNames(self.directory));
         Ok(())
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
         let mut journal = self.journal();
         self.live.link(from, to)?;
-        let file = journal.names.get(from).copied();
-        journal.set(vec![(to.into(), file)], None);
+        let file = journal.names[self.directory].get(from).copied();
+        journal.set(self.directory, vec![(to.into(), file)], None);
         Ok(())
     }
 
@@ -237,13 +272,56 @@ impl Store for SimulatedDisk {
         let mut journal = self.journal();
         let swept = self.live.sweep()?;
         for name in &swept {
-            journal.remove(name);
+            journal.remove(self.directory, name);
         }
         Ok(swept)
     }
 
+    fn make_child(&self, name: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.make_child(name)?;
+        journal.names.push(BTreeMap::new());
+        let child = Node::Child(journal.names.len() - 1);
+        journal.set(self.directory, vec![(name.into(), Some(child))], None);
+        Ok(())
+    }
+
+    fn child(&self, name: &str) -> io::Result<Arc<dyn Directory>> {
+        let live = self.live.enter(name)?;
+        let Some(Node::Child(directory)) = self.journal().names[self.directory].get(name).copied()
+        else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        Ok(Arc::new(Self { live, directory, journal: Arc::clone(&self.journal) }))
+    }
+
+    fn children(&self) -> io::Result<Vec<String>> {
+        self.live.children()
+    }
+
+    fn remove_child(&self, name: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.remove_child(name)?;
+        journal.remove(self.directory, name);
+        Ok(())
+    }
+
+    fn rename_child(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.rename_child(from, to)?;
+        let child = journal.names[self.directory].get(from).copied();
+        journal.set(self.directory, vec![(from.into(), None), (to.into(), child)], None);
+        Ok(())
+    }
+
     fn describe(&self) -> String {
-        "simulated disk".into()
+        // A child is called after its parent.
+        match Path::new(&self.live.describe()).strip_prefix(MemoryDirectory::new().describe()) {
+            Ok(below) if self.directory != ROOT => {
+                Path::new(DESCRIPTION).join(below).display().to_string()
+            }
+            _ => DESCRIPTION.into(),
+        }
     }
 }
 
@@ -301,8 +379,9 @@ impl Drop for DiskDraft {
         let Some(inner) = &self.inner else { return };
         let mut journal = self.disk.journal();
         // An unnamed file is not among the names.
-        if journal.names.get(inner.name()) == Some(&self.file) {
-            journal.remove(inner.name());
+        let directory = self.disk.directory;
+        if journal.names[directory].get(inner.name()) == Some(&Node::File(self.file)) {
+            journal.remove(directory, inner.name());
         }
     }
 }

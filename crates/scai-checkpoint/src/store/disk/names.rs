@@ -1,9 +1,9 @@
-//! Which changes of names a crash may keep.
+//! Which changes of the names in a directory a crash may keep.
 
 use std::collections::BTreeMap;
 
-use super::FileId;
 use super::content::Random;
+use super::{FileId, Node};
 
 /// All subsets are tried of up to this many pending changes: at most 4096.
 const EXHAUSTIVE: usize = 12;
@@ -12,19 +12,19 @@ const DRAWN: usize = 2048;
 /// A set of changes is a bit mask; were more pending, the oldest would count as kept.
 const MOST: usize = 64;
 
-/// One atomic change: names that are set to a file or to none.
+/// One atomic change: names that are set to a file, a child or to none.
 #[derive(Debug, Clone)]
 pub(super) struct NameChange {
-    pub(super) changes: Vec<(String, Option<FileId>)>,
+    pub(super) changes: Vec<(String, Option<Node>)>,
     /// The file that has no name left after this.
     pub(super) frees: Option<FileId>,
 }
 
 impl NameChange {
-    pub(super) fn apply(&self, names: &mut BTreeMap<String, FileId>) {
-        for (name, file) in &self.changes {
-            match file {
-                Some(file) => names.insert(name.clone(), *file),
+    pub(super) fn apply(&self, names: &mut BTreeMap<String, Node>) {
+        for (name, node) in &self.changes {
+            match node {
+                Some(node) => names.insert(name.clone(), *node),
                 None => names.remove(name),
             };
         }
@@ -35,16 +35,17 @@ impl NameChange {
     }
 }
 
-/// The names on the device, and the changes on their way there.
+/// The names of one directory on the device, and the changes on their way there.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    durable: BTreeMap<String, FileId>,
+    durable: BTreeMap<String, Node>,
     pending: Vec<NameChange>,
 }
 
-/// One way the names may come back.
+/// One way the names of a directory may come back.
+#[derive(Clone)]
 pub(super) struct NamesLeft {
-    pub(super) names: BTreeMap<String, FileId>,
+    pub(super) names: BTreeMap<String, Node>,
     /// The pending changes that were lost.
     pub(super) lost: Vec<NameChange>,
 }
@@ -119,7 +120,8 @@ mod tests {
     use super::*;
 
     fn change(changes: &[(&str, Option<FileId>)]) -> NameChange {
-        let changes = changes.iter().map(|(name, file)| ((*name).into(), *file)).collect();
+        let node = |file: &Option<FileId>| file.map(Node::File);
+        let changes = changes.iter().map(|(name, file)| ((*name).into(), node(file))).collect();
         NameChange { changes, frees: None }
     }
 
@@ -133,11 +135,11 @@ mod tests {
         let left: Vec<String> = left.iter().map(|left| format!("{:?}", left.names)).collect();
         let expected = [
             "{}",
-            r#"{"tmp": 0}"#,
-            r#"{"a": 0}"#,
-            r#"{"b": 1}"#,
-            r#"{"b": 1, "tmp": 0}"#,
-            r#"{"a": 0, "b": 1}"#,
+            r#"{"tmp": File(0)}"#,
+            r#"{"a": File(0)}"#,
+            r#"{"b": File(1)}"#,
+            r#"{"b": File(1), "tmp": File(0)}"#,
+            r#"{"a": File(0), "b": File(1)}"#,
         ];
         assert_eq!(left, expected);
     }

@@ -4,12 +4,50 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+use rustix::fs::RenameFlags;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Opens the directory called `name` in `dir`.
+pub(super) fn open_in(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
+/// Gives the directory `from` the name `to`, which must be free.
+pub(super) fn rename_to_free(dir: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
+    let stat = rustix::fs::statat(dir, from, AtFlags::SYMLINK_NOFOLLOW)?;
+    if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+        return Err(Errno::NOTDIR.into());
+    }
+    match rename_no_replace(dir, from, to) {
+        // Not every file system can. One call after the other then: whoever holds the lock is the
+        // only one to give names, and no rename replaces a directory that is not empty.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            match rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST.into()),
+                Err(Errno::NOENT) => Ok(rustix::fs::renameat(dir, from, dir, to)?),
+                Err(errno) => Err(errno.into()),
+            }
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn rename_no_replace(dir: &OwnedFd, from: &str, to: &str) -> Result<(), Errno> {
+    rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn rename_no_replace(_dir: &OwnedFd, _from: &str, _to: &str) -> Result<(), Errno> {
+    Err(Errno::NOSYS)
 }
 
 /// Makes the names in a directory durable.

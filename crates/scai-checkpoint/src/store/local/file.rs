@@ -36,7 +36,8 @@ impl LocalFile {
         }
         let modified = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
         let stamp = [metadata.dev(), metadata.ino(), modified as u64, metadata.len()];
-        let path = directory.join(name);
+        // A file of the working directory is called by its name alone.
+        let path = if directory == Path::new(".") { name.into() } else { directory.join(name) };
         Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir), path, stamp: Stamp(stamp) })
     }
 }

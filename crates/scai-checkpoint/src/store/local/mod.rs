@@ -1,7 +1,7 @@
 //! A directory of the local file system.
 //!
 //! The only place of the engine that opens files. All names are resolved against one descriptor
-//! of the directory, so the store stays the same directory when that is renamed or when the
+//! of the directory, so it stays the same directory when that is renamed or when the
 //! process changes its working directory.
 
 #![expect(
@@ -13,7 +13,6 @@
 mod directory;
 mod draft;
 mod file;
-mod location;
 mod lock;
 
 use std::collections::BTreeSet;
@@ -23,37 +22,36 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType};
+use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
+use super::location::{IntoLocation, Location};
 use super::name::LOCK_NAME;
-use super::{Draft, Entry, Io, Lock, ReadAt, Store, Synced, check_name, is_draft};
+use super::{Directory, Draft, Entry, Io, Lock, ReadAt, Synced, check_name, is_draft};
 
-use location::Location;
-
-/// A store in a directory of the local file system.
+/// A directory of the local file system.
 ///
 /// Durability is what the file system makes of `fsync` for a file and for its directory. Drafts
 /// and the directory's lock are guarded by `flock`, which ends with the process that holds it;
 /// a child forked without `exec` shares it and keeps it for as long as the child lives. Cloning
-/// gives the same store.
+/// gives the same directory.
 #[derive(Debug, Clone)]
-pub struct LocalStore {
+pub struct LocalDirectory {
     location: Location,
     dir: Arc<OwnedFd>,
     io: Io,
     naming: Naming,
 }
 
-impl LocalStore {
-    /// The directory `path`, which must exist. A leading `~` is the home directory; a `file://` URL is
+impl LocalDirectory {
+    /// The directory at `location`, which must exist. A leading `~` is the home directory; a `file://` URL is
     /// the path it stands for.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] where it does not, [`io::ErrorKind::NotADirectory`] where it is
     /// something else; [`io::ErrorKind::Unsupported`] for a URL of another scheme.
-    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        Self::at(Location::of(path.as_ref())?)
+    pub fn open(location: impl IntoLocation) -> io::Result<Self> {
+        Self::at(location.into_location()?)
     }
 
     fn at(location: Location) -> io::Result<Self> {
@@ -62,26 +60,26 @@ impl LocalStore {
         Ok(Self { location, dir: Arc::new(dir), io: Io::default(), naming })
     }
 
-    /// The directory `path`, made together with its parents where they do not exist.
+    /// The directory at `location`, made together with its parents where they do not exist.
     ///
     /// On return the directory itself is durable, whoever made it: a save inside it could not be
     /// promised otherwise.
     ///
     /// # Errors
-    /// Whatever the operating system says; directories made so far stay. As [`LocalStore::open`].
-    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
-        let location = Location::of(path.as_ref())?;
+    /// Whatever the operating system says; directories made so far stay. As [`LocalDirectory::open`].
+    pub fn create(location: impl IntoLocation) -> io::Result<Self> {
+        let location = location.into_location()?;
         directory::create_durably(location.absolute())?;
         Self::at(location)
     }
 
-    /// The directory that the file `path` is to be written to, and the name it has there. A symbolic
+    /// The directory that the file at `location` is to be written to, and the name it has there. A symbolic
     /// link leads to the file that is written.
     ///
     /// # Errors
-    /// As [`LocalStore::open`]; [`io::ErrorKind::InvalidInput`] if `path` cannot name a file.
-    pub fn of_file(path: impl AsRef<Path>, links: Links) -> io::Result<(Self, String)> {
-        let location = Location::of(path.as_ref())?;
+    /// As [`LocalDirectory::open`]; [`io::ErrorKind::InvalidInput`] if `location` cannot name a file.
+    pub fn of_file(location: impl IntoLocation, links: Links) -> io::Result<(Self, String)> {
+        let location = location.into_location()?;
         let location = match links {
             Links::Follow => location.behind_links()?,
             Links::Keep => location,
@@ -90,14 +88,14 @@ impl LocalStore {
         Ok((Self::at(directory)?, name))
     }
 
-    /// The same store, whose drafts have temporary names, as where a file system has no unnamed files.
+    /// The same directory, whose drafts have temporary names, as where a file system has no unnamed files.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn with_named_drafts(self) -> Self {
         Self { naming: Naming::Temporary, ..self }
     }
 
-    /// The same store, whose files are written as `io` says.
+    /// The same directory, whose files are written as `io` says.
     #[must_use]
     pub fn with_io(self, io: Io) -> Self {
         Self { io, ..self }
@@ -121,7 +119,7 @@ impl LocalStore {
     }
 }
 
-impl Store for LocalStore {
+impl Directory for LocalDirectory {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
         Ok(Box::new(draft::LocalDraft::create(&self.dir, len, self.io)?))
     }
@@ -236,6 +234,50 @@ impl Store for LocalStore {
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
+    fn make_child(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        Ok(rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o777))?)
+    }
+
+    fn child(&self, name: &str) -> io::Result<Arc<dyn Directory>> {
+        check_name(name)?;
+        let dir = directory::open_in(&self.dir, name)?;
+        let location = self.location.join(name);
+        let naming = match self.naming {
+            Naming::Temporary => Naming::Temporary,
+            Naming::None => Naming::of(&dir),
+        };
+        Ok(Arc::new(Self { location, dir: Arc::new(dir), io: self.io, naming }))
+    }
+
+    fn children(&self) -> io::Result<Vec<String>> {
+        let mut children = Vec::new();
+        for name in names(&self.dir)? {
+            // Follows symbolic links, as `list` does.
+            match rustix::fs::statat(&self.dir, &name, AtFlags::empty()) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => children.push(name),
+                Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(children)
+    }
+
+    fn remove_child(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR) {
+            // Some systems have the one error for the other.
+            Err(Errno::EXIST) => Err(Errno::NOTEMPTY.into()),
+            removed => Ok(removed?),
+        }
+    }
+
+    fn rename_child(&self, from: &str, to: &str) -> io::Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        directory::rename_to_free(&self.dir, from, to)
+    }
+
     fn describe(&self) -> String {
         self.location.shown().display().to_string()
     }
@@ -287,7 +329,7 @@ impl Naming {
     }
 }
 
-/// The names in a directory that could be a store's: UTF-8, not its lock.
+/// The names in a directory that could be a file's or a child's: UTF-8, not its lock.
 fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {

@@ -218,7 +218,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 fn init_from<G: Game>(trainer: &mut Trainer<G>, path: &Path) -> Result<From, Failure> {
     let options = LoadOptions {
-        matching: MatchOptions { strictness: Strictness::Partial, ..MatchOptions::default() },
+        matching: MatchOptions::default().strictness(Strictness::Partial),
         restore: Restore::Network,
         ..LoadOptions::default()
     };

@@ -9,7 +9,7 @@ use super::machine::{Called, DictNode, Id, Node, Program, needs_code};
 use crate::codec::Foreign;
 use crate::error::{Error, Place, Result, shown};
 use crate::tensor::{Attributes, DType, Storage, Tensor};
-use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Value};
+use crate::value::{BigInt, Call, Dict, DictKind, MAX_DEPTH, Value};
 
 /// A storage as a pickle refers to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,7 +299,7 @@ impl<'a> Builder<'a> {
             Node::None => Value::None,
             Node::Bool(v) => Value::Bool(v),
             Node::Int(v) => Value::Int(v),
-            Node::BigInt(v) => Value::BigInt(*v),
+            Node::BigInt(v) => Value::BigInt(BigInt(*v)),
             Node::Float(v) => Value::Float(v),
             Node::Str(v) => Value::Str(v.into()),
             Node::Wtf8(v) => Value::Wtf8(v.into()),

@@ -140,7 +140,10 @@ mod tests {
         assert!(equal(Value::Int(1), Value::Complex(1.0, 0.0)));
         assert!(equal(Value::Float(-0.0), Value::Int(0)));
         assert!(equal(Value::Int(i64::MIN), Value::Float(-(2_f64.powi(63)))));
-        assert!(equal(Value::BigInt(BigInt::from(3) << 70), Value::Float(3.0 * 2_f64.powi(70))));
+        assert!(equal(
+            Value::BigInt(crate::value::BigInt(BigInt::from(3) << 70)),
+            Value::Float(3.0 * 2_f64.powi(70))
+        ));
         let tuple = Value::Tuple(vec![Value::Int(1), Value::Bool(false)]);
         assert!(equal(Value::Size(vec![1, 0]), tuple.clone()));
         assert!(equal(tuple.clone().share(), tuple));

@@ -12,7 +12,7 @@ use super::globals::{Global, NumPy};
 use super::machine::{Called, Id, Node};
 use crate::error::{Error, Place, Result};
 use crate::tensor::{DType, Storage, Tensor};
-use crate::value::{Dict, Object, Value};
+use crate::value::{self, Dict, Object, Value};
 
 /// Types of structures may hold others this deep.
 const MAX_FIELDS_DEPTH: usize = 8;
@@ -489,7 +489,7 @@ fn tensor(dtype: DType, shape: Vec<usize>, strides: Vec<usize>, data: Vec<u8>) -
 }
 
 fn integer(int: BigInt) -> Value {
-    i64::try_from(&int).map_or_else(|_| Value::BigInt(int), Value::Int)
+    i64::try_from(&int).map_or_else(|_| Value::BigInt(value::BigInt(int)), Value::Int)
 }
 
 fn hex(bytes: &[u8]) -> Json {

@@ -20,7 +20,6 @@
 
 use std::collections::HashMap;
 
-use num_bigint::BigInt;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::build::is_device;
@@ -30,7 +29,7 @@ use super::op;
 use crate::codec::secret::Secret;
 use crate::error::{Error, Result, shown};
 use crate::tensor::{DType, Storage, Tensor};
-use crate::value::{Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
+use crate::value::{BigInt, Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
 
 /// A pickle and the storages it refers to; storage `i` has the key `i`.
 #[derive(Debug)]
@@ -618,7 +617,7 @@ impl<'a> Writer<'a> {
 
     /// One of the few strings that are not of the tree, found faster among themselves.
     fn word(&mut self, word: &'static str) {
-        match self.words.iter().find(|known| known.0 == word) {
+        match self.words.iter().find(|known| same(known.0, word)) {
             Some(&(_, place)) => self.recall(place),
             None => {
                 self.short_text(word.as_bytes());
@@ -662,7 +661,7 @@ impl<'a> Writer<'a> {
     fn global(&mut self, module: &'a str, name: &'a str) {
         self.values += 4;
         // By the name first: most modules are `torch`.
-        let known = self.globals.iter().find(|known| known.1 == name && known.0 == module);
+        let known = self.globals.iter().find(|known| same(known.1, name) && same(known.0, module));
         match known {
             Some(&(_, _, place)) => self.recall(place),
             None => {
@@ -700,6 +699,11 @@ impl<'a> Writer<'a> {
         }
         place
     }
+}
+
+/// Whether two strings are equal; most that are lie in one place.
+fn same(a: &str, b: &str) -> bool {
+    std::ptr::eq(a, b) || a == b
 }
 
 #[cfg(test)]

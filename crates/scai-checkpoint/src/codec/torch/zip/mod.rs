@@ -79,37 +79,33 @@ pub(super) struct Record<N = String> {
 pub(super) enum Name {
     /// One of a few.
     Fixed(&'static str),
-    /// `data/0` and so on: a storage.
-    Storage(u32),
+    /// A storage: `data/0` and so on, from this byte on.
+    Storage([u8; STORAGE_LEN], u8),
 }
 
 /// The folder of storages.
-const STORAGES: &str = "data/";
+const STORAGES: &[u8] = b"data/";
+/// The folder and ten digits.
+const STORAGE_LEN: usize = STORAGES.len() + 10;
 
 impl Name {
-    fn len(self) -> usize {
-        match self {
-            Self::Fixed(name) => name.len(),
-            Self::Storage(number) => {
-                STORAGES.len() + number.checked_ilog10().unwrap_or(0) as usize + 1
-            }
+    pub(super) fn storage(number: u32) -> Self {
+        let mut name = [0; STORAGE_LEN];
+        let (mut rest, mut start) = (number, STORAGE_LEN);
+        while rest > 0 || start == STORAGE_LEN {
+            start -= 1;
+            name[start] = b'0' + (rest % 10) as u8;
+            rest /= 10;
         }
+        start -= STORAGES.len();
+        name[start..start + STORAGES.len()].copy_from_slice(STORAGES);
+        Self::Storage(name, start as u8)
     }
 
-    fn write(self, out: &mut Vec<u8>) {
+    fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Fixed(name) => out.extend(name.as_bytes()),
-            Self::Storage(number) => {
-                out.extend(STORAGES.as_bytes());
-                let mut digits = [0; 10];
-                let (mut rest, mut start) = (number, digits.len());
-                while rest > 0 || start == digits.len() {
-                    start -= 1;
-                    digits[start] = b'0' + (rest % 10) as u8;
-                    rest /= 10;
-                }
-                out.extend(&digits[start..]);
-            }
+            Self::Fixed(name) => name.as_bytes(),
+            Self::Storage(name, start) => &name[usize::from(*start)..],
         }
     }
 }
@@ -118,5 +114,17 @@ impl Record {
     /// The bytes that the data take in the file.
     pub(super) fn stored(&self) -> u64 {
         self.deflated.unwrap_or(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Name;
+
+    #[test]
+    fn a_storage_is_named_by_its_number() {
+        for number in [0, 9, 10, 4096, 999_999_999, u32::MAX] {
+            assert_eq!(Name::storage(number).as_bytes(), format!("data/{number}").as_bytes());
+        }
     }
 }

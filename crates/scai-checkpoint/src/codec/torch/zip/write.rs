@@ -16,8 +16,8 @@ const EXTRA_HEADER: usize = 4;
 
 /// Where the data of a record with `size` bytes begin, if its header begins at `header` and the
 /// data are to lie at a multiple of `align`.
-pub(in super::super) fn data_offset(name: Name, header: u64, size: u64, align: u64) -> u64 {
-    let fixed = LOCAL_LEN + FOLDER.len() + name.len() + zip64_len(size) + EXTRA_HEADER;
+pub(in super::super) fn data_offset(name: &Name, header: u64, size: u64, align: u64) -> u64 {
+    let fixed = LOCAL_LEN + FOLDER.len() + name.as_bytes().len() + zip64_len(size) + EXTRA_HEADER;
     (header + fixed as u64).next_multiple_of(align)
 }
 
@@ -29,7 +29,7 @@ fn zip64_len(size: u64) -> usize {
 /// the data begin.
 pub(in super::super) fn local_header(record: &Record<Name>, crc: u32, out: &mut Vec<u8>) {
     let len = (record.data - record.header) as usize;
-    let extra_len = len - LOCAL_LEN - FOLDER.len() - record.name.len();
+    let extra_len = len - LOCAL_LEN - FOLDER.len() - record.name.as_bytes().len();
     out.clear();
     out.extend(LOCAL);
     common(out, record, crc);
@@ -105,7 +105,7 @@ pub(in super::super) fn directory_len(records: &[Record<Name>], at: u64, comment
             let wide = 2 * usize::from(record.size >= IN_ZIP64.into())
                 + usize::from(record.header >= IN_ZIP64.into());
             let extra = if wide == 0 { 0 } else { EXTRA_HEADER + 8 * wide };
-            super::CENTRAL_LEN + FOLDER.len() + record.name.len() + extra
+            super::CENTRAL_LEN + FOLDER.len() + record.name.as_bytes().len() + extra
         })
         .sum();
     let wide = needs_end64(records.len(), at, entries as u64);
@@ -126,12 +126,12 @@ fn common(out: &mut Vec<u8>, record: &Record<Name>, crc: u32) {
     out.extend(crc.to_le_bytes());
     out.extend(narrow(record.size).to_le_bytes());
     out.extend(narrow(record.size).to_le_bytes());
-    out.extend(((FOLDER.len() + record.name.len()) as u16).to_le_bytes());
+    out.extend(((FOLDER.len() + record.name.as_bytes().len()) as u16).to_le_bytes());
 }
 
 fn name(out: &mut Vec<u8>, record: &Record<Name>) {
     out.extend(FOLDER.as_bytes());
-    record.name.write(out);
+    out.extend(record.name.as_bytes());
 }
 
 fn zip64(out: &mut Vec<u8>, numbers: &[u64]) {

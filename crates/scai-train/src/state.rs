@@ -1,20 +1,15 @@
 //! The training state as one value, and its form in a checkpoint.
 //!
-//! This is the only place that knows both burn and checkpoints.
-
-mod module;
-mod optimizer;
-
-use std::collections::HashMap;
+//! What of it belongs to burn, the network and the optimizer, is converted by `scai-burn`.
 
 use burn::module::Module;
+use burn::optim::AdamWConfig;
 use burn::tensor::Device;
-use scai_checkpoint::load::{LoadReport, MatchOptions, Strictness, TensorSpec, match_state};
+use scai_burn::AdamW;
+use scai_checkpoint::load::{LoadReport, MatchOptions};
 use scai_checkpoint::value::{from_value, to_value};
-use scai_checkpoint::{Checkpoint, DType, Dict, Value};
+use scai_checkpoint::{Checkpoint, Dict, Value};
 use scai_games::Game;
-
-pub use optimizer::Adam;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -23,6 +18,9 @@ use crate::replay::ReplayBuffer;
 use crate::schedule::learning_rate;
 use crate::stats::TrainingStats;
 
+/// PyTorch's default; burn's is 1e-5.
+const EPSILON: f32 = 1e-8;
+
 /// Everything a training goes on from. Cloning shares all tensors.
 ///
 /// The network is not in training here: nothing changes its tensors in place, so a clone is a
@@ -30,7 +28,7 @@ use crate::stats::TrainingStats;
 #[derive(Debug, Clone)]
 pub(crate) struct TrainingState<N> {
     pub(crate) network: N,
-    pub(crate) optimizer: Adam,
+    pub(crate) optimizer: AdamW,
     pub(crate) replay: ReplayBuffer,
     pub(crate) random: Random,
     pub(crate) stats: TrainingStats,
@@ -61,15 +59,15 @@ pub struct Restored {
 }
 
 impl<N: Module> TrainingState<N> {
-    pub(crate) fn new(config: &Config, network: N) -> Self {
-        Self {
+    pub(crate) fn new(config: &Config, network: N) -> Result<Self> {
+        Ok(Self {
             network,
-            optimizer: Adam::new(config.training.weight_decay),
+            optimizer: untrained(config)?,
             replay: ReplayBuffer::new(config.replay_buffer.capacity),
             random: Random::new(config.seed),
             stats: TrainingStats::default(),
             batches: 0,
-        }
+        })
     }
 
     /// The state as a checkpoint. The tensors are shared; nothing is copied here.
@@ -78,10 +76,10 @@ impl<N: Module> TrainingState<N> {
         config: &Config,
         metadata: Value,
     ) -> Result<Checkpoint> {
-        let specs = module::specs(&self.network);
         let rate = learning_rate(&config.training, self.stats.total_steps);
-        let model = module::state_dict(&self.network, self.batches)?;
-        let optimizer = self.optimizer.state_dict(&specs, rate)?;
+        let mut model = scai_burn::state_dict(&self.network)?;
+        scai_burn::set_num_batches_tracked(&mut model, self.batches)?;
+        let optimizer = self.optimizer.state_dict(&self.network, rate)?;
         let mut checkpoint = Checkpoint::new(self.stats.total_iterations, model, optimizer);
         checkpoint.training_stats = to_value(&self.stats)?;
         checkpoint.metadata = metadata;
@@ -105,26 +103,24 @@ impl<N: Module> TrainingState<N> {
         config: &Config,
         options: &MatchOptions,
         restore: Restore,
-        device: &Device,
     ) -> Result<(Self, Restored)> {
-        let specs = module::specs(&self.network);
         let saved = &checkpoint.model_state_dict;
-        let matched = match_state(saved, &module::expected(&specs), options)?;
-        let tensors: HashMap<_, _> = matched.tensors.into_iter().collect();
-        let (optimizer, moments) = self.optimizer.restored(
-            &checkpoint.optimizer_state_dict,
-            saved,
-            &specs,
-            options,
-            device,
-        )?;
         let mut state = self.clone();
-        // A clone shares the cells of batch norm with `self`; a detour through training does not.
-        state.network = module::with_tensors(self.network.clone().train().valid(), &tensors)?;
-        state.optimizer = optimizer;
-        state.batches = module::batches_seen(saved);
+        let (network, report) = scai_burn::load_state_dict(&self.network, saved, options)?;
+        state.network = network;
+        state.batches = scai_burn::num_batches_tracked(saved);
+        state.optimizer = untrained(config)?;
+        // A bare state dict of a network comes with an empty one.
+        let optimizer = &checkpoint.optimizer_state_dict;
+        let moments = match optimizer.as_dict().is_some_and(Dict::is_empty) {
+            true => LoadReport::default(),
+            false => {
+                let optimizer = scai_burn::with_param_names(optimizer.clone(), saved)?;
+                state.optimizer.load_state_dict(&optimizer, &state.network, options)?
+            }
+        };
         if restore == Restore::Everything {
-            let incomplete = options.strictness == Strictness::Partial;
+            let incomplete = !options.is_strict();
             let part = |name: &str| checkpoint.parts.get(name);
             state.stats = from_value(&checkpoint.training_stats)
                 .map_err(|error| Error::State(format!("`training_stats`: {error}")))?;
@@ -148,29 +144,17 @@ impl<N: Module> TrainingState<N> {
                 None => return Err(missing("rng_state")),
             }
         }
-        let report = Restored {
-            iteration: checkpoint.iteration,
-            network: matched.report,
-            optimizer: moments,
-        };
+        let report =
+            Restored { iteration: checkpoint.iteration, network: report, optimizer: moments };
         Ok((state, report))
     }
 }
 
-/// The parameters of a network, as a state dict has them.
-pub(crate) fn parameters<N: Module>(network: &N) -> Vec<TensorSpec> {
-    let specs = module::specs(network).into_iter();
-    let parameters = specs.filter(|spec| spec.role == module::Role::Parameter);
-    parameters
-        .map(|spec| TensorSpec { name: spec.name, dtype: DType::Float32, shape: spec.shape })
-        .collect()
-}
-
-/// A network with the tensors of a state dict, all of which must match.
-pub(crate) fn with_state_dict<N: Module>(network: N, saved: &Value) -> Result<N> {
-    let expected = module::expected(&module::specs(&network));
-    let matched = match_state(saved, &expected, &MatchOptions::default())?;
-    module::with_tensors(network, &matched.tensors.into_iter().collect())
+/// The optimizer of a configuration, without moments.
+fn untrained(config: &Config) -> Result<AdamW> {
+    let weight_decay = config.training.weight_decay as f32;
+    let config = AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay);
+    Ok(AdamW::new(&config)?)
 }
 
 fn missing(part: &str) -> Error {
@@ -186,7 +170,7 @@ pub(crate) fn initialised<N: Module>(
     seed: u64,
     device: &Device,
     init: impl FnOnce(&Device) -> N,
-) -> N {
+) -> Result<N> {
     use std::sync::{Mutex, PoisonError};
 
     use rand::Rng as _;
@@ -196,6 +180,6 @@ pub(crate) fn initialised<N: Module>(
     device.seed(stream(seed, Purpose::Initialisation, 0).next_u64());
     let network = init(device);
     // Parameters are drawn when they are first looked at.
-    module::specs(&network);
-    network
+    scai_burn::named_parameters(&network)?;
+    Ok(network)
 }

@@ -11,7 +11,7 @@
 //! sync the names                         failed: new or old after a power loss, so no promise
 //! ```
 //!
-//! A draft has no name where the store can do without, so that a process that is killed leaves
+//! A draft has no name where the directory can do without, so that a process that is killed leaves
 //! nothing. Such a one gets its final name at once if that is free. Names are replaced by renaming
 //! only, so otherwise it gets a temporary name and is renamed right away; where a draft has a
 //! temporary name from the beginning, it is renamed as well.
@@ -25,14 +25,14 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::{
+    Directory, Draft, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
+};
 use crate::error::{Error, Result};
-use crate::store::{Draft, Lock, ReadAt, Store, Synced, WriteAt, draft_name};
 use crate::timeline::{Stopwatch, Timeline};
-
-/// What a copy holds in memory at a time.
-const COPY_PIECE: u64 = 1 << 20;
 
 /// Writes a file of `len` bytes and publishes it as `name`, replacing what had that name.
 ///
@@ -41,36 +41,32 @@ const COPY_PIECE: u64 = 1 << 20;
 /// no time is planning, and none comes after.
 ///
 /// # Errors
-/// [`Error::DiskFull`] where there is no room, a quota or a limit on the size of files is in the
-/// way; [`Error::Io`] where something else fails; what `write` returns, where that fails. The
-/// store is then as it was before.
-///
-/// [`Error::NotDurable`] where the file has its name but the directory could not be synced:
-/// running processes see the new file, after a power loss it may be the old one, complete in
-/// either case. The save is not acknowledged.
+/// As [`publish_entry`].
 pub fn publish(
-    store: &dyn Store,
+    directory: &dyn Directory,
     name: &str,
     len: u64,
     write: impl FnOnce(&dyn WriteAt) -> Result<()>,
 ) -> Result<Timeline> {
-    publish_if(store, name, len, write, || Ok(()))
+    publish_entry(directory, Publication::new(name, len, write))
 }
 
-/// Publishes as [`publish`] does, unless `approve` returns an error. It is called once every byte
-/// was written, just before the file gets its name.
+/// Writes a file and publishes it under its name, as [`publish`] does; only if the name is free, if
+/// that is asked for, and only if what was written is approved.
 ///
 /// # Errors
-/// As [`publish`]; what `approve` returns. The store is then as it was before.
-pub(crate) fn publish_if(
-    store: &dyn Store,
-    name: &str,
-    len: u64,
-    write: impl FnOnce(&dyn WriteAt) -> Result<()>,
-    approve: impl FnOnce() -> Result<()>,
-) -> Result<Timeline> {
+/// [`Error::DiskFull`] if there is no room, a quota or a limit on the size of files is in the
+/// way; [`Error::Io`] if something else fails, of the kind [`ErrorKind::AlreadyExists`] if the name
+/// is to be free and is not; what `write` or `approve` returns, if that fails. The directory is then
+/// as it was before.
+///
+/// [`Error::NotDurable`] if the file has its name but the directory could not be synced:
+/// running processes see the new file, after a power loss it may be the old one, complete in
+/// either case. The save is not acknowledged.
+pub fn publish_entry(directory: &dyn Directory, entry: Publication<'_>) -> Result<Timeline> {
     let mut watch = Stopwatch::start();
-    let written = Target { store, name, len }.create()?.write(write)?;
+    let Publication { name, len, precondition, write, approve } = entry;
+    let written = Target { directory, name, len, precondition }.create()?.write(write)?;
     let write = watch.lap();
     let durable = written.sync()?;
     let sync = watch.lap();
@@ -78,26 +74,52 @@ pub(crate) fn publish_if(
     Ok(Timeline { write, sync, commit: watch.lap(), ..Timeline::default() })
 }
 
+/// Publishes files in the child directory `child`, which is made if there is none, in the order given:
+/// each is durable in the child before the next one is begun, so that the last one can stand for all.
+/// On success they are durable, and so is the name of the child.
+///
+/// # Errors
+/// As [`publish_entry`] for each file: those before it are there, those after it are not.
+/// [`Error::NotDurable`] if the name of the child could not be made durable.
+#[cfg(feature = "testing")]
+pub fn publish_in_child<'a>(
+    directory: &dyn Directory,
+    child: &str,
+    files: impl IntoIterator<Item = Publication<'a>>,
+) -> Result<()> {
+    match directory.make_child(child) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(failed(directory, child, "make the directory", error));
+        }
+        _ => {}
+    }
+    let inside = directory
+        .child(child)
+        .map_err(|error| failed(directory, child, "open the directory", error))?;
+    files.into_iter().try_for_each(|file| publish_entry(&*inside, file).map(drop))?;
+    directory.sync().map_err(|source| Error::NotDurable { path: path_of(directory, child), source })
+}
+
 /// Makes `alias` a further name of the file `target`, replacing what had that name.
 ///
-/// Costs no second copy where the store has links; elsewhere the bytes are copied.
+/// Costs no second copy where the directory has links; elsewhere the bytes are copied.
 ///
 /// # Errors
 /// [`Error::NotFound`] where `target` does not exist, else as [`publish`]. `alias` then names what
 /// it named before.
-pub fn point(store: &dyn Store, alias: &str, target: &str) -> Result<()> {
+pub fn point(directory: &dyn Directory, alias: &str, target: &str) -> Result<()> {
     let temporary = draft_name();
-    let linked = store.link(target, &temporary);
-    let renamed = if linked.is_ok() { store.rename(&temporary, alias) } else { Ok(()) };
+    let linked = directory.link(target, &temporary);
+    let renamed = if linked.is_ok() { directory.rename(&temporary, alias) } else { Ok(()) };
     // A rename between two names of one file does nothing and leaves both, and what fails may
     // leave the name too. Where it cannot be removed, it is a draft without a writer, and swept.
-    let _ = store.remove(&temporary);
-    let to = Target { store, name: alias, len: 0 };
+    let _ = directory.remove(&temporary);
+    let to = Target { directory, name: alias, len: 0, precondition: Precondition::Any };
     match linked {
         Ok(()) => {}
-        Err(error) if cannot_link(error.kind()) => return copy(store, target, alias),
+        Err(error) if cannot_link(error.kind()) => return copy(directory, target, alias),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::NotFound { path: path_of(store, target) });
+            return Err(Error::NotFound { path: path_of(directory, target) });
         }
         Err(error) => return Err(to.refused("link", error)),
     }
@@ -116,26 +138,20 @@ fn cannot_link(kind: ErrorKind) -> bool {
     )
 }
 
-fn copy(store: &dyn Store, from: &str, to: &str) -> Result<()> {
-    let file = open(store, from)?;
-    publish(store, to, file.len(), |draft| {
-        let mut piece = vec![0; file.len().min(COPY_PIECE) as usize];
-        let mut at = 0;
-        while at < file.len() {
-            let piece = &mut piece[..(file.len() - at).min(COPY_PIECE) as usize];
-            file.read_at(at, piece).map_err(|error| failed(store, from, "read", error))?;
-            draft.write_at(at, piece).map_err(|error| Error::io("write", error))?;
-            at += piece.len() as u64;
-        }
-        Ok(())
-    })
-    .map(drop)
+fn copy(directory: &dyn Directory, from: &str, to: &str) -> Result<()> {
+    let file = open(directory, from)?;
+    let path = path_of(directory, from);
+    publish(directory, to, file.len(), |draft| super::copy(&*file, &path, draft)).map(drop)
 }
 
-fn open(store: &dyn Store, name: &str) -> Result<std::sync::Arc<dyn ReadAt>> {
-    store.open(name).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: path_of(store, name) },
-        _ => failed(store, name, "open", error),
+/// Opens the file called `name`.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Io`].
+pub(super) fn open(directory: &dyn Directory, name: &str) -> Result<Arc<dyn ReadAt>> {
+    directory.open(name).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::NotFound { path: path_of(directory, name) },
+        _ => failed(directory, name, "open", error),
     })
 }
 
@@ -144,18 +160,19 @@ fn open(store: &dyn Store, name: &str) -> Result<std::sync::Arc<dyn ReadAt>> {
 /// # Errors
 /// [`Error::Io`] where one cannot be removed; those before it are gone, those after it are not
 /// touched.
-pub fn remove_durably<N: AsRef<str>>(store: &dyn Store, names: &[N]) -> Result<()> {
+pub fn remove_durably<N: AsRef<str>>(directory: &dyn Directory, names: &[N]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let removed = names.iter().try_for_each(|name| match store.remove(name.as_ref()) {
+    let removed = names.iter().try_for_each(|name| match directory.remove(name.as_ref()) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(failed(store, name.as_ref(), "remove", error))
+            Err(failed(directory, name.as_ref(), "remove", error))
         }
         _ => Ok(()),
     });
-    let synced =
-        store.sync().map_err(|error| directory_failed(store, "make removals durable", error));
+    let synced = directory
+        .sync()
+        .map_err(|error| directory_failed(directory, "make removals durable", error));
     removed.and(synced)
 }
 
@@ -165,58 +182,61 @@ pub fn remove_durably<N: AsRef<str>>(store: &dyn Store, names: &[N]) -> Result<(
 /// # Errors
 /// [`Error::NotFound`] or [`Error::Io`] where the file cannot be renamed; it is where it was then.
 /// As [`publish`], where the reason cannot be written: the file has been set aside all the same.
-pub fn set_aside(store: &dyn Store, name: &str, reason: &str) -> Result<String> {
-    let entries = store.list().map_err(|error| directory_failed(store, "list", error))?;
+pub fn set_aside(directory: &dyn Directory, name: &str, reason: &str) -> Result<String> {
+    let entries = directory.list().map_err(|error| directory_failed(directory, "list", error))?;
     let taken = |name: &str| entries.iter().any(|entry| entry.name == name);
     let numbered = (2_u64..).map(|number| format!("{name}.damaged-{number}"));
     let aside = std::iter::once(format!("{name}.damaged"))
         .chain(numbered)
         .find(|aside| !taken(aside))
         .ok_or_else(|| Error::invalid(format!("`{name}` was set aside too often")))?;
-    store.rename(name, &aside).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: path_of(store, name) },
-        _ => failed(store, name, "set aside", error),
+    directory.rename(name, &aside).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::NotFound { path: path_of(directory, name) },
+        _ => failed(directory, name, "set aside", error),
     })?;
-    store.sync().map_err(|error| directory_failed(store, "make a new name durable", error))?;
-    publish(store, &format!("{aside}.txt"), reason.len() as u64, |draft| {
+    directory
+        .sync()
+        .map_err(|error| directory_failed(directory, "make a new name durable", error))?;
+    publish(directory, &format!("{aside}.txt"), reason.len() as u64, |draft| {
         draft.write_at(0, reason.as_bytes()).map_err(|error| Error::io("write", error))
     })?;
     Ok(aside)
 }
 
-/// Keeps other writers out of the store until the lock is dropped.
+/// Keeps other writers out of the directory until the lock is dropped.
 ///
 /// # Errors
 /// [`Error::Locked`] where another writer is in; [`Error::Io`] of the kind
-/// [`ErrorKind::Unsupported`] where the store has no locks.
-pub fn lock(store: &dyn Store) -> Result<Box<dyn Lock>> {
-    store.lock().map_err(|error| match error.kind() {
+/// [`ErrorKind::Unsupported`] where the directory has no locks.
+pub fn lock(directory: &dyn Directory) -> Result<Box<dyn Lock>> {
+    directory.lock().map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => Error::Locked {
-            path: store.describe().into(),
+            path: directory.describe().into(),
             holder: error.get_ref().map(ToString::to_string),
         },
-        _ => directory_failed(store, "lock", error),
+        _ => directory_failed(directory, "lock", error),
     })
 }
 
-fn path_of(store: &dyn Store, name: &str) -> PathBuf {
-    Path::new(&store.describe()).join(name)
+fn path_of(directory: &dyn Directory, name: &str) -> PathBuf {
+    Path::new(&directory.describe()).join(name)
 }
 
-fn failed(store: &dyn Store, name: &str, action: &'static str, source: io::Error) -> Error {
-    Error::io(action, source).at_path(path_of(store, name))
+fn failed(directory: &dyn Directory, name: &str, action: &'static str, source: io::Error) -> Error {
+    Error::io(action, source).at_path(path_of(directory, name))
 }
 
-fn directory_failed(store: &dyn Store, action: &'static str, source: io::Error) -> Error {
-    Error::io(action, source).at_path(store.describe())
+fn directory_failed(directory: &dyn Directory, action: &'static str, source: io::Error) -> Error {
+    Error::io(action, source).at_path(directory.describe())
 }
 
 /// What is to be published.
 #[derive(Clone, Copy)]
 struct Target<'a> {
-    store: &'a dyn Store,
+    directory: &'a dyn Directory,
     name: &'a str,
     len: u64,
+    precondition: Precondition,
 }
 
 /// A draft with room for all bytes.
@@ -233,20 +253,36 @@ struct Renamed<'a>(Target<'a>);
 
 impl<'a> Target<'a> {
     fn create(self) -> Result<Created<'a>> {
-        match self.store.create_for(self.name, self.len) {
+        if self.precondition == Precondition::Absent && self.exists()? {
+            // Known before the first byte is written. Whether it is so in the end, its naming tells.
+            return Err(self.taken());
+        }
+        match self.directory.create_for(self.name, self.len) {
             Ok(draft) => Ok(Created(self, draft)),
             Err(error) => Err(self.refused("create", error)),
         }
     }
 
-    /// An error of the store. Measured after the draft is gone, the free space is that which a
+    fn exists(&self) -> Result<bool> {
+        match self.directory.open(self.name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed(self.directory, self.name, "look for it", error)),
+        }
+    }
+
+    fn taken(&self) -> Error {
+        failed(self.directory, self.name, "publish it as new", ErrorKind::AlreadyExists.into())
+    }
+
+    /// An error of the directory. Measured after the draft is gone, the free space is that which a
     /// next attempt would find.
     fn refused(&self, action: &'static str, source: io::Error) -> Error {
-        let path = path_of(self.store, self.name);
+        let path = path_of(self.directory, self.name);
         if !is_full(source.kind()) {
             return Error::io(action, source).at_path(path);
         }
-        Error::DiskFull { path, needed: self.len, free: self.store.free_space(), source }
+        Error::DiskFull { path, needed: self.len, free: self.directory.free_space(), source }
     }
 }
 
@@ -276,7 +312,7 @@ impl<'a> Created<'a> {
             {
                 target.refused(action, source)
             }
-            error => error.at_path(path_of(target.store, target.name)),
+            error => error.at_path(path_of(target.directory, target.name)),
         })
     }
 }
@@ -299,41 +335,66 @@ impl<'a> Durable<'a> {
                 let Self(target, synced) = self;
                 // One without a name is gone with its last handle.
                 if !synced.name().is_empty() {
-                    let _ = target.store.remove(synced.name());
+                    let _ = target.directory.remove(synced.name());
                 }
-                Err(error.at_path(path_of(target.store, target.name)))
+                Err(error.at_path(path_of(target.directory, target.name)))
             }
         }
     }
 
     fn put_in_place(self) -> Result<Renamed<'a>> {
         let Self(target, synced) = self;
-        let Target { store, name, .. } = target;
+        let Target { directory, name, precondition, .. } = target;
         if !synced.name().is_empty() {
-            return Self::rename(target, synced.name());
+            return match precondition {
+                Precondition::Any => Self::rename(target, synced.name()),
+                Precondition::Absent => Self::link(target, synced.name()),
+            };
         }
-        match store.name_draft(&synced, name) {
+        match directory.name_draft(&synced, name) {
             Ok(()) => Ok(Renamed(target)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(target.refused("give it its final name", error))
+            }
+            Err(_) if precondition == Precondition::Absent => Err(target.taken()),
+            Err(_) => {
                 let temporary = draft_name();
-                match store.name_draft(&synced, &temporary) {
+                match directory.name_draft(&synced, &temporary) {
                     Ok(()) => Self::rename(target, &temporary),
                     Err(error) => {
-                        let _ = store.remove(&temporary);
+                        let _ = directory.remove(&temporary);
                         Err(target.refused("give it a name", error))
                     }
                 }
             }
-            Err(error) => Err(target.refused("give it its final name", error)),
         }
     }
 
+    /// Gives a draft that has a temporary name its final one, which must be free.
+    fn link(target: Target<'a>, temporary: &str) -> Result<Renamed<'a>> {
+        let Target { directory, name, .. } = target;
+        let linked = directory.link(temporary, name);
+        let linked = match linked {
+            // Without links, whoever holds the lock is the only one to give names.
+            Err(error) if cannot_link(error.kind()) => match target.exists() {
+                Ok(false) => return Self::rename(target, temporary),
+                Ok(true) => Err(target.taken()),
+                Err(error) => Err(error),
+            },
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(target.taken()),
+            linked => linked.map_err(|error| target.refused("give it its final name", error)),
+        };
+        // What cannot be removed is left to the next sweep.
+        let _ = directory.remove(temporary);
+        linked.map(|()| Renamed(target))
+    }
+
     fn rename(target: Target<'a>, temporary: &str) -> Result<Renamed<'a>> {
-        match target.store.rename(temporary, target.name) {
+        match target.directory.rename(temporary, target.name) {
             Ok(()) => Ok(Renamed(target)),
             Err(error) => {
                 // What cannot be removed either is left to the next sweep.
-                let _ = target.store.remove(temporary);
+                let _ = target.directory.remove(temporary);
                 Err(target.refused("rename to its final name", error))
             }
         }
@@ -342,8 +403,10 @@ impl<'a> Durable<'a> {
 
 impl Renamed<'_> {
     fn make_durable(self) -> Result<()> {
-        let Self(Target { store, name, .. }) = self;
-        store.sync().map_err(|source| Error::NotDurable { path: path_of(store, name), source })
+        let Self(Target { directory, name, .. }) = self;
+        directory
+            .sync()
+            .map_err(|source| Error::NotDurable { path: path_of(directory, name), source })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -9,17 +10,40 @@ use std::path::{Component, Path, PathBuf};
 /// A symbolic link that leads through more is a circle, or as good as one.
 const LINKS: usize = 40;
 
-/// A place in the local file system, bound to the working directory it was named in.
+/// Where checkpoints are: a path or a URL, bound to the working directory it was named in.
+///
+/// A leading `~` is the home directory, and a `file://` URL is the path it stands for. A URL of another
+/// scheme is refused, and never taken for a directory called `s3:`.
+///
+/// It is shown as it was given while the working directory is the one it was named in, absolute once
+/// that is another one.
+///
+/// ```
+/// use scai_checkpoint::store::Location;
+///
+/// let location = Location::new("file:///runs/a%20b")?;
+/// assert_eq!(location.as_path(), Some("/runs/a b".as_ref()));
+/// assert!(Location::new("ftp://host/run").is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Location {
+pub struct Location {
     absolute: PathBuf,
     /// As it was given, if that is relative, and the working directory then.
     relative: Option<(PathBuf, PathBuf)>,
 }
 
 impl Location {
-    /// The place that was named.
-    pub(super) fn of(given: &Path) -> io::Result<Self> {
+    /// The location that a path or a URL names.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] for a URL of another scheme than `file`, or of another host;
+    /// [`io::ErrorKind::NotFound`] if `~` stands for nothing.
+    pub fn new(given: impl AsRef<Path>) -> io::Result<Self> {
+        Self::of(given.as_ref())
+    }
+
+    fn of(given: &Path) -> io::Result<Self> {
         let path = local(given)?;
         let path = match path.strip_prefix("~") {
             Ok(rest) => home()?.join(rest),
@@ -30,6 +54,20 @@ impl Location {
         }
         let directory = env::current_dir()?;
         Ok(Self { absolute: directory.join(&path), relative: Some((path, directory)) })
+    }
+
+    /// The absolute path; `None` for what is not in the local file system.
+    pub fn as_path(&self) -> Option<&Path> {
+        Some(&self.absolute)
+    }
+
+    /// The location of what is called `name` in this one.
+    pub(super) fn join(&self, name: &str) -> Self {
+        let relative = self.relative.as_ref();
+        Self {
+            absolute: self.absolute.join(name),
+            relative: relative.map(|(path, directory)| (path.join(name), directory.clone())),
+        }
     }
 
     pub(super) fn absolute(&self) -> &Path {
@@ -72,6 +110,44 @@ impl Location {
             path = path.parent().unwrap_or(Path::new("/")).join(target);
         }
         Err(rustix::io::Errno::LOOP.into())
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shown().display().fmt(f)
+    }
+}
+
+/// What names a [`Location`]: any path, a URL, or one that was made before.
+pub trait IntoLocation {
+    /// The location that this names.
+    ///
+    /// # Errors
+    /// As [`Location::new`].
+    fn into_location(self) -> io::Result<Location>;
+
+    /// What errors call it.
+    fn to_path_buf(&self) -> PathBuf;
+}
+
+impl<P: AsRef<Path>> IntoLocation for P {
+    fn into_location(self) -> io::Result<Location> {
+        Location::new(self)
+    }
+
+    fn to_path_buf(&self) -> PathBuf {
+        self.as_ref().to_owned()
+    }
+}
+
+impl IntoLocation for Location {
+    fn into_location(self) -> io::Result<Location> {
+        Ok(self)
+    }
+
+    fn to_path_buf(&self) -> PathBuf {
+        self.shown().to_owned()
     }
 }
 
