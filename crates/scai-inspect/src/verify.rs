@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Protection;
+use scai_checkpoint::error::Place;
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options, Result};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::file::source_protection;
 use crate::list::others::{is_index, others};
@@ -32,15 +33,16 @@ pub struct VerifyReport {
     /// The short answers.
     #[serde(flatten)]
     pub answers: Answers,
-    /// Everything that is wrong.
-    pub damage: Vec<Damage>,
-    /// Why no state can be made of a file whose bytes are right.
-    pub obstacle: Option<String>,
+    /// Everything that is wrong; a lack of checksums is among it.
+    pub damage: Vec<Finding>,
+    /// Why no state can be made of a file whose bytes are right. JSON has the message alone.
+    #[serde(serialize_with = "message")]
+    pub obstacle: Option<Finding>,
 }
 
-/// One thing that is wrong with a file.
+/// One thing that was found in a file.
 #[derive(Debug, Clone, Serialize)]
-pub struct Damage {
+pub struct Finding {
     /// The error in words, with the file it is in.
     pub message: String,
     /// The tensor concerned.
@@ -49,9 +51,16 @@ pub struct Damage {
     pub record: Option<String>,
     /// Start and end of the bytes concerned.
     pub bytes: Option<[u64; 2]>,
-    /// What this makes of the file. A lack of checksums is listed as damage too.
+    /// The message without the file it is in, for a report that names the file itself.
+    #[serde(skip)]
+    pub detail: String,
+    /// What this makes of the file.
     #[serde(skip)]
     pub condition: Condition,
+}
+
+fn message<S: Serializer>(finding: &Option<Finding>, serializer: S) -> Result<S::Ok, S::Error> {
+    finding.as_ref().map(|finding| &finding.message).serialize(serializer)
 }
 
 /// Reads every byte of the file at `path` and reports all that is wrong.
@@ -77,16 +86,20 @@ fn report(path: &Path, verification: Verification) -> VerifyReport {
         source_protection: source_protection(verification.protection, verification.origin),
         iteration: verification.iteration,
         answers: verification.answers,
-        damage: verification.damage.iter().map(Damage::of).collect(),
-        obstacle: verification.obstacle.map(|error| error.to_string()),
+        damage: verification.damage.iter().map(Finding::of).collect(),
+        obstacle: verification.obstacle.as_ref().map(Finding::of),
     }
 }
 
-impl Damage {
+impl Finding {
     fn of(error: &Error) -> Self {
         let place = error.place();
+        let message = error.to_string();
+        let path = place.and_then(|place| place.path.clone());
+        let file = Place { path, ..Place::default() }.to_string();
         Self {
-            message: error.to_string(),
+            detail: message.strip_prefix(&file).unwrap_or(&message).to_owned(),
+            message,
             tensor: place.and_then(|place| place.tensor.clone()),
             record: place.and_then(|place| place.record.clone()),
             bytes: place.and_then(|place| place.bytes.clone()).map(|b| [b.start, b.end]),

@@ -72,11 +72,10 @@ fn print(
     let line = format!("{verdict}  {path:width$}  {:>10}  {}", size(report.size), how(report));
     writeln!(out, "{}", line.trim_end())?;
     // The line above names the file.
-    let file = format!("checkpoint `{}`: ", report.path);
     let is_damage = |condition| condition != Condition::Unprotected;
     let damage = report.damage.iter().filter(|damage| is_damage(damage.condition));
-    for message in damage.map(|damage| &damage.message).chain(&report.obstacle) {
-        writeln!(out, "  {}", printable(message.strip_prefix(&file).unwrap_or(message)))?;
+    for finding in damage.chain(&report.obstacle) {
+        writeln!(out, "  {}", printable(&finding.detail))?;
     }
     if with_answers { print_answers(out, report.answers) } else { Ok(()) }
 }

@@ -40,8 +40,8 @@ pub struct CheckpointRow {
 pub struct OtherFile {
     /// The file's name.
     pub name: String,
-    /// Always null: a program that sorts checkpoints by it leaves these files apart.
-    iteration: (),
+    /// Always `None`: a program that sorts checkpoints by it leaves these files apart.
+    iteration: Option<u64>,
     /// Bytes of the file; of an index, those of its shards.
     pub size: u64,
     /// The format, if the file could be opened.
@@ -79,7 +79,7 @@ pub fn list(manager: &CheckpointManager) -> Result<Listing> {
         };
         OtherFile {
             name,
-            iteration: (),
+            iteration: None,
             size,
             format,
             shards,

@@ -59,6 +59,8 @@ fn a_file_or_all_files_of_a_directory_are_verified() {
     let report = verify(directory.path().join("checkpoint_iter_1.pt"), 1).unwrap();
     assert_eq!(report.damage[0].tensor.as_deref(), Some("model_state_dict.weight"));
     assert_eq!(report.damage[0].condition, Damaged);
+    assert!(report.damage[0].message.contains("checkpoint_iter_1.pt"));
+    assert!(report.damage[0].detail.starts_with("tensor `model_state_dict.weight` (record"));
     let missing = verify(directory.path().join("none.pt"), 1).unwrap();
     assert!(!missing.answers.exists && !missing.sound);
 }
