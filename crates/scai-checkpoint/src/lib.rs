@@ -1,5 +1,66 @@
 //! Training checkpoints that are ordinary PyTorch files, survive any crash and are never silently
 //! wrong.
+//!
+//! A [`CheckpointManager`] saves and restores the whole state of a training in a directory: one
+//! `checkpoint_iter_{N}.pt` for each iteration that was saved, and `latest.pt`. `torch.load` opens
+//! the files with its safe default.
+//!
+//! ```
+//! use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Tensor};
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let directory = directory.path().join("run");
+//! let options = Options::default().retention("last:3, best:loss:min".parse()?);
+//! let manager = CheckpointManager::create(&directory, options)?;
+//!
+//! // Go on from the newest checkpoint that is sound, if there is one.
+//! let (first, mut weight) = match manager.resume()? {
+//!     Some(resumed) => {
+//!         let checkpoint = resumed.checkpoint;
+//!         let saved = checkpoint.model_state_dict.lookup("fc.weight").and_then(|w| w.as_tensor());
+//!         (checkpoint.iteration + 1, saved.expect("saved below").to_vec::<f32>()?)
+//!     }
+//!     None => (1, vec![0.0; 4]),
+//! };
+//! for iteration in first..first + 3 {
+//!     weight.iter_mut().for_each(|w| *w += 0.5); // a step of training
+//!     let fc = Tensor::from_vec(vec![2, 2], weight.clone())?;
+//!     let model: Dict = [("fc.weight", fc)].into_iter().collect();
+//!     let mut checkpoint = Checkpoint::new(iteration, model, Dict::new());
+//!     checkpoint.training_stats = Dict::from_iter([("loss", 1.0 / iteration as f64)]).into();
+//!     let saved = manager.save(checkpoint)?; // durable when it returns
+//!     assert!(saved.path.ends_with(format!("checkpoint_iter_{iteration}.pt")));
+//! }
+//! # Ok::<(), scai_checkpoint::Error>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! 1. A save that returned is there, after `kill -9`, a power loss, a full or a failing disk; until it
+//!    returns, the one before it is. [`store`] has the protocol, and what a store has to guarantee.
+//! 2. Nothing damaged is loaded: every byte is covered by a digest, which is checked before the byte is
+//!    used. A sound file is never called damaged; what it is instead is said ([`Error`]).
+//! 3. The files are genuine: a zip archive with a pickle, as `torch.save` writes it. The bytes are in
+//!    [`codec::torch`]; safetensors is in [`codec::safetensors`].
+//! 4. A load changes all or nothing: [`load`] matches names and shapes before anything is touched.
+//!
+//! # Where things are
+//!
+//! | module | for |
+//! |---|---|
+//! | [`manager`] | a directory of checkpoints: save, load, list, verify, prune, resume |
+//! | [`retention`] | which checkpoints stay: `last:3, every:1000, within:2d, best:loss:min:2` |
+//! | [`load`](mod@load) | a saved state and the model it is loaded into: strict, partial, renamed |
+//! | [`value`], [`tensor`] | the state tree, which serde turns Rust structs into, and its tensors |
+//! | [`file`](mod@file), [`codec`] | one file anywhere, in any format; the formats |
+//! | [`verify`](mod@verify) | what is the matter with a file, in one word and in full |
+//! | [`store`] | where files live; a store of one's own |
+//! | [`error`] | what can go wrong, by what can be done about it |
+//! | [`memory`] | lack of memory as an error instead of the end of the process |
+//!
+//! Saves in the background ([`CheckpointManager::save_in_background`]), progress and cancellation
+//! ([`file::ReadOptions`]) and a load without memory of its own ([`manager::Residency`]) are options of
+//! these calls. An adapter makes a [`Dict`] of a framework's model and back: `scai-burn` is one.
 
 #[cfg(target_endian = "big")]
 compile_error!(

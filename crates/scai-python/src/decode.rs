@@ -19,7 +19,7 @@ use crate::notes::{self, Note, Notes, OtherForm, Parsed};
 use crate::torch::Torch;
 
 /// Where the tensors of the result are.
-pub(crate) enum Place<'py> {
+pub(crate) enum TensorPlace<'py> {
     /// In new memory, or in that of the tensors of a template where these fit.
     Memory { template: Option<Bound<'py, PyAny>> },
     /// In a memory map of the file: an object with Python's buffer protocol.
@@ -29,8 +29,8 @@ pub(crate) enum Place<'py> {
 }
 
 /// How a tree becomes objects.
-pub(crate) struct Options<'a, 'py> {
-    pub(crate) place: Place<'py>,
+pub(crate) struct DecodeOptions<'a, 'py> {
+    pub(crate) place: TensorPlace<'py>,
     /// Gives the device for a location such as `cuda:0`; `None` is the CPU.
     pub(crate) locate: Option<Bound<'py, PyAny>>,
     pub(crate) threads: usize,
@@ -81,12 +81,12 @@ pub(crate) fn decode<'py>(
     py: Python<'py>,
     value: &Value,
     notes: &Notes,
-    options: &Options<'_, 'py>,
+    options: &DecodeOptions<'_, 'py>,
 ) -> PyResult<(Bound<'py, PyAny>, Fills)> {
     let mut decoder = decoder(py, value, notes, options)?;
     let template = match &options.place {
-        Place::Memory { template } => template.clone(),
-        Place::Map(_) | Place::Disk(_) => None,
+        TensorPlace::Memory { template } => template.clone(),
+        TensorPlace::Map(_) | TensorPlace::Disk(_) => None,
     };
     let object = match (value.as_dict(), options.only) {
         (Some(dict), Some(_)) => decoder.dict(dict, None)?,
@@ -102,7 +102,7 @@ pub(crate) fn decode_keys<'py>(
     py: Python<'py>,
     value: &Value,
     notes: &Notes,
-    options: &Options<'_, 'py>,
+    options: &DecodeOptions<'_, 'py>,
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let mut decoder = decoder(py, value, notes, options)?;
     let entries = value.as_dict().map(|dict| &dict.entries[..]).unwrap_or_default();
@@ -113,7 +113,7 @@ fn decoder<'a, 'py>(
     py: Python<'py>,
     value: &Value,
     notes: &'a Notes,
-    options: &'a Options<'a, 'py>,
+    options: &'a DecodeOptions<'a, 'py>,
 ) -> PyResult<Decoder<'a, 'py>> {
     let mut uses = FxHashMap::default();
     count_uses(value, &mut uses, &mut FxHashSet::default());
@@ -197,7 +197,7 @@ struct Fill {
 
 struct Decoder<'a, 'py> {
     py: Python<'py>,
-    options: &'a Options<'a, 'py>,
+    options: &'a DecodeOptions<'a, 'py>,
     notes: Option<&'a Parsed>,
     /// Where in the tree of the file.
     path: Vec<i64>,
@@ -268,7 +268,7 @@ impl<'py> Decoder<'_, 'py> {
     ) -> PyResult<Bound<'py, PyAny>> {
         let Value::Shared(shared) = value else { return self.plain(value, template) };
         let into = template.map_or(0, |template| template.as_ptr().addr());
-        let used = self.used && matches!(self.options.place, Place::Disk(_));
+        let used = self.used && matches!(self.options.place, TensorPlace::Disk(_));
         let key = (shared.id(), into, used);
         if let Some(object) = self.shared.get(&key) {
             return Ok(object.clone());
@@ -434,7 +434,7 @@ impl<'py> Decoder<'_, 'py> {
         template: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
-        if let (Place::Disk(make), false) = (&self.options.place, self.used) {
+        if let (TensorPlace::Disk(make), false) = (&self.options.place, self.used) {
             let shape = PyTuple::new(py, tensor.shape())?;
             return make.call1((PyTuple::new(py, &self.walked)?, tensor.dtype().name(), shape));
         }
@@ -452,7 +452,7 @@ impl<'py> Decoder<'_, 'py> {
             return Ok(template.clone());
         }
         let alone = self.uses.get(&tensor.storage().id()) == Some(&1);
-        let in_memory = !matches!(self.options.place, Place::Map(_));
+        let in_memory = !matches!(self.options.place, TensorPlace::Map(_));
         let made = if whole && alone && in_memory && self.device(tensor.storage())?.is_none() {
             let named = PyDict::new(py);
             named.set_item(intern!(py, "dtype"), torch.dtype_object(py, tensor.dtype())?)?;
@@ -535,7 +535,7 @@ impl<'py> Decoder<'_, 'py> {
         let named = PyDict::new(py);
         named.set_item(intern!(py, "dtype"), &torch.uint8)?;
         let mapped = match (&self.options.place, storage.file_range()) {
-            (Place::Map(map), Some(range)) if len > 0 => {
+            (TensorPlace::Map(map), Some(range)) if len > 0 => {
                 named.set_item("count", len)?;
                 named.set_item("offset", range.start)?;
                 Some(py.import("torch")?.getattr("frombuffer")?.call((map,), Some(&named))?)

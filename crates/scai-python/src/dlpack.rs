@@ -53,7 +53,7 @@ struct RawApi {
 pub(crate) struct Exchange(FromObject);
 
 /// Where the elements of a tensor are.
-pub(crate) struct Place {
+pub(crate) struct Strided {
     /// Where its first element lies; 0 where it has none.
     pub(crate) address: usize,
     pub(crate) shape: Vec<usize>,
@@ -79,12 +79,12 @@ impl Exchange {
     /// `None` where that cannot be said: it is sparse, nested, quantised, without data.
     ///
     /// Its element type has to be asked for: some that PyTorch tells apart are one to DLPack.
-    pub(crate) fn place(self, tensor: &Bound<'_, PyAny>) -> Option<Place> {
+    pub(crate) fn place(self, tensor: &Bound<'_, PyAny>) -> Option<Strided> {
         let raw = self.raw(tensor)?;
         let shape = raw.shape()?.collect::<Option<_>>()?;
         let strides = numbers(raw.strides, raw.ndim)?.collect::<Option<_>>()?;
         let on_cpu = raw.device_type == CPU;
-        Some(Place { address: raw.address()?, shape, strides, on_cpu })
+        Some(Strided { address: raw.address()?, shape, strides, on_cpu })
     }
 
     /// Where the elements of such a tensor begin, and how many bytes they are. Makes nothing.

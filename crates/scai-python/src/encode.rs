@@ -15,7 +15,7 @@ use scai_checkpoint::tensor::{Attributes, Storage};
 use scai_checkpoint::value::{BigInt, Call, DictKind, MAX_DEPTH};
 use scai_checkpoint::{DType, Dict, Tensor, Value};
 
-use crate::dlpack::Place;
+use crate::dlpack::Strided;
 use crate::errors::OrRaise;
 use crate::memory::{Owners, Region, SMALL, Snapshot};
 use crate::notes;
@@ -590,7 +590,7 @@ fn is_one_object(value: &Value) -> bool {
 /// What an ordinary tensor is.
 pub(crate) struct Description {
     pub(crate) dtype: DType,
-    pub(crate) place: Place,
+    pub(crate) place: Strided,
 }
 
 /// What a tensor is; `None` for one of another kind than an ordinary one.
@@ -616,7 +616,7 @@ pub(crate) fn describe(torch: &Torch, tensor: &Bound<'_, PyAny>) -> PyResult<Opt
         None if dtype.name().starts_with('q') && truth(intern!(py, "is_quantized"))? => {
             return Ok(None);
         }
-        None => Place {
+        None => Strided {
             address: tensor.call_method0(intern!(py, "data_ptr"))?.extract()?,
             shape: numbers(&tensor.getattr(intern!(py, "shape"))?)?,
             strides: numbers(&tensor.call_method0(intern!(py, "stride"))?)?,

@@ -15,6 +15,7 @@ mod manager;
 mod memory;
 mod notes;
 mod pool;
+mod sync;
 mod torch;
 #[cfg(feature = "train")]
 mod trainer;

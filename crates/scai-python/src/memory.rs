@@ -6,7 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pyo3::intern;
@@ -17,9 +17,10 @@ use scai_checkpoint::tensor::Source;
 use scai_checkpoint::{Error, Result};
 
 use crate::pool::Buffer;
+use crate::sync::held;
 
 /// What is copied, compared or filled at a time.
-pub(crate) const PIECE: usize = 1 << 20;
+pub(crate) const COPY_PIECE: usize = 1 << 20;
 
 /// Memory shorter than this is copied while the interpreter waits, even where it could be read
 /// later: it is over before a thread would have begun.
@@ -256,12 +257,12 @@ pub(crate) struct Snapshot {
     owners: Arc<Owners>,
     /// The first tensor that was found to be a view of it.
     name: String,
-    taken: OnceLock<Taken>,
+    taken: OnceLock<Content>,
 }
 
-enum Taken {
+enum Content {
     Copied(Copied),
-    Live(Live),
+    Live(LiveBytes),
     /// It is a copy already, or will be once the device has made it.
     Staged,
 }
@@ -272,7 +273,7 @@ pub(crate) struct Copied {
     range: Range<usize>,
 }
 
-struct Live {
+struct LiveBytes {
     samples: Samples,
     unread: AtomicUsize,
     capture: Arc<Capture>,
@@ -293,12 +294,12 @@ impl Snapshot {
 
     /// The bytes are there when the device has copied them.
     pub(crate) fn set_staged(&self) {
-        let _ = self.taken.set(Taken::Staged);
+        let _ = self.taken.set(Content::Staged);
     }
 
     /// From now on the bytes are these.
     pub(crate) fn set_copy(&self, buffer: Arc<Buffer>, range: Range<usize>) {
-        let _ = self.taken.set(Taken::Copied(Copied { buffer, range }));
+        let _ = self.taken.set(Content::Copied(Copied { buffer, range }));
     }
 
     /// Fills a part of a copy with the bytes as they are now.
@@ -318,7 +319,11 @@ impl Snapshot {
         let samples = Samples::of(self.region).ok_or_else(|| self.changed())?;
         capture.add(self.region.len);
         let unread = AtomicUsize::new(self.region.len);
-        let _ = self.taken.set(Taken::Live(Live { samples, unread, capture: Arc::clone(capture) }));
+        let _ = self.taken.set(Content::Live(LiveBytes {
+            samples,
+            unread,
+            capture: Arc::clone(capture),
+        }));
         Ok(())
     }
 
@@ -396,7 +401,7 @@ impl Source for Snapshot {
 
     fn as_slice(&self) -> Option<&[u8]> {
         match self.taken.get() {
-            Some(Taken::Copied(copied)) => Some(copied.bytes()),
+            Some(Content::Copied(copied)) => Some(copied.bytes()),
             _ => None,
         }
     }
@@ -404,13 +409,13 @@ impl Source for Snapshot {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         match self.taken.get() {
-            Some(Taken::Copied(copied)) => {
+            Some(Content::Copied(copied)) => {
                 let part = copied.bytes().get(offset..offset + buf.len());
                 let part = part.ok_or_else(|| self.changed())?;
                 buf.copy_from_slice(part);
                 Ok(())
             }
-            Some(Taken::Live(live)) => {
+            Some(Content::Live(live)) => {
                 if !self.region.read(offset, buf)
                     || !live.samples.agree(offset, buf, self.region.len)
                 {
@@ -420,7 +425,7 @@ impl Source for Snapshot {
                 live.capture.sub(buf.len());
                 Ok(())
             }
-            Some(Taken::Staged) => {
+            Some(Content::Staged) => {
                 self.owners.await_staged()?;
                 self.copy_to(offset, buf)
             }
@@ -430,7 +435,7 @@ impl Source for Snapshot {
 }
 
 /// A save that ends early, well or not, keeps nobody waiting.
-impl Drop for Live {
+impl Drop for LiveBytes {
     fn drop(&mut self) {
         self.capture.sub(*self.unread.get_mut());
     }
@@ -462,8 +467,4 @@ impl Capture {
         let waited = self.done.wait_timeout_while(left, limit, |left| *left > 0);
         *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
-}
-
-pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

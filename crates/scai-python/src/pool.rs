@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use scai_checkpoint::Result;
 use scai_checkpoint::memory::zeroed;
 
-use crate::memory::held;
+use crate::sync::held;
 
 /// Buffers between saves. Holds at most what one save needed.
 #[derive(Debug, Clone, Default)]

@@ -18,13 +18,14 @@ use scai_checkpoint::value::join;
 use scai_checkpoint::{Checkpoint, DType, Dict, Error, Value, file};
 use serde_json::Value as Json;
 
-use crate::decode::{self, Place};
+use crate::decode::{self, TensorPlace};
 use crate::encode::{Encoded, Found, View, encode};
 use crate::errors::{OrRaise, raise, report_dict};
 use crate::live::Live;
-use crate::memory::{Capture, Owners, PIECE, SMALL, Snapshot, Watched, held, reads_are_safe};
+use crate::memory::{COPY_PIECE, Capture, Owners, SMALL, Snapshot, Watched, reads_are_safe};
 use crate::notes::{Note, Notes};
 use crate::pool::{Buffer, Pool};
+use crate::sync::held;
 
 /// Live memory in bytes that is worth a thread of its own.
 const LOOKED_AT: usize = 32 << 20;
@@ -171,9 +172,9 @@ impl Tree {
         only: Option<Vec<usize>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let place = match (map, disk) {
-            (Some(map), _) => Place::Map(map),
-            (None, Some(disk)) => Place::Disk(disk),
-            (None, None) => Place::Memory { template: None },
+            (Some(map), _) => TensorPlace::Map(map),
+            (None, Some(disk)) => TensorPlace::Disk(disk),
+            (None, None) => TensorPlace::Memory { template: None },
         };
         Ok(self.decoded(py, place, locate, threads, only.as_deref())?.0)
     }
@@ -186,7 +187,7 @@ impl Tree {
         template: Bound<'py, PyAny>,
         threads: usize,
     ) -> PyResult<(Bound<'py, PyAny>, Filling)> {
-        let place = Place::Memory { template: Some(template) };
+        let place = TensorPlace::Memory { template: Some(template) };
         let (object, fills) = self.decoded(py, place, None, threads, None)?;
         Ok((object, Filling { fills, tree: self.with(Value::None) }))
     }
@@ -223,8 +224,8 @@ impl Tree {
     /// The keys of a dictionary, of whatever type.
     fn decode_keys<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let named = &|error| self.named(error);
-        let place = Place::Memory { template: None };
-        let options = decode::Options { place, locate: None, threads: 1, only: None, named };
+        let place = TensorPlace::Memory { template: None };
+        let options = decode::DecodeOptions { place, locate: None, threads: 1, only: None, named };
         decode::decode_keys(py, &self.value(), &self.notes, &options)
     }
 
@@ -382,13 +383,13 @@ impl Tree {
     fn decoded<'py>(
         &self,
         py: Python<'py>,
-        place: Place<'py>,
+        place: TensorPlace<'py>,
         locate: Option<Bound<'py, PyAny>>,
         threads: usize,
         only: Option<&[usize]>,
     ) -> PyResult<(Bound<'py, PyAny>, decode::Fills)> {
         let named = &|error| self.named(error);
-        let options = decode::Options { place, locate, threads, only, named };
+        let options = decode::DecodeOptions { place, locate, threads, only, named };
         decode::decode(py, &self.value(), &self.notes, &options)
     }
 
@@ -591,8 +592,8 @@ fn copy(large: &mut [(&Arc<Snapshot>, Buffer)]) -> scai_checkpoint::Result<()> {
     let pieces: Vec<_> = large
         .iter_mut()
         .flat_map(|(snapshot, bytes)| {
-            let pieces = bytes.bytes_mut().chunks_mut(PIECE).enumerate();
-            pieces.map(|(i, piece)| Mutex::new((&**snapshot, i * PIECE, piece)))
+            let pieces = bytes.bytes_mut().chunks_mut(COPY_PIECE).enumerate();
+            pieces.map(|(i, piece)| Mutex::new((&**snapshot, i * COPY_PIECE, piece)))
         })
         .collect();
     shared_out(pieces.len(), pieces.len(), |i| {

@@ -134,7 +134,7 @@ fn with_full_buffer(trainer: &mut Trainer<ConnectFour>, directory: &Path) -> Out
     let Value::Dict(fields) = &mut tree else { return Err("no checkpoint".into()) };
     fields.insert("replay_buffer", buffer);
     let path = directory.join("full.pt");
-    file::write(&path, Plan::Torch(torch::Plan::new(&tree)?), 1)?;
+    file::write(&path, Plan::Torch(torch::TorchPlan::new(&tree)?), 1)?;
     Ok(path)
 }
 

@@ -153,7 +153,7 @@ pub(crate) fn through_a_file(dict: &Dict) -> Value {
 }
 
 pub(crate) fn write(path: &std::path::Path, tree: Value) {
-    let plan = Plan::Torch(torch::Plan::new(&tree).unwrap());
+    let plan = Plan::Torch(torch::TorchPlan::new(&tree).unwrap());
     scai_checkpoint::file::write(path, plan, 1).unwrap();
 }
 

@@ -240,25 +240,25 @@ impl CheckpointFile {
 #[derive(Debug)]
 pub enum Plan {
     /// A `.pt` file.
-    Torch(torch::Plan),
+    Torch(torch::TorchPlan),
     /// A safetensors file.
-    Safetensors(safetensors::Plan),
+    Safetensors(safetensors::SafetensorsPlan),
 }
 
 impl Plan {
     /// Plans the file for a state tree.
     ///
     /// # Errors
-    /// As [`torch::Plan::new`] and [`safetensors::Plan::new`]; [`Error::Invalid`] for the legacy
+    /// As [`torch::TorchPlan::new`] and [`safetensors::SafetensorsPlan::new`]; [`Error::Invalid`] for the legacy
     /// format, which is not written.
     pub fn new(tree: &Value, format: Format) -> Result<Self> {
         Self::with_notes(tree, None, format)
     }
 
-    /// Plans the file for a state tree and notes, as [`torch::Plan::with_notes`].
+    /// Plans the file for a state tree and notes, as [`torch::TorchPlan::with_notes`].
     ///
     /// # Errors
-    /// As [`Plan::new`] and [`torch::Plan::with_notes`].
+    /// As [`Plan::new`] and [`torch::TorchPlan::with_notes`].
     pub fn with_notes(tree: &Value, notes: Option<&str>, format: Format) -> Result<Self> {
         Self::converted(tree, notes, Origin::Known, format)
     }
@@ -275,12 +275,12 @@ impl Plan {
         format: Format,
     ) -> Result<Self> {
         match format {
-            Format::Torch => torch::Plan::converted(tree, notes, origin).map(Self::Torch),
+            Format::Torch => torch::TorchPlan::converted(tree, notes, origin).map(Self::Torch),
             Format::TorchLegacy | Format::TorchScript | Format::Sharded | Format::Archive => {
                 Err(Error::invalid(format!("the format `{format}` is read but not written")))
             }
             Format::Safetensors => {
-                let plan = safetensors::Plan::converted(tree, origin)?;
+                let plan = safetensors::SafetensorsPlan::converted(tree, origin)?;
                 plan.with_metadata(notes, []).map(Self::Safetensors)
             }
         }

@@ -59,7 +59,7 @@ pub enum Foreign {
     /// They are an error that names their classes.
     #[default]
     Refuse,
-    /// A [`crate::Object`] stands in for each: its class, and the data that it is made of.
+    /// A [`crate::value::Object`] stands in for each: its class, and the data that it is made of.
     StandIn,
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::checkpoint::Checkpoint;
-use crate::codec::torch::{Plan, TorchFile, UNRECOGNIZED, Unprotected};
+use crate::codec::torch::{TorchFile, TorchPlan, UNRECOGNIZED, Unprotected};
 use crate::codec::{CheckpointFile, MEMORY, foreign, in_file};
 use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
@@ -408,7 +408,7 @@ impl Shared {
         checkpoint.timestamp.get_or_insert_with(now_iso);
         let (iteration, notes) = (checkpoint.iteration, checkpoint.notes.take());
         let tree = checkpoint.into_tree()?;
-        let plan = Plan::with_notes(&tree, notes.as_deref())?.memory(self.options.memory);
+        let plan = TorchPlan::with_notes(&tree, notes.as_deref())?.memory(self.options.memory);
         drop(tree);
         let name = name::checkpoint(iteration);
         let (size, threads) = (plan.len(), self.options.threads);

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// [`Error::Conversion`] where a value has no counterpart, with the path that leads to it.
 ///
 /// ```
-/// use scai_checkpoint::{from_value, to_value};
+/// use scai_checkpoint::value::{from_value, to_value};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
 /// struct Stats {

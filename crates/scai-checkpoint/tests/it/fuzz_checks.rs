@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Mutex, OnceLock};
 
-use scai_checkpoint::codec::torch::{Foreign, Plan, Protection, Unprotected, peek};
+use scai_checkpoint::codec::torch::{Foreign, Protection, TorchPlan, Unprotected, peek};
 use scai_checkpoint::store::WriteAt;
 use scai_checkpoint::tensor::Storage;
 use scai_checkpoint::{Dict, Value};
@@ -106,7 +106,7 @@ impl WriteAt for Written {
 
 /// The bytes of the `.pt` file for a tree, written on this thread.
 fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
-    let plan = Plan::new(tree)?;
+    let plan = TorchPlan::new(tree)?;
     let file = Written(Mutex::new(vec![0; plan.len() as usize]));
     plan.write(1, &file)?;
     Ok(file.0.into_inner().unwrap())

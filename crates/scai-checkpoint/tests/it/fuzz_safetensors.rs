@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::safetensors::SafeTensors;
-use scai_checkpoint::codec::safetensors::{Plan, SafetensorsFile};
+use scai_checkpoint::codec::safetensors::{SafetensorsFile, SafetensorsPlan};
 use scai_checkpoint::codec::{Protection, Unprotected};
 use scai_checkpoint::{Result, Value};
 use serde_json::{Value as Json, json};
@@ -60,7 +60,7 @@ fn assert_same_tensors(tree: &Value, theirs: &SafeTensors<'_>) {
 
 /// What was read is the same once it is written and read again, as far as it can be written.
 fn assert_survives(tree: &Value) {
-    let Ok(plan) = Plan::new(tree).map_err(|error| error.to_string()) else { return };
+    let Ok(plan) = SafetensorsPlan::new(tree).map_err(|error| error.to_string()) else { return };
     let apart = !plan.apart().is_empty();
     let Ok(written) = write(plan) else { return };
     let again = read(written.clone(), Unprotected::Refuse).expect("what is written opens");
@@ -72,7 +72,7 @@ fn assert_survives(tree: &Value) {
         panic!("written and read differently:\n{read:?}\n{tree:?}");
     }
     assert_eq!(tensors(&read), tensors(tree), "tensors are written and read differently");
-    let plan = Plan::new(&read).expect("what was read can be written");
+    let plan = SafetensorsPlan::new(&read).expect("what was read can be written");
     assert!(write(plan).unwrap() == written, "written differently the second time");
 }
 
@@ -90,7 +90,7 @@ fn read(bytes: Vec<u8>, unprotected: Unprotected) -> Result<SafetensorsFile> {
     SafetensorsFile::open(Arc::new(Bytes(bytes)), unprotected)
 }
 
-fn write(plan: Plan) -> Result<Vec<u8>> {
+fn write(plan: SafetensorsPlan) -> Result<Vec<u8>> {
     in_memory(plan.len(), |file| plan.write(1, file))
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scai_checkpoint::Error;
-use scai_checkpoint::codec::torch::{Foreign, Plan, Unprotected};
+use scai_checkpoint::codec::torch::{Foreign, TorchPlan, Unprotected};
 use serde_json::Value as Json;
 
 use crate::describe::describe;
@@ -54,7 +54,7 @@ fn every_golden_file_is_read_and_written_again_bit_for_bit() {
                 return Ok(());
             }
             // With notes, which torch must not mind.
-            let written = Plan::with_notes(&tree, Some(&name))
+            let written = TorchPlan::with_notes(&tree, Some(&name))
                 .and_then(|plan| in_memory(plan.len(), |file| plan.write(2, file)))
                 .map_err(|error| error.to_string())?;
             keep_for_torch(&path, &written);

@@ -144,7 +144,8 @@ fn the_shards_of_an_index_are_one_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let safetensors = |number| {
-        let plan = scai_checkpoint::codec::safetensors::Plan::new(&tree(number)).unwrap();
+        let plan =
+            scai_checkpoint::codec::safetensors::SafetensorsPlan::new(&tree(number)).unwrap();
         support::in_memory(plan.len(), |file| plan.write(1, file)).unwrap()
     };
     let (first, second) = (safetensors(1.), support::write(&tree(2.)).unwrap());

@@ -18,7 +18,7 @@ fn tree() -> Value {
 }
 
 fn write(notes: Option<&str>) -> Vec<u8> {
-    let plan = torch::Plan::with_notes(&tree(), notes).unwrap();
+    let plan = torch::TorchPlan::with_notes(&tree(), notes).unwrap();
     in_memory(plan.len(), |file| plan.write(2, file)).unwrap()
 }
 
@@ -141,6 +141,6 @@ fn notes_beyond_the_limit_are_neither_read_nor_written() {
     let message = long.notes().unwrap_err().to_string();
     assert!(message.contains("too long"), "{message}");
     let long = "x".repeat(limit + 1);
-    let refused = torch::Plan::with_notes(&tree(), Some(&long));
+    let refused = torch::TorchPlan::with_notes(&tree(), Some(&long));
     assert!(matches!(refused, Err(Error::Invalid(_))));
 }

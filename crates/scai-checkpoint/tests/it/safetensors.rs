@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use scai_checkpoint::codec::safetensors::{Plan, SafetensorsFile};
+use scai_checkpoint::codec::safetensors::{SafetensorsFile, SafetensorsPlan};
 use scai_checkpoint::codec::{Protection, Unprotected};
 use scai_checkpoint::tensor::Storage;
 use scai_checkpoint::{DType, Dict, Error, Result, Tensor, Value};
@@ -13,7 +13,7 @@ use crate::describe::describe;
 use crate::support::{self, Bytes, golden, in_memory, open, pt_files, read_file};
 
 fn write(tree: &Value) -> Result<Vec<u8>> {
-    let plan = Plan::new(tree)?;
+    let plan = SafetensorsPlan::new(tree)?;
     in_memory(plan.len(), |file| plan.write(2, file))
 }
 
@@ -34,7 +34,7 @@ fn every_golden_tree_that_the_format_can_hold_survives() {
             continue;
         };
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let plan = match Plan::new(&tree) {
+        let plan = match SafetensorsPlan::new(&tree) {
             Ok(plan) => plan,
             Err(error) => {
                 let message = error.to_string();
@@ -116,7 +116,7 @@ fn tree() -> Value {
 #[test]
 fn ties_strides_and_plain_values_come_back() {
     let tree = tree();
-    let plan = Plan::new(&tree).unwrap();
+    let plan = SafetensorsPlan::new(&tree).unwrap();
     let (embed, head) = ("model_state_dict.embed.weight", "model_state_dict.head.weight");
     assert_eq!(plan.ties(), [(head.to_owned(), embed.to_owned())]);
     assert!(plan.apart().is_empty());
@@ -138,7 +138,7 @@ fn what_the_format_cannot_hold_is_named() {
     let mut tree = Dict::new();
     tree.insert("a", inner);
     tree.insert("b", Value::List(vec![tensor(DType::QInt8).unwrap().into()]));
-    let message = Plan::new(&Value::Dict(tree)).unwrap_err().to_string();
+    let message = SafetensorsPlan::new(&Value::Dict(tree)).unwrap_err().to_string();
     assert!(message.contains("`a.x` (complex128), `b.0` (qint8)"), "{message}");
     // A key with a dot and a dict inside a dict can have one path.
     let one = || Tensor::from_vec(vec![1], vec![1_u8]).unwrap();
@@ -146,7 +146,7 @@ fn what_the_format_cannot_hold_is_named() {
     let mut tree = Dict::new();
     tree.insert("a", inner);
     tree.insert("a.b", one());
-    let message = Plan::new(&Value::Dict(tree)).unwrap_err().to_string();
+    let message = SafetensorsPlan::new(&Value::Dict(tree)).unwrap_err().to_string();
     assert!(message.contains("`a.b` (two tensors of that name)"), "{message}");
 }
 
@@ -313,7 +313,7 @@ fn two_views_of_one_memory_in_other_orders_are_told_to_be_apart() {
     let turned = view(vec![2, 3], vec![1, 2]);
     let tree: Dict =
         [("a", turned), ("b", view(vec![1, 2, 3], vec![6, 1, 2]))].into_iter().collect();
-    assert_eq!(Plan::new(&Value::Dict(tree)).unwrap().apart(), ["b"]);
+    assert_eq!(SafetensorsPlan::new(&Value::Dict(tree)).unwrap().apart(), ["b"]);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn metadata_that_names_a_tensor_makes_no_other_tensor() {
 
 #[test]
 fn metadata_and_notes_stand_in_the_header_beside_the_tree() {
-    let plan = Plan::new(&tree()).unwrap();
+    let plan = SafetensorsPlan::new(&tree()).unwrap();
     let theirs = [("author", "somebody"), ("format", "tf"), ("scai.root", "a lie")];
     let plan = plan.with_metadata(Some("a note"), theirs).unwrap();
     let file =
@@ -370,7 +370,7 @@ fn metadata_and_notes_stand_in_the_header_beside_the_tree() {
 fn what_the_format_has_no_form_for_is_named() {
     let sparse =
         open(read_file(&golden().join("files/torch-2.15.0/sparse_coo.pt")), Unprotected::Refuse);
-    let plan = Plan::new(&sparse.unwrap().tree().unwrap()).unwrap();
+    let plan = SafetensorsPlan::new(&sparse.unwrap().tree().unwrap()).unwrap();
     assert!(!plan.made_of_parts().is_empty() && plan.unshared().is_empty());
 
     let storage = Storage::from_vec((0..6).map(|i| i as f32).collect::<Vec<_>>());
@@ -379,8 +379,8 @@ fn what_the_format_has_no_form_for_is_named() {
     };
     let tree: Dict =
         [("a", view(4, 0)), ("b", view(3, 3)), ("c", view(1, 5))].into_iter().collect();
-    assert_eq!(Plan::new(&Value::Dict(tree)).unwrap().unshared(), ["b", "c"]);
+    assert_eq!(SafetensorsPlan::new(&Value::Dict(tree)).unwrap().unshared(), ["b", "c"]);
     let tree: Dict = [("a", view(3, 0)), ("b", view(3, 3))].into_iter().collect();
-    let plan = Plan::new(&Value::Dict(tree)).unwrap();
+    let plan = SafetensorsPlan::new(&Value::Dict(tree)).unwrap();
     assert!(plan.unshared().is_empty() && plan.apart() == ["a", "b"]);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use scai_checkpoint::codec::safetensors::{Plan as SafetensorsPlan, SafetensorsFile};
+use scai_checkpoint::codec::safetensors::{SafetensorsFile, SafetensorsPlan};
 use scai_checkpoint::codec::torch::Unprotected;
 use scai_checkpoint::tensor::{Attributes, Storage};
 use scai_checkpoint::value::{BigInt, Call, DictKind, MAX_DEPTH};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use scai_checkpoint::codec::torch::{Plan, TorchFile, Unprotected};
+use scai_checkpoint::codec::torch::{TorchFile, TorchPlan, Unprotected};
 use scai_checkpoint::store::{Directory, DirectoryStore, ReadAt, Store, WriteAt};
 use scai_checkpoint::{CheckpointManager, Value};
 
@@ -82,7 +82,7 @@ impl WriteAt for Once {
 
 /// The bytes of the `.pt` file for a tree.
 pub(crate) fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
-    let plan = Plan::new(tree)?;
+    let plan = TorchPlan::new(tree)?;
     in_memory(plan.len(), |file| plan.write(2, file))
 }
 

@@ -171,7 +171,7 @@ fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failu
 
 /// Says what the format made of the tree.
 fn remark(
-    plan: &scai_checkpoint::codec::safetensors::Plan,
+    plan: &scai_checkpoint::codec::safetensors::SafetensorsPlan,
     notes: &mut Notes,
     losses: &mut Losses,
 ) {

@@ -21,7 +21,7 @@ use self::settings::{from_python, to_python};
 use self::watch::{guarded, watched};
 use crate::errors::{OrRaise as _, report_dict};
 use crate::manager::resumed_dict;
-use crate::memory::held;
+use crate::sync::held;
 use crate::tree::options;
 
 /// What errors call settings that come from Python.

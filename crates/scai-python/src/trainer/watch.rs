@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::errors::OrRaise as _;
 use super::settings::to_python;
-use crate::memory::held;
+use crate::sync::held;
 
 /// How often signals are looked for.
 const TICK: Duration = Duration::from_millis(50);

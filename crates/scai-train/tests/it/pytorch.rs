@@ -64,7 +64,7 @@ fn py_torch_gives_the_same_outputs_and_its_own_networks_train_on() {
     .into_iter()
     .collect();
     let file = |name: &str| directory.path().join(name);
-    let plan = Plan::Torch(torch::Plan::new(&Value::Dict(judged)).unwrap());
+    let plan = Plan::Torch(torch::TorchPlan::new(&Value::Dict(judged)).unwrap());
     scai_checkpoint::file::write(file("judged.pt"), plan, 1).unwrap();
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/torch/check_network.py");

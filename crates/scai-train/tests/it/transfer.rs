@@ -83,7 +83,7 @@ fn a_bare_state_dict_is_a_network_to_start_from() {
     train(&mut Small::new(with_blocks(small.path(), 2)).unwrap());
     let tree_of = tree(small.path(), 2);
     let weights = other.path().join("weights.pt");
-    let plan = torch::Plan::new(tree_of.lookup("model_state_dict").unwrap()).unwrap();
+    let plan = torch::TorchPlan::new(tree_of.lookup("model_state_dict").unwrap()).unwrap();
     scai_checkpoint::file::write(&weights, Plan::Torch(plan), 1).unwrap();
 
     let mut trainer = Small::new(with_blocks(other.path(), 2)).unwrap();

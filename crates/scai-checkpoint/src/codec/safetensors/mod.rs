@@ -26,7 +26,7 @@
 //!
 //! The format knows no sharing and no strides. What a file of this crate keeps all the same: ties
 //! between tensors, views of a tensor that is stored as well, and the strides of tensors that
-//! fill their memory (channels last). Any other view becomes a tensor of its own ([`Plan::apart`]).
+//! fill their memory (channels last). Any other view becomes a tensor of its own ([`SafetensorsPlan::apart`]).
 //!
 //! [`Protection::None`]: super::Protection::None
 
@@ -38,7 +38,7 @@ mod tree;
 use safetensors::Dtype;
 
 pub use file::SafetensorsFile;
-pub use plan::Plan;
+pub use plan::SafetensorsPlan;
 
 use crate::tensor::DType;
 

@@ -33,7 +33,7 @@ pub(super) const SOURCE: &str = "scai.source_protection";
 
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
-pub struct Plan {
+pub struct SafetensorsPlan {
     tensors: Vec<Tensor>,
     infos: Vec<(String, TensorInfo)>,
     tree: String,
@@ -48,7 +48,7 @@ pub struct Plan {
     data: (u64, u64),
 }
 
-impl Plan {
+impl SafetensorsPlan {
     /// Plans the file for a state tree.
     ///
     /// # Errors
@@ -57,10 +57,10 @@ impl Plan {
         Self::converted(tree, Origin::Known)
     }
 
-    /// Plans the file for a state tree that comes from another file, as [`Plan::new`].
+    /// Plans the file for a state tree that comes from another file, as [`SafetensorsPlan::new`].
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// As [`SafetensorsPlan::new`].
     pub fn converted(tree: &Value, origin: Origin) -> Result<Self> {
         let tree::Encoded { json, mut stored, ties, apart, unshared, made_of_parts } =
             tree::encode(tree)?;

@@ -22,7 +22,7 @@
 //! not match the digest of its place.
 //!
 //! All sizes are known before the first byte is written, so every offset is planned first
-//! ([`Plan`]), and the bytes are then written in any order by several threads.
+//! ([`TorchPlan`]), and the bytes are then written in any order by several threads.
 //!
 //! A file without a manifest, as torch writes it, is checked against the CRC-32 of each record.
 //! Files in torch's format before 1.6, and files written with `set_crc32_options(False)`, carry no
@@ -39,7 +39,7 @@ pub use super::{Foreign, Protection, Unprotected};
 pub use file::{TorchFile, peek};
 pub(super) use legacy::is_plain_pickle;
 pub use manifest::Manifest;
-pub use plan::Plan;
+pub use plan::TorchPlan;
 pub(super) use zip::members::{Member, members};
 pub(crate) use zip::read::UNRECOGNIZED;
 
@@ -51,14 +51,14 @@ pub fn repeated_key(entries: &[(Value, Value)]) -> Option<&Value> {
     pickle::keys::repeated(entries)
 }
 
-/// The constructor of this name that a [`crate::Call`] may make (`torch._utils._rebuild_qtensor`),
+/// The constructor of this name that a [`crate::value::Call`] may make (`torch._utils._rebuild_qtensor`),
 /// where it is in the table of those that PyTorch accepts.
 pub fn constructor(name: &str) -> Option<&'static str> {
     pickle::kept(name)
 }
 
 /// The class or function of this name that may stand in a tree as a value
-/// (`collections.OrderedDict`), as a [`crate::Call`] without arguments.
+/// (`collections.OrderedDict`), as a [`crate::value::Call`] without arguments.
 pub(super) fn class(name: &str) -> Option<&'static str> {
     pickle::class(name)
 }

@@ -30,7 +30,7 @@ const LARGE: u64 = 512 << 10;
 
 /// A file that is ready to be written: every offset is known.
 #[derive(Debug)]
-pub struct Plan {
+pub struct TorchPlan {
     records: Vec<Record<Name>>,
     /// The bytes of each record.
     contents: Vec<Storage>,
@@ -75,7 +75,7 @@ impl Done {
     }
 }
 
-impl Plan {
+impl TorchPlan {
     /// Plans the file for a state tree.
     ///
     /// # Errors
@@ -89,15 +89,15 @@ impl Plan {
     /// back as it is and that nothing else looks at.
     ///
     /// # Errors
-    /// As [`Plan::new`]; [`Error::Invalid`] for notes of more than 64 MiB.
+    /// As [`TorchPlan::new`]; [`Error::Invalid`] for notes of more than 64 MiB.
     pub fn with_notes(tree: &Value, notes: Option<&str>) -> Result<Self> {
         Self::converted(tree, notes, Origin::Known)
     }
 
-    /// Plans the file for a state tree that comes from another file, as [`Plan::with_notes`].
+    /// Plans the file for a state tree that comes from another file, as [`TorchPlan::with_notes`].
     ///
     /// # Errors
-    /// As [`Plan::with_notes`].
+    /// As [`TorchPlan::with_notes`].
     pub fn converted(tree: &Value, notes: Option<&str>, origin: Origin) -> Result<Self> {
         if notes.is_some_and(|notes| notes.len() as u64 > MAX_NOTES) {
             return Err(Error::invalid(format!("the notes are longer than {MAX_NOTES} bytes")));
@@ -139,7 +139,7 @@ impl Plan {
         self.place(name, at, size)
     }
 
-    /// As [`Plan::add`], for a record of `size` bytes.
+    /// As [`TorchPlan::add`], for a record of `size` bytes.
     fn place(&mut self, name: Name, at: u64, size: u64) -> u64 {
         let align = if size >= LARGE { ALIGN_LARGE } else { ALIGN };
         let data = data_offset(&name, at, size, align);
@@ -167,8 +167,8 @@ impl Plan {
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
     /// Every digest and checksum is computed from the bytes as they are handed to `file`. A storage
-    /// that has no [`Source::as_slice`](crate::Source::as_slice) may change meanwhile: each of its
-    /// bytes is read once. Beside the state each thread holds 2 MiB, as far as [`Plan::memory`]
+    /// that has no [`Source::as_slice`](crate::tensor::Source::as_slice) may change meanwhile: each of its
+    /// bytes is read once. Beside the state each thread holds 2 MiB, as far as [`TorchPlan::memory`]
     /// allows. Where `file` wants bytes aligned, twice as many threads write: half of them wait for
     /// the device.
     ///

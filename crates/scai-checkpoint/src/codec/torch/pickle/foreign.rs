@@ -1,6 +1,6 @@
 //! Objects that only code could make: what they are made of, without making them.
 //!
-//! A lenient read gives a [`crate::Object`] for each: the name of its class, and the data it would
+//! A lenient read gives a [`crate::value::Object`] for each: the name of its class, and the data it would
 //! have been made from. Of a whole `torch.nn.Module` that is its state dict, by the names that
 //! `state_dict()` gives.
 

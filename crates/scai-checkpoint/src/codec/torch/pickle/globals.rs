@@ -29,7 +29,7 @@ pub(super) enum Global {
     TensorV3,
     /// `_rebuild_parameter(tensor, requires_grad, hooks)`.
     Parameter,
-    /// A constructor kept as it was written ([`crate::Call`]), or a class of tensors.
+    /// A constructor kept as it was written ([`crate::value::Call`]), or a class of tensors.
     Kept(&'static str),
     NumPy(NumPy),
     /// What only code could make: the number of its name in the program.
@@ -182,7 +182,7 @@ const NUMPY_CLASSES: [&str; 33] = [
     "complexfloating",
 ];
 
-/// The name of a global that a [`crate::Call`] may have, where it is one.
+/// The name of a global that a [`crate::value::Call`] may have, where it is one.
 pub(in crate::codec) fn kept(name: &str) -> Option<&'static str> {
     let all = KEPT.into_iter().chain([TENSOR, PARAMETER_CLASS]).chain(SOMETIMES_KEPT);
     all.into_iter().find(|&kept| kept == name)
