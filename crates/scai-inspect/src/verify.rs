@@ -94,18 +94,23 @@ fn report(path: &Path, verification: Verification) -> VerifyReport {
 impl Finding {
     fn of(error: &Error) -> Self {
         let place = error.place();
-        let message = error.to_string();
-        let path = place.and_then(|place| place.path.clone());
-        let file = Place { path, ..Place::default() }.to_string();
         Self {
-            detail: message.strip_prefix(&file).unwrap_or(&message).to_owned(),
-            message,
+            message: error.to_string(),
+            detail: without_file(error),
             tensor: place.and_then(|place| place.tensor.clone()),
             record: place.and_then(|place| place.record.clone()),
             bytes: place.and_then(|place| place.bytes.clone()).map(|b| [b.start, b.end]),
             condition: Condition::of(error),
         }
     }
+}
+
+/// What an error says, without the file it is in.
+pub(crate) fn without_file(error: &Error) -> String {
+    let message = error.to_string();
+    let path = error.place().and_then(|place| place.path.clone());
+    let file = Place { path, ..Place::default() }.to_string();
+    message.strip_prefix(&file).unwrap_or(&message).to_owned()
 }
 
 /// A file to verify.

@@ -9,6 +9,7 @@ use scai_checkpoint::verify::{Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Result};
 use serde::{Serialize, Serializer};
 
+use crate::verify::without_file;
 use others::{Other, others};
 
 /// The checkpoints of a directory, and the other files in it that look like checkpoints.
@@ -83,7 +84,7 @@ pub fn list(manager: &CheckpointManager) -> Result<Listing> {
             size,
             format,
             shards,
-            problem: error.as_ref().map(ToString::to_string),
+            problem: error.as_ref().map(without_file),
             condition: error.as_ref().map(Condition::of),
             verified: None,
         }
@@ -129,7 +130,7 @@ fn note(
 ) {
     let first: Option<&Error> = verification.damage.first().or(verification.obstacle.as_ref());
     if let Some(error) = first {
-        *problem = Some(error.to_string());
+        *problem = Some(without_file(error));
         *condition = Some(verification.condition());
     }
     *verified = Some(verification.is_sound());
