@@ -50,15 +50,18 @@ impl<'a> ReadOptions<'a> {
         self.threads
     }
 
-    pub(crate) fn report(&self, bytes: u64) {
+    /// Reports that so many further bytes are done, for code that reads by itself.
+    pub fn report(&self, bytes: u64) {
         if let Some(progress) = self.progress {
             progress(bytes);
         }
     }
 
+    /// Fails once the read was cancelled, for code that reads by itself.
+    ///
     /// # Errors
-    /// [`Error::Cancelled`] once it was cancelled.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// [`Error::Cancelled`].
+    pub fn check(&self) -> Result<()> {
         match self.cancel {
             Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::Cancelled),
             _ => Ok(()),

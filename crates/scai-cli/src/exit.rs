@@ -15,7 +15,7 @@ use std::io::Write;
 
 use scai_checkpoint::verify::Condition;
 
-use crate::render::style;
+use crate::render::{printable, style};
 
 /// The exit code of a command that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,15 +109,15 @@ impl Failure {
         write!(err, "{error}error{reset}: ")?;
         match self {
             Failure::Engine(error) => {
-                writeln!(err, "{}", crate::render::printable(&error.to_string()))
+                writeln!(err, "{}", printable(&error.to_string()))
             }
             Failure::Output(error) => writeln!(err, "cannot write the output: {error}"),
             Failure::Usage { message, hint } => {
-                writeln!(err, "{}", crate::render::printable(message))?;
+                writeln!(err, "{}", printable(message))?;
                 match hint {
                     Some(hint) => {
                         let (tip, reset) = (style::GOOD, style::GOOD.render_reset());
-                        writeln!(err, "  {tip}tip{reset}: {}", crate::render::printable(hint))
+                        writeln!(err, "  {tip}tip{reset}: {}", printable(hint))
                     }
                     None => Ok(()),
                 }

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use scai_checkpoint::codec::{CheckpointFile, Foreign, Format, Origin, Protection, Unprotected};
-use scai_checkpoint::{Error, Value, file};
+use scai_checkpoint::codec::{Format, Protection};
+use scai_checkpoint::{Error, Value};
+use scai_inspect::File;
 
 use crate::exit::Failure;
 use crate::locate::{nearest, no_such_file};
@@ -13,118 +14,63 @@ use crate::render::{one_line, paint, printable, style};
 /// Of a file that was converted from one without checksums.
 pub(crate) const UNNOTICED: &str = "in which damage could not be noticed";
 
-/// An open file.
-#[derive(Debug)]
-pub(crate) struct Input<'a> {
-    pub(crate) file: CheckpointFile,
-    pub(crate) path: &'a Path,
+/// Opens a file. One without checksums is read, with a warning.
+pub(crate) fn open(path: &Path) -> Result<File, Failure> {
+    let file = open_quietly(path)?;
+    let shown = path.display();
+    if file.content().protection() == Protection::None {
+        warn(&format!("`{shown}` carries no checksums: damage could not be noticed"));
+    } else if file.comes_unprotected() {
+        warn(&format!("`{shown}` was converted from a file without checksums, {UNNOTICED}"));
+    }
+    Ok(file)
 }
 
-impl<'a> Input<'a> {
-    /// Opens a file. One without checksums is read, with a warning.
-    pub(crate) fn open(path: &'a Path) -> Result<Self, Failure> {
-        let input = Self::open_quietly(path)?;
+fn open_quietly(path: &Path) -> Result<File, Failure> {
+    if path.is_dir() {
+        return Err(is_directory(path));
+    }
+    File::open(path).map_err(|error| match error {
+        Error::NotFound { .. } => no_such_file(path),
+        error => error.into(),
+    })
+}
+
+/// Opens a file as [`open`] does, but refuses one without checksums.
+pub(crate) fn open_protected(path: &Path) -> Result<File, Failure> {
+    let file = open_quietly(path)?;
+    if file.content().protection() == Protection::None {
         let shown = path.display();
-        if input.file.protection() == Protection::None {
-            warn(&format!("`{shown}` carries no checksums: damage could not be noticed"));
-        } else if input.comes_unprotected() {
-            warn(&format!("`{shown}` was converted from a file without checksums, {UNNOTICED}"));
-        }
-        Ok(input)
+        return Err(Failure::usage(
+            format!("`{shown}` carries no checksums, so damage could not be noticed"),
+            Some("`--allow-unprotected` converts it all the same, and marks the new file".into()),
+        ));
     }
-
-    fn open_quietly(path: &'a Path) -> Result<Self, Failure> {
-        if path.is_dir() {
-            return Err(is_directory(path));
-        }
-        let file = file::open(path, Unprotected::Accept).map_err(|error| match error {
-            Error::NotFound { .. } => no_such_file(path),
-            error => error.into(),
-        })?;
-        Ok(Self { file, path })
-    }
-
-    /// Opens a file as [`Input::open`] does, but refuses one without checksums.
-    pub(crate) fn open_protected(path: &'a Path) -> Result<Self, Failure> {
-        let input = Self::open_quietly(path)?;
-        if input.file.protection() == Protection::None {
-            let shown = path.display();
-            return Err(Failure::usage(
-                format!("`{shown}` carries no checksums, so damage could not be noticed"),
-                Some(
-                    "`--allow-unprotected` converts it all the same, and marks the new file".into(),
-                ),
-            ));
-        }
-        Ok(input)
-    }
-
-    /// The state tree. What stands in for objects that only code could
-    /// make is warned of.
-    pub(crate) fn tree(&self) -> Result<Value, Failure> {
-        let tree = self.file.tree_with(Foreign::StandIn)?;
-        let objects = tree.objects();
-        if self.file.format() == Format::TorchScript {
-            warn(&format!(
-                "`{}` is a TorchScript archive: its tensors and attributes are read, and its code \
-                 is left out",
-                self.path.display()
-            ));
-        } else if !objects.is_empty() {
-            let mut classes: Vec<&str> =
-                objects.iter().map(|(_, object)| object.class.as_str()).collect();
-            classes.sort_unstable();
-            classes.dedup();
-            warn(&format!(
-                "`{}` holds objects that only code could make, which is not run ({}); in their \
-                 place is the data that they are made of",
-                self.path.display(),
-                few(&classes)
-            ));
-        }
-        Ok(tree)
-    }
-
-    /// The notes beside the tree.
-    pub(crate) fn notes(&self) -> Result<Option<String>, Failure> {
-        Ok(self.file.notes()?)
-    }
-
-    /// The format, for scripts.
-    pub(crate) fn format(&self) -> &'static str {
-        format(self.file.format())
-    }
-
-    /// Whether it has checksums, but was converted from a file that had none.
-    pub(crate) fn comes_unprotected(&self) -> bool {
-        self.file.protection() != Protection::None && self.file.origin() == Origin::Unprotected
-    }
-
-    /// What protects the file, for scripts.
-    pub(crate) fn protection(&self) -> &'static str {
-        protection(self.file.protection())
-    }
+    Ok(file)
 }
 
-/// A format, for scripts.
-pub(crate) fn format(format: Format) -> &'static str {
-    match format {
-        Format::TorchLegacy => "pt-legacy",
-        Format::TorchScript => "torchscript",
-        Format::Safetensors => "safetensors",
-        Format::Sharded => "sharded",
-        Format::Archive => "archive",
-        _ => "pt",
+/// The state tree of a file. Warns of what stands in for objects that only code could make.
+pub(crate) fn tree(file: &File) -> Result<&Value, Failure> {
+    let tree = file.tree()?;
+    let objects = tree.objects();
+    let shown = file.path().display();
+    if file.content().format() == Format::TorchScript {
+        warn(&format!(
+            "`{shown}` is a TorchScript archive: its tensors and attributes are read, and its code \
+             is left out"
+        ));
+    } else if !objects.is_empty() {
+        let mut classes: Vec<&str> =
+            objects.iter().map(|(_, object)| object.class.as_str()).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        warn(&format!(
+            "`{shown}` holds objects that only code could make, which is not run ({}); in their \
+             place is the data that they are made of",
+            few(&classes)
+        ));
     }
-}
-
-/// What protects a file, for scripts.
-pub(crate) fn protection(protection: Protection) -> &'static str {
-    match protection {
-        Protection::None => "none",
-        Protection::Crc32 => "crc32",
-        Protection::Digests => "digests",
-    }
+    Ok(tree)
 }
 
 /// The network of a checkpoint of a training.
@@ -161,12 +107,12 @@ pub(crate) fn say(message: &str) {
 }
 
 /// Names listed in a message.
-const FEW: usize = 8;
+const NAMES: usize = 8;
 
 /// A list, cut where it is long.
 pub(crate) fn few(names: &[impl AsRef<str>]) -> String {
-    let shown: Vec<&str> = names.iter().take(FEW).map(AsRef::as_ref).collect();
-    match names.len().saturating_sub(FEW) {
+    let shown: Vec<&str> = names.iter().take(NAMES).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(NAMES) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }

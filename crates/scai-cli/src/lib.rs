@@ -1,15 +1,14 @@
 //! The `scai` command: look at, check, compare, convert and tidy up training checkpoints.
 //!
-//! In layers: `args` is what was typed, each file in `cmd` does one command, `render` is how
-//! things look. Data go to stdout, messages to stderr. Exit codes are in `exit`.
+//! In layers: `args` is what was typed, each file in `cmd` does one command, `scai-inspect` finds
+//! out what there is to see, `render` is how it looks. Data go to stdout, messages to stderr. Exit codes are in `exit`.
 
 mod args;
+mod cast;
 mod cmd;
-mod compute;
 mod exit;
 mod input;
 mod locate;
-mod others;
 mod progress;
 mod render;
 

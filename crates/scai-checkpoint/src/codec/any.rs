@@ -5,6 +5,8 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 use super::bundle::Bundle;
 use super::kind;
 use super::safetensors::{self, SafetensorsFile};
@@ -31,6 +33,26 @@ pub enum Format {
     Sharded,
     /// An archive that holds checkpoints, such as a model of Stable-Baselines3; read only.
     Archive,
+}
+
+impl Format {
+    /// The name that scripts see: `pt-legacy`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Torch => "pt",
+            Format::TorchLegacy => "pt-legacy",
+            Format::TorchScript => "torchscript",
+            Format::Safetensors => "safetensors",
+            Format::Sharded => "sharded",
+            Format::Archive => "archive",
+        }
+    }
+}
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 impl fmt::Display for Format {

@@ -12,6 +12,8 @@ pub mod safetensors;
 mod secret;
 pub mod torch;
 
+use serde::Serialize;
+
 use crate::error::Result;
 use crate::store::ReadAt;
 
@@ -28,8 +30,9 @@ pub(crate) fn in_file<T>(file: &dyn ReadAt, result: Result<T>) -> Result<T> {
     })
 }
 
-/// What protects a file against damage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What protects a file against damage. Scripts see `none`, `crc32` and `digests`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protection {
     /// Nothing: no checksums were written.
     None,

@@ -1,16 +1,17 @@
 //! `scai convert IN OUT`
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
 use scai_checkpoint::codec::{Format, Origin, Plan};
 use scai_checkpoint::{DType, Options, Value, file};
+use scai_inspect::Totals;
 
 use crate::args::{ConvertArgs, OutputFormat};
-use crate::compute::cast::cast;
-use crate::compute::totals::totals;
+use crate::cast::cast;
 use crate::exit::{Exit, Failure};
-use crate::input::{self, Input, few, warn};
+use crate::input::{self, few, warn};
 use crate::render::{counted, one_line, size};
 use crate::{locate, progress};
 
@@ -55,33 +56,34 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         return Err(Failure::usage(format!("there is no directory `{directory}`"), None));
     }
     let input = match args.allow_unprotected {
-        true => Input::open(&args.input)?,
-        false => Input::open_protected(&args.input)?,
+        true => input::open(&args.input)?,
+        false => input::open_protected(&args.input)?,
     };
     let mut notes = Notes::new();
-    let tree = input.tree()?;
-    let tree = match &args.part {
-        Some(path) => input::part(&tree, path)?.clone(),
-        None => tree,
+    let tree = input::tree(&input)?;
+    let mut tree = match &args.part {
+        Some(path) => Cow::Borrowed(input::part(tree, path)?),
+        None => Cow::Borrowed(tree),
     };
     let mut losses = Losses::default();
     let is_whole = tree.objects().is_empty();
-    let tree = if is_whole { tree } else { without_objects(&tree, &mut losses) };
-    let tree = match args.dtype {
-        Some(dtype) => rounded(&tree, dtype, &mut notes)?,
-        None => tree,
-    };
+    if !is_whole {
+        tree = Cow::Owned(without_objects(&tree, &mut losses));
+    }
+    if let Some(dtype) = args.dtype {
+        tree = Cow::Owned(rounded(&tree, dtype, &mut notes)?);
+    }
     // What they say of a whole state is not true of a part of it.
     let notes_beside = match &args.part {
-        None if is_whole => input.notes()?,
+        None if is_whole => input.content().notes()?,
         _ => None,
     };
-    let origin = input.file.origin();
+    let origin = input.content().origin();
     if origin == Origin::Unprotected {
         notes.push("marked: it comes from a file without checksums".to_owned());
     }
     let mut plan = Plan::converted(&tree, notes_beside.as_deref(), origin, format)?;
-    let metadata = input.file.foreign_metadata();
+    let metadata = input.content().foreign_metadata();
     match plan {
         Plan::Safetensors(safetensors) => {
             let safetensors = safetensors.with_metadata(None, metadata)?;
@@ -101,12 +103,12 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     spinner.finish_and_clear();
     written?;
     let shown = |path: &Path| one_line(&path.display().to_string());
-    let (from, to) = (input.file.format(), format);
+    let (from, to) = (input.content().format(), format);
     writeln!(
         out,
         "{} ({from}, {}) → {} ({to}, {})",
         shown(&args.input),
-        size(input.file.len()),
+        size(input.content().len()),
         shown(&args.output),
         size(len)
     )?;
@@ -138,7 +140,7 @@ fn without_objects(tree: &Value, losses: &mut Losses) -> Value {
     let mut lost = Vec::new();
     let tree = tree.without_objects(&mut |path, object| {
         let path = if path.is_empty() { "the whole" } else { path };
-        let kept = match totals(&object.content.clone().into()).tensors as u64 {
+        let kept = match Totals::of(&object.content.clone().into()).tensors as u64 {
             0 => String::new(),
             tensors => format!(", {} of it kept", counted(tensors, "tensor")),
         };

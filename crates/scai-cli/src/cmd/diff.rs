@@ -4,150 +4,102 @@ use std::io::Write;
 
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::{Tensor, Value};
-use serde::Serialize;
-use serde_json::{Value as Json, json};
+use scai_inspect::diff::{Change, Depth, Options, TensorDifference, What, bytes_to_read};
+use scai_inspect::{Difference, diff};
 
 use crate::args::DiffArgs;
-use crate::compute::compare::{Change, Comparison, Depth, What, trees};
-use crate::compute::difference::Difference;
-use crate::compute::totals::totals;
 use crate::exit::{Exit, Failure};
-use crate::input::{self, Input};
-use crate::progress;
 use crate::render::tree::shortened;
 use crate::render::{
-    count, counted, flat_list, one_line, paint, scalar, short, size, style, table, to_json,
-    write_json, write_table,
+    count, counted, flat_list, one_line, paint, scalar, short, size, style, table, write_json,
+    write_table,
 };
-
-/// What a script gets.
-#[derive(Serialize)]
-struct Report {
-    a: String,
-    b: String,
-    /// `null` where only the digests say so.
-    identical: Option<bool>,
-    /// Every byte of both files was read and is what was saved.
-    checked: bool,
-    /// Tensors that both have and that are equal bit for bit.
-    equal_tensors: usize,
-    /// Tensors whose equality was decided by digests alone.
-    by_digest: usize,
-    /// Bytes of tensors that were read to compare them.
-    bytes_read: u64,
-    ignored: usize,
-    changes: Vec<Entry>,
-}
-
-#[derive(Serialize)]
-struct Entry {
-    path: String,
-    /// `removed`, `added`, `type`, `value`, `items`, `form`, `attributes` or `elements`.
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Json::is_null")]
-    a: Json,
-    #[serde(skip_serializing_if = "Json::is_null")]
-    b: Json,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    difference: Option<Difference>,
-}
+use crate::{input, progress};
 
 pub(crate) fn run(args: &DiffArgs, out: &mut impl Write) -> Result<Exit, Failure> {
-    let (a, b) = (Input::open(&args.a)?, Input::open(&args.b)?);
-    let (left, right) = (a.tree()?, b.tree()?);
+    let (a, b) = (input::open(&args.a)?, input::open(&args.b)?);
+    let (left, right) = (input::tree(&a)?, input::tree(&b)?);
     for ignored in &args.ignore {
         if left.lookup(ignored).is_none() {
-            input::part(&right, ignored)?;
+            input::part(right, ignored)?;
         }
     }
-    let checked = !args.digests_only;
-    if checked {
-        check(&a)?;
-        check(&b)?;
-    }
-    let depth = if args.no_values || !checked { Depth::Names } else { Depth::Values };
-    let bar = progress::bytes(2 * totals(&left).bytes.min(totals(&right).bytes), "comparing");
-    let comparison = trees(&left, &right, &args.ignore, depth, &|bytes| bar.inc(bytes));
+    let depth = match (args.digests_only, args.no_values) {
+        (true, _) => Depth::Digests,
+        (false, true) => Depth::Names,
+        (false, false) => Depth::Values,
+    };
+    let bar = progress::bytes(bytes_to_read(&a, &b, depth)?, "comparing");
+    let progress = |bytes| bar.inc(bytes);
+    let read = ReadOptions::default().progress(&progress);
+    let difference = diff(&a, &b, Options::default().ignore(&args.ignore).depth(depth).read(read));
     bar.finish_and_clear();
-    let comparison = comparison?;
-    let exit = match comparison.identical() {
-        true if checked || comparison.by_digest == 0 => Exit::Success,
-        true => Exit::ByDigests,
-        false => Exit::Found,
+    let difference = difference?;
+    let exit = match difference.identical {
+        Some(true) => Exit::Success,
+        Some(false) => Exit::Found,
+        None => Exit::ByDigests,
     };
     if args.json {
-        write_json(out, &report(args, &comparison, exit))?;
+        write_json(out, &difference)?;
         return Ok(exit);
     }
-    if !comparison.identical() {
-        let path = |path: &std::path::Path| one_line(&path.display().to_string());
-        writeln!(out, "{} {}", paint(style::BAD, "-"), path(&args.a))?;
-        writeln!(out, "{} {}", paint(style::GOOD, "+"), path(&args.b))?;
+    if exit == Exit::Found {
+        writeln!(out, "{} {}", paint(style::BAD, "-"), one_line(&difference.a))?;
+        writeln!(out, "{} {}", paint(style::GOOD, "+"), one_line(&difference.b))?;
         writeln!(out)?;
-        print(&comparison, out)?;
+        print(&difference, out)?;
     }
-    summary(&comparison, exit, out)?;
+    summary(&difference, out)?;
     Ok(exit)
 }
 
-/// Reads every byte: digests speak for what was saved, not for what a disk made of it since.
-fn check(input: &Input<'_>) -> Result<(), Failure> {
-    let bar = progress::bytes(input.file.len(), "checking");
-    let damage = input.file.verify(ReadOptions::default().progress(&|bytes| bar.inc(bytes)));
-    bar.finish_and_clear();
-    match damage.into_iter().next() {
-        Some(error) => Err(error.at_path(input.path.display().to_string()).into()),
-        None => Ok(()),
-    }
-}
-
-fn summary(comparison: &Comparison<'_>, exit: Exit, out: &mut impl Write) -> Result<(), Failure> {
-    let differing = comparison
+fn summary(difference: &Difference<'_>, out: &mut impl Write) -> std::io::Result<()> {
+    let differing = difference
         .changes
         .iter()
         .filter(|change| matches!(change.what, What::Elements(..)))
         .count();
-    let tensors = comparison.equal_tensors + differing;
+    let tensors = difference.equal_tensors + differing;
     let common = counted(tensors as u64, "tensor");
-    let read = match comparison.read {
+    let read = match difference.bytes_read {
         0 => String::new(),
         read => format!(", {} read", size(read)),
     };
-    let mut text = match exit {
-        Exit::ByDigests => format!(
+    let mut text = match difference.identical {
+        None => format!(
             "{}: {common}, {} of them not read; without `--digests-only` they are checked as well",
             paint(style::GOOD, "saved identical"),
-            count(comparison.by_digest as u64),
+            count(difference.by_digest as u64),
         ),
-        Exit::Success => {
+        Some(true) => {
             let verdict = paint(style::GOOD, "identical bit for bit");
             if tensors == 0 { verdict } else { format!("{verdict}: {common}{read}") }
         }
-        _ => {
-            let changes = counted(comparison.changes.len() as u64, "difference");
+        Some(false) => {
+            let changes = counted(difference.changes.len() as u64, "difference");
             let mut text = format!("{}: {changes}", paint(style::BAD, "different"));
             if tensors > 0 {
-                let equal = count(comparison.equal_tensors as u64);
+                let equal = count(difference.equal_tensors as u64);
                 text += &format!("; {equal} of {common} equal{read}");
             }
             text
         }
     };
-    if comparison.ignored > 0 {
-        text += &format!("; {} ignored", counted(comparison.ignored as u64, "value"));
+    if difference.ignored > 0 {
+        text += &format!("; {} ignored", counted(difference.ignored as u64, "value"));
     }
-    if comparison.laid_out_differently > 0 {
-        let n = counted(comparison.laid_out_differently as u64, "tensor");
+    if difference.laid_out_differently > 0 {
+        let n = counted(difference.laid_out_differently as u64, "tensor");
         text += &format!("; {n} with other strides");
     }
-    writeln!(out, "{text}")?;
-    Ok(())
+    writeln!(out, "{text}")
 }
 
 /// Values first, then the tensors whose elements differ.
-fn print(comparison: &Comparison<'_>, out: &mut impl Write) -> std::io::Result<()> {
+fn print(difference: &Difference<'_>, out: &mut impl Write) -> std::io::Result<()> {
     let is_elements = |change: &&Change<'_>| matches!(change.what, What::Elements(..));
-    let (tensors, values): (Vec<_>, Vec<_>) = comparison.changes.iter().partition(is_elements);
+    let (tensors, values): (Vec<_>, Vec<_>) = difference.changes.iter().partition(is_elements);
     let headings =
         |headings: &[&str]| headings.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     if !values.is_empty() {
@@ -195,10 +147,11 @@ fn tensor_cells(change: &Change<'_>) -> Option<Vec<String>> {
         paint(style::DIM, tensor.dtype()),
         paint(style::DIM, format!("{:?}", tensor.shape())),
     ];
-    let Some(Difference { differing, elements, max_abs, max_rel, not_finite }) = difference else {
+    let Some(difference) = difference else {
         return Some(cells);
     };
-    let shown = |part: &Json| part.as_f64().map_or_else(String::new, short);
+    let TensorDifference { differing, elements, max_abs, max_rel, not_finite, .. } = difference;
+    let shown = |part: &Option<f64>| part.map_or_else(String::new, short);
     cells.extend([count(*differing), paint(style::DIM, format!("of {}", count(*elements)))]);
     cells.extend([shown(max_abs), shown(max_rel)]);
     cells.push(match not_finite {
@@ -262,45 +215,4 @@ fn attributes(a: &Tensor, b: &Tensor) -> String {
     let changed = pairs.into_iter().filter(|(_, a, b)| a != b);
     let changed: Vec<String> = changed.map(|(name, a, b)| format!("{name} {a} → {b}")).collect();
     changed.join(", ")
-}
-
-fn report(args: &DiffArgs, comparison: &Comparison<'_>, exit: Exit) -> Report {
-    Report {
-        a: args.a.display().to_string(),
-        b: args.b.display().to_string(),
-        identical: (exit != Exit::ByDigests).then(|| comparison.identical()),
-        checked: !args.digests_only,
-        equal_tensors: comparison.equal_tensors,
-        by_digest: comparison.by_digest,
-        bytes_read: comparison.read,
-        ignored: comparison.ignored,
-        changes: comparison.changes.iter().map(entry).collect(),
-    }
-}
-
-fn entry(change: &Change<'_>) -> Entry {
-    let brief = |tensor: &Tensor| {
-        json!({
-            "dtype": tensor.dtype().name(),
-            "shape": tensor.shape(),
-            "requires_grad": tensor.attributes().requires_grad,
-            "parameter": tensor.attributes().parameter,
-        })
-    };
-    let of_type = |value: &Value| json!({ "type": value.type_name(), "value": to_json(value) });
-    let (kind, a, b, difference) = match &change.what {
-        What::Removed(value) => ("removed", of_type(value), Json::Null, None),
-        What::Added(value) => ("added", Json::Null, of_type(value), None),
-        What::Value(a, b) if a.type_name() != b.type_name() => {
-            ("type", of_type(a), of_type(b), None)
-        }
-        What::Value(a, b) => ("value", of_type(a), of_type(b), None),
-        What::Items { a, b, .. } => ("items", of_type(a), of_type(b), None),
-        What::Form(a, b) => ("form", brief(a), brief(b), None),
-        What::Attributes(a, b) => ("attributes", brief(a), brief(b), None),
-        What::Elements(tensor, difference) => {
-            ("elements", brief(tensor), brief(tensor), difference.clone())
-        }
-    };
-    Entry { path: change.path.clone(), kind, a, b, difference }
 }

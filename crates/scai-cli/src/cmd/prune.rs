@@ -3,26 +3,16 @@
 use std::io::Write;
 
 use scai_checkpoint::file::ReadOptions;
-use scai_checkpoint::manager::{Listed, Prune, Verdict};
+use scai_checkpoint::manager::{Listed, Prune};
 use scai_checkpoint::retention::Rule;
 use scai_checkpoint::{Options, Retention};
-use serde::Serialize;
+use scai_inspect::{PruneReport, prune_report};
 
 use crate::args::PruneArgs;
 use crate::exit::{Exit, Failure};
 use crate::locate::{manager, nearest};
 use crate::progress;
 use crate::render::{paint, size, style, table, write_json, write_table};
-
-#[derive(Serialize)]
-struct Report<'a> {
-    name: &'a str,
-    iteration: u64,
-    size: u64,
-    stays: bool,
-    reasons: Vec<String>,
-    removed: bool,
-}
 
 pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let retention = args.retention().map_err(|error| Failure::usage(error.to_string(), None))?;
@@ -48,13 +38,12 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
         manager.prune_with(&retention, prune, options)
     };
     bar.finish_and_clear();
-    let verdicts = verdicts?;
+    let reports = prune_report(&verdicts?);
     if args.json {
-        let reports: Vec<Report<'_>> = verdicts.iter().map(report).collect();
         write_json(out, &reports)?;
         return Ok(Exit::Success);
     }
-    print(args, out, &verdicts)?;
+    print(args, out, &reports)?;
     Ok(Exit::Success)
 }
 
@@ -76,34 +65,21 @@ fn check_statistics(retention: &Retention, listed: &[Listed]) -> Result<(), Fail
     }
 }
 
-fn report(verdict: &Verdict) -> Report<'_> {
-    Report {
-        name: &verdict.checkpoint.name,
-        iteration: verdict.checkpoint.iteration,
-        size: verdict.checkpoint.size,
-        stays: verdict.stays(),
-        reasons: verdict.reasons.iter().map(ToString::to_string).collect(),
-        removed: verdict.removed,
-    }
-}
-
-fn print(args: &PruneArgs, out: &mut impl Write, verdicts: &[Verdict]) -> std::io::Result<()> {
+fn print(args: &PruneArgs, out: &mut impl Write, reports: &[PruneReport]) -> std::io::Result<()> {
     let headings = [">ITERATION", ">SIZE", "", "WHY"].map(str::to_owned);
-    let rows = verdicts.iter().map(|verdict| {
-        let (what, why) = if verdict.stays() {
-            let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
-            (paint(style::GOOD, "stays"), reasons.join(", "))
+    let rows = reports.iter().map(|report| {
+        let (what, why) = if report.stays {
+            (paint(style::GOOD, "stays"), report.reasons.join(", "))
         } else {
-            let what = if verdict.removed { "deleted" } else { "goes" };
+            let what = if report.removed { "deleted" } else { "goes" };
             let why = if args.superseded { "superseded" } else { "no rule keeps it" };
             (paint(style::WARN, what), why.to_owned())
         };
-        let checkpoint = &verdict.checkpoint;
-        vec![checkpoint.iteration.to_string(), size(checkpoint.size), what, why]
+        vec![report.iteration.to_string(), size(report.size), what, why]
     });
     write_table(out, &table(&headings, rows.collect()))?;
-    let gone: Vec<&Verdict> = verdicts.iter().filter(|verdict| !verdict.stays()).collect();
-    let bytes = size(gone.iter().map(|verdict| verdict.checkpoint.size).sum());
+    let gone: Vec<&PruneReport> = reports.iter().filter(|report| !report.stays).collect();
+    let bytes = size(gone.iter().map(|report| report.size).sum());
     let count = gone.len();
     if args.yes {
         writeln!(out, "{count} deleted, {bytes} freed")

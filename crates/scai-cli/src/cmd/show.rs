@@ -3,91 +3,37 @@
 use std::io::Write;
 
 use scai_checkpoint::codec::{Format, Protection};
+use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::{Tensor, Value};
-use serde::Serialize;
-use serde_json::Value as Json;
+use scai_inspect::elements::{Elements, first};
+use scai_inspect::show::{Entry, Options};
+use scai_inspect::{File, Number, Stats, Summary, Totals, show, stats};
 
 use crate::args::ShowArgs;
-use crate::compute::numbers::{Numbers, as_json, decode};
-use crate::compute::stats::{Stats, stats};
-use crate::compute::totals::{Totals, totals};
 use crate::exit::{Exit, Failure};
-use crate::input::{self, Input, UNNOTICED};
+use crate::input::{self, UNNOTICED};
 use crate::progress;
 use crate::render::tree::{Line, lines};
 use crate::render::{
     count, counted, flat_list, number, one_line, paint, printable, scalar, size, style, table,
-    to_json, write_json, write_long_table, write_table,
+    write_json, write_long_table, write_table,
 };
 
 /// Elements of a single tensor that are shown.
-const FEW: usize = 6;
-
-/// What a script gets.
-#[derive(Serialize)]
-struct Report {
-    path: String,
-    format: &'static str,
-    size: u64,
-    protection: &'static str,
-    /// `none` where it was converted from a file without checksums.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_protection: Option<&'static str>,
-    iteration: Option<i64>,
-    timestamp: Option<String>,
-    model: Option<Totals>,
-    optimizer: Option<Totals>,
-    total: Totals,
-    entries: Vec<Entry>,
-}
-
-/// A value of the tree. Containers come before what they hold.
-#[derive(Serialize)]
-struct Entry {
-    path: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    /// The class of an object that only code could make.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
-    /// Of a container.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    len: Option<usize>,
-    /// Of anything that is neither a container nor a tensor, and of a list of such.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<Json>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tensor: Option<TensorEntry>,
-    /// Of a container that is the same object as one before, which has its entries.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    same_as: Option<String>,
-}
-
-#[derive(Serialize)]
-struct TensorEntry {
-    dtype: &'static str,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-    bytes: u64,
-    tied_to: Option<String>,
-    shares_memory_with: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stats: Option<Option<Stats>>,
-}
+const ELEMENTS: usize = 6;
 
 pub(crate) fn run(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure> {
-    let input = Input::open(&args.file)?;
-    let tree = input.tree()?;
+    let file = input::open(&args.file)?;
+    let tree = input::tree(&file)?;
     let path = args.path.as_deref().unwrap_or_default();
-    let part = input::part(&tree, path)?;
-    let depth = args.depth.unwrap_or(usize::MAX);
+    let part = input::part(tree, path)?;
+    let summary = look(args, &file, part)?;
     if args.json {
-        let report = report(args, &input, &tree, path, part, depth)?;
-        write_json(out, &report)?;
+        write_json(out, &summary)?;
         return Ok(Exit::Success);
     }
     if args.path.is_none() {
-        header(args, &input, &tree, out)?;
+        header(&file, &summary, out)?;
     }
     match part.resolved() {
         Value::Tensor(tensor) => tensor_details(path, tensor, out)?,
@@ -95,28 +41,39 @@ pub(crate) fn run(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure
         Value::Str(text) => writeln!(out, "{}", printable(text))?,
         other => match scalar(other) {
             Some(text) => writeln!(out, "{text}")?,
-            None => contents(args, path, part, depth, out)?,
+            None => contents(args, part, &summary.entries, out)?,
         },
     }
     Ok(Exit::Success)
 }
 
+fn look<'a>(args: &ShowArgs, file: &'a File, part: &Value) -> Result<Summary<'a>, Failure> {
+    let mut options = Options::default().part(args.path.as_deref().unwrap_or_default());
+    if let Some(depth) = args.depth {
+        options = options.depth(depth);
+    }
+    if !args.stats {
+        return Ok(show(file, options)?);
+    }
+    let bar = progress::bytes(Totals::of(part).bytes, "reading");
+    let progress = |bytes| bar.inc(bytes);
+    let read = ReadOptions::default().progress(&progress);
+    let summary = show(file, options.with_stats().read(read));
+    bar.finish_and_clear();
+    Ok(summary?)
+}
+
 /// What the file is, before what is in it.
-fn header(
-    args: &ShowArgs,
-    input: &Input<'_>,
-    tree: &Value,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    let path = args.file.display().to_string();
-    writeln!(out, "{}", paint(style::BOLD, one_line(&path)))?;
+fn header(file: &File, summary: &Summary<'_>, out: &mut impl Write) -> Result<(), Failure> {
+    writeln!(out, "{}", paint(style::BOLD, one_line(&summary.path)))?;
     let mut facts = vec![
-        ("format", format!("{}, {}", input.file.format(), size(input.file.len()))),
-        ("checksums", checksums(input)),
+        ("format", format!("{}, {}", summary.format, size(summary.size))),
+        ("checksums", checksums(summary)),
     ];
-    if input.file.format() == Format::TorchScript {
+    if summary.format == Format::TorchScript {
         facts.push(("code", "left out".to_owned()));
     }
+    let tree = file.tree()?;
     let top = |key: &str| tree.as_dict().and_then(|dict| dict.get(key));
     let text = |value: &Value| match value.resolved() {
         Value::Str(text) => Some(one_line(text)),
@@ -124,14 +81,13 @@ fn header(
     };
     facts.extend(top("iteration").and_then(text).map(|text| ("iteration", text)));
     facts.extend(top("timestamp").and_then(text).map(|text| ("saved", text)));
-    let model = top("model_state_dict").map(|part| amount(&totals(part), "parameter"));
-    let optimizer = top("optimizer_state_dict").map(|part| amount(&totals(part), "value"));
+    let Summary { model, optimizer, total, .. } = summary;
     if model.is_none() && optimizer.is_none() {
-        facts.push(("content", amount(&totals(tree), "value")));
+        facts.push(("content", amount(total, "value")));
     }
-    facts.extend(model.map(|text| ("model", text)));
-    facts.extend(optimizer.map(|text| ("optimizer", text)));
-    for (key, value) in input.file.foreign_metadata() {
+    facts.extend(model.iter().map(|totals| ("model", amount(totals, "parameter"))));
+    facts.extend(optimizer.iter().map(|totals| ("optimizer", amount(totals, "value"))));
+    for (key, value) in file.content().foreign_metadata() {
         facts.push(("metadata", one_line(&format!("{key} = {value}"))));
     }
     let rows =
@@ -147,9 +103,9 @@ fn amount(totals: &Totals, noun: &str) -> String {
     format!("{} in {tensors}, {}", counted(elements, noun), size(bytes))
 }
 
-fn checksums(input: &Input<'_>) -> String {
-    match input.file.protection() {
-        Protection::Digests if input.comes_unprotected() => {
+fn checksums(summary: &Summary<'_>) -> String {
+    match summary.protection {
+        Protection::Digests if summary.source_protection.is_some() => {
             format!("a digest for each chunk; converted from a file without checksums, {UNNOTICED}")
         }
         Protection::Digests => "a digest for each chunk, written by scai".to_owned(),
@@ -161,61 +117,45 @@ fn checksums(input: &Input<'_>) -> String {
 /// The tree below a container.
 fn contents(
     args: &ShowArgs,
-    path: &str,
     part: &Value,
-    depth: usize,
+    entries: &[Entry<'_>],
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     if let Some(text) = flat_list(part, usize::MAX) {
         writeln!(out, "{text}")?;
         return Ok(());
     }
-    let mut lines = lines(part, path, depth);
+    // The part itself was asked for, and is not shown again.
+    let is_part = args.path.as_ref().is_some_and(|path| !path.is_empty());
+    let mut lines = lines(entries.get(usize::from(is_part)..).unwrap_or_default());
     let mut headings = vec!["", "", ">", ""];
     if args.stats {
         // Statistics take the room of values.
-        lines.retain(|line| totals(line.value).tensors > 0);
+        lines.retain(|line| Totals::of(line.entry.value).tensors > 0);
         headings = vec!["NAME", "TYPE", ">SIZE", "SHAPE"];
         headings.extend([">MIN", ">MAX", ">MEAN", ">STD", ">NORM", ">NAN", ">INF"]);
     }
-    let stats = if args.stats { measured(&lines)? } else { Vec::new() };
     let row = |i: usize| {
-        let mut row: Vec<String> = lines[i].cells().into();
-        row.extend(stats.get(i).and_then(Option::as_deref).into_iter().flat_map(stats_cells));
-        row
+        let line: &Line<'_> = &lines[i];
+        // Those of tied tensors are shown once.
+        let stats = line.entry.stats.iter().flatten().filter(|_| line.entry.tied_to.is_none());
+        line.cells().into_iter().chain(stats.flat_map(|stats| stats_cells(stats))).collect()
     };
     let headings: Vec<String> = headings.into_iter().map(str::to_owned).collect();
     write_long_table(out, &headings, lines.len(), &row)?;
     Ok(())
 }
 
-/// The statistics of the tensors among the lines; tied ones are measured once.
-fn measured(lines: &[Line<'_>]) -> Result<Vec<Option<Box<Stats>>>, Failure> {
-    let tensor =
-        |line: &Line<'_>| line.value.as_tensor().filter(|_| line.tied_to.is_none()).cloned();
-    let total = lines.iter().filter_map(tensor).map(|tensor| tensor.nbytes()).sum();
-    let bar = progress::bytes(total, "reading");
-    let measured = lines.iter().map(|line| {
-        let Some(tensor) = tensor(line) else { return Ok(None) };
-        let stats = stats(&tensor).map_err(|error| error.at_tensor(&line.path))?;
-        bar.inc(tensor.nbytes());
-        Ok(stats.map(Box::new))
-    });
-    let measured = measured.collect();
-    bar.finish_and_clear();
-    measured
-}
-
 fn stats_cells(stats: &Stats) -> [String; 7] {
-    let Stats { min, max, mean, std, norm, nan, inf } = stats;
-    let shown = |value: &Json| match value {
-        Json::Number(exact) if exact.is_f64() => exact.as_f64().map_or_else(String::new, number),
-        Json::Null => "-".to_owned(),
-        Json::String(text) => text.clone(),
+    let float = |value: Number| match value {
+        Number::Float(float) if float.is_finite() => number(float),
         other => other.to_string(),
     };
+    let shown = |value: Option<Number>| value.map_or_else(|| "-".to_owned(), float);
     let bad = |n: u64| if n > 0 { paint(style::BAD, count(n)) } else { String::new() };
-    [shown(min), shown(max), shown(mean), shown(std), shown(norm), bad(*nan), bad(*inf)]
+    let moments = [stats.mean, stats.std, stats.norm].map(|x| shown(x.map(Number::Float)));
+    let [mean, std, norm] = moments;
+    [shown(stats.min), shown(stats.max), mean, std, norm, bad(stats.nan), bad(stats.inf)]
 }
 
 /// All that is known of one tensor.
@@ -253,117 +193,29 @@ fn tensor_details(path: &str, tensor: &Tensor, out: &mut impl Write) -> Result<(
     if let Some(record) = tensor.storage().record() {
         facts.push(("record", one_line(record)));
     }
-    if let Some(stats) = stats(tensor).map_err(at)? {
+    if let Some(stats) = stats(tensor, 1).map_err(at)? {
         let names = ["min", "max", "mean", "std", "norm", "NaN", "infinite"];
         let cells = names.into_iter().zip(stats_cells(&stats));
         facts.extend(cells.filter(|(_, text)| !text.is_empty()));
     }
-    if let Some(values) = first_values(tensor).map_err(at)? {
-        facts.push(("values", values));
+    if let Some(elements) = first(tensor, ELEMENTS).map_err(at)? {
+        let values = listed(&elements, tensor.numel() > ELEMENTS);
+        facts.extend(Some(("values", values)).filter(|(_, text)| !text.is_empty()));
     }
     let rows = facts.into_iter().map(|(name, text)| vec![paint(style::DIM, name), text]);
     write_table(out, &table(&[String::new(), String::new()], rows.collect()))?;
     Ok(())
 }
 
-/// The first elements; `None` where they are no numbers or would cost a large read.
-fn first_values(tensor: &Tensor) -> scai_checkpoint::Result<Option<String>> {
-    const CHEAP: u64 = 1 << 20;
-    let size = tensor.dtype().size();
-    let few = FEW.min(tensor.numel());
-    let bytes = if tensor.is_contiguous() {
-        let start = (tensor.offset() * size) as u64;
-        tensor.storage().read(start..start + (few * size) as u64)?
-    } else if tensor.nbytes() <= CHEAP {
-        let mut bytes = tensor.to_bytes()?;
-        bytes.truncate(few * size);
-        bytes
-    } else {
-        return Ok(None);
-    };
-    let texts: Vec<String> = match decode(tensor.dtype(), &bytes) {
-        Some(Numbers::Ints(ints)) => ints.iter().map(ToString::to_string).collect(),
-        Some(Numbers::Floats(floats)) => floats.iter().map(|&x| number(x)).collect(),
-        Some(Numbers::Complex(parts)) => {
+/// Elements, separated by commas.
+fn listed(elements: &Elements, are_more: bool) -> String {
+    let texts: Vec<String> = match elements {
+        Elements::Ints(ints) => ints.iter().map(ToString::to_string).collect(),
+        Elements::Floats(floats) => floats.iter().map(|&x| number(x)).collect(),
+        Elements::Complex(parts) => {
             parts.iter().map(|[re, im]| format!("{}+{}j", number(*re), number(*im))).collect()
         }
-        None => return Ok(None),
     };
-    let more = if tensor.numel() > few { ", …" } else { "" };
-    Ok(Some(format!("{}{more}", texts.join(", "))).filter(|text| !text.is_empty()))
-}
-
-fn report(
-    args: &ShowArgs,
-    input: &Input<'_>,
-    tree: &Value,
-    path: &str,
-    part: &Value,
-    depth: usize,
-) -> Result<Report, Failure> {
-    let top = |key: &str| tree.as_dict().and_then(|dict| dict.get(key));
-    let mut entries = Vec::new();
-    if !path.is_empty() {
-        entries.push(entry(args, path, part, None)?);
-    }
-    for line in lines(part, path, depth) {
-        entries.push(entry(args, &line.path, line.value, Some(&line))?);
-    }
-    Ok(Report {
-        path: args.file.display().to_string(),
-        format: input.format(),
-        size: input.file.len(),
-        protection: input.protection(),
-        source_protection: input.comes_unprotected().then(|| input::protection(Protection::None)),
-        iteration: top("iteration").and_then(Value::as_int),
-        timestamp: top("timestamp").and_then(Value::as_str).map(str::to_owned),
-        model: top("model_state_dict").map(totals),
-        optimizer: top("optimizer_state_dict").map(totals),
-        total: totals(tree),
-        entries,
-    })
-}
-
-fn entry(
-    args: &ShowArgs,
-    path: &str,
-    value: &Value,
-    line: Option<&Line<'_>>,
-) -> Result<Entry, Failure> {
-    let tensor = match value.resolved() {
-        Value::Tensor(tensor) => {
-            let measured = match args.stats {
-                true => Some(stats(tensor).map_err(|error| error.at_tensor(path))?),
-                false => None,
-            };
-            Some(TensorEntry {
-                dtype: tensor.dtype().name(),
-                shape: tensor.shape().to_vec(),
-                strides: tensor.strides().to_vec(),
-                bytes: tensor.nbytes(),
-                tied_to: line.and_then(|line| line.tied_to.clone()),
-                shares_memory_with: line.and_then(|line| line.shares_with.clone()),
-                stats: measured,
-            })
-        }
-        _ => None,
-    };
-    let is_plain = scalar(value).is_some() || flat_list(value, 0).is_some();
-    let is_container = !value.children().is_empty() || value.as_dict().is_some();
-    let is_plain = is_plain && !matches!(value.resolved(), Value::Object(_));
-    Ok(Entry {
-        path: path.to_owned(),
-        kind: value.type_name(),
-        class: match value.resolved() {
-            Value::Object(object) => Some(object.class.clone()),
-            _ => None,
-        },
-        len: is_container.then(|| value.children().len()),
-        value: is_plain.then(|| match value.resolved() {
-            Value::Float(float) => as_json(*float),
-            other => to_json(other),
-        }),
-        tensor,
-        same_as: line.and_then(|line| line.same_as.clone()),
-    })
+    let more = if are_more { ", …" } else { "" };
+    format!("{}{more}", texts.join(", "))
 }

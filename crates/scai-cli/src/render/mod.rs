@@ -1,20 +1,16 @@
 //! How things look: tables, sizes, colours, JSON.
 
-mod text;
 pub(crate) mod tree;
-mod value;
 
 use std::fmt::Display;
 use std::io::Write;
 
 use anstyle::Style;
 use comfy_table::{CellAlignment, Table, presets};
+use scai_inspect::text::printable_json;
 use serde::Serialize;
 
-use crate::exit::Failure;
-
-pub(crate) use text::{one_line, printable};
-pub(crate) use value::{flat_list, scalar, to_json};
+pub(crate) use scai_inspect::text::{flat_list, one_line, printable, scalar};
 
 /// Colours; anstream takes them out where they do not belong.
 pub(crate) mod style {
@@ -191,11 +187,9 @@ pub(crate) fn write_table(out: &mut impl Write, table: &Table) -> std::io::Resul
 }
 
 /// Writes a value as JSON, for scripts.
-pub(crate) fn write_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(value);
-    let json = json.map_err(|error| Failure::Output(error.into()))?;
-    writeln!(out, "{}", text::printable_json(json))?;
-    Ok(())
+pub(crate) fn write_json(out: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
+    let json = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{}", printable_json(json))
 }
 
 #[cfg(test)]

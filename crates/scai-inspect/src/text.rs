@@ -1,6 +1,8 @@
-//! Text that came out of a file: it must not control the terminal.
+//! Values as text for people. What came out of a file must not control the terminal.
 
 use std::fmt::Write;
+
+pub use crate::python::{flat_list, scalar};
 
 /// Whether a character does something else than being seen: it moves the cursor, changes colours,
 /// or turns the direction of the text.
@@ -14,12 +16,12 @@ fn is_control(c: char) -> bool {
 
 /// The text on one line, with control characters written out: `\n`, `\u{1b}`. A name from a file
 /// cannot move the cursor or change colours.
-pub(crate) fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     escape(text, is_control)
 }
 
 /// The text with its line breaks and tabs, other control characters written out.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     escape(text, |c| is_control(c) && c != '\n' && c != '\t')
 }
 
@@ -39,7 +41,7 @@ fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> String {
 }
 
 /// JSON with the control characters escaped that JSON does not require to be.
-pub(crate) fn printable_json(json: String) -> String {
+pub fn printable_json(json: String) -> String {
     // Outside strings, JSON has no control characters but line breaks.
     let is_bad = |c: char| is_control(c) && c != '\n';
     if !json.contains(is_bad) {

@@ -1,15 +1,19 @@
 //! Elements of tensors as numbers.
 
 use half::{bf16, f16};
-use scai_checkpoint::{DType, Result, Tensor};
-use serde_json::Value as Json;
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::{CHUNK_SIZE, DType, Result, Tensor};
 
-/// Bytes decoded at a time: memory does not grow with the tensor.
-pub(crate) const PIECE: u64 = 64 << 10;
+/// Bytes decoded at a time, so that memory does not grow with the tensor: those that one digest
+/// covers.
+pub(crate) const DECODED_AT_ONCE: u64 = CHUNK_SIZE as u64;
+
+/// Elements of a tensor that cost at most this many bytes to copy are read for a glance.
+const CHEAP: u64 = 1 << 20;
 
 /// Decoded elements.
-#[derive(Debug)]
-pub(crate) enum Numbers {
+#[derive(Debug, Clone, PartialEq)]
+pub enum Elements {
     /// Integers; truth values are 0 and 1.
     Ints(Vec<i128>),
     /// Real numbers.
@@ -18,17 +22,17 @@ pub(crate) enum Numbers {
     Complex(Vec<[f64; 2]>),
 }
 
-/// Decodes elements from their bytes; `None` where the type stands for no number of its own
-/// (quantised, packed).
-pub(crate) fn decode(dtype: DType, bytes: &[u8]) -> Option<Numbers> {
+/// Decodes elements from their little-endian bytes; `None` if the type's elements are not numbers by
+/// themselves (quantised, packed).
+pub fn decode(dtype: DType, bytes: &[u8]) -> Option<Elements> {
     use DType::*;
 
     macro_rules! ints {
         ($type:ty) => {
-            Numbers::Ints(each(bytes, |raw| <$type>::from_le_bytes(raw).into()))
+            Elements::Ints(each(bytes, |raw| <$type>::from_le_bytes(raw).into()))
         };
     }
-    let byte = |decode: fn(u8) -> f64| Numbers::Floats(bytes.iter().map(|&b| decode(b)).collect());
+    let byte = |decode: fn(u8) -> f64| Elements::Floats(bytes.iter().map(|&b| decode(b)).collect());
     Some(match dtype {
         Bool | UInt8 => ints!(u8),
         Int8 => ints!(i8),
@@ -38,10 +42,10 @@ pub(crate) fn decode(dtype: DType, bytes: &[u8]) -> Option<Numbers> {
         UInt32 => ints!(u32),
         Int64 => ints!(i64),
         UInt64 => ints!(u64),
-        Float64 => Numbers::Floats(each(bytes, f64::from_le_bytes)),
-        Float32 => Numbers::Floats(each(bytes, |raw| f32::from_le_bytes(raw).into())),
-        Float16 => Numbers::Floats(each(bytes, |raw| f16::from_le_bytes(raw).into())),
-        BFloat16 => Numbers::Floats(each(bytes, |raw| bf16::from_le_bytes(raw).into())),
+        Float64 => Elements::Floats(each(bytes, f64::from_le_bytes)),
+        Float32 => Elements::Floats(each(bytes, |raw| f32::from_le_bytes(raw).into())),
+        Float16 => Elements::Floats(each(bytes, |raw| f16::from_le_bytes(raw).into())),
+        BFloat16 => Elements::Floats(each(bytes, |raw| bf16::from_le_bytes(raw).into())),
         Float8E4M3Fn => byte(|b| small(b, 3, 7, b & 0x7f == 0x7f)),
         Float8E4M3FnUz => byte(|b| small(b, 3, 8, b == 0x80)),
         Float8E5M2FnUz => byte(|b| small(b, 2, 16, b == 0x80)),
@@ -50,10 +54,10 @@ pub(crate) fn decode(dtype: DType, bytes: &[u8]) -> Option<Numbers> {
             magnitude => small(b, 2, 15, magnitude > 0x7c),
         }),
         Float8E8M0Fnu => byte(|b| if b == 255 { f64::NAN } else { (f64::from(b) - 127.0).exp2() }),
-        Complex64 => Numbers::Complex(pairs(each(bytes, |raw| f32::from_le_bytes(raw).into()))),
-        Complex128 => Numbers::Complex(pairs(each(bytes, f64::from_le_bytes))),
-        Complex32 => Numbers::Complex(pairs(each(bytes, |raw| f16::from_le_bytes(raw).into()))),
-        BComplex32 => Numbers::Complex(pairs(each(bytes, |raw| bf16::from_le_bytes(raw).into()))),
+        Complex64 => Elements::Complex(pairs(each(bytes, |raw| f32::from_le_bytes(raw).into()))),
+        Complex128 => Elements::Complex(pairs(each(bytes, f64::from_le_bytes))),
+        Complex32 => Elements::Complex(pairs(each(bytes, |raw| f16::from_le_bytes(raw).into()))),
+        BComplex32 => Elements::Complex(pairs(each(bytes, |raw| bf16::from_le_bytes(raw).into()))),
         _ => return None,
     })
 }
@@ -79,33 +83,51 @@ fn small(bits: u8, mantissa_bits: u32, bias: i32, is_nan: bool) -> f64 {
     if bits & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
-/// A float as JSON, which has no NaN and no infinities: these are strings.
-pub(crate) fn as_json(float: f64) -> Json {
-    if float.is_nan() {
-        Json::from("NaN")
-    } else if float.is_infinite() {
-        Json::from(if float > 0.0 { "Infinity" } else { "-Infinity" })
-    } else {
-        Json::from(float)
-    }
-}
-
-/// Calls `visit` with the bytes of all elements, piece by piece, in the order of memory where the
-/// elements fill it, else in row-major order.
+/// The first `n` elements in row-major order; `None` if they are not numbers, or would cost a large
+/// read.
 ///
 /// # Errors
 /// Those of reading the tensor.
-pub(crate) fn pieces(tensor: &Tensor, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+pub fn first(tensor: &Tensor, n: usize) -> Result<Option<Elements>> {
+    let size = tensor.dtype().size();
+    let len = n.min(tensor.numel()) * size;
+    let bytes = if tensor.is_contiguous() {
+        let start = (tensor.offset() * size) as u64;
+        tensor.storage().read(start..start + len as u64)?
+    } else if tensor.nbytes() <= CHEAP {
+        let mut bytes = tensor.to_bytes()?;
+        bytes.truncate(len);
+        bytes
+    } else {
+        return Ok(None);
+    };
+    Ok(decode(tensor.dtype(), &bytes))
+}
+
+/// Calls `visit` with the bytes of all elements, a part at a time: in memory order if the elements
+/// are dense, else in row-major order.
+///
+/// # Errors
+/// Those of reading the tensor; [`scai_checkpoint::Error::Cancelled`].
+pub(crate) fn read_in_parts(
+    tensor: &Tensor,
+    read: ReadOptions<'_>,
+    visit: &mut dyn FnMut(&[u8]),
+) -> Result<()> {
     if !tensor.is_dense() {
-        tensor.to_bytes()?.chunks(PIECE as usize).for_each(visit);
+        read.check()?;
+        tensor.to_bytes()?.chunks(DECODED_AT_ONCE as usize).for_each(visit);
+        read.report(tensor.nbytes());
         return Ok(());
     }
     let start = (tensor.offset() * tensor.dtype().size()) as u64;
     let (len, mut buffer) = (tensor.nbytes(), Vec::new());
-    for at in (0..len).step_by(PIECE as usize) {
-        buffer.resize(PIECE.min(len - at) as usize, 0);
+    for at in (0..len).step_by(DECODED_AT_ONCE as usize) {
+        read.check()?;
+        buffer.resize(DECODED_AT_ONCE.min(len - at) as usize, 0);
         tensor.storage().read_at(start + at, &mut buffer)?;
         visit(&buffer);
+        read.report(buffer.len() as u64);
     }
     Ok(())
 }
@@ -116,7 +138,7 @@ mod tests {
 
     fn decoded(dtype: DType, byte: u8) -> f64 {
         match decode(dtype, &[byte]) {
-            Some(Numbers::Floats(floats)) => floats[0],
+            Some(Elements::Floats(floats)) => floats[0],
             other => panic!("{other:?}"),
         }
     }

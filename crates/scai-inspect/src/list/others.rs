@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use scai_checkpoint::Error;
 use scai_checkpoint::codec::shards;
 use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
-
-use crate::exit::Failure;
+use scai_checkpoint::{Error, Result};
 
 /// What the name of an index ends in: the shards that it names are one checkpoint.
 const INDEX: &str = ".index.json";
@@ -30,19 +28,16 @@ pub(crate) fn is_index(name: &str) -> bool {
 }
 
 /// The files of `directory`, by name. Shards that an index names are not files of their own.
-pub(crate) fn others(directory: &Path) -> Result<Vec<Other>, Failure> {
-    let at = |error| {
-        Failure::from(
-            Error::Io { place: Box::default(), action: "list", source: error }.at_path(directory),
-        )
-    };
-    let store = LocalDirectory::open(directory).map_err(at)?;
-    let entries = store.list().map_err(at)?;
+pub(crate) fn others(directory: &Path) -> Result<Vec<Other>> {
+    let at =
+        |source| Error::Io { place: Box::default(), action: "list", source }.at_path(directory);
+    let opened = LocalDirectory::open(directory).map_err(at)?;
+    let entries = opened.list().map_err(at)?;
     let sizes: BTreeMap<String, u64> =
         entries.into_iter().map(|entry| (entry.name, entry.len)).collect();
     let shards_of = |name: &str| match is_index(name) {
         // An index that cannot be read is for whoever opens it to report.
-        true => store.open(name).ok().and_then(|file| shards(&*file)).unwrap_or_default(),
+        true => opened.open(name).ok().and_then(|file| shards(&*file)).unwrap_or_default(),
         false => Vec::new(),
     };
     let mut found: Vec<Other> = sizes

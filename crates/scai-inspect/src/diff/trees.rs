@@ -2,98 +2,43 @@
 
 use std::collections::{HashMap, HashSet};
 
+use scai_checkpoint::value::join;
 use scai_checkpoint::{Result, Tensor, Value};
 
-use super::difference::{Difference, by_digests, compare};
+use super::tensors::{by_digests, compare};
+use super::{Change, Depth, Options, What};
 
-/// How tensors are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// By digests where these tell, else by their bytes, and how they differ is left open.
-    Names,
-    /// Tensors that differ are read and measured.
-    Values,
-}
-
-/// A difference at one path.
-#[derive(Debug)]
-pub(crate) struct Change<'a> {
-    pub(crate) path: String,
-    pub(crate) what: What<'a>,
-}
-
-/// What the difference is.
-#[derive(Debug)]
-pub(crate) enum What<'a> {
-    /// Only in the first.
-    Removed(&'a Value),
-    /// Only in the second.
-    Added(&'a Value),
-    /// Values of different types, or of one type and different content.
-    Value(&'a Value, &'a Value),
-    /// Lists of plain values: how many of the items that both have differ.
-    Items { a: &'a Value, b: &'a Value, differing: usize },
-    /// Tensors of different shapes or dtypes.
-    Form(&'a Tensor, &'a Tensor),
-    /// Tensors that are equal but for what PyTorch keeps beside the elements.
-    Attributes(&'a Tensor, &'a Tensor),
-    /// Tensors of one form; how they differ, where that was measured.
-    Elements(&'a Tensor, Option<Difference>),
-}
-
-/// All that is different.
+/// What was found in two trees.
 #[derive(Debug, Default)]
-pub(crate) struct Comparison<'a> {
-    pub(crate) changes: Vec<Change<'a>>,
-    /// Tensors in both that are equal bit for bit.
-    pub(crate) equal_tensors: usize,
-    /// Tensors in both that were compared by digests alone.
-    pub(crate) by_digest: usize,
-    /// Tensors with the same elements that lie differently in memory.
-    pub(crate) laid_out_differently: usize,
-    /// Values left out on request.
-    pub(crate) ignored: usize,
-    /// Bytes of tensors that were read.
-    pub(crate) read: u64,
+pub(super) struct Found<'a> {
+    pub(super) changes: Vec<Change<'a>>,
+    pub(super) equal_tensors: usize,
+    pub(super) by_digest: usize,
+    pub(super) laid_out_differently: usize,
+    pub(super) ignored: usize,
+    pub(super) bytes_read: u64,
 }
 
-impl Comparison<'_> {
-    /// Whether every value that was compared is the same bit for bit.
-    pub(crate) fn identical(&self) -> bool {
-        self.changes.is_empty()
-    }
-}
-
-/// Compares two trees, without the parts at the paths `ignore`. `progress` is told how many further
-/// bytes have been read.
+/// Compares two trees.
 ///
 /// # Errors
 /// Those of reading tensors.
-pub(crate) fn trees<'a>(
-    a: &'a Value,
-    b: &'a Value,
-    ignore: &[String],
-    depth: Depth,
-    progress: &dyn Fn(u64),
-) -> Result<Comparison<'a>> {
-    let mut walk =
-        Walk { ignore, depth, progress, found: Comparison::default(), compared: HashSet::new() };
+pub(super) fn trees<'a>(a: &'a Value, b: &'a Value, options: Options<'_>) -> Result<Found<'a>> {
+    let mut walk = Walk { options, found: Found::default(), compared: HashSet::new() };
     walk.values("", a, b)?;
     Ok(walk.found)
 }
 
 struct Walk<'a, 'b> {
-    ignore: &'b [String],
-    depth: Depth,
-    progress: &'b dyn Fn(u64),
-    found: Comparison<'a>,
+    options: Options<'b>,
+    found: Found<'a>,
     /// Pairs of shared values that were compared.
     compared: HashSet<(usize, usize)>,
 }
 
 impl<'a> Walk<'a, '_> {
     fn values(&mut self, path: &str, a: &'a Value, b: &'a Value) -> Result<()> {
-        if self.ignore.iter().any(|ignored| ignored == path) {
+        if self.options.ignore.iter().any(|ignored| ignored == path) {
             self.found.ignored += 1;
             return Ok(());
         }
@@ -101,7 +46,7 @@ impl<'a> Walk<'a, '_> {
         let (a, b) = (a.resolved(), b.resolved());
         let pair = (std::ptr::from_ref(a).addr(), std::ptr::from_ref(b).addr());
         // What both share is compared once, unless a part of it is left out here.
-        let whole = !self.ignore.iter().any(|ignored| is_below(ignored, path));
+        let whole = !self.options.ignore.iter().any(|ignored| is_below(ignored, path));
         if is_shared && whole && !self.compared.insert(pair) {
             return Ok(());
         }
@@ -175,11 +120,11 @@ impl<'a> Walk<'a, '_> {
         let known = by_digests(a, b);
         let difference = match known {
             Some(true) => None,
-            Some(false) if self.depth == Depth::Names => Some(None),
+            Some(false) if self.options.depth != Depth::Values => Some(None),
             _ => {
-                let compared =
-                    compare(a, b, self.progress).map_err(|error| error.at_tensor(path))?;
-                self.found.read += compared.read;
+                let compared = compare(a, b, self.options.read);
+                let compared = compared.map_err(|error| error.at_tensor(path))?;
+                self.found.bytes_read += compared.read;
                 compared.difference.map(Some)
             }
         };
@@ -196,7 +141,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn alone(&mut self, path: String, what: What<'a>) {
-        if self.ignore.contains(&path) {
+        if self.options.ignore.contains(&path) {
             self.found.ignored += 1;
         } else {
             self.change(&path, what);
@@ -252,8 +197,4 @@ fn plain_items(value: &Value) -> Option<&[Value]> {
             && !matches!(item.resolved(), Value::Tensor(_) | Value::Storage(..))
     };
     items.iter().all(plain).then_some(items)
-}
-
-fn join(parent: &str, key: &str) -> String {
-    if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
 }

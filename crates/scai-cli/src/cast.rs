@@ -7,8 +7,7 @@ use half::{bf16, f16};
 use scai_checkpoint::tensor::{Source, Storage};
 use scai_checkpoint::value::Call;
 use scai_checkpoint::{DType, Dict, Result, Tensor, Value};
-
-use super::numbers::{Numbers, decode};
+use scai_inspect::elements::{Elements, decode};
 
 /// A tree with its floating-point tensors rounded.
 #[derive(Debug)]
@@ -138,7 +137,7 @@ impl Source for Rounded {
         // All elements that the range touches.
         let (first, last) = (offset / to, (offset + buf.len() as u64).div_ceil(to));
         let bytes = self.storage.read(first * from..last * from)?;
-        let Some(Numbers::Floats(floats)) = decode(self.from, &bytes) else { return Ok(()) };
+        let Some(Elements::Floats(floats)) = decode(self.from, &bytes) else { return Ok(()) };
         let rounded = encode(self.to, &floats);
         let skip = (offset - first * to) as usize;
         buf.copy_from_slice(&rounded[skip..skip + buf.len()]);

@@ -1,38 +1,42 @@
 //! By how much two tensors of one shape and dtype differ.
 
-use scai_checkpoint::{CHUNK_SIZE, DType, Result, Tensor};
+use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::{DType, Result, Tensor};
 use serde::Serialize;
-use serde_json::Value as Json;
 
-use super::numbers::{Numbers, PIECE, as_json, decode};
+use crate::elements::{DECODED_AT_ONCE, Elements, decode};
+use crate::number::optional_float;
 
-/// How two tensors differ.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Difference {
+/// How the elements of two tensors differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TensorDifference {
     /// Elements whose bits differ.
-    pub(crate) differing: u64,
+    pub differing: u64,
     /// All elements.
-    pub(crate) elements: u64,
-    /// The largest absolute difference; null where the elements are no numbers.
-    pub(crate) max_abs: Json,
+    pub elements: u64,
+    /// The largest absolute difference; `None` if the elements are not numbers.
+    #[serde(serialize_with = "optional_float")]
+    pub max_abs: Option<f64>,
     /// The largest difference as a part of the larger of the two magnitudes.
-    pub(crate) max_rel: Json,
+    #[serde(serialize_with = "optional_float")]
+    pub max_rel: Option<f64>,
     /// Pairs of which one or both are NaN, or of which the difference is infinite. They do not
     /// count above.
-    pub(crate) not_finite: u64,
+    pub not_finite: u64,
 }
 
 /// What comparing two tensors found.
 #[derive(Debug)]
-pub(crate) struct Compared {
+pub(super) struct Compared {
     /// How they differ; `None` where they are equal bit for bit.
-    pub(crate) difference: Option<Difference>,
+    pub(super) difference: Option<TensorDifference>,
     /// Bytes that were read of both.
-    pub(crate) read: u64,
+    pub(super) read: u64,
 }
 
 /// Whether two tensors are equal, as far as digests tell.
-pub(crate) fn by_digests(a: &Tensor, b: &Tensor) -> Option<bool> {
+pub(super) fn by_digests(a: &Tensor, b: &Tensor) -> Option<bool> {
     let (ours, theirs) = (a.storage().digest()?, b.storage().digest()?);
     let same_place = a.offset() == b.offset() && a.strides() == b.strides();
     if !same_place || a.storage().len() != b.storage().len() {
@@ -46,12 +50,11 @@ pub(crate) fn by_digests(a: &Tensor, b: &Tensor) -> Option<bool> {
     whole.then_some(false)
 }
 
-/// Reads what has to be read of two tensors of one shape and dtype, and compares it. `progress` is
-/// told how many further bytes have been read.
+/// Reads what has to be read of two tensors of one shape and dtype, and compares it.
 ///
 /// # Errors
-/// Those of reading the tensors.
-pub(crate) fn compare(a: &Tensor, b: &Tensor, progress: &dyn Fn(u64)) -> Result<Compared> {
+/// Those of reading the tensors; [`scai_checkpoint::Error::Cancelled`].
+pub(super) fn compare(a: &Tensor, b: &Tensor, options: ReadOptions<'_>) -> Result<Compared> {
     let mut sums = Sums::new(a.dtype());
     let mut read = 0;
     if a.is_dense() && b.is_dense() && a.strides() == b.strides() {
@@ -60,34 +63,35 @@ pub(crate) fn compare(a: &Tensor, b: &Tensor, progress: &dyn Fn(u64)) -> Result<
         let (mut left, mut right) = (Vec::new(), Vec::new());
         let mut at = 0;
         while at < a.nbytes() {
-            // Pieces end where chunks of the first file end, so that digests can speak for them.
-            let len = (PIECE - (from_a + at) % PIECE).min(a.nbytes() - at);
+            options.check()?;
+            // Up to the end of a chunk of the first file, so that digests can speak for all of it.
+            let len = (DECODED_AT_ONCE - (from_a + at) % DECODED_AT_ONCE).min(a.nbytes() - at);
             if !(from_a == from_b && same_chunk(a, b, from_a + at)) {
                 left.resize(len as usize, 0);
                 right.resize(len as usize, 0);
                 a.storage().read_at(from_a + at, &mut left)?;
                 b.storage().read_at(from_b + at, &mut right)?;
                 read += 2 * len;
-                progress(2 * len);
+                options.report(2 * len);
                 sums.add(&left, &right);
             }
             at += len;
         }
     } else {
+        options.check()?;
         let (left, right) = (a.to_bytes()?, b.to_bytes()?);
         read = (left.len() + right.len()) as u64;
-        progress(read);
-        let pieces = left.chunks(PIECE as usize).zip(right.chunks(PIECE as usize));
-        pieces.for_each(|(left, right)| sums.add(left, right));
+        options.report(read);
+        let len = DECODED_AT_ONCE as usize;
+        let parts = left.chunks(len).zip(right.chunks(len));
+        parts.for_each(|(left, right)| sums.add(left, right));
     }
     Ok(Compared { difference: sums.finish(a.numel() as u64), read })
 }
 
-const _: () = assert!(PIECE as usize == CHUNK_SIZE, "a piece is what one digest speaks for");
-
 /// Whether the digests of the chunk at `offset` are known and equal.
 fn same_chunk(a: &Tensor, b: &Tensor, offset: u64) -> bool {
-    let index = (offset / PIECE) as usize;
+    let index = (offset / DECODED_AT_ONCE) as usize;
     let digest = |tensor: &Tensor| Some(*tensor.storage().digests()?.get(index)?);
     let same_len = a.storage().len() == b.storage().len();
     same_len && digest(a).is_some_and(|ours| digest(b) == Some(ours))
@@ -118,19 +122,19 @@ impl Sums {
         self.differing += differs.iter().filter(|&&differs| differs).count() as u64;
         let (Some(a), Some(b)) = (decode(self.dtype, a), decode(self.dtype, b)) else { return };
         match (a, b) {
-            (Numbers::Ints(a), Numbers::Ints(b)) => {
+            (Elements::Ints(a), Elements::Ints(b)) => {
                 for (a, b) in a.into_iter().zip(b) {
                     self.pair(a.abs_diff(b) as f64, a.unsigned_abs().max(b.unsigned_abs()) as f64);
                 }
             }
-            (Numbers::Floats(a), Numbers::Floats(b)) => {
+            (Elements::Floats(a), Elements::Floats(b)) => {
                 for ((a, b), differs) in a.into_iter().zip(b).zip(differs) {
                     if differs {
                         self.pair((a - b).abs(), a.abs().max(b.abs()));
                     }
                 }
             }
-            (Numbers::Complex(a), Numbers::Complex(b)) => {
+            (Elements::Complex(a), Elements::Complex(b)) => {
                 for ((a, b), differs) in a.into_iter().zip(b).zip(differs) {
                     if differs {
                         let distance = (a[0] - b[0]).hypot(a[1] - b[1]);
@@ -152,9 +156,9 @@ impl Sums {
         }
     }
 
-    fn finish(self, elements: u64) -> Option<Difference> {
-        let known = |x: f64| if self.are_numbers { as_json(x) } else { Json::Null };
-        (self.differing > 0).then(|| Difference {
+    fn finish(self, elements: u64) -> Option<TensorDifference> {
+        let known = |x: f64| self.are_numbers.then_some(x);
+        (self.differing > 0).then(|| TensorDifference {
             differing: self.differing,
             elements,
             max_abs: known(self.max_abs),
@@ -170,12 +174,12 @@ mod tests {
 
     use super::*;
 
-    fn difference(a: &Tensor, b: &Tensor) -> Option<Difference> {
-        compare(a, b, &|_| {}).unwrap().difference
+    fn difference(a: &Tensor, b: &Tensor) -> Option<TensorDifference> {
+        compare(a, b, ReadOptions::default()).unwrap().difference
     }
 
     #[test]
-    fn the_largest_difference_is_found_beyond_the_first_piece() {
+    fn the_largest_difference_is_found_beyond_the_first_part() {
         let a: Vec<f32> = (0..50_000).map(|i| i as f32).collect();
         let mut b = a.clone();
         b[40_000] += 4.0;
@@ -183,8 +187,8 @@ mod tests {
         let (a, b) = (Tensor::from_vec(vec![50_000], a), Tensor::from_vec(vec![50_000], b));
         let found = difference(&a.unwrap(), &b.unwrap()).unwrap();
         assert_eq!((found.differing, found.elements, found.not_finite), (2, 50_000, 0));
-        assert_eq!(found.max_abs.as_f64(), Some(4.0));
-        assert_eq!(found.max_rel.as_f64(), Some(0.5 / 3.5));
+        assert_eq!(found.max_abs, Some(4.0));
+        assert_eq!(found.max_rel, Some(0.5 / 3.5));
     }
 
     #[test]
@@ -193,7 +197,7 @@ mod tests {
         assert!(difference(&of([f32::NAN, 0.0, 1.0]), &of([f32::NAN, 0.0, 1.0])).is_none());
         let found = difference(&of([f32::NAN, 0.0, 1.0]), &of([2.0, -0.0, 1.0])).unwrap();
         assert_eq!((found.differing, found.not_finite), (2, 1));
-        assert_eq!(found.max_abs.as_f64(), Some(0.0));
+        assert_eq!(found.max_abs, Some(0.0));
     }
 
     #[test]

@@ -1,0 +1,144 @@
+//! What a directory holds.
+
+pub(crate) mod others;
+
+use scai_checkpoint::codec::{Format, Unprotected};
+use scai_checkpoint::file::{self, ReadOptions};
+use scai_checkpoint::manager::Listed;
+use scai_checkpoint::verify::{Condition, Verification};
+use scai_checkpoint::{CheckpointManager, Error, Result};
+use serde::{Serialize, Serializer};
+
+use crate::verify::without_file;
+use others::{Other, others};
+
+/// The checkpoints of a directory, and the other files in it that look like checkpoints.
+///
+/// It serialises as one sequence: other files first, so that the newest checkpoint is the last.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Listing {
+    /// The checkpoints, by iteration.
+    pub checkpoints: Vec<CheckpointRow>,
+    /// Other files, by name.
+    pub others: Vec<OtherFile>,
+}
+
+/// A checkpoint of an iteration.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct CheckpointRow {
+    /// What a glance at the file shows.
+    #[serde(flatten)]
+    pub checkpoint: Listed,
+    /// Whether every byte is right; `None` until [`Listing::verify`].
+    pub verified: Option<bool>,
+}
+
+/// A file that is not a checkpoint of an iteration.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct OtherFile {
+    /// The file's name.
+    pub name: String,
+    /// Always `None`: a program that sorts checkpoints by it leaves these files apart.
+    iteration: Option<u64>,
+    /// Bytes of the file; of an index, those of its shards.
+    pub size: u64,
+    /// The format, if the file could be opened.
+    pub format: Option<Format>,
+    /// The files that an index names.
+    pub shards: Vec<String>,
+    /// What is wrong with it, as far as it was read.
+    pub problem: Option<String>,
+    /// What the problem makes of the file.
+    pub condition: Option<Condition>,
+    /// Whether every byte is right; `None` until [`Listing::verify`].
+    pub verified: Option<bool>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Other(&'a OtherFile),
+    Checkpoint(&'a CheckpointRow),
+}
+
+/// Lists what a manager's directory holds. A glance reads the beginning of each file only.
+///
+/// # Errors
+/// [`Error::Io`] if the directory cannot be listed. What is wrong with a file is in the listing.
+pub fn list(manager: &CheckpointManager) -> Result<Listing> {
+    let row = |checkpoint| CheckpointRow { checkpoint, verified: None };
+    let checkpoints = manager.list()?.into_iter().map(row).collect();
+    let directory = manager.directory();
+    let others = others(&directory)?.into_iter().map(|other| {
+        let Other { name, size, shards } = other;
+        let (format, error) = match file::open(directory.join(&name), Unprotected::Accept) {
+            Ok(file) => (Some(file.format()), file.tree().err()),
+            Err(error) => (None, Some(error)),
+        };
+        OtherFile {
+            name,
+            iteration: None,
+            size,
+            format,
+            shards,
+            problem: error.as_ref().map(without_file),
+            condition: error.as_ref().map(Condition::of),
+            verified: None,
+        }
+    });
+    Ok(Listing { checkpoints, others: others.collect() })
+}
+
+impl Listing {
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        let checkpoints = self.checkpoints.iter().map(|row| row.checkpoint.size);
+        checkpoints.chain(self.others.iter().map(|other| other.size)).sum()
+    }
+
+    /// Reads every byte of every file and notes which are sound.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be opened; [`Error::Cancelled`].
+    pub fn verify<'o>(
+        &mut self,
+        manager: &CheckpointManager,
+        options: impl Into<ReadOptions<'o>>,
+    ) -> Result<()> {
+        let options = options.into();
+        for OtherFile { name, problem, condition, verified, .. } in &mut self.others {
+            let verification = manager.verify_with(&**name, options)?;
+            note(&verification, problem, condition, verified);
+        }
+        for CheckpointRow { checkpoint, verified } in &mut self.checkpoints {
+            let verification = manager.verify_with(&*checkpoint.name, options)?;
+            note(&verification, &mut checkpoint.problem, &mut checkpoint.condition, verified);
+        }
+        Ok(())
+    }
+}
+
+/// Notes what a verification found: a problem that a glance had seen may be known better now.
+fn note(
+    verification: &Verification,
+    problem: &mut Option<String>,
+    condition: &mut Option<Condition>,
+    verified: &mut Option<bool>,
+) {
+    let first: Option<&Error> = verification.damage.first().or(verification.obstacle.as_ref());
+    if let Some(error) = first {
+        *problem = Some(without_file(error));
+        *condition = Some(verification.condition());
+    }
+    *verified = Some(verification.is_sound());
+}
+
+impl Serialize for Listing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let checkpoints = self.checkpoints.iter().map(Row::Checkpoint);
+        serializer.collect_seq(self.others.iter().map(Row::Other).chain(checkpoints))
+    }
+}

@@ -1,0 +1,148 @@
+//! Files read to the last byte.
+
+use std::path::{Path, PathBuf};
+
+use scai_checkpoint::codec::Protection;
+use scai_checkpoint::error::Place;
+use scai_checkpoint::file::{self, ReadOptions};
+use scai_checkpoint::verify::{Answers, Condition, Verification};
+use scai_checkpoint::{CheckpointManager, Error, Options, Result};
+use serde::{Serialize, Serializer};
+
+use crate::file::source_protection;
+use crate::list::others::{is_index, others};
+
+/// What verifying a file found.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// The path, as it was given.
+    pub path: String,
+    /// Bytes of the file; of an index, those of its shards.
+    pub size: u64,
+    /// Every byte was checked and is right, and a state can be made of it.
+    pub sound: bool,
+    /// What was found, in one word.
+    pub condition: Condition,
+    /// What protects the file, if it could be opened.
+    pub protection: Option<Protection>,
+    /// [`Protection::None`] if it was converted from a file without checksums.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_protection: Option<Protection>,
+    /// The iteration that the file says it is of.
+    pub iteration: Option<i64>,
+    /// The short answers.
+    #[serde(flatten)]
+    pub answers: Answers,
+    /// Everything that is wrong; a lack of checksums is among it.
+    pub damage: Vec<Finding>,
+    /// Why no state can be made of a file whose bytes are right. JSON has the message alone.
+    #[serde(serialize_with = "message")]
+    pub obstacle: Option<Finding>,
+}
+
+/// One thing that was found in a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// The error in words, with the file it is in.
+    pub message: String,
+    /// The tensor concerned.
+    pub tensor: Option<String>,
+    /// The record concerned.
+    pub record: Option<String>,
+    /// Start and end of the bytes concerned.
+    pub bytes: Option<[u64; 2]>,
+    /// The message without the file it is in, for a report that names the file itself.
+    #[serde(skip)]
+    pub detail: String,
+    /// What this makes of the file.
+    #[serde(skip)]
+    pub condition: Condition,
+}
+
+fn message<S: Serializer>(finding: &Option<Finding>, serializer: S) -> Result<S::Ok, S::Error> {
+    finding.as_ref().map(|finding| &finding.message).serialize(serializer)
+}
+
+/// Reads every byte of the file at `path` and reports all that is wrong.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. One that does not exist is
+/// reported, not an error.
+pub fn verify<'o>(
+    path: impl AsRef<Path>,
+    options: impl Into<ReadOptions<'o>>,
+) -> Result<VerifyReport> {
+    let path = path.as_ref();
+    Ok(report(path, file::verify(path, options)?))
+}
+
+fn report(path: &Path, verification: Verification) -> VerifyReport {
+    VerifyReport {
+        path: path.display().to_string(),
+        size: verification.len,
+        sound: verification.is_sound(),
+        condition: verification.condition(),
+        protection: verification.protection,
+        source_protection: source_protection(verification.protection, verification.origin),
+        iteration: verification.iteration,
+        answers: verification.answers,
+        damage: verification.damage.iter().map(Finding::of).collect(),
+        obstacle: verification.obstacle.as_ref().map(Finding::of),
+    }
+}
+
+impl Finding {
+    fn of(error: &Error) -> Self {
+        let place = error.place();
+        Self {
+            message: error.to_string(),
+            detail: without_file(error),
+            tensor: place.and_then(|place| place.tensor.clone()),
+            record: place.and_then(|place| place.record.clone()),
+            bytes: place.and_then(|place| place.bytes.clone()).map(|b| [b.start, b.end]),
+            condition: Condition::of(error),
+        }
+    }
+}
+
+/// What an error says, without the file it is in.
+pub(crate) fn without_file(error: &Error) -> String {
+    let message = error.to_string();
+    let path = error.place().and_then(|place| place.path.clone());
+    let file = Place { path, ..Place::default() }.to_string();
+    message.strip_prefix(&file).unwrap_or(&message).to_owned()
+}
+
+/// A file to verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The path: below the directory, as that was given.
+    pub path: PathBuf,
+    /// Bytes that verifying it reads.
+    pub size: u64,
+}
+
+/// The files that `path` stands for: all checkpoints and other files of a directory, or the one file.
+///
+/// # Errors
+/// [`Error::Io`] if a directory cannot be listed.
+pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
+    let path = path.as_ref();
+    if path.is_dir() {
+        let listed = CheckpointManager::open(path, Options::default())?.list()?.into_iter();
+        let listed = listed.map(|listed| (listed.name, listed.size));
+        let found = listed.chain(others(path)?.into_iter().map(|other| (other.name, other.size)));
+        return Ok(found.map(|(name, size)| Target { path: path.join(name), size }).collect());
+    }
+    let size = path.metadata().map_or(0, |metadata| metadata.len());
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_index(name));
+    // Of an index, that of its shards.
+    let index = match (name, path.parent()) {
+        (Some(name), Some(parent)) => {
+            let directory = if parent == Path::new("") { Path::new(".") } else { parent };
+            others(directory)?.into_iter().find(|other| other.name == name)
+        }
+        _ => None,
+    };
+    Ok(vec![Target { path: path.to_owned(), size: index.map_or(size, |index| index.size) }])
+}
