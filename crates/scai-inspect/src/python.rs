@@ -2,7 +2,7 @@
 
 use scai_checkpoint::Value;
 
-use crate::text::one_line;
+use crate::line::one_line;
 
 /// A value that is neither a container nor a tensor, as Python writes it; `None` for others.
 pub fn scalar(value: &Value) -> Option<String> {

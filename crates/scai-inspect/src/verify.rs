@@ -10,7 +10,7 @@ use scai_checkpoint::{CheckpointManager, Error, Options, Result};
 use serde::{Serialize, Serializer};
 
 use crate::file::source_protection;
-use crate::list::others::{is_index, others};
+use crate::others::{is_index, others};
 
 /// What verifying a file found.
 #[derive(Debug, Clone, Serialize)]

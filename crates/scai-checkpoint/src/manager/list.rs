@@ -3,10 +3,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
-use serde_json::{Map, Value as Json};
 
 use super::{Shared, name};
-use crate::codec::torch::{Manifest, TorchFile, Unprotected, peek};
+use crate::codec::torch::{Fields, Manifest, TorchFile, Unprotected, peek};
 use crate::error::{Error, Place, Result};
 use crate::store::{Entry, Store};
 use crate::value::Value;
@@ -24,9 +23,9 @@ pub struct Listed {
     /// When it was saved, ISO 8601 with offset, where the file says so.
     pub timestamp: Option<String>,
     /// The statistics that are short.
-    pub training_stats: Map<String, Json>,
+    pub training_stats: Fields,
     /// The metadata that are short.
-    pub metadata: Map<String, Json>,
+    pub metadata: Fields,
     /// It is not pruned.
     pub pinned: bool,
     /// It is the newest, of those that are not superseded.
@@ -132,8 +131,8 @@ impl Glance {
             iteration: iteration.unwrap_or_default(),
             size: len,
             timestamp: None,
-            training_stats: Map::new(),
-            metadata: Map::new(),
+            training_stats: Fields::default(),
+            metadata: Fields::default(),
             pinned,
             latest: false,
             superseded,

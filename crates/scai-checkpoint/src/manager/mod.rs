@@ -26,6 +26,7 @@ use crate::writer::{SaveHandle, Saved, Writer};
 
 use name::Named;
 
+pub use crate::codec::torch::Fields;
 pub use crate::timeline::Timeline;
 pub use id::CheckpointId;
 pub use list::Listed;

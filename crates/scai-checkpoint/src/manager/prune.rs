@@ -292,7 +292,7 @@ fn displaces(reason: &Reason) -> bool {
 }
 
 fn candidate(listed: &Listed) -> Candidate {
-    let statistics = listed.training_stats.iter();
+    let statistics = &listed.training_stats;
     Candidate {
         iteration: listed.iteration,
         saved_at: listed.saved_at(),
@@ -301,10 +301,8 @@ fn candidate(listed: &Listed) -> Candidate {
         superseded: listed.superseded,
         saved_here: None,
         statistics: statistics
-            .filter_map(|(name, value)| {
-                let number = value.as_f64().or_else(|| value.as_bool().map(f64::from))?;
-                Some((name.clone(), number))
-            })
+            .names()
+            .filter_map(|name| Some((name.to_owned(), statistics.number(name)?)))
             .collect(),
     }
 }

@@ -6,10 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The headings with a list of modules, from the top down, and where these are.
-const MAPS: [(&str, &str); 4] = [
+const MAPS: [(&str, &str); 6] = [
     ("Inside the engine", "crates/scai-checkpoint/src"),
     ("Inside the trainer", "crates/scai-train/src"),
     ("Inside the adapter for burn", "crates/scai-burn/src"),
+    ("Inside what is seen in checkpoints", "crates/scai-inspect/src"),
+    ("Inside the command", "crates/scai-cli/src"),
     ("Inside the extension", "crates/scai-python/src"),
 ];
 

@@ -115,8 +115,8 @@ fn listing_1000_checkpoints_reads_only_their_beginnings() {
     assert_eq!(listed.len() as u64, COUNT);
     for (iteration, listed) in (1..).zip(&listed) {
         assert_eq!((listed.iteration, &listed.problem), (iteration, &None));
-        assert_eq!(listed.training_stats["total_iterations"], iteration);
-        assert_eq!(listed.metadata["writer"], 1);
+        assert_eq!(listed.training_stats.number("total_iterations"), Some(iteration as f64));
+        assert_eq!(listed.metadata.number("writer"), Some(1.0));
     }
     let [opened, reads, bytes] =
         [&cost.opened, &cost.reads, &cost.bytes].map(|count| count.load(Ordering::Relaxed));

@@ -84,7 +84,7 @@ fn checkpoints_are_listed_by_iteration_and_not_by_time() {
     let iterations: Vec<u64> = listed.iter().map(|listed| listed.iteration).collect();
     assert_eq!(iterations, [3, 20, 900, 1000]);
     assert!(listed.iter().all(|listed| listed.problem.is_none() && listed.saved_at().is_some()));
-    assert_eq!(listed[3].training_stats["total_iterations"], 1000);
+    assert_eq!(listed[3].training_stats.number("total_iterations"), Some(1000.0));
     assert!(listed[3].latest && !listed[2].latest);
     assert_eq!(manager.latest().unwrap().unwrap().name, "checkpoint_iter_1000.pt");
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use scai_checkpoint::Options;
+use scai_checkpoint::Value;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::verify::Condition;
 use scai_inspect::list::{CheckpointRow, OtherFile};
 use scai_inspect::{Listing, list};
-use serde_json::Value as Json;
 
 use crate::args::ListArgs;
 use crate::exit::{Exit, Failure};
@@ -83,7 +83,7 @@ fn write_total(
 /// The statistics to show: those that were named, or the first few that are numbers.
 fn statistics(args: &ListArgs, listing: &Listing) -> Result<Vec<String>, Failure> {
     let all = || listing.checkpoints.iter().map(|row| &row.checkpoint.training_stats);
-    let known: BTreeSet<&str> = all().flat_map(|stats| stats.keys().map(String::as_str)).collect();
+    let known: BTreeSet<&str> = all().flat_map(|stats| stats.names()).collect();
     if let Some(unknown) = args.stats.iter().find(|name| !known.contains(name.as_str())) {
         let near = nearest(unknown, known.iter().copied());
         let names: Vec<&str> = known.iter().copied().collect();
@@ -101,9 +101,13 @@ fn statistics(args: &ListArgs, listing: &Listing) -> Result<Vec<String>, Failure
     }
     let newest = all().rev().find(|stats| !stats.is_empty());
     Ok(newest.map_or_else(Vec::new, |stats| {
-        let numbers = stats.iter().filter(|(_, value)| value.is_number());
-        numbers.map(|(name, _)| name.clone()).take(STATISTICS).collect()
+        let is_number = |name: &&str| stats.get(name).is_some_and(|value| is_number(&value));
+        stats.names().filter(is_number).map(str::to_owned).take(STATISTICS).collect()
     }))
+}
+
+fn is_number(value: &Value) -> bool {
+    matches!(value, Value::Int(_) | Value::BigInt(_) | Value::Float(_))
 }
 
 fn checkpoint_cells(row: &CheckpointRow, stats: &[String]) -> Vec<String> {
@@ -114,10 +118,12 @@ fn checkpoint_cells(row: &CheckpointRow, stats: &[String]) -> Vec<String> {
         size(checkpoint.size),
     ];
     cells.extend(stats.iter().map(|name| match checkpoint.training_stats.get(name) {
-        None | Some(Json::Null) => "-".to_owned(),
-        Some(Json::Number(value)) => value.as_f64().map_or_else(|| value.to_string(), number),
-        Some(Json::String(text)) => one_line(text),
-        Some(other) => one_line(&other.to_string()),
+        None | Some(Value::None) => "-".to_owned(),
+        Some(Value::Str(text)) => one_line(&text),
+        Some(value) if is_number(&value) => {
+            checkpoint.training_stats.number(name).map(number).unwrap_or_default()
+        }
+        Some(_) => one_line(&checkpoint.training_stats.json(name).unwrap_or_default()),
     }));
     cells.push(verified(row.verified));
     let mut notes = Vec::new();

@@ -49,8 +49,7 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
 
 /// A statistic nobody has would keep nothing, which is not what was meant.
 fn check_statistics(retention: &Retention, listed: &[Listed]) -> Result<(), Failure> {
-    let known =
-        || listed.iter().flat_map(|listed| listed.training_stats.keys()).map(String::as_str);
+    let known = || listed.iter().flat_map(|listed| listed.training_stats.names());
     let mut statistics = retention.rules().iter().filter_map(|rule| match rule {
         Rule::Best { statistic, .. } => Some(statistic.as_str()),
         _ => None,

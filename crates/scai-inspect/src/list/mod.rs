@@ -1,7 +1,5 @@
 //! What a directory holds.
 
-pub(crate) mod others;
-
 use scai_checkpoint::codec::{Format, Unprotected};
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::manager::Listed;
@@ -9,8 +7,8 @@ use scai_checkpoint::verify::{Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Result};
 use serde::{Serialize, Serializer};
 
+use crate::others::{Other, others};
 use crate::verify::without_file;
-use others::{Other, others};
 
 /// The checkpoints of a directory, and the other files in it that look like checkpoints.
 ///

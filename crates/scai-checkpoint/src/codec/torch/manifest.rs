@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use twox_hash::XxHash3_128;
 
+use super::Fields;
 use super::zip::Record;
 use crate::CHUNK_SIZE;
 use crate::codec::Origin;
@@ -68,9 +69,9 @@ pub struct Manifest {
     /// The keys at the top of the state tree, in order.
     pub fields: Vec<String>,
     /// The training statistics that are short and can be JSON.
-    pub training_stats: Map<String, Json>,
+    pub training_stats: Fields,
     /// The metadata that are short and can be JSON.
-    pub metadata: Map<String, Json>,
+    pub metadata: Fields,
     /// `none` where the state was converted from a file without checksums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_protection: Option<String>,
@@ -96,8 +97,8 @@ impl Manifest {
                 .filter(|text| json_len(text) <= MAX_SUMMARY)
                 .map(str::to_owned),
             fields: fields(top),
-            training_stats: summary(top.get("training_stats"), &mut room),
-            metadata: summary(top.get("metadata"), &mut room),
+            training_stats: Fields(summary(top.get("training_stats"), &mut room)),
+            metadata: Fields(summary(top.get("metadata"), &mut room)),
             source_protection: (origin == Origin::Unprotected).then(|| NONE.to_owned()),
         }
     }

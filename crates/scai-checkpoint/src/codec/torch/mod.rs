@@ -28,6 +28,7 @@
 //! Files in torch's format before 1.6, and files written with `set_crc32_options(False)`, carry no
 //! checksums ([`Protection::None`]) and are read only when that is accepted.
 
+mod fields;
 mod file;
 mod legacy;
 mod manifest;
@@ -36,6 +37,7 @@ mod plan;
 mod zip;
 
 pub use super::{Foreign, Protection, Unprotected};
+pub use fields::Fields;
 pub use file::{TorchFile, peek};
 pub(super) use legacy::is_plain_pickle;
 pub use manifest::Manifest;

@@ -50,8 +50,8 @@ pub(super) fn resume<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result
     let mut err = anstream::stderr();
     writeln!(err, "{}", strong(&sound.name))?;
     writeln!(err, "  iteration {} of {of}{}", sound.iteration, saved_at(sound))?;
-    let numbers = sound.training_stats.iter().filter_map(|(name, value)| {
-        let value = number(value.as_f64()?);
+    let numbers = sound.training_stats.names().filter_map(|name| {
+        let value = number(sound.training_stats.number(name)?);
         (name != "total_iterations").then(|| format!("{} {value}", one_line(name)))
     });
     let numbers: Vec<String> = numbers.take(FEW).collect();
