@@ -122,7 +122,7 @@ impl AdamW {
 
     /// Takes over the moments of a saved state for the parameters of `model`, by name.
     ///
-    /// With [`Strictness::Strict`], the default, all names and shapes must match; with `Partial`,
+    /// With [`Strictness::Strict`](scai_checkpoint::load::Strictness::Strict), the default, all names and shapes must match; with `Partial`,
     /// parameters without a match start without moments. Hyperparameters stay those of this
     /// optimizer. The report lists the parameters whose moments were taken as loaded.
     ///

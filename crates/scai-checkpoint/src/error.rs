@@ -343,7 +343,8 @@ impl Error {
         Self::Mismatch { place: Box::default(), report: Box::new(report) }
     }
 
-    pub(crate) fn io(action: &'static str, source: std::io::Error) -> Self {
+    /// What a file system or a store refused: `action` is an infinitive, such as "write".
+    pub fn io(action: &'static str, source: std::io::Error) -> Self {
         Self::Io { place: Box::default(), action, source }
     }
 

@@ -24,6 +24,12 @@ pub struct Timeline {
 }
 
 impl Timeline {
+    /// The time that a store took to publish an entry: to write its bytes, to make them durable, and
+    /// to give them their name.
+    pub fn of_publication(write: Duration, sync: Duration, commit: Duration) -> Self {
+        Self { write, sync, commit, ..Self::default() }
+    }
+
     /// From the beginning until the checkpoint was durable.
     pub fn durable(&self) -> Duration {
         [self.plan, self.write, self.sync, self.commit]

@@ -33,7 +33,7 @@
 //! | [`diff()`] | [`Difference`] between two files | `scai diff --json` |
 //! | [`verify()`] | [`VerifyReport`] of a file | an item of `scai verify --json` |
 //! | [`prune_report`] | [`PruneReport`] of each checkpoint | `scai prune --json` |
-//! | [`stats`] | [`Stats`] of a tensor | `stats` in `scai show --stats --json` |
+//! | [`stats()`](fn@stats) | [`Stats`] of a tensor | `stats` in `scai show --stats --json` |
 //!
 //! JSON has no NaN and no infinities: there they are the strings `"NaN"`, `"Infinity"` and
 //! `"-Infinity"`. Files without checksums are read, and objects that only code could make are shown

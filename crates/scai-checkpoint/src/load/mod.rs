@@ -124,7 +124,7 @@ fn replacement_of(pattern: &Regex, text: &str) -> Result<String> {
 /// What a load takes from a checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct Matched {
-    /// The tensors to load, by the model's names.
+    /// The tensors to load, by the model's names and in the model's order.
     pub tensors: Vec<(String, Tensor)>,
     /// What is loaded and what is not.
     pub report: LoadReport,

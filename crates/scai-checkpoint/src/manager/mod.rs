@@ -182,6 +182,9 @@ impl CheckpointManager {
     }
 
     /// Manages the checkpoints in any store, which writes as it is itself set to.
+    ///
+    /// Managers made by this do not share the right to write, not even those of one store: the first
+    /// that writes keeps it.
     pub fn with_store(store: Arc<dyn Store>, options: Options) -> Self {
         Self::new(store, lock::Writing::default(), options)
     }

@@ -13,6 +13,32 @@
 //! Directory             drafts, names, links, syncs, locks, sweeps, children
 //! local, memory         directories; for tests: disk (simulated), fault
 //! ```
+//!
+//! # What makes a save durable in a directory
+//!
+//! ```text
+//! create a draft, reserve its space      no room: nothing has happened
+//! write every byte that was planned
+//! sync the draft, once                   failed: the draft is dead, nothing has happened
+//! ask whether what was written counts    no: nothing has happened
+//! give it its final name                 the old file is replaced in one step
+//! sync the names                         failed: new or old after a power loss, so no promise
+//! ```
+//!
+//! Only then does [`Store::publish`] return.
+//!
+//! # A store of one's own
+//!
+//! Implement the six required methods of [`Store`], run `testing::check_store` (feature `testing`) on
+//! it in a test, and give it to [`CheckpointManager::with_store`](crate::CheckpointManager::with_store).
+//! `tests/it/own_store.rs` of this crate is one of a hundred lines. `check_store` cannot test
+//! durability: that [`Store::publish`] returns only when the entry survives a power loss is the
+//! implementor's promise.
+//!
+//! Besides `checkpoint_iter_{N}.pt` a manager keeps `latest.pt`, `superseded.json`, empty marks
+//! `….pt.pinned`, and what it replaced unread or found damaged: `….pt.earlier`, `….pt.damaged` and the
+//! reason in `….pt.damaged.txt`. A save opens some ten entries and lists two or three times; with rules
+//! of retention it also reads back all checkpoints that stay in the place of what it deletes.
 
 pub(crate) mod commit;
 #[cfg(feature = "testing")]
@@ -35,8 +61,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::timeline::Timeline;
 
+pub use crate::timeline::Timeline;
 pub use directory::{Directory, Draft, Lock, Synced};
 pub use local::{Links, LocalDirectory};
 pub use location::{IntoLocation, Location};
@@ -97,6 +123,13 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp(pub(crate) [u64; 4]);
 
+impl Stamp {
+    /// The stamp of these numbers, which no other content and no other file of the store has.
+    pub fn new(numbers: [u64; 4]) -> Self {
+        Self(numbers)
+    }
+}
+
 /// A place to put bytes at any offset, by several threads at once.
 ///
 /// All that a codec sees of a file it writes: no name, no way to make it durable.
@@ -104,7 +137,8 @@ pub trait WriteAt: Send + Sync + fmt::Debug {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// Whatever the operating system says; the file is then of no further use.
+    /// [`io::ErrorKind::InvalidInput`] beyond the length that was planned; else whatever the operating
+    /// system says. The file is then of no further use.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Where bytes are best placed in memory: those whose address and offset agree modulo this
@@ -150,7 +184,7 @@ pub struct Publication<'a> {
     pub len: u64,
     /// What the name must hold until then.
     pub precondition: Precondition,
-    /// Writes each byte exactly once, in any order and from several threads.
+    /// Writes each byte exactly once, in any order and from several threads; none beyond `len`.
     pub write: WriteEntry<'a>,
     /// Is asked once every byte was written and before the name is given.
     pub approve: Box<dyn FnOnce() -> Result<()> + 'a>,

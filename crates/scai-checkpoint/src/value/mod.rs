@@ -257,6 +257,18 @@ macro_rules! from {
     };
 }
 
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        i64::try_from(value).map_or_else(|_| Self::BigInt(u128::from(value).into()), Self::Int)
+    }
+}
+
+impl From<usize> for Value {
+    fn from(value: usize) -> Self {
+        Self::from(value as u64)
+    }
+}
+
 from! {
     bool => Bool, i64 => Int, i32 => Int, u32 => Int, f64 => Float, f32 => Float, &str => Str,
     String => Str, Vec<Value> => List, Dict => Dict, Tensor => Tensor, DType => DType,

@@ -49,7 +49,8 @@ impl Value {
         }
     }
 
-    /// The value at `path`; the empty path is the value itself.
+    /// The value at `path`: keys and indices joined by dots, where a key may hold dots itself; the
+    /// empty path is the value itself.
     pub fn lookup(&self, path: &str) -> Option<&Value> {
         if path.is_empty() {
             return Some(self);

@@ -41,6 +41,7 @@ mod list_cost;
 mod made_twice;
 mod manager;
 mod notes;
+mod own_store;
 mod payload;
 mod places;
 mod power_loss;

@@ -242,10 +242,7 @@ impl Trees {
             0 => Value::None,
             1 => Value::Bool(odd.is_multiple_of(2)),
             2 => Value::Int((odd as i64) >> (odd % 64)),
-            3 => Value::BigInt(shifted(
-                i128::try_from(odd).unwrap() + (1 << 64),
-                (odd % 2100) as usize,
-            )),
+            3 => Value::BigInt(shifted(i128::from(odd) + (1 << 64), (odd % 2100) as usize)),
             4 => Value::Float(f64::from_bits(odd)),
             5 => Value::Complex(f64::from_bits(odd), 1.0),
             6 => Value::from(["", "a", "cpu", "storage", "latin1", "π"][odd as usize % 6]),

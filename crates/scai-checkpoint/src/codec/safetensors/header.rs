@@ -6,6 +6,7 @@ use std::fmt;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Json;
 use twox_hash::XxHash3_128;
 
 use crate::error::{Error, Place, Result, shown};
@@ -143,8 +144,22 @@ fn invalid(json: &[u8], error: &serde_json::Error) -> Error {
             format!("the element type `{}` is not known", shown(dtype)),
             "it may be of a newer version of safetensors: convert the tensor with what wrote it",
         ),
+        _ if is_something_else(json) => Error::not_a_checkpoint(
+            Place::default(),
+            "its beginning has the form of a safetensors file, and what follows names no tensor",
+            "look at its first bytes to see what it is (`file`, `head -c 100`)",
+        ),
         _ => Error::damaged(Place::default(), format!("the header is not valid: {text}")),
     }
+}
+
+/// Whether JSON has nothing in it that looks like the description of a tensor.
+fn is_something_else(json: &[u8]) -> bool {
+    let Ok(Json::Object(entries)) = serde_json::from_slice(json) else { return false };
+    let describes = |value: &Json| {
+        ["dtype", "shape", "data_offsets"].iter().any(|key| value.get(key).is_some())
+    };
+    !entries.is_empty() && !entries.values().any(describes)
 }
 
 fn bad<T>(what: impl Into<String>) -> Result<T> {
