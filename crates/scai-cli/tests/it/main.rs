@@ -18,6 +18,8 @@ mod diff;
 mod directory;
 #[cfg(feature = "train")]
 mod play;
+#[cfg(feature = "train")]
+mod retention;
 mod show;
 mod support;
 #[cfg(feature = "train")]
