@@ -4,7 +4,22 @@ from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any, final
 
-__all__ = ["__version__", "File", "Filling", "Handle", "Live", "Manager", "Pool", "Trainer", "Tree", "main", "renamed", "verify"]
+__all__ = [
+    "THREADS",
+    "File",
+    "Filling",
+    "Handle",
+    "Live",
+    "Manager",
+    "Pool",
+    "Trainer",
+    "Tree",
+    "__version__",
+    "main",
+    "renamed",
+    "retention",
+    "verify",
+]
 
 __version__: str
 THREADS: int

@@ -26,7 +26,7 @@ from scai._live import POLL, Fence, Versions, lift_all, live_memory
 from scai._load import Load, PartLoad, apply_all, check_order, check_sound, state_of
 from scai._load_module import model_load
 from scai._load_optimizer import OptimizerLoad, state_and_note
-from scai._native import Handle, Live
+from scai._native import File, Handle, Live
 from scai._report import LoadReport
 from scai._retention import Retention, retention, whole
 from scai._timeline import Timeline
@@ -548,7 +548,7 @@ class CheckpointManager:
         remap: Any,
         dry_run: bool,
         mmap: bool,
-        checked: _native.File | None = None,
+        checked: File | None = None,
     ) -> Checkpoint:
         """Load a file, or one that is open and of which every byte was checked."""
         model = models["model"]
