@@ -282,7 +282,7 @@ class OptimizerLoad:
     def prepare(self) -> None:
         """Read the state, and find out whether the optimizer can step with it."""
         if self._groups is None:
-            self._state = _without_names(self._tree.decode(threads=THREADS), self._current)
+            self._state = self._tree.decode(threads=THREADS)
             self._before = copy.deepcopy(self._current)
             return
         if self.may_fail or not self._reads_in_place():
@@ -394,12 +394,7 @@ class OptimizerLoad:
 
     def apply(self) -> None:
         """Give the optimizer its state, in the place of the one it has where that fits."""
-        if self._groups is not None:
-            named = any("param_names" in group for group in self._current["param_groups"])
-            for group in self._state["param_groups"]:
-                # PyTorch allows no unnamed group beside a named one.
-                if not named:
-                    group.pop("param_names", None)
+        _drop_names(self._state, self._current)
         if self._filling is None:
             self.target.load_state_dict(self._state)
             return
@@ -517,17 +512,19 @@ def _no_groups(tree: _native.Tree) -> MissingFieldError:
     )
 
 
-def _without_names(state: Any, current: Any) -> Any:
-    """The state without the names that a save has put beside it, if the optimizer gives none."""
+def _drop_names(state: Any, current: Any) -> None:
+    """Drop the names that a save has put beside the state, if the optimizer gives none itself.
+
+    PyTorch allows no unnamed group beside a named one.
+    """
     groups = state.get("param_groups") if isinstance(state, Mapping) else None
     own = current.get("param_groups") if isinstance(current, Mapping) else None
     if not isinstance(groups, list) or not isinstance(own, list):
-        return state
+        return
     if not any(isinstance(group, Mapping) and "param_names" in group for group in own):
         for group in groups:
             if isinstance(group, dict):
                 group.pop("param_names", None)
-    return state
 
 
 def _present_state(optimizer: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from same import TORCH
 from scai.utils.checkpoint import CheckpointManager
 
 STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -39,7 +40,7 @@ def as_the_installed_torch_loads() -> None:
 
 @pytest.fixture(autouse=True)
 def _values_of_later_versions(request: pytest.FixtureRequest) -> Iterator[None]:
-    is_old = tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6)
+    is_old = TORCH < (2, 6)
     if not is_old or "as_the_installed_torch_loads" in request.fixturenames:
         yield
         return

@@ -9,6 +9,9 @@ import random
 import numpy as np
 import torch
 
+TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+"""The version of PyTorch that the tests run with."""
+
 ANSWERS = {
     "exists": True,
     "readable": True,

@@ -15,11 +15,10 @@ import pytest
 import scai
 import scai.utils.checkpoint
 import torch
+from same import TORCH
 from scai.errors import NeedsCodeError, NotACheckpointError, UnsupportedError
 from torch import nn
 from torch._weights_only_unpickler import _get_allowed_globals
-
-TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 class Net(nn.Module):

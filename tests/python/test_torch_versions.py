@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import scai
 import torch
+from same import TORCH
 
 
 def float_and_int() -> dict[str, torch.Tensor]:
@@ -54,7 +55,6 @@ VIEWS = [
 
 
 GUIDES = Path(__file__).parents[2] / "docs"
-RUNNING = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 def needs(guide: str) -> dict[str, tuple[int, int]]:
@@ -70,7 +70,7 @@ def test_views_of_one_storage_as_several_types_are_read_as_what_they_are(
     views: Callable[[], dict[str, torch.Tensor]], load: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     if views is one_without_a_storage_class and load is not scai.load:
-        if RUNNING < needs("guide.md")["torch.uint16"]:
+        if TORCH < needs("guide.md")["torch.uint16"]:
             pytest.skip("this PyTorch does not load torch.uint16")
     saved = views()
     scai.save(saved, tmp_path / "views.pt")
@@ -112,7 +112,7 @@ def test_the_guide_says_from_which_version_on_torch_reads_a_value(
     if value is None:
         pytest.skip("this PyTorch has no such type")
     scai.save({"value": value}, tmp_path / "value.pt")
-    if RUNNING >= needs("guide.md")[name]:
+    if TORCH >= needs("guide.md")[name]:
         torch.load(tmp_path / "value.pt", weights_only=True)
     else:
         with pytest.raises(pickle.UnpicklingError):

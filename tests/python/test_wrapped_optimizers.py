@@ -18,35 +18,21 @@ from torch import distributed, nn
 Made = tuple[nn.Module, Any]
 
 
+def of_held(name: str) -> Any:
+    """An attribute that is that of the optimizer held."""
+    return property(
+        lambda self: getattr(self.optimizer, name),
+        lambda self, value: setattr(self.optimizer, name, value),
+    )
+
+
 class Accelerated(torch.optim.Optimizer):
     """As accelerate's `AcceleratedOptimizer`: an optimizer by its class, which holds one."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
 
-    @property
-    def state(self) -> Any:
-        return self.optimizer.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.optimizer.state = state
-
-    @property
-    def param_groups(self) -> Any:
-        return self.optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: Any) -> None:
-        self.optimizer.param_groups = groups
-
-    @property
-    def defaults(self) -> Any:
-        return self.optimizer.defaults
-
-    @defaults.setter
-    def defaults(self, defaults: Any) -> None:
-        self.optimizer.defaults = defaults
+    state, param_groups, defaults = map(of_held, ("state", "param_groups", "defaults"))
 
     def state_dict(self) -> Any:
         return self.optimizer.state_dict()

@@ -16,14 +16,14 @@ import struct
 
 import numpy as np
 import torch
-from same import bits_of
+from same import TORCH, bits_of
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int16,
     torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool,
     torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2,
 ]  # fmt: skip
-if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6):
+if TORCH < (2, 6):
     # PyTorch had them by then, but did not save or load them.
     DTYPES = [each for each in DTYPES if each not in (torch.uint16, torch.uint32, torch.uint64)]
 STRINGS = ["", "a", "exp_avg", "0", "storage", "cpu", "latin1", "π\0\n", "\ud800x", "😀" * 20, "x" * 3000]

@@ -28,14 +28,13 @@ pub fn state_dict<M: Module>(module: &M) -> Result<Dict> {
     let module = module.valid();
     let mut dict = Dict { kind: DictKind::Ordered, ..Dict::default() };
     for (spec, tensor) in tensors(&module) {
-        let counter = spec.counter_entry().map(|entry| entry.name);
         if dict.insert(spec.name.clone(), tensor?).is_some() {
             return Err(Error::Invalid(format!(
                 "two tensors of the module have the name `{}` in PyTorch",
                 spec.name
             )));
         }
-        if let Some(name) = counter {
+        if let Some(name) = spec.counter {
             dict.insert(name, Tensor::from_vec(Vec::new(), vec![0_i64])?);
         }
     }
@@ -93,7 +92,7 @@ pub fn load_state_dict<M: Module>(
 /// # Errors
 /// [`Error::Unsupported`] for a quantised module.
 pub fn named_parameters<M: Module>(module: &M) -> Result<Vec<TensorSpec>> {
-    specs(module).iter().filter(|spec| spec.role == Role::Parameter).map(Spec::entry).collect()
+    parameters(module).iter().map(Spec::entry).collect()
 }
 
 /// Sets the counters of batches (`num_batches_tracked`) in a state dict.
@@ -132,6 +131,11 @@ pub(crate) fn specs<M: Module>(module: &M) -> Vec<Spec> {
     tensors(module).into_iter().map(|(spec, _)| spec).collect()
 }
 
+/// The parameters of a module, in its order.
+pub(crate) fn parameters<M: Module>(module: &M) -> Vec<Spec> {
+    specs(module).into_iter().filter(|spec| spec.role == Role::Parameter).collect()
+}
+
 /// The entries that a state dict of a module must have, the counters of batch norm included.
 fn entries(specs: &[Spec]) -> Result<Vec<TensorSpec>> {
     let mut entries = Vec::new();
@@ -154,7 +158,7 @@ fn tensors<M: Module>(module: &M) -> Vec<(Spec, Result<Tensor>)> {
             K: Basic + Autodiff + Send + Sync + 'static,
         {
             let tensor = tensor.without_autodiff();
-            let spec = self.path.spec(tensor.dims().to_vec(), tensor.dtype());
+            let spec = self.path.spec(&tensor);
             let tensor = to_checkpoint(tensor, &spec);
             self.found.push((spec, tensor));
         }
@@ -222,45 +226,49 @@ struct Load<'a> {
 impl Load<'_> {
     /// The value that takes the place of `current`.
     fn value<const D: usize, K: Basic>(&mut self, current: BurnTensor<D, K>) -> BurnTensor<D, K> {
-        let spec = self.path.spec(current.dims().to_vec(), current.dtype());
+        let spec = self.path.spec(&current);
         let Some(saved) = self.tensors.get(&spec.name) else { return current };
-        from_checkpoint(saved, &spec, &current.device()).unwrap_or_else(|error| {
+        from_checkpoint(saved, &spec).unwrap_or_else(|error| {
             self.error.get_or_insert(error);
             current
         })
+    }
+
+    /// As [`Load::value`], with the part in automatic differentiation that it had.
+    fn constant<const D: usize, K: Basic + Autodiff>(
+        &mut self,
+        current: BurnTensor<D, K>,
+    ) -> BurnTensor<D, K> {
+        let value = self.value(current);
+        match self.as_before.tracking.pop_front() {
+            Some(tracking) => tracking.apply_to(value),
+            None => value,
+        }
     }
 }
 
 impl ModuleMapper for Load<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<BurnTensor<D>>) -> Param<BurnTensor<D>> {
-        let (id, current, mapper) = param.consume();
-        let mut value = self.value(current);
-        if let Some(tracking) = self.as_before.tracking.pop_front() {
-            value = tracking.apply_to_float(value, id);
-        }
-        Param::from_mapped_value(id, value, mapper)
+        let id = param.id;
+        param.map(|current| {
+            let value = self.value(current);
+            match self.as_before.tracking.pop_front() {
+                Some(tracking) => tracking.apply_to_float(value, id),
+                None => value,
+            }
+        })
     }
     fn map_int<const D: usize>(
         &mut self,
         param: Param<BurnTensor<D, Int>>,
     ) -> Param<BurnTensor<D, Int>> {
-        let (id, current, mapper) = param.consume();
-        let mut value = self.value(current);
-        if let Some(tracking) = self.as_before.tracking.pop_front() {
-            value = tracking.apply_to(value);
-        }
-        Param::from_mapped_value(id, value, mapper)
+        param.map(|current| self.constant(current))
     }
     fn map_bool<const D: usize>(
         &mut self,
         param: Param<BurnTensor<D, Bool>>,
     ) -> Param<BurnTensor<D, Bool>> {
-        let (id, current, mapper) = param.consume();
-        let mut value = self.value(current);
-        if let Some(tracking) = self.as_before.tracking.pop_front() {
-            value = tracking.apply_to(value);
-        }
-        Param::from_mapped_value(id, value, mapper)
+        param.map(|current| self.constant(current))
     }
     fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
         self.as_before.flags.pop_front().unwrap_or(flag)

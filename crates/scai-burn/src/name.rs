@@ -1,6 +1,7 @@
 //! The name, shape and layout that PyTorch has for a tensor of a burn module.
 
-use burn::tensor::DType as BurnDType;
+use burn::tensor::kind::Basic;
+use burn::tensor::{DType as BurnDType, Device, Tensor as BurnTensor};
 use scai_checkpoint::load::TensorSpec;
 use scai_checkpoint::{DType, Result};
 
@@ -33,6 +34,8 @@ pub(crate) struct Spec {
     pub(crate) shape: Vec<usize>,
     /// Its element type in the module.
     pub(crate) dtype: BurnDType,
+    /// Its device, without automatic differentiation.
+    pub(crate) device: Device,
     pub(crate) role: Role,
     pub(crate) layout: Layout,
     /// The counter that follows it in a state dict of PyTorch: burn's batch norm has none.
@@ -78,8 +81,9 @@ impl Path {
         self.sibling(renamed(field, container))
     }
 
-    /// What PyTorch would say of the tensor at this position, which has `shape` in burn.
-    pub(crate) fn spec(&self, mut shape: Vec<usize>, dtype: BurnDType) -> Spec {
+    /// What PyTorch would say of the tensor at this position.
+    pub(crate) fn spec<const D: usize, K: Basic>(&self, tensor: &BurnTensor<D, K>) -> Spec {
+        let (mut shape, dtype) = (tensor.dims().to_vec(), tensor.dtype());
         let (field, container) = self.last();
         let batch_norm = container == "Struct:BatchNorm";
         let role = match field {
@@ -96,7 +100,8 @@ impl Path {
         if layout == Layout::Transposed {
             shape.reverse();
         }
-        Spec { name: self.name(), shape, dtype, role, layout, counter }
+        let (name, device) = (self.name(), tensor.device());
+        Spec { name, shape, dtype, device, role, layout, counter }
     }
 
     fn last(&self) -> (&str, &str) {

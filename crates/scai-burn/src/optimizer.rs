@@ -8,12 +8,12 @@ use burn::optim::{
     AdamW as Rule, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate,
     Optimizer,
 };
-use burn::tensor::{Device, Tensor as BurnTensor};
+use burn::tensor::Tensor as BurnTensor;
 use scai_checkpoint::load::{LoadReport, MatchOptions, TensorSpec, transfer_optimizer};
 use scai_checkpoint::{Dict, Error, Result, Tensor, Value};
 
-use crate::module::specs;
-use crate::name::{Layout, Path, Role, Spec};
+use crate::module::parameters;
+use crate::name::{Layout, Path, Spec};
 use crate::tensor::{Tracking, from_checkpoint, to_checkpoint};
 
 /// Adam with decoupled weight decay, whose state can be saved and loaded by name.
@@ -151,8 +151,7 @@ impl AdamW {
             }
             None => return Err(not_a_state(saved)),
         };
-        let fresh = Self { moments: BTreeMap::new(), ..self.clone() };
-        let none = Value::Dict(fresh.state_dict(model, 0.0)?);
+        let none = Value::Dict(Dict::new());
         let (moved, mut report) = transfer_optimizer(saved, &saved_names, &none, &wanted, options)?;
         // A parameter that was saved without moments, since it was never trained, lacks nothing.
         let saved_names: HashSet<String> =
@@ -161,19 +160,17 @@ impl AdamW {
         if options.is_strict() && !report.is_complete() {
             return Err(Error::mismatch(report));
         }
-        let by_index: HashMap<i64, &Value> = state_of(&moved)
+        let by_index: HashMap<i64, &Value> = moved
+            .lookup("state")
+            .and_then(Value::as_dict)
             .into_iter()
             .flat_map(|state| &state.entries)
             .filter_map(|(index, entry)| Some((index.as_int()?, entry)))
             .collect();
-        let devices = devices(model);
         let mut moments = BTreeMap::new();
         for (index, spec) in (0_i64..).zip(&parameters) {
-            let (Some(entry), Some(device)) = (by_index.get(&index), devices.get(&spec.name))
-            else {
-                continue;
-            };
-            let momentum = loaded_moments(entry, spec, device)?;
+            let Some(entry) = by_index.get(&index) else { continue };
+            let momentum = loaded_moments(entry, spec)?;
             if options.is_strict() && momentum.max_moment_2.is_some() != self.settings.amsgrad {
                 let (saved, ours) = match self.settings.amsgrad {
                     true => ("without", "with"),
@@ -273,29 +270,27 @@ impl ModuleMapper for Step<'_> {
 /// # Errors
 /// [`Error::Invalid`] if the state has several groups of parameters, whose order is not that of the
 /// model, or another number of parameters than the model.
-pub fn with_param_names(state: Value, model: &Value) -> Result<Value> {
+pub fn with_param_names(mut state: Value, model: &Value) -> Result<Value> {
     if param_names(&state).is_some() {
         return Ok(state);
     }
-    let mut state = state.into_resolved();
     let names = parameters_of(model);
-    if groups_of(&state).is_none() {
+    let groups = match state.resolved_mut() {
+        Value::Dict(dict) => dict.get_mut("param_groups"),
+        _ => None,
+    };
+    let Some(Value::List(groups)) = groups.map(Value::resolved_mut) else {
         return Err(not_a_state(&state));
-    }
-    let Value::Dict(dict) = &mut state else { return Err(not_a_state(&state)) };
-    let Some(groups) = dict.get_mut("param_groups") else { return Ok(state) };
-    *groups = std::mem::replace(groups, Value::None).into_resolved();
-    let Value::List(list) = groups else { return Ok(state) };
-    let [group] = list.as_mut_slice() else {
+    };
+    let [group] = groups.as_mut_slice() else {
         return Err(Error::Invalid(format!(
             "the optimizer state has {} groups of parameters and no names, so it is not known \
              which parameter is which; save it from an optimizer that was made with \
              `model.named_parameters()`",
-            list.len()
+            groups.len()
         )));
     };
-    *group = std::mem::replace(group, Value::None).into_resolved();
-    let Value::Dict(group) = group else {
+    let Value::Dict(group) = group.resolved_mut() else {
         return Err(Error::Invalid("`param_groups` does not hold a dict".to_owned()));
     };
     let count = match group.get("params").map(Value::resolved) {
@@ -314,38 +309,9 @@ pub fn with_param_names(state: Value, model: &Value) -> Result<Value> {
     Ok(state)
 }
 
-fn parameters<M: Module>(model: &M) -> Vec<Spec> {
-    specs(model).into_iter().filter(|spec| spec.role == Role::Parameter).collect()
-}
-
 /// A number of single precision as a person would write it: 0.9, not 0.8999999762.
 fn decimal(number: f32) -> Value {
     Value::Float(number.to_string().parse().unwrap_or(f64::from(number)))
-}
-
-/// The devices of a module's parameters, without automatic differentiation, by name.
-fn devices<M: Module>(model: &M) -> HashMap<String, Device> {
-    use burn::module::ModuleVisitor;
-
-    #[derive(Default)]
-    struct Collect {
-        path: Path,
-        devices: HashMap<String, Device>,
-    }
-    impl ModuleVisitor for Collect {
-        fn visit_float<const D: usize>(&mut self, param: &Param<BurnTensor<D>>) {
-            self.devices.insert(self.path.name(), param.val().inner().device());
-        }
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.path.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-    }
-    let mut collect = Collect::default();
-    model.visit(&mut collect);
-    collect.devices
 }
 
 fn saved_moments(momentum: &AdaptiveMomentumState<1>, spec: &Spec) -> Result<Dict> {
@@ -377,7 +343,7 @@ fn saved_moments(momentum: &AdaptiveMomentumState<1>, spec: &Spec) -> Result<Dic
     Ok(entry)
 }
 
-fn loaded_moments(entry: &Value, spec: &Spec, device: &Device) -> Result<AdaptiveMomentumState<1>> {
+fn loaded_moments(entry: &Value, spec: &Spec) -> Result<AdaptiveMomentumState<1>> {
     let entry = entry.as_dict();
     let lacks = |key: &str| {
         Error::Invalid(format!(
@@ -388,12 +354,12 @@ fn loaded_moments(entry: &Value, spec: &Spec, device: &Device) -> Result<Adaptiv
     let loaded = |tensor: &Tensor| -> Result<BurnTensor<1>> {
         match (spec.layout, spec.shape.as_slice()) {
             (Layout::Transposed, &[rows, columns]) => {
-                let moment: BurnTensor<2> = from_checkpoint(tensor, spec, device)?;
+                let moment: BurnTensor<2> = from_checkpoint(tensor, spec)?;
                 Ok(moment.reshape([rows * columns]))
             }
             _ => {
                 let flat = Spec { shape: vec![spec.shape.iter().product()], ..spec.clone() };
-                from_checkpoint(tensor, &flat, device)
+                from_checkpoint(tensor, &flat)
             }
         }
     };
@@ -413,10 +379,6 @@ fn loaded_moments(entry: &Value, spec: &Spec, device: &Device) -> Result<Adaptiv
     momentum.max_moment_2 =
         field("max_exp_avg_sq").and_then(Value::as_tensor).map(loaded).transpose()?;
     Ok(momentum)
-}
-
-fn state_of(optimizer: &Value) -> Option<&Dict> {
-    optimizer.as_dict()?.get("state")?.as_dict()
 }
 
 fn groups_of(optimizer: &Value) -> Option<&[Value]> {

@@ -3,7 +3,7 @@
 use burn::module::ParamId;
 use burn::tensor::kind::{Autodiff, Basic};
 use burn::tensor::{
-    DType as BurnDType, Device, GradientCheckpointingStrategy, Tensor as BurnTensor, TensorData,
+    DType as BurnDType, GradientCheckpointingStrategy, Tensor as BurnTensor, TensorData,
 };
 use scai_checkpoint::tensor::Storage;
 use scai_checkpoint::{DType, Error, Result, Tensor};
@@ -58,7 +58,7 @@ where
     Tensor::contiguous(dtype, spec.shape.clone(), storage)
 }
 
-/// A tensor of a checkpoint as one of burn, on `device`.
+/// A tensor of a checkpoint as one of burn, on the device of `spec`.
 ///
 /// The elements are in memory row by row, as burn itself lays them out: a transposed view would
 /// have the same elements, but products of matrices would differ in their last bits.
@@ -68,7 +68,6 @@ where
 pub(crate) fn from_checkpoint<const D: usize, K: Basic>(
     tensor: &Tensor,
     spec: &Spec,
-    device: &Device,
 ) -> Result<BurnTensor<D, K>> {
     let expected = checkpoint_dtype(spec.dtype, &spec.name)?;
     let stored = data_dtype(tensor.dtype()).filter(|_| tensor.dtype() == expected);
@@ -90,7 +89,7 @@ pub(crate) fn from_checkpoint<const D: usize, K: Basic>(
     }
     let data = TensorData::try_from_bytes_vec(bytes, shape, stored)
         .map_err(|error| Error::Invalid(format!("tensor `{}`: {error:?}", spec.name)))?;
-    Ok(BurnTensor::from_data(data, (device, spec.dtype)))
+    Ok(BurnTensor::from_data(data, (&spec.device, spec.dtype)))
 }
 
 /// The elements of a matrix of `rows` and `columns`, column by column.

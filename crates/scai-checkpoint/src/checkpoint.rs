@@ -3,6 +3,15 @@
 use crate::error::{Error, Place, Result};
 use crate::value::{Dict, Value};
 
+/// The iteration that a state tree says it is of, in whichever form; `None` if it says none.
+///
+/// # Errors
+/// As reading a tensor.
+pub(crate) fn iteration_in(tree: &Value) -> Result<Option<i64>> {
+    let iteration = tree.as_dict().and_then(|top| top.get("iteration"));
+    iteration.map_or(Ok(None), Value::whole_number)
+}
+
 /// A whole training state.
 ///
 /// In the file each field is a key at the top of the state tree, by the same name; the further

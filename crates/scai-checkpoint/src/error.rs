@@ -348,6 +348,18 @@ impl Error {
         Self::Io { place: Box::default(), action, source }
     }
 
+    /// What a file system said of what is to be at `path`.
+    pub(crate) fn of_path(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Self {
+        match source.kind() {
+            std::io::ErrorKind::NotFound => Self::NotFound { path: path.into() },
+            _ => Self::io(action, source).at_path(path),
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid(what.into())
     }

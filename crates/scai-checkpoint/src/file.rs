@@ -1,6 +1,5 @@
 //! One checkpoint file by its path, outside any directory of checkpoints.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use crate::codec::{CheckpointFile, Plan, Unprotected};
 use crate::error::{Error, Result};
 use crate::store::{Directory, Io, Links, LocalDirectory, ReadAt, commit};
 use crate::threads::default_threads;
-use crate::verify::{self, Verification};
+use crate::verify::{Verification, verify_opened};
 
 pub use crate::read_options::ReadOptions;
 
@@ -81,17 +80,12 @@ pub fn verify<'o>(
     path: impl AsRef<Path>,
     options: impl Into<ReadOptions<'o>>,
 ) -> Result<Verification> {
-    match opened(path.as_ref()) {
-        Ok(file) => verify::verify(file, options),
-        Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
-        Err(error) => Err(error),
-    }
+    verify_opened(opened(path.as_ref()), options)
 }
 
 fn opened(path: &Path) -> Result<Arc<dyn ReadAt>> {
     let found = LocalDirectory::of_file(path, Links::Keep);
-    found.and_then(|(directory, name)| directory.open(&name)).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: path.to_owned() },
-        _ => Error::io("open", error).at_path(path),
-    })
+    found
+        .and_then(|(directory, name)| directory.open(&name))
+        .map_err(|error| Error::of_path("open", path, error))
 }

@@ -20,18 +20,20 @@ use crate::threads::default_threads;
 /// let options = ReadOptions::default().threads(2).progress(&progress).cancel(&stop);
 /// # let _ = options;
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct ReadOptions<'a> {
-    threads: usize,
+    /// Those that the caller asked for.
+    threads: Option<usize>,
     progress: Option<&'a (dyn Fn(u64) + Sync)>,
     cancel: Option<&'a AtomicBool>,
 }
 
 impl<'a> ReadOptions<'a> {
-    /// Threads that read and check; one per core and at most 8 if this is not called.
+    /// Threads that read and check. If this is not called, those of the manager; without one, one per
+    /// core and at most 8.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
-        Self { threads: threads.max(1), ..self }
+        Self { threads: Some(threads.max(1)), ..self }
     }
 
     /// Is told, from any of the threads, how many further bytes are done.
@@ -46,8 +48,13 @@ impl<'a> ReadOptions<'a> {
         Self { cancel: Some(cancel), ..self }
     }
 
+    /// As many threads as were asked for, else these.
+    pub(crate) fn or_threads(self, threads: usize) -> Self {
+        Self { threads: self.threads.or(Some(threads)), ..self }
+    }
+
     pub(crate) fn thread_count(&self) -> usize {
-        self.threads
+        self.threads.unwrap_or_else(default_threads)
     }
 
     /// Reports that so many further bytes are done, for code that reads by itself.
@@ -66,12 +73,6 @@ impl<'a> ReadOptions<'a> {
             Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::Cancelled),
             _ => Ok(()),
         }
-    }
-}
-
-impl Default for ReadOptions<'_> {
-    fn default() -> Self {
-        Self { threads: default_threads(), progress: None, cancel: None }
     }
 }
 

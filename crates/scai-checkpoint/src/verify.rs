@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, iteration_in};
 use crate::codec::{CheckpointFile, Foreign, Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
-use crate::value::Value;
 
 /// The answers to the questions one asks of a checkpoint before trusting it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -103,7 +102,7 @@ impl Condition {
 
 impl Verification {
     /// Of a file that cannot be looked at.
-    pub(crate) fn failed(error: Error) -> Self {
+    fn failed(error: Error) -> Self {
         Self {
             answers: Answers::default(),
             protection: None,
@@ -130,6 +129,21 @@ impl Verification {
             .or_else(|| self.obstacle.as_ref().map(Condition::of))
             .or_else(|| found().next())
             .unwrap_or(Condition::Sound)
+    }
+}
+
+/// Verifies what was opened; that there is no such file is an answer.
+///
+/// # Errors
+/// As opening it, and as [`verify`].
+pub(crate) fn verify_opened<'o>(
+    opened: Result<Arc<dyn ReadAt>>,
+    options: impl Into<ReadOptions<'o>>,
+) -> Result<Verification> {
+    match opened {
+        Ok(file) => verify(file, options),
+        Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -206,7 +220,6 @@ fn look(
         has_metadata: has("metadata"),
         has_timestamp: has("timestamp"),
     };
-    let iteration = top.and_then(|top| top.get("iteration"));
-    verification.iteration = iteration.map_or(Ok(None), Value::whole_number)?;
+    verification.iteration = iteration_in(&tree)?;
     Ok(())
 }

@@ -182,7 +182,7 @@ impl Writer {
         &self,
         save: impl FnOnce() -> Result<Saved> + Send + 'static,
     ) -> Result<SaveHandle> {
-        self.check(|handle| handle.is_done())?;
+        self.check()?;
         let handle = SaveHandle(Arc::default());
         let sent = self.jobs.as_ref().map(|jobs| jobs.send((Box::new(save), handle.clone())));
         if !matches!(sent, Some(Ok(()))) {
@@ -197,13 +197,13 @@ impl Writer {
         for handle in pending {
             drop(handle.ended());
         }
-        self.check(SaveHandle::is_done)
+        self.check()
     }
 
     /// Forgets the saves that ended; returns the first error that nobody was told.
-    fn check(&self, ended: impl Fn(&SaveHandle) -> bool) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let mut handles = held(&self.handles);
-        while let Some(handle) = handles.first().filter(|handle| ended(handle)).cloned() {
+        while let Some(handle) = handles.first().filter(|handle| handle.is_done()).cloned() {
             handles.remove(0);
             if let Some(error) = handle.untold() {
                 return Err(error);

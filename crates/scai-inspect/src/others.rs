@@ -29,8 +29,7 @@ pub(crate) fn is_index(name: &str) -> bool {
 
 /// The files of `directory`, by name. Shards that an index names are not files of their own.
 pub(crate) fn others(directory: &Path) -> Result<Vec<Other>> {
-    let at =
-        |source| Error::Io { place: Box::default(), action: "list", source }.at_path(directory);
+    let at = |source| Error::io("list", source).at_path(directory);
     let opened = LocalDirectory::open(directory).map_err(at)?;
     let entries = opened.list().map_err(at)?;
     let sizes: BTreeMap<String, u64> =

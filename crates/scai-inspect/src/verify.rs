@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Protection;
-use scai_checkpoint::error::Place;
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options, Result};
@@ -86,31 +85,23 @@ fn report(path: &Path, verification: Verification) -> VerifyReport {
         source_protection: source_protection(verification.protection, verification.origin),
         iteration: verification.iteration,
         answers: verification.answers,
-        damage: verification.damage.iter().map(Finding::of).collect(),
-        obstacle: verification.obstacle.as_ref().map(Finding::of),
+        damage: verification.damage.into_iter().map(Finding::of).collect(),
+        obstacle: verification.obstacle.map(Finding::of),
     }
 }
 
 impl Finding {
-    fn of(error: &Error) -> Self {
-        let place = error.place();
+    fn of(error: Error) -> Self {
+        let place = error.place().cloned().unwrap_or_default();
         Self {
             message: error.to_string(),
-            detail: without_file(error),
-            tensor: place.and_then(|place| place.tensor.clone()),
-            record: place.and_then(|place| place.record.clone()),
-            bytes: place.and_then(|place| place.bytes.clone()).map(|b| [b.start, b.end]),
-            condition: Condition::of(error),
+            tensor: place.tensor,
+            record: place.record,
+            bytes: place.bytes.map(|bytes| [bytes.start, bytes.end]),
+            condition: Condition::of(&error),
+            detail: error.without_path().to_string(),
         }
     }
-}
-
-/// What an error says, without the file it is in.
-pub(crate) fn without_file(error: &Error) -> String {
-    let message = error.to_string();
-    let path = error.place().and_then(|place| place.path.clone());
-    let file = Place { path, ..Place::default() }.to_string();
-    message.strip_prefix(&file).unwrap_or(&message).to_owned()
 }
 
 /// A file to verify.

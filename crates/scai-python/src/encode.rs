@@ -454,7 +454,7 @@ impl<'py> Encoder<'py> {
         let attributes = attributes.cast::<PyDict>()?;
         // What PyTorch's compiler puts there is its own business.
         let own = |key: &Bound<'_, PyAny>| key.to_string().starts_with("_dynamo_");
-        if attributes.keys().iter().all(|key| own(&key)) {
+        if attributes.iter().all(|(key, _)| own(&key)) {
             return Ok(());
         }
         let path: Vec<String> = self.keys.iter().filter_map(Key::text).collect();

@@ -9,7 +9,6 @@ use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Prune, Residency, Resume, Skipped, Unreadable};
-use scai_checkpoint::retention::Rule;
 use scai_checkpoint::store::Io;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Options, Retention, SaveHandle, Saved, Value,
@@ -34,12 +33,8 @@ pub(crate) struct Manager {
 /// The rules in one form, and the statistics by which the best are kept.
 #[pyfunction]
 pub(crate) fn retention(rules: Vec<String>) -> PyResult<(String, Vec<String>)> {
-    let retention = Retention::of_rules(rules).or_raise()?;
-    let statistics = retention.rules().iter().filter_map(|rule| match rule {
-        Rule::Best { statistic, .. } => Some(statistic.clone()),
-        _ => None,
-    });
-    Ok((retention.to_string(), statistics.collect()))
+    let retention = Retention::of_rules(&rules).or_raise()?;
+    Ok((retention.to_string(), retention.statistics().map(str::to_owned).collect()))
 }
 
 #[pymethods]

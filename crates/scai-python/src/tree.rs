@@ -404,8 +404,12 @@ impl Tree {
 
     /// Another value in the place of this, without notes.
     fn with(&self, value: Value) -> Self {
+        self.over(Arc::new(value))
+    }
+
+    fn over(&self, root: Arc<Value>) -> Self {
         Self {
-            root: Mutex::new(Arc::new(value)),
+            root: Mutex::new(root),
             at: Vec::new(),
             notes: Notes::default(),
             path: self.path.clone(),
@@ -417,9 +421,8 @@ impl Tree {
 
     /// The same value; nothing of it is copied.
     fn same(&self) -> Self {
-        let root = Mutex::new(Arc::clone(&held(&self.root)));
-        let notes = self.notes.clone();
-        Self { root, at: self.at.clone(), notes, ..self.with(Value::None) }
+        let (at, notes) = (self.at.clone(), self.notes.clone());
+        Self { at, notes, ..self.over(Arc::clone(&held(&self.root))) }
     }
 
     /// The tensors of a state dict, and what modules keep in it besides (`_extra_state`), by the
@@ -446,11 +449,9 @@ impl Tree {
 
     /// The child with this key and number.
     fn child(&self, key: &str, index: usize) -> Self {
-        let mut child = self.same();
-        child.at.push(index);
-        child.notes = self.notes.below(index as i64);
-        child.above = join(&self.above, key);
-        child
+        let at = [&self.at[..], &[index]].concat();
+        let (notes, above) = (self.notes.below(index as i64), join(&self.above, key));
+        Self { at, notes, above, ..self.over(Arc::clone(&held(&self.root))) }
     }
 }
 

@@ -162,19 +162,20 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
             saved.type_name()
         )));
     };
-    let mut by_name: HashMap<String, &Value> = HashMap::new();
-    for (name, value) in saved.children() {
-        let renamed = options.rename(&name);
-        if by_name.insert(renamed.clone(), value).is_some() {
+    let saved: Vec<(String, &Value)> =
+        saved.children().into_iter().map(|(name, value)| (options.rename(&name), value)).collect();
+    let mut by_name: HashMap<&str, &Value> = HashMap::with_capacity(saved.len());
+    for (name, value) in &saved {
+        if by_name.insert(name, value).is_some() {
             return Err(Error::invalid(format!(
-                "the remap table gives two saved tensors the name `{renamed}`"
+                "the remap table gives two saved tensors the name `{name}`"
             )));
         }
     }
     let mut matched = Matched::default();
     let report = &mut matched.report;
     for TensorSpec { name, dtype, shape } in model {
-        match by_name.get(name).map(|value| value.resolved()) {
+        match by_name.get(name.as_str()).map(|value| value.resolved()) {
             None => report.missing.push(name.clone()),
             Some(Value::Tensor(tensor)) if tensor.dtype() == *dtype && tensor.shape() == shape => {
                 report.loaded.push(name.clone());
@@ -189,12 +190,8 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
         }
     }
     let expected: HashSet<&str> = model.iter().map(|spec| spec.name.as_str()).collect();
-    report.unexpected = saved
-        .children()
-        .into_iter()
-        .map(|(name, _)| options.rename(&name))
-        .filter(|name| !expected.contains(name.as_str()))
-        .collect();
+    let names = saved.iter().map(|(name, _)| name);
+    report.unexpected = names.filter(|name| !expected.contains(name.as_str())).cloned().collect();
     report.hints = hints(report);
     if options.is_strict() && !report.is_complete() {
         return Err(Error::mismatch(matched.report));
@@ -276,15 +273,16 @@ pub fn transfer_optimizer(
         .iter()
         .filter_map(|(key, state)| Some((key.as_int()?, state)))
         .collect();
-    let by_name: HashMap<String, &Value> = (0..)
-        .zip(saved_names)
-        .filter_map(|(i, name)| Some((options.rename(name), *by_number.get(&i)?)))
+    let saved_names: Vec<String> = saved_names.iter().map(|name| options.rename(name)).collect();
+    let by_name: HashMap<&str, &Value> = (0..)
+        .zip(&saved_names)
+        .filter_map(|(i, name)| Some((name.as_str(), *by_number.get(&i)?)))
         .collect();
     let mut report = LoadReport::default();
     // By number: two transfers of one state are to be equal, entry by entry.
     let mut found: BTreeMap<i64, &Value> = BTreeMap::new();
     for (i, TensorSpec { name, dtype, shape }) in (0..).zip(model) {
-        match by_name.get(name) {
+        match by_name.get(name.as_str()) {
             None => report.missing.push(name.clone()),
             Some(state) => match misfit(state, shape) {
                 Some(tensor) => report.mismatched.push(ShapeMismatch {
@@ -302,11 +300,8 @@ pub fn transfer_optimizer(
     moved.entries.retain(|(key, _)| key.as_int().is_none_or(|i| !found.contains_key(&i)));
     moved.entries.extend(found.into_iter().map(|(i, state)| (Value::Int(i), state.clone())));
     let expected: HashSet<&str> = model.iter().map(|spec| spec.name.as_str()).collect();
-    report.unexpected = saved_names
-        .iter()
-        .map(|name| options.rename(name))
-        .filter(|name| !expected.contains(name.as_str()))
-        .collect();
+    report.unexpected =
+        saved_names.into_iter().filter(|name| !expected.contains(name.as_str())).collect();
     moved.entries.sort_by_key(|(key, _)| key.as_int());
     current.insert("state", moved);
     Ok((Value::Dict(current), report))

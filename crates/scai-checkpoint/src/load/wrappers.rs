@@ -13,9 +13,6 @@ const FEW: usize = 4;
 /// The remap that makes the names of a checkpoint those of a model, where they differ by what
 /// wrappers add to them, anywhere and however often.
 pub(super) fn hint(missing: &[String], unexpected: &[String]) -> Option<String> {
-    if missing.is_empty() || unexpected.is_empty() {
-        return None;
-    }
     match (added(unexpected, missing), added(missing, unexpected)) {
         (Some(parts), _) => Some(in_checkpoint(unexpected, &parts)),
         (None, Some(parts)) => Some(in_model(missing, &parts)),

@@ -1,14 +1,14 @@
 //! What a directory of checkpoints holds.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
 use super::{Shared, name};
+use crate::checkpoint::iteration_in;
 use crate::codec::torch::{Fields, Manifest, TorchFile, Unprotected, peek};
 use crate::error::{Error, Place, Result};
 use crate::store::{Entry, Store};
-use crate::value::Value;
 use crate::verify::Condition;
 
 /// A checkpoint in a directory, as a glance shows it.
@@ -59,8 +59,12 @@ impl Shared {
     ///
     /// A record of superseded ones that cannot be used is told of at the newest: a list does not
     /// fail for one file.
-    pub(super) fn list_of(&self, entries: &[Entry]) -> Vec<Listed> {
-        let (superseded, unusable) = match self.superseded() {
+    pub(super) fn list_of(
+        &self,
+        entries: &[Entry],
+        superseded: Result<BTreeSet<String>>,
+    ) -> Vec<Listed> {
+        let (superseded, unusable) = match superseded {
             Ok(superseded) => (superseded, None),
             Err(error) => (BTreeSet::new(), Some(error)),
         };
@@ -91,11 +95,10 @@ fn glances(
     entries: &[Entry],
     superseded: &BTreeSet<String>,
 ) -> impl Iterator<Item = Listed> {
-    let names: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     let found = name::checkpoints(entries);
-    let alone = found.is_empty() && names.contains(name::LATEST);
     let lens: HashMap<&str, u64> =
         entries.iter().map(|entry| (entry.name.as_str(), entry.len)).collect();
+    let alone = found.is_empty() && lens.contains_key(name::LATEST);
     let alone = alone.then(|| Glance {
         name: name::LATEST.to_owned(),
         iteration: None,
@@ -106,7 +109,7 @@ fn glances(
     let found = found.into_iter().rev().map(move |named| Glance {
         iteration: Some(named.iteration),
         len: lens.get(named.name.as_str()).copied().unwrap_or_default(),
-        pinned: names.contains(name::pin(&named.name).as_str()),
+        pinned: lens.contains_key(name::pin(&named.name).as_str()),
         superseded: superseded.contains(&named.name),
         name: named.name,
     });
@@ -182,9 +185,8 @@ pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
         None => {
             let file = TorchFile::open(file, Unprotected::Accept)?;
             let tree = file.tree()?;
-            let iteration = tree.as_dict().and_then(|top| top.get("iteration"));
             let mut manifest = Manifest::new(&tree, file.origin());
-            manifest.iteration = iteration.map_or(Ok(None), Value::whole_number)?;
+            manifest.iteration = iteration_in(&tree)?;
             Ok(manifest)
         }
     }

@@ -18,10 +18,10 @@ use crate::codec::{CheckpointFile, MEMORY, foreign, in_file};
 use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::retention::Retention;
-use crate::store::{IntoLocation, Io, LocalStore, Publication, ReadAt, Store, WriteAt};
+use crate::store::{IntoLocation, Io, LocalStore, Publication, ReadAt, Stamp, Store, WriteAt};
 use crate::threads::{default_threads, held};
 use crate::timeline::Stopwatch;
-use crate::verify::{Verification, verify};
+use crate::verify::{Verification, verify_opened};
 use crate::writer::{SaveHandle, Saved, Writer};
 
 use name::Named;
@@ -159,13 +159,9 @@ impl CheckpointManager {
     /// [`Error::NotFound`] where it does not exist.
     pub fn open(location: impl IntoLocation, options: Options) -> Result<Self> {
         let path = location.to_path_buf();
-        let store = LocalStore::open(location).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path },
-            _ => Error::io("open the directory", error).at_path(path),
-        })?;
-        let store = Arc::new(store.with_io(options.io));
-        let writing = lock::Writing::of_directory(store.path());
-        Ok(Self::new(store, writing, options))
+        let store = LocalStore::open(location)
+            .map_err(|error| Error::of_path("open the directory", path, error))?;
+        Ok(Self::in_directory(store, options))
     }
 
     /// Opens a directory, which is created where it does not exist.
@@ -176,9 +172,13 @@ impl CheckpointManager {
         let path = location.to_path_buf();
         let store = LocalStore::create(location)
             .map_err(|error| Error::io("create the directory", error).at_path(path))?;
-        let store = Arc::new(store.with_io(options.io));
+        Ok(Self::in_directory(store, options))
+    }
+
+    fn in_directory(store: LocalStore, options: Options) -> Self {
+        let store = store.with_io(options.io);
         let writing = lock::Writing::of_directory(store.path());
-        Ok(Self::new(store, writing, options))
+        Self::new(Arc::new(store), writing, options)
     }
 
     /// Manages the checkpoints in any store, which writes as it is itself set to.
@@ -334,7 +334,7 @@ impl CheckpointManager {
     /// # Errors
     /// [`Error::Io`] if the file cannot be opened. One that does not exist is an answer.
     pub fn verify(&self, id: impl Into<CheckpointId>) -> Result<Verification> {
-        self.verify_with(id, self.shared.options.threads)
+        self.verify_with(id, ReadOptions::default())
     }
 
     /// As [`CheckpointManager::verify`], with progress and a way to end it.
@@ -348,11 +348,7 @@ impl CheckpointManager {
     ) -> Result<Verification> {
         self.flush()?;
         let opened = self.shared.name_of(id.into()).and_then(|name| self.shared.open(&name));
-        match opened {
-            Ok(file) => verify(file, options),
-            Err(error @ Error::NotFound { .. }) => Ok(Verification::failed(error)),
-            Err(error) => Err(error),
-        }
+        verify_opened(opened, options.into().or_threads(self.shared.options.threads))
     }
 
     /// Keeps a checkpoint from being pruned.
@@ -510,9 +506,8 @@ impl Shared {
 
     /// As [`Shared::load`]; a save may then replace the file.
     fn load_known(&self, name: &str, residency: Residency) -> Result<Checkpoint> {
-        let stamp = self.stamp(name);
         let loaded = self.load(name, residency)?;
-        self.writing.seen().read(name, stamp);
+        self.writing.seen().read(name, loaded.stamp);
         Ok(loaded.checkpoint)
     }
 
@@ -533,11 +528,12 @@ impl Shared {
         }
         let checkpoint = in_file(&*opened, Checkpoint::from_tree(tree))?;
         let checkpoint = Checkpoint { notes: file.notes()?, ..checkpoint };
-        Ok(Loaded { checkpoint, file: CheckpointFile::Torch(Box::new(file)) })
+        let file = CheckpointFile::Torch(Box::new(file));
+        Ok(Loaded { checkpoint, file, stamp: opened.stamp() })
     }
 
     fn list(&self) -> Result<Vec<Listed>> {
-        Ok(self.list_of(&self.entries()?))
+        Ok(self.list_of(&self.entries()?, self.superseded()))
     }
 
     /// The checkpoint with the largest iteration that is not superseded.
@@ -586,6 +582,7 @@ impl Shared {
 struct Loaded {
     checkpoint: Checkpoint,
     file: CheckpointFile,
+    stamp: Option<Stamp>,
 }
 
 /// What an error says of a file that has the name of a checkpoint: bytes that are of no kind known are

@@ -5,7 +5,8 @@ use crate::store::Entry;
 /// The file that is always the newest checkpoint, for people and for `torch.load`.
 pub(crate) const LATEST: &str = "latest.pt";
 
-const PREFIX: &str = "checkpoint_iter_";
+/// What the name of every checkpoint begins with, also of one that was set aside.
+pub(super) const PREFIX: &str = "checkpoint_iter_";
 const SUFFIX: &str = ".pt";
 const PIN: &str = ".pinned";
 

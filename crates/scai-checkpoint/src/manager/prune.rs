@@ -8,6 +8,7 @@ use super::{CheckpointManager, Shared, name};
 use crate::error::{Error, Result};
 use crate::read_options::ReadOptions;
 use crate::retention::{Candidate, Reason, Retention, Rule};
+use crate::store::Stamp;
 use crate::value::Value;
 use crate::verify::verify;
 
@@ -59,7 +60,7 @@ impl CheckpointManager {
     /// [`Error::Io`] where a file cannot be deleted. The order is oldest first, so that
     /// what is left is always the newer part.
     pub fn prune(&self, retention: &Retention, prune: Prune) -> Result<Vec<Verdict>> {
-        self.prune_with(retention, prune, self.shared.options.threads)
+        self.prune_with(retention, prune, ReadOptions::default())
     }
 
     /// As [`CheckpointManager::prune`], with progress and a way to end it.
@@ -117,7 +118,7 @@ impl Shared {
         saved: &str,
         operation: &Operation<'_>,
     ) -> Result<Vec<Verdict>> {
-        let options = ReadOptions::from(self.options.threads);
+        let options = ReadOptions::default();
         let verdicts = self.verdicts(retention, Some(saved), Superseded::Keep, &options)?;
         self.carry_out(verdicts, operation)
     }
@@ -158,8 +159,7 @@ impl Shared {
     ) -> Result<Vec<Verdict>> {
         let entries = self.entries()?;
         // A list does without the record; a decision does not.
-        self.superseded()?;
-        let mut listed = self.list_of(&entries);
+        let mut listed = self.list_of(&entries, Ok(self.superseded()?));
         let seen = self.writing.seen();
         for listed in &mut listed {
             let known = seen.damage(&listed.name, || self.stamp(&listed.name));
@@ -197,10 +197,9 @@ impl Shared {
                 }
                 match self.verify_on_device(&listed[i].name, options)? {
                     None => drop(right.insert(i)),
-                    Some(damage) => {
+                    Some((damage, stamp)) => {
                         candidates[i].damaged = true;
                         let how = damage.without_path().to_string();
-                        let stamp = self.stamp(&listed[i].name);
                         self.writing.seen().is_damaged(&listed[i].name, stamp, &how);
                         listed[i].problem = Some(how);
                         found_damage = true;
@@ -218,16 +217,23 @@ impl Shared {
             .collect())
     }
 
-    /// Reads every byte of a checkpoint from the device; the first thing that is wrong with it.
-    fn verify_on_device(&self, name: &str, options: &ReadOptions<'_>) -> Result<Option<Error>> {
+    /// Reads every byte of a checkpoint from the device; the first thing that is wrong with it, and
+    /// which file that is.
+    fn verify_on_device(
+        &self,
+        name: &str,
+        options: &ReadOptions<'_>,
+    ) -> Result<Option<(Error, Option<Stamp>)>> {
         let file = match self.open(name) {
             Ok(file) => file,
-            Err(gone @ Error::NotFound { .. }) => return Ok(Some(gone)),
+            Err(gone @ Error::NotFound { .. }) => return Ok(Some((gone, None))),
             Err(error) => return Err(error),
         };
         file.forget_cached();
-        let verification = verify(file, *options)?;
-        Ok(verification.damage.into_iter().chain(verification.obstacle).next())
+        let stamp = file.stamp();
+        let verification = verify(file, options.or_threads(self.options.threads))?;
+        let found = verification.damage.into_iter().chain(verification.obstacle).next();
+        Ok(found.map(|found| (found, stamp)))
     }
 
     /// Warnings, the first time, of statistics that no checkpoint has as a number.
@@ -265,8 +271,7 @@ impl Shared {
 
 /// Refuses a statistic by which the best are kept, and which is no number.
 pub(super) fn check_statistics(retention: &Retention, statistics: &Value) -> Result<()> {
-    for rule in retention.rules() {
-        let Rule::Best { statistic, .. } = rule else { continue };
+    for statistic in retention.statistics() {
         let value = statistics.as_dict().and_then(|statistics| statistics.get(statistic));
         match value.map(Value::resolved) {
             None | Some(Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_)) => {}

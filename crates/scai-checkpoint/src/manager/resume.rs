@@ -139,7 +139,7 @@ impl CheckpointManager {
             let name = self.shared.named(iteration)?.name;
             let loaded = self.shared.load_patiently(&name, Some(iteration), residency)?;
             self.rollback(iteration)?;
-            let Loaded { checkpoint, file } = loaded;
+            let Loaded { checkpoint, file, .. } = loaded;
             let (skipped, iterations_lost) = (Vec::new(), 0);
             return Ok(Some(Resumed { checkpoint, file, name, skipped, iterations_lost }));
         }
@@ -280,7 +280,7 @@ impl Search<'_> {
     /// Sets aside what is damaged, now that there is a sound one to go on from.
     fn set_damaged_aside(&mut self) {
         for skipped in &mut self.skipped {
-            if is_damage(&skipped.reason)
+            if skipped.reason.is_damage()
                 && skipped.set_aside.is_none()
                 && let Ok(operation) = self.shared.writing.begin(&*self.shared.store)
             {
@@ -294,7 +294,7 @@ impl Search<'_> {
     fn end(self, found: Option<(Named, Loaded)>) -> Result<Option<Resumed>> {
         let Self { shared, newest, skipped, .. } = self;
         match found {
-            Some((Named { iteration, name }, Loaded { checkpoint, file })) => {
+            Some((Named { iteration, name }, Loaded { checkpoint, file, .. })) => {
                 let set_aside = skipped.iter().any(|skipped| skipped.set_aside.is_some());
                 if set_aside && let Ok(operation) = shared.writing.begin(&*shared.store) {
                     // A hint only: a resume does not fail for it.
@@ -325,7 +325,6 @@ impl Shared {
         iteration: Option<u64>,
         residency: Residency,
     ) -> Result<Loaded> {
-        let stamp = self.stamp(name);
         let mut loaded = self.load(name, residency);
         for pause in PAUSES {
             if !loaded.as_ref().is_err_and(may_pass) {
@@ -341,7 +340,7 @@ impl Shared {
                 Err(other_iteration(iteration, inside).at_path(self.path(name)))
             }
             Some(_) => {
-                self.writing.seen().read(name, stamp);
+                self.writing.seen().read(name, loaded.stamp);
                 Ok(loaded)
             }
             // A `latest.pt` that was read is still the only copy.
@@ -356,16 +355,12 @@ impl Shared {
             Err(reason) => reason,
         };
         let mut skipped = Skipped { name: name.to_owned(), reason, set_aside: None };
-        if is_damage(&skipped.reason) && name != name::LATEST {
+        if skipped.reason.is_damage() && name != name::LATEST {
             let reason = format!("{}\n", skipped.reason);
             skipped.set_aside = self.store.set_aside(name, &reason).ok();
         }
         skipped
     }
-}
-
-fn is_damage(error: &Error) -> bool {
-    matches!(error, Error::Damaged { .. })
 }
 
 /// Whether reading again may help.

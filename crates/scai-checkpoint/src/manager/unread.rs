@@ -6,7 +6,7 @@ use super::lock::Operation;
 use super::name;
 use super::{Shared, list};
 use crate::error::{Error, Result};
-use crate::store::{Entry, ReadAt, Stamp};
+use crate::store::{Entry, ReadAt, Stamp, free_name};
 
 /// What tells two copies apart that were written at different times: the end of a checkpoint has the
 /// checksums of all that comes before.
@@ -42,11 +42,7 @@ impl Shared {
         entries: &[Entry],
         _operation: &Operation<'_>,
     ) -> Result<Option<Error>> {
-        let numbered = (2_u64..).map(|number| format!("{name}.earlier-{number}"));
-        let earlier = std::iter::once(format!("{name}.earlier"))
-            .chain(numbered)
-            .find(|earlier| !entries.iter().any(|entry| entry.name == *earlier))
-            .unwrap_or_default();
+        let earlier = free_name(&format!("{name}.earlier"), entries);
         match self.store.point(&earlier, name) {
             // What could not be opened was not there, then.
             Err(Error::NotFound { .. }) => return Ok(None),
@@ -136,8 +132,7 @@ impl Shared {
     /// Whether a file is a checkpoint of the directory under a further name, or a copy of one, also of
     /// one that was set aside.
     fn is_a_name_of_another(&self, file: &Arc<dyn ReadAt>, entries: &[Entry]) -> Result<bool> {
-        let prefix = name::checkpoint(0).replace("0.pt", "");
-        let like = |entry: &&Entry| entry.len == file.len() && entry.name.starts_with(&prefix);
+        let like = |entry: &&Entry| entry.len == file.len() && entry.name.starts_with(name::PREFIX);
         for entry in entries.iter().rev().filter(like) {
             match self.open(&entry.name) {
                 Ok(other) if same(&**file, &*other) => return Ok(true),

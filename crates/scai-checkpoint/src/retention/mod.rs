@@ -150,28 +150,21 @@ impl Retention {
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for a text that is not a rule.
-    pub fn of_rules<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self> {
-        let texts: Vec<T> = texts.into_iter().collect();
-        match &texts[..] {
-            [] => Ok(Self::keep_all()),
-            [text] => text.as_ref().parse(),
-            texts => {
-                let texts: Vec<&str> = texts.iter().map(T::as_ref).collect();
-                texts.join(",").parse()
-            }
-        }
+    pub fn of_rules(texts: &[String]) -> Result<Self> {
+        if texts.is_empty() { Ok(Self::keep_all()) } else { texts.join(",").parse() }
+    }
+
+    /// The statistics by which the best are kept.
+    pub fn statistics(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().filter_map(|rule| match rule {
+            Rule::Best { statistic, .. } => Some(statistic.as_str()),
+            _ => None,
+        })
     }
 
     /// The rules; none keeps everything.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
-    }
-
-    /// Keeps also what `rule` keeps.
-    #[must_use]
-    pub fn and(mut self, rule: Rule) -> Self {
-        self.rules.push(rule);
-        self
     }
 
     /// The reasons for which each candidate stays, in the order given; one without any goes.

@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Directory, Draft, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
+    free_name,
 };
 use crate::error::{Error, Result};
 use crate::timeline::{Stopwatch, Timeline};
@@ -149,10 +150,8 @@ fn copy(directory: &dyn Directory, from: &str, to: &str) -> Result<()> {
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Io`].
 pub(super) fn open(directory: &dyn Directory, name: &str) -> Result<Arc<dyn ReadAt>> {
-    directory.open(name).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: path_of(directory, name) },
-        _ => failed(directory, name, "open", error),
-    })
+    let opened = directory.open(name);
+    opened.map_err(|error| Error::of_path("open", path_of(directory, name), error))
 }
 
 /// Removes files, in the order given, and makes that durable. A name without a file is no error.
@@ -184,22 +183,15 @@ pub fn remove_durably<N: AsRef<str>>(directory: &dyn Directory, names: &[N]) -> 
 /// As [`publish`], where the reason cannot be written: the file has been set aside all the same.
 pub fn set_aside(directory: &dyn Directory, name: &str, reason: &str) -> Result<String> {
     let entries = directory.list().map_err(|error| directory_failed(directory, "list", error))?;
-    let taken = |name: &str| entries.iter().any(|entry| entry.name == name);
-    let numbered = (2_u64..).map(|number| format!("{name}.damaged-{number}"));
-    let aside = std::iter::once(format!("{name}.damaged"))
-        .chain(numbered)
-        .find(|aside| !taken(aside))
-        .ok_or_else(|| Error::invalid(format!("`{name}` was set aside too often")))?;
-    directory.rename(name, &aside).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::NotFound { path: path_of(directory, name) },
-        _ => failed(directory, name, "set aside", error),
-    })?;
+    let aside = free_name(&format!("{name}.damaged"), &entries);
+    directory
+        .rename(name, &aside)
+        .map_err(|error| Error::of_path("set aside", path_of(directory, name), error))?;
     directory
         .sync()
         .map_err(|error| directory_failed(directory, "make a new name durable", error))?;
-    publish(directory, &format!("{aside}.txt"), reason.len() as u64, |draft| {
-        draft.write_at(0, reason.as_bytes()).map_err(|error| Error::io("write", error))
-    })?;
+    let why = format!("{aside}.txt");
+    publish_entry(directory, Publication::of_bytes(&why, reason.as_bytes()))?;
     Ok(aside)
 }
 
@@ -226,7 +218,12 @@ fn failed(directory: &dyn Directory, name: &str, action: &'static str, source: i
     Error::io(action, source).at_path(path_of(directory, name))
 }
 
-fn directory_failed(directory: &dyn Directory, action: &'static str, source: io::Error) -> Error {
+/// What went wrong with the directory as a whole.
+pub(super) fn directory_failed(
+    directory: &dyn Directory,
+    action: &'static str,
+    source: io::Error,
+) -> Error {
     Error::io(action, source).at_path(directory.describe())
 }
 

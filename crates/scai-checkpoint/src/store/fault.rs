@@ -1,11 +1,12 @@
 //! A directory that fails, tears, forgets and dawdles on purpose, and remembers what was asked of it.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use super::{Directory, Draft, Entry, Lock, ReadAt, Stamp, Synced, WriteAt};
+use crate::threads::held;
 
 /// One thing that was asked of a [`FaultDirectory`] or of one of its children, in the words of
 /// [`Directory`]. Names in a child are preceded by its own: `child/name`.
@@ -198,7 +199,7 @@ impl<S: Directory + ?Sized> FaultDirectory<S> {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.state)
     }
 
     /// Logs `op` and says what is to become of it.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use super::{
     Directory, Draft, Entry, Lock, ReadAt, Stamp, Synced, WriteAt, check_name, draft_name, is_draft,
 };
+use crate::threads::held;
 
 /// What people call such a directory.
 const DESCRIPTION: &str = "memory";
@@ -127,7 +128,7 @@ impl MemoryDirectory {
 
     // Nothing here panics while it holds the lock, so a poisoned one is still consistent.
     fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.files)
     }
 }
 

@@ -67,6 +67,7 @@ pub use directory::{Directory, Draft, Lock, Synced};
 pub use local::{Links, LocalDirectory};
 pub use location::{IntoLocation, Location};
 pub use memory::MemoryDirectory;
+pub(crate) use name::free_name;
 pub use name::{check_name, draft_name, is_draft};
 pub use on_directory::{DirectoryStore, LocalStore, MemoryStore};
 

@@ -6,6 +6,8 @@ use std::io;
 use std::process;
 use std::time::SystemTime;
 
+use super::Entry;
+
 /// The file that carries the lock of a directory.
 pub(crate) const LOCK_NAME: &str = ".scai.lock";
 
@@ -32,6 +34,18 @@ pub fn check_name(name: &str) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} cannot name a file here")))
+}
+
+/// The first of `base`, `base-2`, `base-3` and so on that no entry has.
+pub(crate) fn free_name(base: &str, entries: &[Entry]) -> String {
+    let mut name = base.to_owned();
+    for number in 2_u64.. {
+        if !entries.iter().any(|entry| entry.name == name) {
+            break;
+        }
+        name = format!("{base}-{number}");
+    }
+    name
 }
 
 /// Seeded by the operating system through the standard library's hash keys. The process and the

@@ -36,11 +36,6 @@ impl<D: Directory> DirectoryStore<D> {
     pub fn directory(&self) -> &D {
         &self.0
     }
-
-    /// What went wrong with the directory as a whole.
-    fn failed(&self, action: &'static str, source: std::io::Error) -> Error {
-        Error::io(action, source).at_path(self.0.describe())
-    }
 }
 
 impl LocalStore {
@@ -91,12 +86,6 @@ impl<D> Clone for DirectoryStore<D> {
     }
 }
 
-impl<D> From<Arc<D>> for DirectoryStore<D> {
-    fn from(directory: Arc<D>) -> Self {
-        Self(directory)
-    }
-}
-
 impl<D: fmt::Debug> fmt::Debug for DirectoryStore<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DirectoryStore").field(&self.0).finish()
@@ -114,7 +103,8 @@ impl<D: Directory> Store for DirectoryStore<D> {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         let entries = self.0.check_location().and_then(|()| self.0.list());
-        let mut entries = entries.map_err(|error| self.failed("list", error))?;
+        let mut entries =
+            entries.map_err(|error| commit::directory_failed(&*self.0, "list", error))?;
         entries.retain(|entry| entry.name.starts_with(prefix) && !is_draft(&entry.name));
         Ok(entries)
     }
@@ -129,7 +119,9 @@ impl<D: Directory> Store for DirectoryStore<D> {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::Unsupported => None,
             Err(error) => return Err(error),
         };
-        self.0.sweep().map_err(|error| self.failed("sweep the directory", error))?;
+        self.0
+            .sweep()
+            .map_err(|error| commit::directory_failed(&*self.0, "sweep the directory", error))?;
         Ok(Box::new(DirectoryLease { _lock: lock }))
     }
 
@@ -138,7 +130,7 @@ impl<D: Directory> Store for DirectoryStore<D> {
     }
 
     fn check_location(&self) -> Result<()> {
-        self.0.check_location().map_err(|error| self.failed("write", error))
+        self.0.check_location().map_err(|error| commit::directory_failed(&*self.0, "write", error))
     }
 
     fn point(&self, alias: &str, target: &str) -> Result<()> {
@@ -151,7 +143,9 @@ impl<D: Directory> Store for DirectoryStore<D> {
 
     fn sweep_unless_leased(&self) -> Result<()> {
         let swept = self.0.sweep_unless_locked();
-        swept.map(drop).map_err(|error| self.failed("sweep the directory", error))
+        swept
+            .map(drop)
+            .map_err(|error| commit::directory_failed(&*self.0, "sweep the directory", error))
     }
 }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use num_bigint::BigInt as Inner;
 
+use super::Value;
 use crate::error::{Error, Result};
 
 /// An integer of any length, as Python has them.
@@ -30,6 +31,11 @@ impl BigInt {
     /// Hexadecimal digits, with a sign if it is negative.
     pub fn to_hex(&self) -> String {
         self.0.to_str_radix(16)
+    }
+
+    /// An integer of 64 bits if it fits into one.
+    pub(crate) fn into_value(self) -> Value {
+        i64::try_from(&self.0).map_or_else(|_| Value::BigInt(self), Value::Int)
     }
 
     /// How many bits it takes without its sign.

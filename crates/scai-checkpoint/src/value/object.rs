@@ -62,7 +62,7 @@ impl Stripper<'_> {
                 if self.inside == 0 {
                     (self.lost)(path, object);
                 }
-                if value.storages().is_empty() {
+                if !value.holds_storages() {
                     return None;
                 }
                 self.inside += 1;

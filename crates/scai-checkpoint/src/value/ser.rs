@@ -50,11 +50,6 @@ pub(super) fn under(key: &str, error: Error) -> Error {
     }
 }
 
-fn int(value: impl Into<num_bigint::BigInt>) -> Value {
-    let value = value.into();
-    i64::try_from(&value).map_or_else(|_| Value::BigInt(BigInt(value)), Value::Int)
-}
-
 fn variant(name: &str, value: Value) -> Value {
     Value::Dict([(name, value)].into_iter().collect())
 }
@@ -86,7 +81,7 @@ impl ser::Serializer for ToValue {
         Ok(Value::Int(v))
     }
     fn serialize_i128(self, v: i128) -> Result<Value> {
-        Ok(int(v))
+        Ok(BigInt::from(v).into_value())
     }
     fn serialize_u8(self, v: u8) -> Result<Value> {
         Ok(Value::Int(v.into()))
@@ -98,10 +93,10 @@ impl ser::Serializer for ToValue {
         Ok(Value::Int(v.into()))
     }
     fn serialize_u64(self, v: u64) -> Result<Value> {
-        Ok(int(v))
+        Ok(v.into())
     }
     fn serialize_u128(self, v: u128) -> Result<Value> {
-        Ok(int(v))
+        Ok(BigInt::from(v).into_value())
     }
     fn serialize_f32(self, v: f32) -> Result<Value> {
         Ok(Value::Float(v.into()))

@@ -96,33 +96,20 @@ impl Value {
     /// All storages with the path of the value that holds them, each storage once: also those of
     /// tensors that are keys or attributes of a dict.
     pub fn storages(&self) -> Vec<(String, &Storage)> {
-        fn of_dict<'a>(dict: &'a Dict, path: &str, found: &mut Found<'a>) {
-            for (key, value) in &dict.entries {
-                let path = join(path, &key.key_text());
-                of_value(key, &path, found);
-                of_value(value, &path, found);
+        let (mut seen, mut found) = (FxHashSet::default(), Vec::new());
+        each_storage(self, Some(""), &mut FxHashSet::default(), &mut |path, storage| {
+            if seen.insert(storage.id()) {
+                found.push((path.unwrap_or_default().to_owned(), storage));
             }
-            dict.attributes.iter().for_each(|attributes| of_dict(attributes, path, found));
-        }
-        fn of_value<'a>(value: &'a Value, path: &str, found: &mut Found<'a>) {
-            if value.shared_id().is_some_and(|id| !found.shared.insert(id)) {
-                return;
-            }
-            match value.resolved() {
-                Value::Tensor(tensor) => found.add(path, tensor.storage()),
-                Value::Storage(storage, _) => found.add(path, storage),
-                Value::Dict(dict) => of_dict(dict, path, found),
-                Value::Object(object) => of_dict(&object.content, path, found),
-                other => {
-                    for (key, child) in other.children() {
-                        of_value(child, &join(path, &key), found);
-                    }
-                }
-            }
-        }
-        let mut found = Found::default();
-        of_value(self, "", &mut found);
-        found.storages
+        });
+        found
+    }
+
+    /// Whether there is any storage in it.
+    pub(crate) fn holds_storages(&self) -> bool {
+        let mut any = false;
+        each_storage(self, None, &mut FxHashSet::default(), &mut |_, _| any = true);
+        any
     }
 
     /// The same tree with all bytes in memory and checked.
@@ -133,12 +120,15 @@ impl Value {
     pub fn resident<'o>(mut self, options: impl Into<ReadOptions<'o>>) -> Result<Value> {
         let mut lazy: Vec<&Storage> = Vec::new();
         let mut seen = FxHashSet::default();
-        each_storage(&self, &mut FxHashSet::default(), &mut |storage| {
+        each_storage(&self, None, &mut FxHashSet::default(), &mut |_, storage| {
             if storage.as_slice().is_none() && seen.insert(storage.id()) {
                 lazy.push(storage);
             }
         });
-        // Their paths are long to make, and are asked for only if something is wrong.
+        if lazy.is_empty() {
+            return Ok(self);
+        }
+        // Their paths are asked for only if something is wrong.
         let named = |storage: &Storage, error: Error| {
             let storages = self.storages().into_iter();
             let path = storages.filter(|(_, found)| found.same_as(storage)).map(|(path, _)| path);
@@ -161,54 +151,59 @@ impl Value {
     }
 }
 
-/// Calls `visit` with the storages of a tree, those of shared values once.
+/// Calls `visit` with the storages of a tree, those of shared values once, and with the path of the
+/// value that holds them if there is one to begin with: paths take long to make.
 fn each_storage<'a>(
     value: &'a Value,
+    path: Option<&str>,
     shared: &mut FxHashSet<usize>,
-    visit: &mut impl FnMut(&'a Storage),
+    visit: &mut impl FnMut(Option<&str>, &'a Storage),
 ) {
+    fn below(path: Option<&str>, key: impl FnOnce() -> String) -> Option<String> {
+        path.map(|path| join(path, &key()))
+    }
     fn of_dict<'a>(
         dict: &'a Dict,
+        path: Option<&str>,
         shared: &mut FxHashSet<usize>,
-        visit: &mut impl FnMut(&'a Storage),
+        visit: &mut impl FnMut(Option<&str>, &'a Storage),
     ) {
         for (key, value) in &dict.entries {
-            each_storage(key, shared, visit);
-            each_storage(value, shared, visit);
+            let path = below(path, || key.key_text());
+            each_storage(key, path.as_deref(), shared, visit);
+            each_storage(value, path.as_deref(), shared, visit);
         }
-        dict.attributes.iter().for_each(|attributes| of_dict(attributes, shared, visit));
+        dict.attributes.iter().for_each(|attributes| of_dict(attributes, path, shared, visit));
+    }
+    fn of_items<'a>(
+        items: &'a [Value],
+        path: Option<&str>,
+        shared: &mut FxHashSet<usize>,
+        visit: &mut impl FnMut(Option<&str>, &'a Storage),
+    ) {
+        for (i, item) in items.iter().enumerate() {
+            each_storage(item, below(path, || i.to_string()).as_deref(), shared, visit);
+        }
     }
     if value.shared_id().is_some_and(|id| !shared.insert(id)) {
         return;
     }
     match value.resolved() {
-        Value::Tensor(tensor) => visit(tensor.storage()),
-        Value::Storage(storage, _) => visit(storage),
-        Value::Dict(dict) => of_dict(dict, shared, visit),
-        Value::Object(object) => of_dict(&object.content, shared, visit),
+        Value::Tensor(tensor) => visit(path, tensor.storage()),
+        Value::Storage(storage, _) => visit(path, storage),
+        Value::Dict(dict) => of_dict(dict, path, shared, visit),
+        Value::Object(object) => of_dict(&object.content, path, shared, visit),
         Value::List(items) | Value::Tuple(items) | Value::Set(items) => {
-            items.iter().for_each(|item| each_storage(item, shared, visit));
+            of_items(items, path, shared, visit);
         }
         Value::Call(call) => {
-            call.args.iter().chain(&call.state).for_each(|arg| each_storage(arg, shared, visit));
+            of_items(&call.args, path, shared, visit);
+            if let Some(state) = &call.state {
+                let path = below(path, || "state".to_owned());
+                each_storage(state, path.as_deref(), shared, visit);
+            }
         }
         _ => {}
-    }
-}
-
-/// Storages that were found, each once.
-#[derive(Default)]
-struct Found<'a> {
-    seen: FxHashSet<usize>,
-    shared: FxHashSet<usize>,
-    storages: Vec<(String, &'a Storage)>,
-}
-
-impl<'a> Found<'a> {
-    fn add(&mut self, path: &str, storage: &'a Storage) {
-        if self.seen.insert(storage.id()) {
-            self.storages.push((path.to_owned(), storage));
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is left after a power failure, in every state that a simulated disk can come back in.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use scai_checkpoint::store::{Directory, Draft, Publication, is_draft};
 use scai_checkpoint::testing::{
@@ -472,33 +473,43 @@ fn save_without_sync_of_names(directory: &dyn Directory, name: &str, id: u64) {
     directory.rename(synced.name(), name).unwrap();
 }
 
-#[test]
-fn a_writer_that_does_not_sync_the_parent_is_caught() {
+/// Makes a child with all its files. The parent is not synced.
+fn make_with_parts(disk: &SimulatedDisk, name: &str, id: u64) {
+    disk.make_child(name).unwrap();
+    let child = disk.child(name).unwrap();
+    for part in PARTS {
+        publish(&*child, part, PART_LEN as u64, |to| write(to, id, PART_LEN)).unwrap();
+    }
+}
+
+/// Makes a child whose files have names that are not durable, as its own is not.
+fn make_without_sync_of_names(disk: &SimulatedDisk, name: &str, id: u64) -> Arc<dyn Directory> {
+    disk.make_child(name).unwrap();
+    let child = disk.child(name).unwrap();
+    PARTS.iter().for_each(|part| save_without_sync_of_names(&*child, part, id));
+    child
+}
+
+/// Makes two children by a writer that is broken on purpose, which has to be seen.
+fn broken_writer_is_caught(what: &str, writer: impl Fn(&SimulatedDisk, &str, u64)) {
     let disk = SimulatedDisk::new();
     for id in 1..=2 {
-        noted_child(&disk, &child_name(id), id, |name| {
-            disk.make_child(name).unwrap();
-            let child = disk.child(name).unwrap();
-            for part in PARTS {
-                publish(&*child, part, PART_LEN as u64, |to| write(to, id, PART_LEN)).unwrap();
-            }
-        });
+        noted_child(&disk, &child_name(id), id, |name| writer(&disk, name, id));
     }
-    assert_children_caught("no sync of the parent", &disk);
+    assert_children_caught(what, &disk);
+}
+
+#[test]
+fn a_writer_that_does_not_sync_the_parent_is_caught() {
+    broken_writer_is_caught("no sync of the parent", make_with_parts);
 }
 
 #[test]
 fn a_writer_that_does_not_sync_the_child_is_caught() {
-    let disk = SimulatedDisk::new();
-    for id in 1..=2 {
-        noted_child(&disk, &child_name(id), id, |name| {
-            disk.make_child(name).unwrap();
-            let child = disk.child(name).unwrap();
-            PARTS.iter().for_each(|part| save_without_sync_of_names(&*child, part, id));
-            disk.sync().unwrap();
-        });
-    }
-    assert_children_caught("no sync of the child", &disk);
+    broken_writer_is_caught("no sync of the child", |disk, name, id| {
+        make_without_sync_of_names(disk, name, id);
+        disk.sync().unwrap();
+    });
 }
 
 #[test]
@@ -507,11 +518,7 @@ fn a_writer_that_acknowledges_before_the_sync_of_the_parent_is_caught() {
     for id in 1..=2 {
         let name = child_name(id);
         PARTS.iter().for_each(|part| disk.begin(&format!("{name}/{part}"), id));
-        disk.make_child(&name).unwrap();
-        let child = disk.child(&name).unwrap();
-        for part in PARTS {
-            publish(&*child, part, PART_LEN as u64, |to| write(to, id, PART_LEN)).unwrap();
-        }
+        make_with_parts(&disk, &name, id);
         acknowledge(&disk, &name, id);
         disk.sync().unwrap();
     }
@@ -520,45 +527,26 @@ fn a_writer_that_acknowledges_before_the_sync_of_the_parent_is_caught() {
 
 #[test]
 fn a_writer_that_syncs_the_parent_before_the_child_is_made_is_caught() {
-    let disk = SimulatedDisk::new();
-    for id in 1..=2 {
-        noted_child(&disk, &child_name(id), id, |name| {
-            disk.sync().unwrap();
-            disk.make_child(name).unwrap();
-            let child = disk.child(name).unwrap();
-            for part in PARTS {
-                publish(&*child, part, PART_LEN as u64, |to| write(to, id, PART_LEN)).unwrap();
-            }
-        });
-    }
-    assert_children_caught("a sync of the parent that comes too early", &disk);
+    broken_writer_is_caught("a sync of the parent that comes too early", |disk, name, id| {
+        disk.sync().unwrap();
+        make_with_parts(disk, name, id);
+    });
 }
 
 #[test]
 fn a_writer_that_names_its_commit_before_the_other_files_are_durable_is_caught() {
-    let disk = SimulatedDisk::new();
-    for id in 1..=2 {
-        noted_child(&disk, &child_name(id), id, |name| {
-            disk.make_child(name).unwrap();
-            let child = disk.child(name).unwrap();
-            PARTS.iter().for_each(|part| save_without_sync_of_names(&*child, part, id));
-            child.sync().unwrap();
-            disk.sync().unwrap();
-        });
-    }
-    assert_children_caught("a commit before its files", &disk);
+    broken_writer_is_caught("a commit before its files", |disk, name, id| {
+        make_without_sync_of_names(disk, name, id).sync().unwrap();
+        disk.sync().unwrap();
+    });
 }
 
 #[test]
 fn a_writer_that_does_not_sync_the_rename_of_a_staged_child_is_caught() {
-    let disk = SimulatedDisk::new();
-    for id in 1..=2 {
-        noted_child(&disk, &child_name(id), id, |child| {
-            publish_in_child(&disk, ".staged", PARTS.map(|name| part(name, id))).unwrap();
-            disk.rename_child(".staged", child).unwrap();
-        });
-    }
-    assert_children_caught("no sync of the rename of a child", &disk);
+    broken_writer_is_caught("no sync of the rename of a child", |disk, name, id| {
+        publish_in_child(disk, ".staged", PARTS.map(|name| part(name, id))).unwrap();
+        disk.rename_child(".staged", name).unwrap();
+    });
 }
 
 #[test]

@@ -244,7 +244,7 @@ impl PruneArgs {
         rules.extend(self.every.iter().map(each("every")));
         rules.extend(self.within.iter().map(each("within")));
         rules.extend(self.best.iter().map(each("best")));
-        (!rules.is_empty()).then(|| Retention::of_rules(rules)).transpose()
+        (!rules.is_empty()).then(|| Retention::of_rules(&rules)).transpose()
     }
 }
 

@@ -4,7 +4,6 @@ use std::io::Write;
 
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Listed, Prune};
-use scai_checkpoint::retention::Rule;
 use scai_checkpoint::{Options, Retention};
 use scai_inspect::{PruneReport, prune_report};
 
@@ -50,11 +49,7 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
 /// A statistic nobody has would keep nothing, which is not what was meant.
 fn check_statistics(retention: &Retention, listed: &[Listed]) -> Result<(), Failure> {
     let known = || listed.iter().flat_map(|listed| listed.training_stats.names());
-    let mut statistics = retention.rules().iter().filter_map(|rule| match rule {
-        Rule::Best { statistic, .. } => Some(statistic.as_str()),
-        _ => None,
-    });
-    match statistics.find(|statistic| !known().any(|name| name == *statistic)) {
+    match retention.statistics().find(|statistic| !known().any(|name| name == *statistic)) {
         None => Ok(()),
         Some(_) if listed.is_empty() => Ok(()),
         Some(statistic) => Err(Failure::usage(

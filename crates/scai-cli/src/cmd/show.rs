@@ -36,7 +36,10 @@ pub(crate) fn run(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure
         header(&file, &summary, out)?;
     }
     match part.resolved() {
-        Value::Tensor(tensor) => tensor_details(path, tensor, out)?,
+        Value::Tensor(tensor) => {
+            let known = summary.entries.first().and_then(|entry| entry.stats.clone());
+            tensor_details(path, tensor, known, out)?;
+        }
         // For people and for `$(…)`: the value and nothing else.
         Value::Str(text) => writeln!(out, "{}", printable(text))?,
         other => match scalar(other) {
@@ -159,7 +162,13 @@ fn stats_cells(stats: &Stats) -> [String; 7] {
 }
 
 /// All that is known of one tensor.
-fn tensor_details(path: &str, tensor: &Tensor, out: &mut impl Write) -> Result<(), Failure> {
+/// All about one tensor; its statistics are computed if they are not known yet.
+fn tensor_details(
+    path: &str,
+    tensor: &Tensor,
+    known: Option<Option<Box<Stats>>>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let at = |error: scai_checkpoint::Error| error.at_tensor(path);
     let mut facts = vec![
         ("dtype", tensor.dtype().to_string()),
@@ -193,7 +202,11 @@ fn tensor_details(path: &str, tensor: &Tensor, out: &mut impl Write) -> Result<(
     if let Some(record) = tensor.storage().record() {
         facts.push(("record", one_line(record)));
     }
-    if let Some(stats) = stats(tensor, 1).map_err(at)? {
+    let stats = match known {
+        Some(known) => known,
+        None => stats(tensor, 1).map_err(at)?.map(Box::new),
+    };
+    if let Some(stats) = stats {
         let names = ["min", "max", "mean", "std", "norm", "NaN", "infinite"];
         let cells = names.into_iter().zip(stats_cells(&stats));
         facts.extend(cells.filter(|(_, text)| !text.is_empty()));

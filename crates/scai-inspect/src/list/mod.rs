@@ -4,11 +4,10 @@ use scai_checkpoint::codec::{Format, Unprotected};
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::manager::Listed;
 use scai_checkpoint::verify::{Condition, Verification};
-use scai_checkpoint::{CheckpointManager, Error, Result};
+use scai_checkpoint::{CheckpointManager, Result};
 use serde::{Serialize, Serializer};
 
 use crate::others::{Other, others};
-use crate::verify::without_file;
 
 /// The checkpoints of a directory, and the other files in it that look like checkpoints.
 ///
@@ -82,8 +81,8 @@ pub fn list(manager: &CheckpointManager) -> Result<Listing> {
             size,
             format,
             shards,
-            problem: error.as_ref().map(without_file),
             condition: error.as_ref().map(Condition::of),
+            problem: error.map(|error| error.without_path().to_string()),
             verified: None,
         }
     });
@@ -109,11 +108,11 @@ impl Listing {
         let options = options.into();
         for OtherFile { name, problem, condition, verified, .. } in &mut self.others {
             let verification = manager.verify_with(&**name, options)?;
-            note(&verification, problem, condition, verified);
+            note(verification, problem, condition, verified);
         }
         for CheckpointRow { checkpoint, verified } in &mut self.checkpoints {
             let verification = manager.verify_with(&*checkpoint.name, options)?;
-            note(&verification, &mut checkpoint.problem, &mut checkpoint.condition, verified);
+            note(verification, &mut checkpoint.problem, &mut checkpoint.condition, verified);
         }
         Ok(())
     }
@@ -121,17 +120,17 @@ impl Listing {
 
 /// Notes what a verification found: a problem that a glance had seen may be known better now.
 fn note(
-    verification: &Verification,
+    verification: Verification,
     problem: &mut Option<String>,
     condition: &mut Option<Condition>,
     verified: &mut Option<bool>,
 ) {
-    let first: Option<&Error> = verification.damage.first().or(verification.obstacle.as_ref());
-    if let Some(error) = first {
-        *problem = Some(without_file(error));
-        *condition = Some(verification.condition());
-    }
+    let found = verification.condition();
     *verified = Some(verification.is_sound());
+    if let Some(error) = verification.damage.into_iter().next().or(verification.obstacle) {
+        *problem = Some(error.without_path().to_string());
+        *condition = Some(found);
+    }
 }
 
 impl Serialize for Listing {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::interval::SaveInterval;
 use scai_checkpoint::Retention;
+use scai_checkpoint::retention::Rule;
 
 use super::names::{Opponent, Schedule};
 
@@ -177,14 +178,16 @@ impl Checkpoint {
             ("checkpoint.keep_every", keep_every.map(|step| format!("every:{step}"))),
             ("checkpoint.keep_best", keep_best.as_ref().map(|best| format!("best:{best}"))),
         ];
-        let mut retention = keep.clone();
+        let mut rules: Vec<String> = keep.iter().map(ToString::to_string).collect();
         for (key, text) in sugar {
             let Some(text) = text else { continue };
-            let rule = text.parse().map_err(|error| (key, error))?;
-            retention = Some(retention.unwrap_or_default().and(rule));
+            text.parse::<Rule>().map_err(|error| (key, error))?;
+            rules.push(text);
         }
-        let default = || Self::KEEP.parse().map_err(|error| ("checkpoint.keep", error));
-        retention.map_or_else(default, Ok)
+        if rules.is_empty() {
+            rules.push(Self::KEEP.to_owned());
+        }
+        Retention::of_rules(&rules).map_err(|error| ("checkpoint.keep", error))
     }
 }
 

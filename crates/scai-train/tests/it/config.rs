@@ -218,6 +218,11 @@ fn a_word_that_is_not_known_is_named_with_those_that_are() {
              least 1; write `all` to keep everything, or leave the rule out",
         ),
         (
+            "checkpoint: { keep: all, keep_last: 3 }",
+            "1:21: `checkpoint.keep`: `all` is not a rule of retention: it keeps everything, so it \
+             stands alone",
+        ),
+        (
             "checkpoint: { keep: 'last:3, newest:1' }",
             "1:21: `checkpoint.keep`: `newest:1` is not a rule of retention: a rule is `last:3`, \
              `every:1000`, `within:2d` or `best:loss:min:2`; `all` keeps everything",

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use crash::{CrashReport, CrashState};
 pub use ledger::Ledger;
@@ -37,6 +37,7 @@ use self::content::FileChange;
 use self::ledger::Note;
 use self::names::NameChange;
 use super::{Directory, Draft, Entry, Lock, MemoryDirectory, ReadAt, Synced, WriteAt};
+use crate::threads::held;
 
 /// Tells files apart, whatever they are called.
 type FileId = usize;
@@ -144,8 +145,27 @@ impl SimulatedDisk {
         self.journal().steps.len()
     }
 
+    /// A draft of `len` bytes as `make` makes it, and the steps that this takes.
+    fn draft(
+        &self,
+        len: u64,
+        make: impl FnOnce(&MemoryDirectory) -> io::Result<Box<dyn Draft>>,
+    ) -> io::Result<Box<dyn Draft>> {
+        let mut journal = self.journal();
+        let inner = make(&self.live)?;
+        let file = match inner.name() {
+            "" => journal.unnamed(),
+            name => journal.create(self.directory, name),
+        };
+        if len > 0 {
+            journal.steps.push(Step::File(file, FileChange::Length(len)));
+        }
+        drop(journal);
+        Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+    }
+
     fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.journal)
     }
 }
 
@@ -193,28 +213,11 @@ impl fmt::Debug for SimulatedDisk {
 
 impl Directory for SimulatedDisk {
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>> {
-        let mut journal = self.journal();
-        let inner = self.live.create(len)?;
-        let file = journal.create(self.directory, inner.name());
-        if len > 0 {
-            journal.steps.push(Step::File(file, FileChange::Length(len)));
-        }
-        drop(journal);
-        Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+        self.draft(len, |live| live.create(len))
     }
 
     fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
-        let mut journal = self.journal();
-        let inner = self.live.create_for(name, len)?;
-        let file = match inner.name() {
-            "" => journal.unnamed(),
-            name => journal.create(self.directory, name),
-        };
-        if len > 0 {
-            journal.steps.push(Step::File(file, FileChange::Length(len)));
-        }
-        drop(journal);
-        Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
+        self.draft(len, |live| live.create_for(name, len))
     }
 
     fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Opening, making and syncing directories.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
@@ -10,14 +10,13 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    open_in(rustix::fs::CWD, path)
 }
 
-/// Opens the directory called `name` in `dir`.
-pub(super) fn open_in(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+/// Opens the directory at `path`, beginning at `dir`.
+pub(super) fn open_in(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+    Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?)
 }
 
 /// Gives the directory `from` the name `to`, which must be free.

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use super::location::{IntoLocation, Location};
 use super::name::LOCK_NAME;
 use super::{Directory, Draft, Entry, Io, Lock, ReadAt, Synced, check_name, is_draft};
+use crate::threads::held;
 
 /// A directory of the local file system.
 ///
@@ -111,7 +112,7 @@ impl LocalDirectory {
     pub(crate) fn sweep_once(&self) {
         static SWEPT: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
         let Ok(stat) = rustix::fs::fstat(&self.dir) else { return };
-        let mut swept = SWEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut swept = held(&SWEPT);
         if swept.insert((stat.st_dev, stat.st_ino)) {
             // What it cannot remove harms nothing but the free space.
             let _ = self.sweep_unless_locked();
@@ -150,19 +151,7 @@ impl Directory for LocalDirectory {
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        for name in names(&self.dir)? {
-            // Follows symbolic links: a checkpoint moved to another disk still is one. What is
-            // gone by now, dangles or may not be looked at is no file that could be opened.
-            match rustix::fs::statat(&self.dir, &name, AtFlags::empty()) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
-                    entries.push(Entry { name, len: stat.st_size.try_into().unwrap_or(0) });
-                }
-                Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(entries)
+        of_type(&self.dir, FileType::RegularFile)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -251,16 +240,8 @@ impl Directory for LocalDirectory {
     }
 
     fn children(&self) -> io::Result<Vec<String>> {
-        let mut children = Vec::new();
-        for name in names(&self.dir)? {
-            // Follows symbolic links, as `list` does.
-            match rustix::fs::statat(&self.dir, &name, AtFlags::empty()) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => children.push(name),
-                Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(children)
+        let children = of_type(&self.dir, FileType::Directory)?;
+        Ok(children.into_iter().map(|child| child.name).collect())
     }
 
     fn remove_child(&self, name: &str) -> io::Result<()> {
@@ -281,6 +262,24 @@ impl Directory for LocalDirectory {
     fn describe(&self) -> String {
         self.location.shown().display().to_string()
     }
+}
+
+/// What a directory holds of this type.
+///
+/// Follows symbolic links: a checkpoint moved to another disk still is one. What is gone by now,
+/// dangles or may not be looked at could not be opened.
+fn of_type(dir: &OwnedFd, kind: FileType) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for name in names(dir)? {
+        match rustix::fs::statat(dir, &name, AtFlags::empty()) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == kind => {
+                entries.push(Entry { name, len: stat.st_size.try_into().unwrap_or(0) });
+            }
+            Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(entries)
 }
 
 /// Whether to write to a symbolic link's own place, or to that of the file it leads to.

@@ -245,7 +245,7 @@ impl Builder<'_> {
         );
         if !is_plain {
             let value = self.value(id, depth + 1)?;
-            if !value.storages().is_empty() {
+            if value.holds_storages() {
                 entries.push((Value::from(name), value));
             }
         }

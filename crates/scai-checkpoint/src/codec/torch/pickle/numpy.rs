@@ -489,7 +489,7 @@ fn tensor(dtype: DType, shape: Vec<usize>, strides: Vec<usize>, data: Vec<u8>) -
 }
 
 fn integer(int: BigInt) -> Value {
-    i64::try_from(&int).map_or_else(|_| Value::BigInt(value::BigInt(int)), Value::Int)
+    value::BigInt(int).into_value()
 }
 
 fn hex(bytes: &[u8]) -> Json {
