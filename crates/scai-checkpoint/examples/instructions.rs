@@ -72,7 +72,7 @@ fn plan(format: Format) -> Box<dyn FnOnce()> {
 /// The bytes, their digests and checksums.
 fn write(tree: Value, format: Format) -> Box<dyn FnOnce()> {
     let (plan, draft) = planned(&tree, format);
-    Box::new(move || plan.write(1, &*draft).unwrap())
+    Box::new(move || drop(plan.write(1, &*draft).unwrap()))
 }
 
 /// What comes before the first tensor is read.

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scai_checkpoint::codec::{CheckpointFile, Unprotected};
+use scai_checkpoint::manager::default_threads;
 use scai_checkpoint::store::Io;
 use scai_checkpoint::tensor::{Destination, Storage, read_into};
 use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Value, file};
@@ -134,7 +135,7 @@ fn write(table: &mut Table, directory: &Path, states: [&Checkpoint; 2], bytes: &
 
 /// Reads a file that is not in the page cache.
 fn read_cold(table: &mut Table, path: &Path, memory: &mut [Vec<u8>]) {
-    let threads = Options::default().threads;
+    let threads = default_threads();
     for (name, readers) in [("raw read, 1", 1), ("raw read, 2", 2), ("raw read, 4", 4)] {
         raw::forget(path);
         table.add(name, TOTAL, raw::read_direct(path, readers));
@@ -163,14 +164,14 @@ fn load(path: &Path, memory: &mut [Vec<u8>]) -> Duration {
             bytes,
             is_new: false,
         });
-        read_into(destinations.collect(), Options::default().threads).unwrap();
+        read_into(destinations.collect(), default_threads()).unwrap();
     });
     time
 }
 
 /// Reads a file that is in the page cache.
 fn read(table: &mut Table, path: &Path, bytes: &[&[u8]], memory: &mut [Vec<u8>]) {
-    let threads = Options::default().threads;
+    let threads = default_threads();
     table.add("read", TOTAL, raw::read(path, threads, |_| {}));
     let hash = |step: &[u8]| {
         black_box(raw::hash(step));

@@ -67,8 +67,10 @@ pub fn write(path: impl AsRef<Path>, plan: Plan, options: impl Into<WriteOptions
         found.map_err(|error| Error::io("open its directory", error).at_path(path))?;
     directory.sweep_once();
     let directory = directory.with_io(options.io);
-    commit::publish(&directory, &name, plan.len(), |draft| plan.write(options.threads, draft))
-        .map(drop)
+    commit::publish(&directory, &name, plan.len(), |draft| {
+        plan.write(options.threads, draft).map(drop)
+    })
+    .map(drop)
 }
 
 /// Reads every byte of the file at `path` and reports all that is wrong.

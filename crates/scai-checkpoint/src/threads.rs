@@ -18,8 +18,9 @@ pub(crate) fn on_threads(threads: usize, work: impl Fn() + Sync) {
     });
 }
 
-/// One thread per core, at most 8: more do not make one disk faster.
-pub(crate) fn default_threads() -> usize {
+/// The threads that read and write unless an option says otherwise: one per core, at most 8, since
+/// more do not make one disk faster.
+pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)
 }
 

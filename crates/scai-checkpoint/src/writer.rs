@@ -25,6 +25,8 @@ pub struct Saved {
     pub path: PathBuf,
     /// Bytes of the file.
     pub size: u64,
+    /// The digest that binds every byte of the file, as it stands in the file itself.
+    pub root: u128,
     /// Time its stages took.
     pub timeline: Timeline,
     /// Checkpoints that retention removed.

@@ -106,8 +106,7 @@ fn a_state_of_any_size_is_saved_verified_resumed_loaded_and_converted_in_little_
     let start = status("VmRSS");
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let manager = |io, memory| {
-        let mut options = Options::default().io(io).memory(memory);
-        options.threads = THREADS;
+        let options = Options::default().io(io).memory(memory).threads(THREADS);
         CheckpointManager::create(directory.path(), options).unwrap()
     };
     let state = state();

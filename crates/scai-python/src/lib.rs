@@ -30,7 +30,7 @@ static ALLOCATOR: WithReserve = WithReserve;
 
 fn begin(module: &Bound<'_, PyModule>) -> PyResult<()> {
     keep_reserve();
-    module.add("THREADS", scai_checkpoint::Options::default().threads)?;
+    module.add("THREADS", scai_checkpoint::manager::default_threads())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
 

@@ -63,8 +63,12 @@ impl Manager {
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
         let mut options =
             Options::default().retention(keep.parse().or_raise()?).unprotected(unprotected).io(io);
-        options.threads = threads.unwrap_or(options.threads).max(1);
-        options.memory = memory.unwrap_or(options.memory);
+        if let Some(threads) = threads {
+            options = options.threads(threads);
+        }
+        if let Some(memory) = memory {
+            options = options.memory(memory);
+        }
         let manager = py.detach(|| CheckpointManager::create(&directory, options)).or_raise()?;
         Ok(Self { manager: std::mem::ManuallyDrop::new(manager), process: std::process::id() })
     }

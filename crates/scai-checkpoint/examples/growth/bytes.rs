@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use scai_checkpoint::codec::{CheckpointFile, Unprotected};
+use scai_checkpoint::manager::default_threads;
 use scai_checkpoint::store::{Directory, LocalDirectory};
 use scai_checkpoint::tensor::{Destination, Storage, read_into};
 use scai_checkpoint::{Checkpoint, CheckpointManager, Options, Value, file};
@@ -83,7 +84,7 @@ fn measure(
     let (time, saved) = timed(|| manager.save(state.clone()).unwrap());
     points.add("save", bytes, time);
 
-    let threads = Options::default().threads;
+    let threads = default_threads();
     let open = || file::open(&saved.path, Unprotected::Refuse).unwrap();
     // What went past the page cache is in it from here on.
     assert!(open().verify(threads).is_empty());

@@ -1,6 +1,7 @@
 //! States of more and more tensors, of 64 floats each.
 
 use scai_checkpoint::codec::Unprotected;
+use scai_checkpoint::manager::default_threads;
 use scai_checkpoint::tensor::Storage;
 use scai_checkpoint::{CheckpointManager, Options, file};
 
@@ -12,7 +13,7 @@ const FLOATS: usize = 64;
 pub(crate) fn sweep(settings: &Settings) -> Points {
     let (largest, rounds) = if settings.quick { (1_000, 3) } else { (100_000, 7) };
     let directory = settings.directory.join("run");
-    let threads = Options::default().threads;
+    let threads = default_threads();
     let mut points = Points::default();
     for _ in 0..rounds {
         for tensors in half_decades(largest) {

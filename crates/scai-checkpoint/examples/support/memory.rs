@@ -19,7 +19,7 @@ pub(crate) fn planned(tree: &Value, format: Format) -> (Plan, Box<dyn Draft>) {
 /// A file that holds `tree`.
 pub(crate) fn written(tree: &Value, format: Format) -> Arc<dyn ReadAt> {
     let (store, plan) = (MemoryDirectory::new(), Plan::new(tree, format).unwrap());
-    testing::publish(&store, NAME, plan.len(), |draft| plan.write(1, draft)).unwrap();
+    testing::publish(&store, NAME, plan.len(), |draft| plan.write(1, draft).map(drop)).unwrap();
     store.open(NAME).unwrap()
 }
 

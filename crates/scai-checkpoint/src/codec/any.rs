@@ -11,6 +11,7 @@ use super::bundle::Bundle;
 use super::kind;
 use super::safetensors::{self, SafetensorsFile};
 use super::torch::{self, Manifest, TorchFile};
+use super::written::Written;
 use super::{Foreign, Origin, Protection, Unprotected, in_file};
 use crate::error::{Error, Result};
 use crate::read_options::ReadOptions;
@@ -302,8 +303,8 @@ impl Plan {
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
     /// # Errors
-    /// The first error of `file` or of a storage.
-    pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<()> {
+    /// The first error of `file` or of a storage, with the tensor it is of.
+    pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<Written> {
         match self {
             Self::Torch(plan) => plan.write(threads, file),
             Self::Safetensors(plan) => plan.write(threads, file),

@@ -11,6 +11,7 @@ mod record;
 pub mod safetensors;
 mod secret;
 pub mod torch;
+mod written;
 
 use serde::Serialize;
 
@@ -21,6 +22,7 @@ pub use any::{CheckpointFile, Format, Plan};
 pub(crate) use buffer::MEMORY;
 pub use bundle::shards;
 pub(crate) use kind::foreign;
+pub use written::{Written, WrittenTensor};
 
 /// Names the file in what went wrong with it.
 pub(crate) fn in_file<T>(file: &dyn ReadAt, result: Result<T>) -> Result<T> {

@@ -19,7 +19,7 @@ use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::retention::Retention;
 use crate::store::{IntoLocation, Io, LocalStore, Publication, ReadAt, Stamp, Store, WriteAt};
-use crate::threads::{default_threads, held};
+use crate::threads::held;
 use crate::timeline::Stopwatch;
 use crate::verify::{Verification, verify_opened};
 use crate::writer::{SaveHandle, Saved, Writer};
@@ -27,6 +27,7 @@ use crate::writer::{SaveHandle, Saved, Writer};
 use name::Named;
 
 pub use crate::codec::torch::Fields;
+pub use crate::threads::default_threads;
 pub use crate::timeline::Timeline;
 pub use id::CheckpointId;
 pub use list::Listed;
@@ -35,19 +36,13 @@ pub use resume::{Resume, Resumed, Skipped, Unreadable};
 
 /// How a [`CheckpointManager`] works.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Options {
-    /// Which checkpoints stay after a save.
-    pub retention: Retention,
-    /// Whether files without any checksums are loaded.
-    pub unprotected: Unprotected,
-    /// Threads that read, write and verify.
-    pub threads: usize,
-    /// How files reach the device, in directories of the local file system.
-    pub io: Io,
-    /// Bytes that a save may hold beside the state. Fewer threads write where it is little; one and
-    /// its 2 MiB are had in any case.
-    pub memory: u64,
+    retention: Retention,
+    unprotected: Unprotected,
+    /// At least one.
+    threads: usize,
+    io: Io,
+    memory: u64,
 }
 
 impl Default for Options {
@@ -91,7 +86,8 @@ impl Options {
         self
     }
 
-    /// Bytes that a save may hold beside the state; 64 MiB where this is not called.
+    /// Bytes that a save may hold beside the state; 64 MiB if this is not called. With less, fewer
+    /// threads write; at least one thread (2 MiB) always does.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
@@ -419,7 +415,11 @@ impl Shared {
         if !was_superseded {
             warnings.extend(self.keep_unread(&name, &writing)?);
         }
-        let write = |draft: &dyn WriteAt| plan.write(threads, draft);
+        let mut root = 0;
+        let write = |draft: &dyn WriteAt| {
+            root = plan.write(threads, draft)?.root();
+            Ok(())
+        };
         let entry = Publication::new(&name, size, write).approved_by(approve);
         let steps = self.store.publish(entry)?;
         let mut watch = Stopwatch::start();
@@ -427,6 +427,7 @@ impl Shared {
             path: self.path(&name),
             name,
             size,
+            root,
             timeline: Timeline { plan: planned, ..steps },
             removed: Vec::new(),
             warnings: Vec::new(),

@@ -19,16 +19,23 @@ pub fn join(parent: &str, key: &str) -> String {
 impl Value {
     /// How a key reads in a path.
     pub fn key_text(&self) -> String {
+        let mut text = String::new();
+        self.write_key(&mut text);
+        text
+    }
+
+    /// Appends how a key reads in a path.
+    pub(crate) fn write_key(&self, text: &mut String) {
         match self.resolved() {
-            Value::Str(text) => text.clone(),
-            Value::Int(int) => int.to_string(),
-            Value::BigInt(int) => int.to_string(),
-            Value::Bool(true) => "True".to_owned(),
-            Value::Bool(false) => "False".to_owned(),
-            Value::None => "None".to_owned(),
-            Value::Float(float) => float.to_string(),
-            Value::Tuple(items) => tuple_text(items),
-            other => format!("{other:?}"),
+            Value::Str(key) => text.push_str(key),
+            Value::Int(int) => text.push_str(&int.to_string()),
+            Value::BigInt(int) => text.push_str(&int.to_string()),
+            Value::Bool(true) => text.push_str("True"),
+            Value::Bool(false) => text.push_str("False"),
+            Value::None => text.push_str("None"),
+            Value::Float(float) => text.push_str(&float.to_string()),
+            Value::Tuple(items) => text.push_str(&tuple_text(items)),
+            other => text.push_str(&format!("{other:?}")),
         }
     }
 

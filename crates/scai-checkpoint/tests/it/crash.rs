@@ -77,9 +77,9 @@ pub(crate) fn child(role: &str, directory: &Path) {
     };
     match role {
         "for ever" => return save_for_ever(&open(directory, options.io(Io::Direct))),
-        "once, two threads" => (options.threads, options.io) = (2, Io::Direct),
-        "once, past the page cache" => (options.threads, options.io) = (1, Io::Direct),
-        _ => (options.threads, options.io) = (1, Io::Buffered),
+        "once, two threads" => options = options.threads(2).io(Io::Direct),
+        "once, past the page cache" => options = options.threads(1).io(Io::Direct),
+        _ => options = options.threads(1).io(Io::Buffered),
     }
     let manager = match role {
         "once, named drafts" => {

@@ -45,8 +45,7 @@ fn wrap(wrapper: &mut Command, command: &Command) -> Command {
 
 /// What a child does, by its role.
 pub(crate) fn child(role: &str, directory: &Path) {
-    let mut options = Promised::new(SIZE, 2).options();
-    options.threads = 1;
+    let options = Promised::new(SIZE, 2).options().threads(1);
     match role {
         "levels" => mounted(directory, ROOM, levels),
         "levels of writing" => mounted(directory, ROOM, levels_of_writing),

@@ -270,8 +270,7 @@ impl Bench {
 }
 
 pub(crate) fn manager_of(store: Arc<dyn Store>, retention: Retention) -> CheckpointManager {
-    let mut options = Options::default().retention(retention);
-    options.threads = 1;
+    let options = Options::default().retention(retention).threads(1);
     CheckpointManager::with_store(store, options)
 }
 

@@ -61,3 +61,4 @@ mod training;
 mod two_processes;
 mod unread;
 mod verified;
+mod written;

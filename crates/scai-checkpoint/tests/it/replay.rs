@@ -36,8 +36,7 @@ const HARMLESS: [&str; 13] = [
 
 /// What a child does, by its role: a run of some saves.
 pub(crate) fn child(role: &str, directory: &Path) {
-    let mut options = Promised::new(SIZE, KEEP).options();
-    options.threads = 1;
+    let options = Promised::new(SIZE, KEEP).options().threads(1);
     let manager = match role {
         "run" => open(directory, options),
         "no sync of the file" => {

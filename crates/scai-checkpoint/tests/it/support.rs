@@ -87,9 +87,9 @@ pub(crate) fn write(tree: &Value) -> scai_checkpoint::Result<Vec<u8>> {
 }
 
 /// The bytes of a file of `len` bytes that `write` writes.
-pub(crate) fn in_memory(
+pub(crate) fn in_memory<T>(
     len: u64,
-    write: impl FnOnce(&dyn WriteAt) -> scai_checkpoint::Result<()>,
+    write: impl FnOnce(&dyn WriteAt) -> scai_checkpoint::Result<T>,
 ) -> scai_checkpoint::Result<Vec<u8>> {
     let file = Once(Mutex::new(vec![None; len as usize]));
     write(&file)?;

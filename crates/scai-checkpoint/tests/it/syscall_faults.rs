@@ -41,9 +41,10 @@ const LOOKING: [&str; 5] = ["fcntl", "statx", "newfstatat", "getdents64", "pread
 
 /// What a child does, by its role.
 pub(crate) fn child(role: &str, directory: &Path) {
-    let mut options = Promised::new(SIZE, 2).options();
-    options.threads = if role == "two threads" { 2 } else { 1 };
-    options.io = if role == "past the page cache" { Io::Direct } else { Io::Buffered };
+    let options = Promised::new(SIZE, 2)
+        .options()
+        .threads(if role == "two threads" { 2 } else { 1 })
+        .io(if role == "past the page cache" { Io::Direct } else { Io::Buffered });
     save_once(&open(directory, options));
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use scai_checkpoint::codec::{Format, Origin, Plan};
-use scai_checkpoint::{DType, Options, Value, file};
+use scai_checkpoint::{DType, Value, file};
 use scai_inspect::Totals;
 
 use crate::args::{ConvertArgs, OutputFormat};
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     losses.accept(args.lossy)?;
     let len = plan.len();
     let spinner = progress::spinner("converting");
-    let written = file::write(&args.output, plan, Options::default().threads);
+    let written = file::write(&args.output, plan, file::WriteOptions::default());
     spinner.finish_and_clear();
     written?;
     let shown = |path: &Path| one_line(&path.display().to_string());

@@ -80,29 +80,29 @@ impl Header {
 
     /// Checks the root of a file of this crate.
     pub(super) fn check_root(&self, file_len: u64) -> Result<()> {
-        let digits = START.len()..START.len() + NO_ROOT.len();
+        let place = START.len()..START.len() + NO_ROOT.len();
         let found = self.metadata.get(ROOT);
         let mut blank = self.json.clone();
-        if !blank.starts_with(START) || blank.get(digits.clone()) != found.map(String::as_bytes) {
+        if !blank.starts_with(START) || blank.get(place.clone()) != found.map(String::as_bytes) {
             return bad(
                 "the header was rewritten by another program, which kept the digests of scai: \
                  whether they still belong to these tensors cannot be known",
             );
         }
-        blank[digits].copy_from_slice(NO_ROOT.as_bytes());
-        if found != Some(&root(&blank, file_len)) {
+        blank[place].copy_from_slice(NO_ROOT.as_bytes());
+        if found != Some(&digits(root(&blank, file_len))) {
             return bad("checksum mismatch in the header");
         }
         Ok(())
     }
 }
 
-/// The bytes before the tensors; `metadata` begins with a blank root, which is filled in.
+/// The root and the bytes before the tensors; `metadata` begins with a blank root, which is filled in.
 pub(super) fn encode(
     metadata: &[(&str, String)],
     tensors: &[(String, TensorInfo)],
     data_len: u64,
-) -> Result<Vec<u8>> {
+) -> Result<(u128, Vec<u8>)> {
     let json = serde_json::to_string(&Written { metadata, tensors });
     let mut json = json.map_err(|error| Error::invalid(error.to_string()))?.into_bytes();
     json.resize(json.len().next_multiple_of(LENGTH), b' ');
@@ -114,16 +114,20 @@ pub(super) fn encode(
         ));
     }
     let root = root(&json, (LENGTH + json.len()) as u64 + data_len);
-    json[START.len()..START.len() + NO_ROOT.len()].copy_from_slice(root.as_bytes());
-    Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
+    json[START.len()..START.len() + NO_ROOT.len()].copy_from_slice(digits(root).as_bytes());
+    Ok((root, [&(json.len() as u64).to_le_bytes(), json.as_slice()].concat()))
 }
 
 /// The digest of a header whose root is blank.
-fn root(json: &[u8], file_len: u64) -> String {
+fn root(json: &[u8], file_len: u64) -> u128 {
     let mut hasher = XxHash3_128::new();
     hasher.write(&file_len.to_le_bytes());
     hasher.write(json);
-    format!("{:032x}", hasher.finish_128())
+    hasher.finish_128()
+}
+
+fn digits(root: u128) -> String {
+    format!("{root:032x}")
 }
 
 fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {

@@ -14,6 +14,7 @@ use super::{shape_to_format, to_format};
 use crate::codec::Origin;
 use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
 use crate::codec::digest::{chunks, digests, fold};
+use crate::codec::written::{Tensors, Written};
 use crate::error::{Error, Result};
 use crate::store::WriteAt;
 use crate::tensor::{PIECE, Storage, Tensor};
@@ -114,7 +115,7 @@ impl SafetensorsPlan {
 
     /// Finds where the tensors begin.
     fn place(&mut self) -> Result<()> {
-        self.data.0 = self.header(&vec![0; self.tensors.len()])?.len() as u64;
+        self.data.0 = self.header(&vec![0; self.tensors.len()])?.1.len() as u64;
         Ok(())
     }
 
@@ -158,7 +159,7 @@ impl SafetensorsPlan {
     ///
     /// # Errors
     /// The first error of `file` or of a storage; the others stop soon.
-    pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<()> {
+    pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<Written> {
         let next = AtomicUsize::new(0);
         let outcome = Mutex::new(Ok(vec![0; self.tensors.len()]));
         let work = || {
@@ -178,11 +179,18 @@ impl SafetensorsPlan {
         };
         on_threads(writers(threads, self.tensors.len(), MEMORY, file), work);
         let digests = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-        write_at(file, 0, &self.header(&digests)?)
+        let (root, bytes) = self.header(&digests)?;
+        write_at(file, 0, &bytes)?;
+        let mut tensors = Tensors::default();
+        for (i, ((name, _), tensor)) in self.infos.iter().zip(&self.tensors).enumerate() {
+            let path = tensors.step(None, |text| text.push_str(name));
+            tensors.add(Some(path), tensor.dtype(), i);
+        }
+        Ok(Written::new(root, tensors, digests))
     }
 
-    /// The bytes before the tensors. The length does not depend on the digests.
-    fn header(&self, digests: &[u128]) -> Result<Vec<u8>> {
+    /// The root and the bytes before the tensors. The length does not depend on the digests.
+    fn header(&self, digests: &[u128]) -> Result<(u128, Vec<u8>)> {
         let names = self.infos.iter().map(|(name, _)| name.clone());
         let digests = names.zip(digests.iter().map(|digest| Json::from(format!("{digest:032x}"))));
         let digests: Map<String, Json> = digests.collect();

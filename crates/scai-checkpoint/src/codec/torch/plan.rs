@@ -13,7 +13,8 @@ use super::zip::{Name, Record};
 use crate::CHUNK_SIZE;
 use crate::codec::Origin;
 use crate::codec::buffer::{Buffer, MEMORY, agrees, writers};
-use crate::codec::digest::combine_crc;
+use crate::codec::digest::{chunks, combine_crc, fold};
+use crate::codec::written::{Tensors, Written};
 use crate::error::{Error, Result};
 use crate::memory::{check, room_for};
 use crate::store::WriteAt;
@@ -34,6 +35,9 @@ pub struct TorchPlan {
     records: Vec<Record<Name>>,
     /// The bytes of each record.
     contents: Vec<Storage>,
+    /// The record of the first storage; those of the others follow it.
+    first_storage: usize,
+    tensors: Tensors,
     directory: u64,
     len: u64,
     memory: u64,
@@ -107,6 +111,8 @@ impl TorchPlan {
         let mut plan = Self {
             records: Vec::new(),
             contents: Vec::new(),
+            first_storage: 0,
+            tensors: pickled.tensors,
             directory: 0,
             len: 0,
             memory: MEMORY,
@@ -114,6 +120,7 @@ impl TorchPlan {
         let mut at = plan.add(Name::Fixed(MANIFEST), 0, Storage::from_vec(manifest.encode(0)));
         at = plan.add(Name::Fixed("data.pkl"), at, Storage::from_vec(pickled.bytes));
         at = plan.add(Name::Fixed("byteorder"), at, Storage::from_vec(b"little".to_vec()));
+        plan.first_storage = plan.records.len();
         for (key, storage) in (0..).zip(pickled.storages) {
             at = plan.add(Name::storage(key), at, storage);
         }
@@ -173,8 +180,9 @@ impl TorchPlan {
     /// the device.
     ///
     /// # Errors
-    /// The first error of `file` or of a storage; the others stop soon.
-    pub fn write(mut self, threads: usize, file: &dyn WriteAt) -> Result<()> {
+    /// The first error of `file` or of a storage, with the path of a tensor that the storage is of; the
+    /// others stop soon.
+    pub fn write(mut self, threads: usize, file: &dyn WriteAt) -> Result<Written> {
         let last = self.records.len() - 1;
         let mut done = self.write_tasks(threads, file)?;
         done.sort_unstable_by_key(|done| (done.record, done.start));
@@ -195,8 +203,8 @@ impl TorchPlan {
         let table_len = manifest::table_len(self.records[..last].iter().map(|record| record.size));
         // The digests, the table, and the end of the file with the table in it.
         room_for(table_len as usize * 3, "write the digests")?;
-        let table: Vec<u128> = done.into_iter().flat_map(|done| done.digests).collect();
-        let table = manifest::encode_table(&table);
+        let digests: Vec<u128> = done.into_iter().flat_map(|done| done.digests).collect();
+        let table = manifest::encode_table(&digests);
         self.records[last].crc = crc32fast::hash(&table);
         let headers = self.headers();
         let blank = [ROOT_PREFIX, &[b'0'; ROOT_LEN]].concat();
@@ -206,7 +214,33 @@ impl TorchPlan {
         let digest = manifest::root(self.len, headers, &table, covered);
         root.copy_from_slice(&manifest::comment(digest)[ROOT_PREFIX.len()..]);
         local_header(&self.records[last], self.records[last].crc, &mut header);
-        write_at(file, self.records[last].header, &[header, table, tail].concat())
+        write_at(file, self.records[last].header, &[header, table, tail].concat())?;
+        let of_storages = self.digests_of_storages(&digests);
+        Ok(Written::new(digest, self.tensors, of_storages))
+    }
+
+    /// One digest for each storage, of the digests of its chunks.
+    fn digests_of_storages(&self, digests: &[u128]) -> Vec<u128> {
+        let mut at = 0;
+        let folded = self.records[..self.contents.len()].iter().map(|record| {
+            let chunks = chunks(record.size) as usize;
+            at += chunks;
+            fold(&digests[at - chunks..at])
+        });
+        folded.skip(self.first_storage).collect()
+    }
+
+    /// The bytes of a record from `start` on.
+    fn read(&self, record: usize, start: u64, to: &mut [u8]) -> Result<()> {
+        self.contents[record].read_at(start, to).map_err(|error| self.at_tensor(record, error))
+    }
+
+    fn at_tensor(&self, record: usize, error: Error) -> Error {
+        let storage = record.checked_sub(self.first_storage);
+        match storage.and_then(|storage| self.tensors.of_storage(storage)) {
+            Some(path) => error.at_tensor(path),
+            None => error,
+        }
     }
 
     /// XXH3-128 of all local headers, in the order of the file.
@@ -297,10 +331,10 @@ impl TorchPlan {
         let at = first.header;
         let bytes = buffer.at(at, (last.data + last.size - at) as usize, file.alignment())?;
         let mut local = Vec::new();
-        for (record, content) in records.iter().zip(&self.contents[run]) {
+        for (number, record) in run.zip(records) {
             let (header, data) = ((record.header - at) as usize, (record.data - at) as usize);
             let to = &mut bytes[data..data + record.size as usize];
-            content.read_at(0, to)?;
+            self.read(number, 0, to)?;
             done.begin();
             to.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
             let crc = combine_crc(done.crcs.last());
@@ -337,7 +371,7 @@ impl TorchPlan {
             for (chunk, start) in
                 bytes.chunks_mut(CHUNK_SIZE).zip((range.start..).step_by(CHUNK_SIZE))
             {
-                divided.read(start, chunk)?;
+                divided.read(start, chunk).map_err(|error| self.at_tensor(record, error))?;
                 done.add(chunk);
             }
             write_at(file, at, bytes)?;

@@ -27,15 +27,17 @@ use super::globals::Global;
 use super::machine::is_wtf8;
 use super::op;
 use crate::codec::secret::Secret;
+use crate::codec::written::{Step, Tensors};
 use crate::error::{Error, Result, shown};
 use crate::tensor::{DType, Storage, Tensor};
-use crate::value::{BigInt, Call, Dict, DictKind, MAX_DEPTH, Shared, Value, join};
+use crate::value::{BigInt, Call, Dict, DictKind, MAX_DEPTH, Shared, Value};
 
-/// A pickle and the storages it refers to; storage `i` has the key `i`.
+/// A pickle, the storages it refers to, of which number `i` has the key `i`, and its tensors.
 #[derive(Debug)]
 pub(in super::super) struct Pickled {
     pub(in super::super) bytes: Vec<u8>,
     pub(in super::super) storages: Vec<Storage>,
+    pub(in super::super) tensors: Tensors,
 }
 
 /// Writes `value` as a pickle of protocol 2.
@@ -50,6 +52,8 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         globals: Vec::new(),
         remembered: 0,
         storages: Vec::new(),
+        tensors: Tensors::default(),
+        path: Vec::new(),
         keys: FxHashMap::default(),
         shared: FxHashMap::default(),
         hashable: FxHashSet::default(),
@@ -57,11 +61,8 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         depth: 0,
         deepest: 0,
     };
-    writer.value(value).map_err(|Refusal { path, why }| match why {
-        Why::NoPlace(detail) => Error::Conversion {
-            at: path.into_iter().rev().reduce(|above, key| join(&above, &key)).unwrap_or_default(),
-            detail,
-        },
+    writer.value(value).map_err(|why| match why {
+        Why::NoPlace(detail) => Error::Conversion { at: writer.path_text(), detail },
         Why::NoMemory(bytes) => Error::out_of_memory("write the pickle", bytes as u64),
     })?;
     if writer.values >= u64::from(u32::MAX) {
@@ -71,7 +72,7 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
         });
     }
     writer.out.push(op::STOP);
-    Ok(Pickled { bytes: writer.out, storages: writer.storages })
+    Ok(Pickled { bytes: writer.out, storages: writer.storages, tensors: writer.tensors })
 }
 
 /// What PyTorch takes the elements of an untyped storage to be.
@@ -83,12 +84,7 @@ const FEW: usize = 4 << 10;
 /// The device of most storages.
 const CPU: &str = "cpu";
 
-/// Why a value cannot be written, with its path from the inside out.
-struct Refusal {
-    path: Vec<String>,
-    why: Why,
-}
-
+/// Why a value cannot be written; which one, the writer's path says.
 enum Why {
     /// It has no place in a safe pickle, since…
     NoPlace(String),
@@ -96,17 +92,40 @@ enum Why {
     NoMemory(usize),
 }
 
-type Written = std::result::Result<(), Refusal>;
+type Written = std::result::Result<(), Why>;
 
 fn refuse(detail: impl Into<String>) -> Written {
-    Err(Refusal { path: Vec::new(), why: Why::NoPlace(detail.into()) })
+    Err(Why::NoPlace(detail.into()))
 }
 
-fn under(key: impl FnOnce() -> String) -> impl FnOnce(Refusal) -> Refusal {
-    |mut refusal| {
-        refusal.path.push(key());
-        refusal
+/// One step of the path to the value that is being written.
+#[derive(Clone, Copy)]
+enum Key<'a> {
+    Of(&'a Value),
+    Index(usize),
+    State,
+}
+
+impl Key<'_> {
+    fn write(self, text: &mut String) {
+        match self {
+            Self::Of(key) => key.write_key(text),
+            Self::Index(index) => text.push_str(&index.to_string()),
+            Self::State => text.push_str("state"),
+        }
     }
+}
+
+/// A storage that is in the pickle.
+struct Known {
+    /// The place of its key.
+    place: u32,
+    /// How many bytes are referred to.
+    len: u64,
+    /// The element type that it was first written with.
+    dtype: DType,
+    /// Its number.
+    number: usize,
 }
 
 /// Protocol 2 writes the length of a string in 32 bits.
@@ -120,8 +139,8 @@ fn check_text_len(len: usize) -> Written {
     }
 }
 
-fn refuse_cut(storage: &Storage) -> Written {
-    refuse(format!(
+fn cut(storage: &Storage) -> Why {
+    Why::NoPlace(format!(
         "a storage of {} bytes, which are not whole elements of its type; save the untyped storage",
         storage.len()
     ))
@@ -139,9 +158,11 @@ struct Writer<'a> {
     /// How many places are taken.
     remembered: u32,
     storages: Vec<Storage>,
-    /// The places of the storages' keys, how many bytes are referred to, and the element type that
-    /// each was first written with, by the storage's identity.
-    keys: FxHashMap<usize, (u32, u64, DType)>,
+    /// The same by the identity of each.
+    keys: FxHashMap<usize, Known>,
+    tensors: Tensors,
+    /// Where the value is that is being written, with the step's number in `tensors` if it has one.
+    path: Vec<(Key<'a>, Option<Step>)>,
     /// The places of shared values, and how many levels are below each.
     shared: FxHashMap<usize, (u32, usize)>,
     /// Shared values that can be keys.
@@ -154,6 +175,26 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
+    /// The path to the value that is being written, as text.
+    fn path_text(&self) -> String {
+        let mut text = String::new();
+        for (key, _) in &self.path {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            key.write(&mut text);
+        }
+        text
+    }
+
+    /// The child `key` of the value that is being written. A failure leaves the path where it is.
+    fn child(&mut self, key: Key<'a>, value: &'a Value) -> Written {
+        self.path.push((key, None));
+        self.value(value)?;
+        self.path.pop();
+        Ok(())
+    }
+
     fn value(&mut self, value: &'a Value) -> Written {
         self.depth += 1;
         self.values += 1;
@@ -211,7 +252,7 @@ impl<'a> Writer<'a> {
         }
         let more = bytes.max(self.out.capacity());
         let reserved = self.out.try_reserve_exact(more);
-        reserved.map_err(|_| Refusal { path: Vec::new(), why: Why::NoMemory(more) })
+        reserved.map_err(|_| Why::NoMemory(more))
     }
 
     fn any(&mut self, value: &'a Value) -> Written {
@@ -350,7 +391,7 @@ impl<'a> Writer<'a> {
 
     fn items(&mut self, items: &'a [Value]) -> Written {
         for (i, item) in items.iter().enumerate() {
-            self.value(item).map_err(under(|| i.to_string()))?;
+            self.child(Key::Index(i), item)?;
         }
         Ok(())
     }
@@ -398,7 +439,7 @@ impl<'a> Writer<'a> {
         for (key, value) in &dict.entries {
             self.key(key)?;
             self.value(key)?;
-            self.value(value).map_err(under(|| key.key_text()))?;
+            self.child(Key::Of(key), value)?;
         }
         self.out.push(op::SETITEMS);
         Ok(())
@@ -447,7 +488,8 @@ impl<'a> Writer<'a> {
         );
         self.out.push(op::MARK);
         self.values += 16 + 2 * tensor.shape().len() as u64;
-        self.storage(tensor.storage(), class.map(|_| dtype))?;
+        let storage = self.storage(tensor.storage(), class.map(|_| dtype))?;
+        self.note_tensor(dtype, storage);
         self.int(tensor.offset() as i64);
         self.dims(tensor.shape());
         self.dims(tensor.strides());
@@ -475,8 +517,23 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The persistent id `('storage', class, key, location, numel)`.
-    fn storage(&mut self, storage: &'a Storage, dtype: Option<DType>) -> Written {
+    /// Notes that the value being written is a tensor of a storage.
+    fn note_tensor(&mut self, dtype: DType, storage: usize) {
+        let mut parent = None;
+        for (key, step) in &mut self.path {
+            parent = Some(
+                *step.get_or_insert_with(|| self.tensors.step(parent, |text| key.write(text))),
+            );
+        }
+        self.tensors.add(parent, dtype, storage);
+    }
+
+    /// The persistent id `('storage', class, key, location, numel)`; returns the storage's number.
+    fn storage(
+        &mut self,
+        storage: &'a Storage,
+        dtype: Option<DType>,
+    ) -> std::result::Result<usize, Why> {
         let size = dtype.map_or(1, DType::size) as u64;
         let numel = storage.len() / size;
         self.values += 8;
@@ -486,36 +543,41 @@ impl<'a> Writer<'a> {
             Some(class) => self.global("torch", class),
             None => self.global("torch.storage", "UntypedStorage"),
         }
-        self.storage_key(storage, numel * size, dtype.unwrap_or(BYTES))?;
+        let number = self.storage_key(storage, numel * size, dtype.unwrap_or(BYTES))?;
         match storage.location() {
             CPU => self.word(CPU),
             device => self.text(device)?,
         }
         self.int(numel as i64);
         self.out.extend([op::TUPLE, op::BINPERSID]);
-        Ok(())
+        Ok(number)
     }
 
     /// Whether PyTorch takes elements of a storage that is written now to be of this type.
     fn reads_as(&self, storage: &Storage, dtype: DType) -> bool {
-        self.keys.get(&storage.id()).is_none_or(|&(_, _, first)| first == dtype)
+        self.keys.get(&storage.id()).is_none_or(|known| known.dtype == dtype)
     }
 
-    /// The number of a storage, of which so many bytes are referred to, as text.
-    fn storage_key(&mut self, storage: &Storage, len: u64, dtype: DType) -> Written {
-        if let Some(&(place, known, _)) = self.keys.get(&storage.id()) {
+    /// The number of a storage, of which so many bytes are referred to, as text; returns it.
+    fn storage_key(
+        &mut self,
+        storage: &Storage,
+        len: u64,
+        dtype: DType,
+    ) -> std::result::Result<usize, Why> {
+        if let Some(&Known { place, len: known, number, .. }) = self.keys.get(&storage.id()) {
             self.recall(place);
-            return if known == len { Ok(()) } else { refuse_cut(storage) };
+            return if known == len { Ok(number) } else { Err(cut(storage)) };
         }
         if len != storage.len() {
-            return refuse_cut(storage);
+            return Err(cut(storage));
         }
-        let key = self.storages.len().to_string();
+        let number = self.storages.len();
         self.storages.push(storage.clone());
-        self.raw_text(key.as_bytes())?;
+        self.raw_text(number.to_string().as_bytes())?;
         let place = self.remember();
-        self.keys.insert(storage.id(), (place, len, dtype));
-        Ok(())
+        self.keys.insert(storage.id(), Known { place, len, dtype, number });
+        Ok(number)
     }
 
     fn call(&mut self, call: &'a Call) -> Written {
@@ -543,7 +605,7 @@ impl<'a> Writer<'a> {
         self.tuple(&call.args)?;
         self.out.push(op::REDUCE);
         if let Some(state) = &call.state {
-            self.value(state).map_err(under(|| "state".to_owned()))?;
+            self.child(Key::State, state)?;
             self.out.push(op::BUILD);
         }
         Ok(())
