@@ -98,7 +98,7 @@ impl Config {
     }
 
     /// These settings, with others in place of some: `settings` has the nesting of the file, and
-    /// what it does not say stays.
+    /// what it does not say stays. `checkpoint.keep` takes the place of all rules of retention.
     ///
     /// `name` is what errors call `settings`.
     ///
@@ -106,7 +106,12 @@ impl Config {
     ///
     /// As [`Config::from_yaml`]; there are keys, and no lines.
     pub fn with(&self, settings: &serde_json::Value, name: &str) -> Result<Self, ConfigError> {
-        let mut tree = tree::Content::from(&serde_json::json!(self));
+        let mut below = self.clone();
+        if settings.pointer("/checkpoint/keep").is_some_and(|keep| !keep.is_null()) {
+            let Checkpoint { keep_last, keep_every, keep_best, .. } = &mut below.checkpoint;
+            (*keep_last, *keep_every, *keep_best) = (None, None, None);
+        }
+        let mut tree = tree::Content::from(&serde_json::json!(below));
         tree.overlay(settings.into());
         Self::from_tree(tree::without_place(tree), name)
     }

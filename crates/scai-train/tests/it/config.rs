@@ -472,6 +472,27 @@ fn settings_take_the_place_of_others_key_by_key() {
 }
 
 #[test]
+fn one_text_of_retention_takes_the_place_of_all_rules_below_it() {
+    let file = read("checkpoint: { keep_last: 5, keep_best: 'loss:min' }");
+    let kept = |settings| {
+        let config = file.with(&settings, "the settings")?;
+        Ok::<_, ConfigError>(config.retention().unwrap().to_string())
+    };
+    assert_eq!(kept(json!({ "checkpoint": { "keep": "all" } })).unwrap(), "all");
+    assert_eq!(kept(json!({ "checkpoint": { "keep": "every:10" } })).unwrap(), "every:10");
+    assert_eq!(
+        kept(json!({ "checkpoint": { "keep": "every:10", "keep_last": 2 } })).unwrap(),
+        "every:10, last:2"
+    );
+    assert_eq!(
+        kept(json!({ "checkpoint": { "keep_last": 2 } })).unwrap(),
+        "last:2, best:loss:min:1"
+    );
+    assert_eq!(kept(json!({ "checkpoint": { "keep": null } })).unwrap(), "last:5, best:loss:min:1");
+    assert!(kept(json!({ "checkpoint": { "keep": "all", "keep_last": 2 } })).is_err());
+}
+
+#[test]
 fn settings_that_cannot_be_used_are_named_without_a_line() {
     let settings = json!({
         "seed": -1,
