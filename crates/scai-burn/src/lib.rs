@@ -87,9 +87,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`examples/resume.rs`] is a whole training that can be killed at any time and continues. To load
-//! part of a model, or one with other names, see [`MatchOptions`]; to read a file that is not in a
-//! directory of checkpoints, [`scai_checkpoint::file`].
+//! [`examples/resume.rs`] is a whole training run that can be killed at any time and continues. To
+//! load part of a model, or one with other names, see [`MatchOptions`]; to read a file that is not
+//! in a directory of checkpoints, [`scai_checkpoint::file`].
 //!
 //! # Names and layouts
 //!
@@ -110,7 +110,7 @@
 //!
 //! The type's name decides: a type of yours called `Linear` is treated as burn's. Attention and
 //! recurrent modules (`MultiHeadAttention`, `Lstm`, `Gru`) consist of other tensors in PyTorch. They
-//! are saved with burn's fields and load into burn exactly; PyTorch's classes do not take them.
+//! are saved with burn's fields and load into burn exactly; PyTorch's classes cannot load them.
 //! Quantised modules are an error.
 //!
 //! # Optimizers
@@ -120,9 +120,9 @@
 //! is a `ModuleOptimizer`, which shows neither its rule nor its hyperparameters and so is not
 //! accepted here. Plain `Adam` is `AdamW` with a weight decay of 0.
 //!
-//! # What else a training consists of
+//! # What else a training run consists of
 //!
-//! A training is resumed exactly if all that it depends on is saved or follows from the iteration:
+//! A training run resumes exactly if everything it depends on is saved or follows from the iteration:
 //!
 //! * **Random numbers.** Burn's generator can be seeded and its state cannot be read. Seed it by
 //!   the number of the step (`device.seed(step)`), as above: dropout and batches then depend on the

@@ -14,7 +14,7 @@ use crate::tensor::{Tracking, from_checkpoint, to_checkpoint};
 
 /// The parameters and buffers of a module by name, as `torch.nn.Module.state_dict()` gives them.
 ///
-/// The tensors are shared with the module, not copied: training may go on while they are saved,
+/// The tensors are shared with the module, not copied: training may continue while they are saved,
 /// because burn never changes a tensor in place that is held elsewhere. The module may be in
 /// training; running statistics are those after its last forward pass.
 ///
@@ -22,7 +22,7 @@ use crate::tensor::{Tracking, from_checkpoint, to_checkpoint};
 /// [`Error::Unsupported`] for a quantised module; [`Error::Invalid`] if two tensors have the same
 /// name.
 pub fn state_dict<M: Module>(module: &M) -> Result<Dict> {
-    // Parameters are drawn when they are first looked at: here, before there are two copies.
+    // Parameters are drawn when they are first read: here, before there are two copies.
     specs(module);
     // A running statistic is up to date only after this, and its cell is shared with clones.
     let module = module.valid();

@@ -81,7 +81,7 @@ impl Path {
         self.sibling(renamed(field, container))
     }
 
-    /// What PyTorch would say of the tensor at this position.
+    /// The tensor at this position, as PyTorch would describe it.
     pub(crate) fn spec<const D: usize, K: Basic>(&self, tensor: &BurnTensor<D, K>) -> Spec {
         let (mut shape, dtype) = (tensor.dims().to_vec(), tensor.dtype());
         let (field, container) = self.last();

@@ -39,8 +39,8 @@ pub struct AdamW {
     rule: Rule,
     settings: Settings,
     clipping: Option<GradientClipping>,
-    /// By name. A parameter that was not trained yet has none. They are flat, since Adam looks at
-    /// each element alone.
+    /// By name. A parameter that was not trained yet has none. They are flat, since Adam treats
+    /// each element separately.
     moments: BTreeMap<String, AdamWState<1>>,
 }
 

@@ -123,7 +123,7 @@ impl Tracking {
     pub(crate) fn of_float<const D: usize>(tensor: &BurnTensor<D>) -> Self {
         Self {
             require_grad: tensor.is_require_grad(),
-            // Burn asks this of tensors with automatic differentiation only.
+            // Burn allows this only for tensors with automatic differentiation.
             distributed: tensor.is_autodiff() && tensor.is_distributed(),
             ..Self::of(tensor)
         }

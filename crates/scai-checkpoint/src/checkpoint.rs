@@ -3,10 +3,10 @@
 use crate::error::{Error, Place, Result};
 use crate::value::{Dict, Value};
 
-/// The iteration that a state tree says it is of, in whichever form; `None` if it says none.
+/// The iteration recorded in a state tree, in any form; `None` if there is none.
 ///
 /// # Errors
-/// As reading a tensor.
+/// Those of reading a tensor.
 pub(crate) fn iteration_in(tree: &Value) -> Result<Option<i64>> {
     let iteration = tree.as_dict().and_then(|top| top.get("iteration"));
     iteration.map_or(Ok(None), Value::whole_number)
@@ -14,8 +14,8 @@ pub(crate) fn iteration_in(tree: &Value) -> Result<Option<i64>> {
 
 /// A whole training state.
 ///
-/// In the file each field is a key at the top of the state tree, by the same name; the further
-/// parts stand beside them. The notes are no part of the tree and have a record of their own.
+/// In the file each field is a top-level key of the state tree with the same name; the further
+/// parts are beside them. The notes are not part of the tree and have their own record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// The iteration the state belongs to.
@@ -28,12 +28,12 @@ pub struct Checkpoint {
     pub training_stats: Value,
     /// Whatever describes the run: configuration, versions, notes.
     pub metadata: Value,
-    /// When it was saved, ISO 8601 with offset. Filled in by a save where it is `None`.
+    /// When it was saved, ISO 8601 with offset. Filled in by a save if it is `None`.
     pub timestamp: Option<String>,
     /// Further parts: `rng_state`, `scheduler_state_dict`, `replay_buffer`, …
     pub parts: Dict,
-    /// What a binding has to remember of the state besides the tree: which types of its language
-    /// the plain values had, say. Kept as it is; at most 64 MiB.
+    /// What a binding has to remember about the state besides the tree, such as the types that
+    /// plain values had in its language. Saved unchanged; at most 64 MiB.
     pub notes: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Checkpoint {
     /// The state tree of the file, without the notes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a part is called as a field is, or the iteration does not fit.
+    /// [`Error::Invalid`] if a part has the name of a field, or the iteration does not fit into an `i64`.
     pub fn into_tree(self) -> Result<Value> {
         let iteration = i64::try_from(self.iteration)
             .map_err(|_| Error::invalid(format!("iteration {} is too large", self.iteration)))?;
@@ -80,8 +80,7 @@ impl Checkpoint {
         Ok(Value::Dict(tree))
     }
 
-    /// The iteration of the checkpoint in a state tree, which has to have the fields that every
-    /// checkpoint has.
+    /// The iteration of the checkpoint in a state tree, which must have the fields of every checkpoint.
     ///
     /// # Errors
     /// [`Error::MissingField`] if it lacks `iteration`, `model_state_dict` or

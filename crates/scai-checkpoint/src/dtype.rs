@@ -27,8 +27,8 @@ macro_rules! dtypes {
                 match self { $(DType::$variant => $size,)* }
             }
 
-            /// The class that stands for this type in a pickle (`FloatStorage`), where there is
-            /// one; the newer types are written with an untyped storage.
+            /// The class that stands for this type in a pickle (`FloatStorage`), if there is one;
+            /// newer types are written with an untyped storage.
             pub(crate) const fn storage_class(self) -> Option<&'static str> {
                 match self { $(DType::$variant => $storage,)* }
             }
@@ -116,7 +116,7 @@ impl fmt::Display for DType {
     }
 }
 
-/// A text that names no element type.
+/// A string that does not name an element type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an element type; examples are `float32` and `bfloat16`")]
 pub struct UnknownDType(String);

@@ -23,17 +23,17 @@ pub struct Place {
     pub record: Option<String>,
     /// The tensor's path in the state tree, such as `model_state_dict.conv1.weight`.
     pub tensor: Option<String>,
-    /// The bytes of the file that are concerned.
+    /// The affected bytes of the file.
     pub bytes: Option<Range<u64>>,
 }
 
 impl Place {
-    /// A place inside the record called `name`.
+    /// A location inside the record `name`.
     pub fn record(name: impl Into<String>) -> Self {
         Self { record: Some(name.into()), ..Self::default() }
     }
 
-    /// The same place, narrowed to a byte range of the file.
+    /// The same location, narrowed to a byte range of the file.
     #[must_use]
     pub fn bytes(mut self, bytes: Range<u64>) -> Self {
         self.bytes = Some(bytes);
@@ -63,7 +63,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A name from a file as it can be shown: what moves a cursor is escaped, what is long is cut.
+/// A name from a file, safe to show: control characters are escaped, long names are cut.
 pub(crate) fn shown(name: &str) -> String {
     const LONGEST: usize = 200;
     let mut shown = String::new();
@@ -118,7 +118,7 @@ pub enum Error {
         path: PathBuf,
         /// Bytes the whole file takes.
         needed: u64,
-        /// Bytes that were free, where the file system tells.
+        /// Bytes that were free, if the file system reports it.
         free: Option<u64>,
         /// What the operating system said.
         #[source]
@@ -139,7 +139,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The bytes are not the bytes that were saved, or are no valid file: use another checkpoint.
+    /// The bytes are not the bytes that were saved, or are not a valid file: use another checkpoint.
     #[error("{place}{detail}")]
     Damaged {
         /// Where.
@@ -156,7 +156,7 @@ pub enum Error {
         /// The tensor.
         place: Box<Place>,
     },
-    /// The file carries no checksum at all, so damage could not be noticed.
+    /// The file carries no checksum at all, so damage could not be detected.
     #[error(
         "{place}the file carries no checksums, so damage could not be noticed; to read it all the \
          same, allow unprotected files (`--allow-unprotected`, in Python `allow_unprotected=True`), \
@@ -192,12 +192,12 @@ pub enum Error {
     NotACheckpoint {
         /// Where.
         place: Box<Place>,
-        /// What it is instead, or what of it is not as in a checkpoint.
+        /// What it is instead, or how it differs from a checkpoint.
         what: String,
         /// What to do.
         hint: String,
     },
-    /// The memory that is needed could not be had. Nothing was changed or published.
+    /// The memory that is needed could not be allocated. Nothing was changed or published.
     #[error("{place}out of memory: {bytes} bytes are needed to {action}")]
     OutOfMemory {
         /// Where.
@@ -233,10 +233,10 @@ pub enum Error {
     Locked {
         /// The directory.
         path: PathBuf,
-        /// Who holds it, where that is known.
+        /// Who holds it, if known.
         holder: Option<String>,
     },
-    /// Every checkpoint of a directory was tried and none verifies.
+    /// Every checkpoint of a directory was tried, and none can be resumed from.
     #[error("no checkpoint in `{path}` can be resumed from{}", list_skipped(skipped))]
     NothingToResume {
         /// The directory.
@@ -244,7 +244,7 @@ pub enum Error {
         /// What was tried, newest first, and why it was skipped.
         skipped: Vec<(String, String)>,
     },
-    /// The caller cancelled what was under way. Nothing was changed.
+    /// The caller cancelled the operation. Nothing was changed.
     #[error("cancelled")]
     Cancelled,
     /// An argument or a value cannot be used.
@@ -286,7 +286,7 @@ fn list_skipped(skipped: &[(String, String)]) -> String {
     skipped.iter().map(|(name, why)| format!("\n  {name}: {why}")).collect()
 }
 
-/// The place of an error, borrowed as the error is.
+/// The location of an error, borrowed as the error is.
 macro_rules! place_of {
     ($error:expr) => {
         match $error {
@@ -343,12 +343,12 @@ impl Error {
         Self::Mismatch { place: Box::default(), report: Box::new(report) }
     }
 
-    /// What a file system or a store refused: `action` is an infinitive, such as "write".
+    /// An operation that a file system or a store refused: `action` is an infinitive, such as "write".
     pub fn io(action: &'static str, source: std::io::Error) -> Self {
         Self::Io { place: Box::default(), action, source }
     }
 
-    /// What a file system said of what is to be at `path`.
+    /// An operation on `path` that a file system refused.
     pub(crate) fn of_path(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -368,7 +368,7 @@ impl Error {
         place_of!(self).map(|place| &mut **place)
     }
 
-    /// The place the error names, where it has one.
+    /// The location of the error, if it has one.
     pub fn place(&self) -> Option<&Place> {
         place_of!(self).map(|place| &**place)
     }
@@ -382,7 +382,7 @@ impl Error {
         self
     }
 
-    /// The same error without the file's path, for where that is named already.
+    /// The same error without the file's path, for messages that name it already.
     #[must_use]
     pub fn without_path(mut self) -> Self {
         if let Some(place) = self.place_mut() {
@@ -391,7 +391,7 @@ impl Error {
         self
     }
 
-    /// Says in which of several files it is.
+    /// Adds which of several files it is in.
     #[must_use]
     pub(crate) fn in_part(mut self, part: &str) -> Self {
         if let Some(place) = self.place_mut() {
@@ -423,14 +423,14 @@ impl Error {
         self
     }
 
-    /// Whether the bytes are not those that were written, so that an older checkpoint should be
-    /// tried. A sound file that cannot be read is not damaged ([`Error::is_obstacle`]).
+    /// Whether the bytes are not those that were written: an older checkpoint should be tried. A
+    /// sound file that cannot be read is not damaged ([`Error::is_obstacle`]).
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
     }
 
-    /// Whether the file may be sound and this program cannot make a state of it: it needs code, is
-    /// not a checkpoint, holds something unknown, or needs more memory than there is.
+    /// Whether the file may be sound but this program cannot build a state from it: it needs code,
+    /// is not a checkpoint, holds something unknown, or needs more memory than there is.
     pub fn is_obstacle(&self) -> bool {
         matches!(
             self,

@@ -11,7 +11,7 @@ use crate::verify::{Verification, verify_opened};
 
 pub use crate::read_options::ReadOptions;
 
-/// How a file is written. A number of threads is one too.
+/// How a file is written. A thread count converts into it.
 #[derive(Debug, Clone, Copy)]
 pub struct WriteOptions {
     threads: usize,
@@ -19,7 +19,7 @@ pub struct WriteOptions {
 }
 
 impl WriteOptions {
-    /// Threads that write; one per core and at most 8 if this is not called.
+    /// Threads that write; by default one per core, at most 8.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
         Self { threads: threads.max(1), ..self }
@@ -44,7 +44,7 @@ impl From<usize> for WriteOptions {
     }
 }
 
-/// Opens the file at `path`, in whichever format it is.
+/// Opens the file at `path`, in any format.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`].
@@ -52,14 +52,14 @@ pub fn open(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<Checkpoi
     CheckpointFile::open(opened(path.as_ref())?, unprotected)
 }
 
-/// Writes what was planned to `path`, replacing what is there, and returns when it is durable.
+/// Writes the planned file to `path`, replacing what is there, and returns when it is durable.
 ///
-/// What is replaced keeps its permissions; through a symbolic link, the file it leads to is replaced.
-/// Only files are: a directory, a pipe or a device is an error. If there is no `path` yet and the file
-/// system has unnamed files, a process that is killed meanwhile leaves nothing behind.
+/// The new file has the permissions of the one it replaces. If `path` is a symbolic link, the file it
+/// points to is replaced. A directory, a pipe or a device is an error. If `path` does not exist yet
+/// and the file system has unnamed files, a process that is killed meanwhile leaves nothing behind.
 ///
 /// # Errors
-/// As a save of a checkpoint: what was at `path` is then still there.
+/// Those of saving a checkpoint; what was at `path` is then still there.
 pub fn write(path: impl AsRef<Path>, plan: Plan, options: impl Into<WriteOptions>) -> Result<()> {
     let (path, options) = (path.as_ref(), options.into());
     let found = LocalDirectory::of_file(path, Links::Follow);
@@ -76,8 +76,8 @@ pub fn write(path: impl AsRef<Path>, plan: Plan, options: impl Into<WriteOptions
 /// Reads every byte of the file at `path` and reports all that is wrong.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. One that does not exist is an
-/// answer.
+/// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. A file that does not exist is
+/// reported, not an error.
 pub fn verify<'o>(
     path: impl AsRef<Path>,
     options: impl Into<ReadOptions<'o>>,

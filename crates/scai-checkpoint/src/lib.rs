@@ -1,7 +1,7 @@
 //! Training checkpoints that are ordinary PyTorch files, survive any crash and are never silently
 //! wrong.
 //!
-//! A [`CheckpointManager`] saves and restores the whole state of a training in a directory: one
+//! A [`CheckpointManager`] saves and restores the whole state of a training run in a directory: one
 //! `checkpoint_iter_{N}.pt` for each iteration that was saved, and `latest.pt`. `torch.load` opens
 //! the files with its safe default.
 //!
@@ -36,31 +36,32 @@
 //!
 //! # What is promised
 //!
-//! 1. A save that returned is there, after `kill -9`, a power loss, a full or a failing disk; until it
-//!    returns, the one before it is. [`store`] has the protocol, and what a store has to guarantee.
+//! 1. A save that has returned survives `kill -9`, a power loss, and a full or failing disk; until it
+//!    returns, the previous one is still there. [`store`] has the protocol, and what a store has to
+//!    guarantee.
 //! 2. Nothing damaged is loaded: every byte is covered by a digest, which is checked before the byte is
-//!    used. A sound file is never called damaged; what it is instead is said ([`Error`]).
-//! 3. The files are genuine: a zip archive with a pickle, as `torch.save` writes it. The bytes are in
-//!    [`codec::torch`]; safetensors is in [`codec::safetensors`].
-//! 4. A load changes all or nothing: [`load`] matches names and shapes before anything is touched.
+//!    used. A sound file is never reported as damaged; the [`Error`] says what is wrong instead.
+//! 3. The files are real PyTorch files: a zip archive with a pickle, as `torch.save` writes it. The
+//!    bytes are in [`codec::torch`]; safetensors is in [`codec::safetensors`].
+//! 4. A load changes everything or nothing: [`load`] matches names and shapes before anything is touched.
 //!
 //! # Where things are
 //!
 //! | module | for |
 //! |---|---|
 //! | [`manager`] | a directory of checkpoints: save, load, list, verify, prune, resume |
-//! | [`retention`] | which checkpoints stay: `last:3, every:1000, within:2d, best:loss:min:2` |
+//! | [`retention`] | which checkpoints to keep: `last:3, every:1000, within:2d, best:loss:min:2` |
 //! | [`load`](mod@load) | a saved state and the model it is loaded into: strict, partial, renamed |
 //! | [`value`], [`tensor`] | the state tree, which serde turns Rust structs into, and its tensors |
 //! | [`file`](mod@file), [`codec`] | one file anywhere, in any format; the formats |
-//! | [`verify`](mod@verify) | what is the matter with a file, in one word and in full |
-//! | [`store`] | where files live; a store of one's own |
+//! | [`verify`](mod@verify) | what is wrong with a file, in one word and in full |
+//! | [`store`] | where files are kept; how to write your own store |
 //! | [`error`] | what can go wrong, by what can be done about it |
-//! | [`memory`] | lack of memory as an error instead of the end of the process |
+//! | [`memory`] | out of memory as an error instead of an abort |
 //!
 //! Saves in the background ([`CheckpointManager::save_in_background`]), progress and cancellation
-//! ([`file::ReadOptions`]) and a load without memory of its own ([`manager::Residency`]) are options of
-//! these calls. An adapter makes a [`Dict`] of a framework's model and back: `scai-burn` is one.
+//! ([`file::ReadOptions`]) and loads that leave tensors on disk ([`manager::Residency`]) are options of
+//! these calls. An adapter converts a framework's model into a [`Dict`] and back: `scai-burn` is one.
 
 #[cfg(target_endian = "big")]
 compile_error!(
@@ -94,7 +95,7 @@ pub use tensor::{DType, Tensor};
 pub use value::{Dict, Value};
 pub use writer::{SaveHandle, Saved};
 
-/// What tests need to break things on purpose, and to see that nothing broke.
+/// Steps of the commit protocol, contract tests, a simulated disk and fault injection, for tests.
 #[cfg(feature = "testing")]
 pub mod testing {
     pub use crate::store::commit::{

@@ -1,9 +1,10 @@
-//! Lack of memory as an error, where the standard library ends the process.
+//! Out of memory as an error; the standard library would abort the process.
 //!
-//! What is long is allocated by [`zeroed`], or after [`room_for`] has asked for as much. What is
-//! short is too common for that: a program whose allocator is [`WithReserve`] and that calls
-//! [`keep_reserve`] has some memory set aside, which is given up to the first short allocation that
-//! fails. Then [`check`], asked between pieces of work, is an error until as much can be had again.
+//! Long allocations are made by [`zeroed`], or after [`room_for`] has checked that there is room.
+//! Short ones are too common for that: a program whose allocator is [`WithReserve`] and that calls
+//! [`keep_reserve`] sets some memory aside, which is released when a short allocation fails for the
+//! first time. Then [`check`], called between pieces of work, is an error until that much can be
+//! reserved again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
@@ -13,20 +14,20 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::error::{Error, Result};
 
-/// Memory that is set aside: address space and a promise of the system, no page of it.
+/// Memory that is set aside: address space that the system has promised, without any page in use.
 const RESERVE: usize = 16 << 20;
 
-/// Longer allocations do not take the reserve: it would not do for them.
+/// Longer allocations do not take the reserve: it might not be enough for them.
 const SHORT: usize = 8 << 20;
 
-/// What there has to be before a thread begins: its stack of 2 MiB, and what others may take that
-/// begin at the same time.
+/// Free memory that starting a thread needs: its stack of 2 MiB, and what others that start at the
+/// same time may take.
 const THREAD: usize = 12 << 20;
 
 static RESERVED: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
 static IS_KEPT: AtomicBool = AtomicBool::new(false);
 
-/// The system's allocator, which gives up the reserve before a short allocation fails.
+/// The system's allocator, which releases the reserve before a short allocation fails.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct WithReserve;
 
@@ -36,10 +37,10 @@ pub fn keep_reserve() {
     let _ = check("begin");
 }
 
-/// Whether memory for short allocations is still set aside. Always so in programs that keep none.
+/// Checks that memory for short allocations is still set aside. Always `Ok` in programs that keep none.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where it was given up and cannot be had again.
+/// [`Error::OutOfMemory`] if it was released and cannot be reserved again.
 pub fn check(action: &'static str) -> Result<()> {
     if !RESERVED.load(Ordering::Relaxed).is_null() || !IS_KEPT.load(Ordering::Relaxed) {
         return Ok(());
@@ -52,12 +53,12 @@ pub fn check(action: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// Asks whether there is memory for so many bytes.
+/// Checks that there is memory for `bytes` bytes.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where there is none.
+/// [`Error::OutOfMemory`] if there is not.
 pub fn room_for(bytes: usize, action: &'static str) -> Result<()> {
-    // Asked of the system: allocators change their ways with the lengths that they are asked for.
+    // Asks the system itself: allocators adapt to the lengths that they are asked for.
     match map(bytes.max(1)) {
         Some(mapped) => {
             unmap(mapped, bytes.max(1));
@@ -67,16 +68,16 @@ pub fn room_for(bytes: usize, action: &'static str) -> Result<()> {
     }
 }
 
-/// Whether a thread can begin. The C library ends the process if a thread that has its stack finds
-/// no memory for its own variables, so there has to be more than it needs.
+/// Whether a thread can be started. The C library aborts the process if a thread that has its stack
+/// finds no memory for its thread-local variables, so there must be more than it needs.
 pub fn room_for_thread() -> bool {
     room_for(THREAD, "start a thread").is_ok()
 }
 
-/// `len` zeros. The system hands out memory that is zero already and takes it when it is written.
+/// `len` zeros. The system provides zeroed pages, and allocates them when they are written.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where there is no memory for them.
+/// [`Error::OutOfMemory`] if there is no memory for them.
 pub fn zeroed(len: u64, action: &'static str) -> Result<Box<[u8]>> {
     let bytes = usize::try_from(len).ok();
     let zeroed = bytes.and_then(|len| bytemuck::allocation::try_zeroed_slice_box(len).ok());
@@ -97,7 +98,7 @@ fn unmap(mapped: *mut std::ffi::c_void, bytes: usize) {
     let _ = unsafe { munmap(mapped, bytes) };
 }
 
-/// Gives the reserve up for an allocation of so many bytes; says whether there was one.
+/// Releases the reserve for an allocation of this many bytes; returns whether there was one.
 #[cold]
 fn give_up(bytes: usize) -> bool {
     if bytes > SHORT {

@@ -1,4 +1,4 @@
-//! How much is read at once, who follows it, and who may end it.
+//! Threads, progress and cancellation of a read.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Result};
 use crate::threads::default_threads;
 
-/// How the bytes of a file are read: on how many threads, who is told of the progress, and what
-/// cancels it.
+/// How the bytes of a file are read: the number of threads, progress and cancellation.
 ///
-/// A number of threads is one too: `file.verify(4)`.
+/// A thread count converts into it: `file.verify(4)`.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,33 +21,33 @@ use crate::threads::default_threads;
 /// ```
 #[derive(Clone, Copy, Default)]
 pub struct ReadOptions<'a> {
-    /// Those that the caller asked for.
+    /// The number that the caller asked for.
     threads: Option<usize>,
     progress: Option<&'a (dyn Fn(u64) + Sync)>,
     cancel: Option<&'a AtomicBool>,
 }
 
 impl<'a> ReadOptions<'a> {
-    /// Threads that read and check. If this is not called, those of the manager; without one, one per
-    /// core and at most 8.
+    /// Threads that read and check. By default as many as the manager has; without a manager one per
+    /// core, at most 8.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
         Self { threads: Some(threads.max(1)), ..self }
     }
 
-    /// Is told, from any of the threads, how many further bytes are done.
+    /// Called, on any of the threads, with the number of further bytes done.
     #[must_use]
     pub fn progress(self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
         Self { progress: Some(progress), ..self }
     }
 
-    /// Once this is true, the call ends with [`Error::Cancelled`] after the pieces under way.
+    /// Once this is true, the call ends with [`Error::Cancelled`] after the current pieces.
     #[must_use]
     pub fn cancel(self, cancel: &'a AtomicBool) -> Self {
         Self { cancel: Some(cancel), ..self }
     }
 
-    /// As many threads as were asked for, else these.
+    /// With `threads` threads, unless the caller asked for another number.
     pub(crate) fn or_threads(self, threads: usize) -> Self {
         Self { threads: self.threads.or(Some(threads)), ..self }
     }
@@ -57,7 +56,7 @@ impl<'a> ReadOptions<'a> {
         self.threads.unwrap_or_else(default_threads)
     }
 
-    /// Reports that so many further bytes are done, for code that reads by itself.
+    /// Reports that `bytes` further bytes are done, for code that reads by itself.
     pub fn report(&self, bytes: u64) {
         if let Some(progress) = self.progress {
             progress(bytes);

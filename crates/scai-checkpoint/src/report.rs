@@ -31,14 +31,14 @@ pub struct ShapeMismatch {
 }
 
 impl LoadReport {
-    /// Whether everything found its place.
+    /// Whether nothing is missing, unexpected or mismatched.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 }
 
-/// Names of each kind that are shown; more hide what is to be read below them.
+/// Names of each kind that are shown; more would hide what follows them.
 const SHOWN: usize = 20;
 
 impl fmt::Display for LoadReport {

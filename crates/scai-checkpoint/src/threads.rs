@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::room_for_thread;
 
-/// Does `work` on up to `threads` threads, this one among them. Where the system has no more
-/// threads to give, fewer do it.
+/// Does `work` on up to `threads` threads, including this one. If the system cannot start that
+/// many, fewer do it.
 pub(crate) fn on_threads(threads: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 1..threads {

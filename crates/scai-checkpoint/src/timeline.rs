@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 /// Time the stages of a save took, one after the other.
 ///
-/// The checkpoint is durable after [`Timeline::commit`]; what follows has no part in that. The time
-/// for which the caller of a save in the background waited, and that for which the save waited for
-/// others before it, are not in it: the save does not know them.
+/// The checkpoint is durable after [`Timeline::commit`]. The time for which the caller of a save in
+/// the background waited, and that for which the save waited for others before it, are not
+/// included: the save does not know them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeline {
-    /// Planning: the state as a tree and a pickle, and the place of every byte.
+    /// Planning: the state as a tree and a pickle, and the offset of every byte.
     pub plan: Duration,
-    /// Writing: a draft with room for all bytes is created, and every byte is hashed and written.
+    /// Writing: a temporary file with room for all bytes is created, and every byte is hashed and written.
     pub write: Duration,
-    /// Syncing the content of the draft to the device.
+    /// Syncing the content of the temporary file to the device.
     pub sync: Duration,
-    /// Renaming the draft to its final name, and syncing the directory.
+    /// Renaming the temporary file to its final name, and syncing the directory.
     pub commit: Duration,
     /// What follows once the checkpoint is durable: `latest.pt` is moved, and retention reads back
-    /// what stays and deletes the rest.
+    /// what is kept and deletes the rest.
     pub after: Duration,
 }
 
@@ -42,8 +42,8 @@ impl Timeline {
         self.durable().saturating_add(self.after)
     }
 
-    /// Bytes a second from the beginning until the checkpoint was durable, for a file of so many
-    /// bytes; 0 where no time was measured.
+    /// Bytes per second from the beginning until the checkpoint was durable, for a file of `bytes`
+    /// bytes; 0 if no time was measured.
     pub fn rate(&self, bytes: u64) -> f64 {
         match self.durable() {
             Duration::ZERO => 0.0,

@@ -1,4 +1,4 @@
-//! Whether a checkpoint is whole: eight short answers, and everything that is wrong.
+//! Whether a checkpoint is complete: eight short checks, and everything that is wrong.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
 
-/// The answers to the questions one asks of a checkpoint before trusting it.
+/// The results of the short checks of a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[allow(clippy::struct_excessive_bools)]
 pub struct Answers {
@@ -35,41 +35,41 @@ pub struct Answers {
 /// The full report of a verification.
 #[derive(Debug)]
 pub struct Verification {
-    /// The short answers.
+    /// The results of the short checks.
     pub answers: Answers,
-    /// What protects the file, where it could be opened.
+    /// What protects the file, if it could be opened.
     pub protection: Option<Protection>,
     /// Where its bytes come from, as far as it says so.
     pub origin: Origin,
-    /// The iteration it says it is of.
+    /// The iteration recorded in it.
     pub iteration: Option<i64>,
     /// Bytes of the file; of an index, those of its shards.
     pub len: u64,
-    /// Everything that is wrong: each with the tensors concerned and the byte range.
+    /// Everything that is wrong: each with the affected tensors and the byte range.
     pub damage: Vec<Error>,
-    /// Why no state can be made of a file whose bytes are right: it needs code, is not a
+    /// Why no state can be built from a file whose bytes are right: it needs code, is not a
     /// checkpoint, or holds something unknown.
     pub obstacle: Option<Error>,
 }
 
-/// What a file is in, in one word.
+/// The condition of a file, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Condition {
-    /// Every byte was checked and is right, and a state can be made of it.
+    /// Every byte was checked and is right, and a state can be built from it.
     Sound,
-    /// It carries no checksums, so damage could not be noticed.
+    /// It carries no checksums, so damage could not be detected.
     Unprotected,
     /// Its bytes are not those that were written.
     Damaged,
     /// Nothing is wrong with it, but objects in it need code to be run.
     NeedsCode,
-    /// Nothing is wrong with it, but it holds something that is not read here.
+    /// Nothing is wrong with it, but it holds something that this crate does not read.
     Unsupported,
     /// It is not a checkpoint.
     NotACheckpoint,
-    /// It could not be read, or there is no such file; nothing is known of it.
+    /// It could not be read, or there is no such file; nothing is known about it.
     Unreadable,
 }
 
@@ -87,7 +87,7 @@ impl Condition {
         }
     }
 
-    /// What an error says of the file that it is about.
+    /// The condition of the file that an error is about.
     pub fn of(error: &Error) -> Self {
         match error {
             Error::Damaged { .. } => Self::Damaged,
@@ -101,7 +101,7 @@ impl Condition {
 }
 
 impl Verification {
-    /// Of a file that cannot be looked at.
+    /// The report of a file that cannot be read.
     fn failed(error: Error) -> Self {
         Self {
             answers: Answers::default(),
@@ -114,7 +114,7 @@ impl Verification {
         }
     }
 
-    /// Whether every byte was checked and is right, and a state can be made of the file.
+    /// Whether every byte was checked and is right, and a state can be built from the file.
     pub fn is_sound(&self) -> bool {
         self.condition() == Condition::Sound
     }
@@ -132,10 +132,10 @@ impl Verification {
     }
 }
 
-/// Verifies what was opened; that there is no such file is an answer.
+/// Verifies a file that was opened; one that does not exist is reported, not an error.
 ///
 /// # Errors
-/// As opening it, and as [`verify`].
+/// Those of opening it, and as [`verify`].
 pub(crate) fn verify_opened<'o>(
     opened: Result<Arc<dyn ReadAt>>,
     options: impl Into<ReadOptions<'o>>,
@@ -150,7 +150,7 @@ pub(crate) fn verify_opened<'o>(
 /// Verifies an open file.
 ///
 /// # Errors
-/// [`Error::Cancelled`] only: whatever is the matter with the file is an answer.
+/// Only [`Error::Cancelled`]: whatever is wrong with the file is in the report.
 pub fn verify<'o>(
     file: Arc<dyn ReadAt>,
     options: impl Into<ReadOptions<'o>>,
@@ -195,7 +195,7 @@ fn look(
             .push(Error::Unprotected { place: Box::new(Place { path, ..Place::default() }) });
     }
     let tree = match tree {
-        // What is in it can be said all the same.
+        // What is in it can be reported nevertheless.
         Err(error @ Error::NeedsCode { .. }) => {
             verification.obstacle = Some(error);
             opened.tree_with(Foreign::StandIn)

@@ -110,11 +110,20 @@ impl SaveHandle {
         self.is_done()
     }
 
-    /// What was saved, where the save has ended well. An error stays untold.
-    pub fn saved(&self) -> Option<Arc<Saved>> {
+    /// How the save ended: what was saved, or what it failed with, which still counts as not reported.
+    /// `None` if it has not ended.
+    pub fn outcome(&self) -> Option<std::result::Result<Arc<Saved>, Arc<Error>>> {
         match &*held(&self.0.state) {
-            State::Done(saved) => Some(Arc::clone(saved)),
-            State::Pending | State::Failed(..) => None,
+            State::Pending => None,
+            State::Done(saved) => Some(Ok(Arc::clone(saved))),
+            State::Failed(error, _) => Some(Err(Arc::clone(error))),
+        }
+    }
+
+    /// What the save failed with counts as reported, and does not come out of the manager's next call.
+    pub fn mark_reported(&self) {
+        if let State::Failed(_, told) = &mut *held(&self.0.state) {
+            *told = Told::Yes;
         }
     }
 
@@ -192,6 +201,11 @@ impl Writer {
         }
         held(&self.handles).push(handle.clone());
         Ok(handle)
+    }
+
+    /// The saves that may not have ended yet, in the order in which they end.
+    pub(crate) fn handles(&self) -> Vec<SaveHandle> {
+        held(&self.handles).clone()
     }
 
     pub(crate) fn flush(&self) -> Result<()> {

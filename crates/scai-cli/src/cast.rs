@@ -19,8 +19,8 @@ pub(crate) struct Cast {
     pub(crate) left: Vec<String>,
 }
 
-/// Rounds the floating-point tensors of a tree to `dtype`, to the nearest value and to even, as
-/// `Tensor.to` does; ties between tensors are kept. Nothing is read until it is written.
+/// Rounds the floating-point tensors of a tree to `dtype`, to nearest, ties to even, as `Tensor.to`
+/// does; tied tensors remain tied. Nothing is read until it is written.
 ///
 /// # Errors
 /// None that a valid tree can cause.
@@ -49,10 +49,10 @@ pub(crate) fn cast(tree: &Value, dtype: DType) -> Result<Cast> {
 
 struct Caster {
     dtype: DType,
-    /// The dtype that all tensors of a storage have, where it is one.
+    /// The dtype that all tensors of a storage have, if they have the same.
     dtypes: HashMap<usize, Option<DType>>,
     storages: HashMap<usize, Storage>,
-    /// What became of shared values.
+    /// The results for shared values.
     shared: HashMap<usize, Value>,
     tensors: usize,
     left: Vec<String>,

@@ -6,7 +6,7 @@
 //! | 1 | something is damaged; the two differ |
 //! | 2 | it could not be done: wrong usage, no such file, no space |
 //! | 3 | nothing is damaged as far as can be told, but a file carries no checksums |
-//! | 4 | nothing is damaged, but a file holds what is not read here, or needs code to be run |
+//! | 4 | nothing is damaged, but a file holds something unsupported, or needs code to be run |
 //! | 5 | nothing is damaged, but a file is not a checkpoint |
 //! | 6 | the digests of the two are identical; the tensors were not read (`diff --digests-only`) |
 //! | 130, 143 | training was stopped by SIGINT (Ctrl-C), by SIGTERM; saved, unless there were two |
@@ -27,7 +27,7 @@ pub(crate) enum Exit {
     Error,
     /// A file carries no checksums.
     Unprotected,
-    /// A file holds what is not read here, or needs code to be run.
+    /// A file holds something unsupported, or needs code to be run.
     Unsupported,
     /// A file is not a checkpoint.
     NotACheckpoint,
@@ -43,7 +43,7 @@ pub(crate) enum Exit {
 pub(crate) const BY_SIGNAL: u8 = 128;
 
 impl Exit {
-    /// How a command ends that found a file to be like this.
+    /// The exit code of a command that found a file in this condition.
     pub(crate) fn of(condition: Condition) -> Self {
         match condition {
             Condition::Sound => Exit::Success,
@@ -55,8 +55,8 @@ impl Exit {
         }
     }
 
-    /// The one of two that says more: damage before what could not be read, and that before what
-    /// is not read here.
+    /// The more important of two: damage before what could not be read, and that before what is
+    /// unsupported.
     pub(crate) fn or_worse(self, other: Self) -> Self {
         let order =
             [Exit::Found, Exit::Error, Exit::NotACheckpoint, Exit::Unsupported, Exit::Unprotected];
@@ -81,11 +81,11 @@ impl Exit {
 /// Why a command could not be carried out.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The engine said no.
+    /// An error of the engine.
     Engine(scai_checkpoint::Error),
     /// Stdout cannot be written to.
     Output(std::io::Error),
-    /// What was asked makes no sense; a hint says what would.
+    /// The request is invalid; a hint says what would be valid.
     Usage { message: String, hint: Option<String> },
 }
 
@@ -94,7 +94,7 @@ impl Failure {
         Self::Usage { message: message.into(), hint }
     }
 
-    /// How the command ends because of it.
+    /// The exit code for it.
     pub(crate) fn exit(&self) -> Exit {
         use scai_checkpoint::Error;
         match self {

@@ -11,7 +11,7 @@ use crate::exit::Failure;
 use crate::locate::{nearest, no_such_file};
 use crate::render::{one_line, paint, printable, style};
 
-/// Of a file that was converted from one without checksums.
+/// About a file that was converted from one without checksums.
 pub(crate) const UNNOTICED: &str = "in which damage could not be noticed";
 
 /// Opens a file. One without checksums is read, with a warning.
@@ -49,7 +49,7 @@ pub(crate) fn open_protected(path: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// The state tree of a file. Warns of what stands in for objects that only code could make.
+/// The state tree of a file. Warns about stand-ins for objects that only code could make.
 pub(crate) fn tree(file: &File) -> Result<&Value, Failure> {
     let tree = file.tree()?;
     let objects = tree.objects();
@@ -73,7 +73,7 @@ pub(crate) fn tree(file: &File) -> Result<&Value, Failure> {
     Ok(tree)
 }
 
-/// The network of a checkpoint of a training.
+/// The network of a training checkpoint.
 #[cfg(feature = "train")]
 pub(crate) fn network(path: &Path) -> Result<scai_train::SavedNetwork, Failure> {
     use scai_train::{Error as Training, SavedNetwork};
@@ -109,7 +109,7 @@ pub(crate) fn say(message: &str) {
 /// Names listed in a message.
 const NAMES: usize = 8;
 
-/// A list, cut where it is long.
+/// A list, cut if it is long.
 pub(crate) fn few(names: &[impl AsRef<str>]) -> String {
     let shown: Vec<&str> = names.iter().take(NAMES).map(AsRef::as_ref).collect();
     match names.len().saturating_sub(NAMES) {
@@ -118,9 +118,9 @@ pub(crate) fn few(names: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// Says something on stderr that is no failure.
+/// Prints a warning on stderr.
 pub(crate) fn warn(message: &str) {
-    // Where stderr is closed, there is nobody to warn.
+    // If stderr is closed, there is nobody to warn.
     let warning = paint(style::WARN, "warning");
     let _ = writeln!(anstream::stderr(), "{warning}: {}", printable(message));
 }
@@ -141,13 +141,13 @@ pub(crate) fn part<'a>(tree: &'a Value, path: &str) -> Result<&'a Value, Failure
     })
 }
 
-/// The path that was most likely meant: one that ends so, or one that is much alike.
+/// The path that was most likely meant: one with that end, or a similar one.
 fn closest<'a>(path: &str, paths: &'a [String]) -> Option<&'a str> {
     let paths = || paths.iter().map(String::as_str).filter(|path| !path.is_empty());
     let ends = |other: &&str| other.strip_suffix(path).is_some_and(|start| start.ends_with('.'));
     paths().filter(ends).min_by_key(|path| path.len()).or_else(|| {
-        // A long common beginning makes paths alike that differ in what matters: with the same
-        // parent, only the last part is compared.
+        // A long common prefix makes different paths look similar: with the same parent, only the
+        // last part is compared.
         let parent = path.rfind('.').map_or("", |at| &path[..=at]);
         let last = &path[parent.len()..];
         let siblings = paths().filter_map(|other| {

@@ -1,7 +1,7 @@
 //! The `scai` command: look at, check, compare, convert and tidy up training checkpoints.
 //!
-//! In layers: `args` is what was typed, each file in `cmd` does one command, `scai-inspect` finds
-//! out what there is to see, `render` is how it looks. Data go to stdout, messages to stderr. Exit codes are in `exit`.
+//! In layers: `args` is what was typed, each file in `cmd` does one command, `scai-inspect` collects the
+//! data, `render` formats it. Data goes to stdout, messages to stderr. Exit codes are in `exit`.
 
 mod args;
 mod cast;
@@ -22,13 +22,12 @@ use exit::{Exit, Failure};
 
 /// Runs the command with these arguments, the program's name first, and returns the exit code.
 ///
-/// What is wrong with the arguments is said, and so is the help, on the terminal; nothing ends the
-/// process.
+/// Errors in the arguments and the help are printed; the process is never ended.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => {
-            // Where the terminal is gone, nobody reads it.
+            // If the terminal is gone, nobody reads it.
             let _ = error.print();
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
@@ -36,7 +35,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     args.color.write_global();
     let exit = match run(&args.command) {
         Ok(exit) => exit,
-        // Whoever reads the output has seen enough.
+        // The reader of the output has closed the pipe.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             Exit::Success
         }
@@ -53,7 +52,7 @@ fn run(command: &Command) -> Result<Exit, Failure> {
     let exit = match command {
         #[cfg(feature = "train")]
         Command::Train(args) => {
-            // Threads of a training write to it.
+            // Training threads write to it.
             drop(out);
             return cmd::train::run(args);
         }

@@ -7,7 +7,7 @@ use scai_checkpoint::{CheckpointManager, Error, Options};
 
 use crate::exit::Failure;
 
-/// How alike two names must be for one to be suggested for the other.
+/// How similar two names must be for one to be suggested for the other.
 const NEAR: f64 = 0.8;
 
 /// A file that was typed: the directory it is in, and its name there.
@@ -37,7 +37,8 @@ pub(crate) fn manager(directory: &Path, options: Options) -> Result<CheckpointMa
     })
 }
 
-/// What to say where `path` does not exist: perhaps a name in the same directory is meant.
+/// The error for a `path` that does not exist, with a similar name in the same directory if there
+/// is one.
 pub(crate) fn no_such_file(path: &Path) -> Failure {
     let near = || {
         let (directory, name) = split(path).ok()?;
@@ -49,7 +50,7 @@ pub(crate) fn no_such_file(path: &Path) -> Failure {
     Failure::usage(format!("there is no file `{}`", path.display()), hint)
 }
 
-/// The name that is most like `typed`, if one is like it at all.
+/// The name most similar to `typed`, if one is similar enough.
 pub(crate) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|name| (strsim::jaro_winkler(typed, name), name))

@@ -3,7 +3,7 @@
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
 
-/// A game of two players who move in turn, with full information and a result that is a win, a
+/// A game of two players who move alternately, with full information and a result that is a win, a
 /// draw or a loss.
 ///
 /// A value is a position; [`Default`] is the position before the first move. [`Display`] draws the
@@ -29,7 +29,8 @@ pub trait Game: Copy + Default + Eq + Hash + Debug + Display + Send + Sync + 'st
     /// False for every action once the game is over, and for actions out of range.
     fn is_legal(&self, action: usize) -> bool;
 
-    /// Plays `action` and passes the turn. An illegal action leaves the position as it is.
+    /// Plays `action`; then the other player is to move. An illegal action leaves the position as
+    /// it is.
     fn play(&mut self, action: usize);
 
     /// The result for the player to move, or `None` while the game goes on.
@@ -44,18 +45,18 @@ pub trait Game: Copy + Default + Eq + Hash + Debug + Display + Send + Sync + 'st
     /// each row by row, the top row first. Every cell is written; cells beyond are not.
     fn encode(&self, planes: &mut [u8]);
 
-    /// Where `cell` (row × columns + column) goes under a symmetry.
+    /// What `cell` (row × columns + column) becomes under a symmetry.
     ///
-    /// Numbers out of range come back as they are, under any symmetry.
+    /// Numbers out of range are returned unchanged, under any symmetry.
     fn cell_under(symmetry: usize, cell: usize) -> usize;
 
     /// What `action` becomes under a symmetry.
     ///
-    /// Numbers out of range come back as they are, under any symmetry.
+    /// Numbers out of range are returned unchanged, under any symmetry.
     fn action_under(symmetry: usize, action: usize) -> usize;
 
-    /// An estimate of a position that is not over, for the player to move: 0 where both players
-    /// stand equally well, positive where the player to move stands better.
+    /// An estimate of a position that is not over, for the player to move: 0 if both players stand
+    /// equally well, positive if the player to move stands better.
     ///
     /// It is for a search that ends before the game does, and does not look ahead.
     fn heuristic(&self) -> i32;
@@ -65,7 +66,7 @@ pub trait Game: Copy + Default + Eq + Hash + Debug + Display + Send + Sync + 'st
         (0..Self::ACTIONS).filter(|&action| self.is_legal(action))
     }
 
-    /// Positions that a perfect solver has judged, where there are some.
+    /// Positions that a perfect solver has judged, if there are any.
     fn solved_positions() -> &'static [SolvedPosition<Self>] {
         &[]
     }
@@ -76,19 +77,19 @@ pub trait Game: Copy + Default + Eq + Hash + Debug + Display + Send + Sync + 'st
     }
 }
 
-/// A position with what a perfect solver says of every action.
+/// A position with a perfect solver's verdict on every action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SolvedPosition<G> {
     /// The position; it is not over.
     pub position: G,
-    /// For each action the score of the player to move: positive where it wins, 0 for a draw; the
-    /// larger, the sooner. `None` where the action is illegal.
+    /// For each action the score of the player to move: positive if it wins, 0 for a draw; the
+    /// larger, the sooner. `None` if the action is illegal.
     pub verdicts: Vec<Option<i32>>,
 }
 
 impl<G> SolvedPosition<G> {
     /// Whether `action` keeps what the best move achieves: a win, a draw, or else a loss. How
-    /// early a win or a loss comes does not count.
+    /// early a win or a loss comes does not matter.
     pub fn is_optimal(&self, action: usize) -> bool {
         let best = self.verdicts.iter().flatten().max();
         let verdict = self.verdicts.get(action).copied().flatten();

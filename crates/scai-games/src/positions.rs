@@ -1,8 +1,8 @@
 //! Connect Four positions whose every move is solved, to measure a player against.
 //!
 //! There are 20 positions for each number of moves from 6 to 30, no two of them equal or mirror
-//! images, from games that are in part random and in part sensible. In each of them at least one
-//! move keeps the result that perfect play has, and at least one does not.
+//! images, from games of partly random and partly good moves. In each of them at least one move
+//! keeps the result that perfect play has, and at least one does not.
 //!
 //! The example `make_positions` made them.
 
@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use crate::connect_four::{ConnectFour, bits};
 use crate::game::SolvedPosition;
 
-/// A line is the moves played and the verdict on each column, `-` where no disc may be played.
+/// A line is the moves played and the verdict on each column, `-` if no disc may be played there.
 const TEXT: &str = include_str!("positions.txt");
 
 static POSITIONS: LazyLock<Vec<SolvedPosition<ConnectFour>>> =

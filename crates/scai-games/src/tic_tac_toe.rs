@@ -23,9 +23,9 @@ const LINES: [u16; 8] = [
 /// Tic-tac-toe.
 ///
 /// Actions are cells, row by row from the top left. [`encode`](Game::encode) writes three planes:
-/// the marks of the player to move, those of the opponent, and ones where the first player is to
-/// move. The symmetries are those of the square: number `s` transposes the board where `s >= 4`,
-/// then turns it clockwise by `s % 4` quarters.
+/// the marks of the player to move, those of the opponent, and ones if the first player is to move.
+/// The symmetries are those of the square: number `s` transposes the board if `s >= 4`, then
+/// rotates it clockwise by `s % 4` quarter turns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct TicTacToe {
     /// Marks of the player to move.
@@ -107,7 +107,7 @@ impl Game for TicTacToe {
     }
 
     /// How many more lines are open to the player to move than to the opponent. A line is open to
-    /// a player while the other has no mark in it.
+    /// a player if the other has no mark in it.
     fn heuristic(&self) -> i32 {
         let blocked =
             |marks: u16| LINES.into_iter().map(|line| i32::from(marks & line != 0)).sum::<i32>();

@@ -8,7 +8,7 @@ use scai_checkpoint::{CHUNK_SIZE, DType, Result, Tensor};
 /// covers.
 pub(crate) const DECODED_AT_ONCE: u64 = CHUNK_SIZE as u64;
 
-/// Elements of a tensor that cost at most this many bytes to copy are read for a glance.
+/// Elements of a tensor that cost at most this many bytes to copy are read for a preview.
 const CHEAP: u64 = 1 << 20;
 
 /// Decoded elements.

@@ -1,4 +1,4 @@
-//! One file to look into.
+//! One file to inspect.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -12,8 +12,8 @@ pub(crate) fn to_json(value: &Value) -> Json {
     json_of(value, &mut { MAX_SHARED })
 }
 
-/// Values within shared ones that are written out; what is shared at many levels has more places
-/// than any program could read.
+/// Values within shared ones that are written out; what is shared at many levels occurs too often
+/// for any program to read.
 const MAX_SHARED: usize = 1 << 20;
 
 fn json_of(value: &Value, room: &mut usize) -> Json {

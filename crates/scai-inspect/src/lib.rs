@@ -1,6 +1,6 @@
-//! What is seen in training checkpoints, as plain values that serialise: lists of directories,
-//! contents of files, differences, verdicts, statistics of tensors. The command `scai` prints them,
-//! as tables or as JSON; nothing here prints.
+//! What is in training checkpoints, as plain values that serialise: lists of directories, contents
+//! of files, differences, verdicts, statistics of tensors. The command `scai` prints them, as
+//! tables or as JSON; nothing here prints.
 //!
 //! ```
 //! use scai_checkpoint::codec::{Format, Plan};
@@ -35,9 +35,9 @@
 //! | [`prune_report`] | [`PruneReport`] of each checkpoint | `scai prune --json` |
 //! | [`stats()`](fn@stats) | [`Stats`] of a tensor | `stats` in `scai show --stats --json` |
 //!
-//! JSON has no NaN and no infinities: there they are the strings `"NaN"`, `"Infinity"` and
-//! `"-Infinity"`. Files without checksums are read, and objects that only code could make are shown
-//! as the data they are made of. Errors are those of the engine.
+//! JSON has no NaN and no infinities: they are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+//! Files without checksums are read, and objects that only code could make are shown as the data
+//! they are made of. Errors are those of the engine.
 
 pub mod diff;
 pub mod elements;

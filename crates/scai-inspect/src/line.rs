@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Whether a character does something else than being seen: it moves the cursor, changes colours,
-/// or turns the direction of the text.
+/// or changes the direction of the text.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(

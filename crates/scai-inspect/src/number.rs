@@ -1,4 +1,4 @@
-//! Numbers as JSON has them.
+//! Numbers as they are in JSON.
 
 use std::fmt;
 

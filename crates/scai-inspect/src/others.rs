@@ -1,4 +1,4 @@
-//! The files of a directory that look like checkpoints by their names, and have no iteration there.
+//! The files of a directory that look like checkpoints by their names, but have no iteration in them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(crate) struct Other {
     pub(crate) shards: Vec<String>,
 }
 
-/// Whether a file is to be an index, by its name.
+/// Whether a file is an index, by its name.
 pub(crate) fn is_index(name: &str) -> bool {
     name.ends_with(INDEX)
 }
@@ -35,7 +35,7 @@ pub(crate) fn others(directory: &Path) -> Result<Vec<Other>> {
     let sizes: BTreeMap<String, u64> =
         entries.into_iter().map(|entry| (entry.name, entry.len)).collect();
     let shards_of = |name: &str| match is_index(name) {
-        // An index that cannot be read is for whoever opens it to report.
+        // Opening an unreadable index reports the error.
         true => opened.open(name).ok().and_then(|file| shards(&*file)).unwrap_or_default(),
         false => Vec::new(),
     };

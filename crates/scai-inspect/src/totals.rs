@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use scai_checkpoint::Value;
 use serde::Serialize;
 
-/// Sums over tensors; those that see the same memory count once.
+/// Sums over tensors; those that are views of the same memory count once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Tensors.

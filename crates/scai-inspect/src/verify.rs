@@ -18,7 +18,7 @@ pub struct VerifyReport {
     pub path: String,
     /// Bytes of the file; of an index, those of its shards.
     pub size: u64,
-    /// Every byte was checked and is right, and a state can be made of it.
+    /// Every byte was checked and is right, and a state can be built from it.
     pub sound: bool,
     /// What was found, in one word.
     pub condition: Condition,
@@ -27,14 +27,14 @@ pub struct VerifyReport {
     /// [`Protection::None`] if it was converted from a file without checksums.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_protection: Option<Protection>,
-    /// The iteration that the file says it is of.
+    /// The iteration recorded in the file.
     pub iteration: Option<i64>,
-    /// The short answers.
+    /// The results of the short checks.
     #[serde(flatten)]
     pub answers: Answers,
-    /// Everything that is wrong; a lack of checksums is among it.
+    /// Everything that is wrong; a lack of checksums is included.
     pub damage: Vec<Finding>,
-    /// Why no state can be made of a file whose bytes are right. JSON has the message alone.
+    /// Why no state can be built from a file whose bytes are right. JSON has the message alone.
     #[serde(serialize_with = "message")]
     pub obstacle: Option<Finding>,
 }
@@ -44,16 +44,16 @@ pub struct VerifyReport {
 pub struct Finding {
     /// The error in words, with the file it is in.
     pub message: String,
-    /// The tensor concerned.
+    /// The affected tensor.
     pub tensor: Option<String>,
-    /// The record concerned.
+    /// The affected record.
     pub record: Option<String>,
-    /// Start and end of the bytes concerned.
+    /// Start and end of the affected bytes.
     pub bytes: Option<[u64; 2]>,
     /// The message without the file it is in, for a report that names the file itself.
     #[serde(skip)]
     pub detail: String,
-    /// What this makes of the file.
+    /// The condition that this puts the file in.
     #[serde(skip)]
     pub condition: Condition,
 }
@@ -127,7 +127,7 @@ pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
     }
     let size = path.metadata().map_or(0, |metadata| metadata.len());
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_index(name));
-    // Of an index, that of its shards.
+    // For an index, the size of its shards.
     let index = match (name, path.parent()) {
         (Some(name), Some(parent)) => {
             let directory = if parent == Path::new("") { Path::new(".") } else { parent };

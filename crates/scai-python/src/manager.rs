@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Prune, Residency, Resume, Skipped, Unreadable};
+use scai_checkpoint::retention::Rule;
 use scai_checkpoint::store::Io;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Options, Retention, SaveHandle, Saved, Value,
@@ -91,10 +92,18 @@ impl Manager {
         Ok(Handle { handle, capture: Arc::clone(&tree.capture), owners: weak })
     }
 
-    /// Waits until all saves in the background are durable.
+    /// Waits until all saves in the background have ended, and raises what one failed with that was not
+    /// reported. Ctrl-C ends the wait.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.wait_for_saves(py, 0)?;
         let manager = self.here()?;
         py.detach(|| manager.flush()).or_raise()
+    }
+
+    /// Waits until no more than `count` saves in the background are unfinished. Ctrl-C ends the wait.
+    fn wait_for_saves(&self, py: Python<'_>, count: usize) -> PyResult<()> {
+        let manager = self.here()?;
+        interruptible(py, |limit| manager.wait_for_saves(count, limit))
     }
 
     /// The directory: as it was given while that leads there, else absolute.
@@ -180,6 +189,20 @@ impl Manager {
         Ok(told(py.detach(|| manager.prune_superseded(prune, ReadOptions::default())).or_raise()?))
     }
 
+    /// The best checkpoint by a rule such as `loss:min`.
+    fn best(&self, py: Python<'_>, by: &str) -> PyResult<Option<String>> {
+        let manager = self.here()?;
+        let rule = format!("best:{by}").parse().or_raise()?;
+        let Rule::Best { statistic, goal, .. } = rule else { return Ok(None) };
+        let best = py.detach(|| manager.best(&statistic, goal)).or_raise()?;
+        Ok(best.map(|best| best.name))
+    }
+
+    fn delete(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let manager = self.here()?;
+        py.detach(|| manager.delete(name)).or_raise()
+    }
+
     fn pin(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         let manager = self.here()?;
         py.detach(|| manager.pin(name)).or_raise()
@@ -237,24 +260,35 @@ impl Handle {
         self.handle.is_done()
     }
 
-    /// Waits at most so long; what was saved, or `None` where it has not ended.
-    fn wait<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        let ended = py.detach(|| self.handle.wait_for(limit));
-        match ended {
+    /// Waits until the save has ended, well or not, without asking how. Not for the main thread, where
+    /// signals are handled.
+    fn wait(&self, py: Python<'_>) {
+        py.detach(|| while !self.handle.wait_end(Duration::MAX) {});
+    }
+
+    /// How the save ended: what was saved, or the exception that it failed with, which still counts as
+    /// not reported; `None` if it has not ended.
+    fn outcome<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.handle.outcome() {
             None => Ok(None),
-            Some(Ok(saved)) => Ok(Some(saved_dict(py, &saved)?)),
-            // What failed is this very save, not an earlier one.
-            Some(Err(Error::Background(cause))) => Err(raise(&cause)),
-            Some(Err(error)) => Err(raise(&error)),
+            Some(Ok(saved)) => Ok(Some(saved_dict(py, &saved)?.into_any())),
+            Some(Err(error)) => Ok(Some(raise(&error).into_value(py).into_bound(py).into_any())),
         }
     }
 
-    /// Waits until all live memory has been read, or the save has failed, at most so long; says
-    /// whether that is so.
-    fn wait_captured(&self, py: Python<'_>, seconds: f64) -> bool {
-        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        py.detach(|| self.handle.is_done() || self.capture.wait(limit) || self.handle.is_done())
+    /// What the save failed with counts as reported: the manager does not raise it any more.
+    fn mark_reported(&self) {
+        self.handle.mark_reported();
+    }
+
+    /// Whether all live memory has been read, or the save has ended.
+    fn is_captured(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.has_captured(Duration::ZERO))
+    }
+
+    /// Waits until all live memory has been read, or the save has ended. Ctrl-C ends the wait.
+    fn wait_captured(&self, py: Python<'_>) -> PyResult<()> {
+        interruptible(py, |limit| self.has_captured(limit))
     }
 
     /// From now on the memory may change: where PyTorch has counted a write to it until now, the
@@ -265,17 +299,23 @@ impl Handle {
             let _ = self.owners.upgrade().map(|owners| owners.check());
         });
     }
+}
 
-    /// Waits at most so long, without asking how it ended; says whether it has.
-    fn wait_ended(&self, py: Python<'_>, seconds: f64) -> bool {
-        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        py.detach(|| self.handle.wait_end(limit))
+impl Handle {
+    fn has_captured(&self, limit: Duration) -> bool {
+        self.handle.is_done() || self.capture.wait(limit) || self.handle.is_done()
     }
+}
 
-    /// What was saved, where the save has ended well; an error that it failed with stays untold.
-    fn outcome<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        self.handle.saved().map(|saved| saved_dict(py, &saved)).transpose()
+/// Between two looks at whether the user wants to interrupt a wait.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Waits without the interpreter until `wait` returns true; it is called with a limit again and again.
+fn interruptible(py: Python<'_>, wait: impl Fn(Duration) -> bool + Sync) -> PyResult<()> {
+    while !py.detach(|| wait(POLL)) {
+        py.check_signals()?;
     }
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {

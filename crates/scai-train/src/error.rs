@@ -10,7 +10,7 @@ pub enum Error {
     /// A checkpoint could not be saved or loaded.
     #[error(transparent)]
     Checkpoint(#[from] scai_checkpoint::Error),
-    /// A checkpoint holds something else than a state of this training: load another.
+    /// A checkpoint does not hold a state of this training: load another.
     #[error("the checkpoint does not hold a state of this training: {0}")]
     State(String),
     /// The network cannot be evaluated.
@@ -30,7 +30,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What it says, without the news that it was in the background.
+    /// The message, without saying that it was in the background.
     pub fn cause(&self) -> String {
         match self {
             Self::Checkpoint(scai_checkpoint::Error::Background(error)) => error.to_string(),

@@ -1,4 +1,4 @@
-//! What happens in a training, for whoever shows or records it.
+//! What happens during training, for code that shows or records it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use serde_json::{Value as Json, json};
 use crate::error::Error;
 use crate::stats::TrainingStats;
 
-/// Something that happened in a training.
+/// Something that happened during training.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Self-play of an iteration goes on: games finished, of so many. The first is 0.
+    /// Progress of self-play: games finished, of the total. The first is 0.
     SelfPlay {
-        /// The iteration under way.
+        /// The current iteration.
         iteration: u64,
         /// Games finished.
         games: usize,
         /// Games of the iteration.
         of: usize,
     },
-    /// Learning goes on: steps done, of so many. The first is 0.
+    /// Progress of learning: steps done, of the total. The first is 0.
     Learning {
-        /// The iteration under way.
+        /// The current iteration.
         iteration: u64,
         /// Steps done.
         steps: u64,
@@ -33,7 +33,7 @@ pub enum Event<'a> {
     },
     /// An evaluation has begun.
     Evaluating {
-        /// The iteration under way.
+        /// The current iteration.
         iteration: u64,
         /// Against whom, or on what.
         what: &'a str,
@@ -60,26 +60,26 @@ pub enum Event<'a> {
         iteration: u64,
         /// The file, the time its stages took, and what retention did.
         saved: &'a Arc<Saved>,
-        /// Time for which training waited: in the call, where it was saved in the background.
+        /// Time for which training waited: in the call, if it was saved in the background.
         waited: Duration,
-        /// Iterations from one save to the next, by what is known now.
+        /// Iterations from one save to the next, as currently estimated.
         interval: u64,
     },
-    /// A save failed. Training goes on.
+    /// A save failed. Training continues.
     SaveFailed {
         /// The iteration that could not be saved.
         iteration: u64,
         /// Why.
         error: &'a Error,
-        /// The iteration that is tried to be saved next, at the end the same one; `None` after the
-        /// last try.
+        /// The iteration of the next attempt to save, at the end the same one; `None` after the
+        /// last attempt.
         next: Option<u64>,
     },
 }
 
 impl Event<'_> {
     /// The event as an object for programs: `event` says which, times are in milliseconds, rates in
-    /// 10⁹ bytes a second.
+    /// 10⁹ bytes per second.
     pub fn to_json(&self) -> Json {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         match self {
@@ -142,7 +142,7 @@ pub struct Timing {
     pub evaluation: Duration,
 }
 
-/// Is told what happens in a training.
+/// Receives the events of a training run.
 ///
 /// ```
 /// use scai_train::{Event, Observer};

@@ -29,5 +29,5 @@ pub use stats::TrainingStats;
 pub use stop::Stop;
 pub use trainer::{Ended, LoadOptions, ResumedAt, Trainer};
 
-/// What computes, as the metadata of checkpoints names it: burn's backend in pure Rust, on the CPU.
+/// The backend's name in the metadata of checkpoints: burn's pure Rust backend, on the CPU.
 pub const BACKEND: &str = "burn-flex";

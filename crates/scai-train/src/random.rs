@@ -1,8 +1,8 @@
 //! Random numbers whose whole state is in the checkpoint.
 //!
-//! Everything that happens in parallel draws from a stream of its own, found by what it is and its
-//! number, so the order in which threads take up work changes nothing. What follows one after the
-//! other draws from one generator, whose place in its stream is saved.
+//! Everything that runs in parallel draws from its own stream, chosen by purpose and number, so the
+//! order in which threads take work changes nothing. What runs in sequence draws from one
+//! generator, whose position in its stream is saved.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -29,14 +29,14 @@ pub(crate) fn stream(seed: u64, purpose: Purpose, number: u64) -> ChaCha8Rng {
     generator
 }
 
-/// The state of every generator, as it stands in a checkpoint.
+/// The state of every generator, as saved in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RandomState {
-    /// The algorithm, for whoever reads the file.
+    /// The algorithm, for readers of the file.
     pub(crate) generator: String,
     /// The seed of all streams, in hexadecimal.
     pub(crate) seed: String,
-    /// Words that the generator of the training samples has given.
+    /// Words drawn so far from the generator of the training samples.
     pub(crate) sampling_words: u64,
     /// The number of the next game of self-play.
     pub(crate) next_game: u64,
@@ -44,7 +44,7 @@ pub(crate) struct RandomState {
 
 const GENERATOR: &str = "ChaCha8";
 
-/// The generators of a training.
+/// The generators of a training run.
 #[derive(Debug, Clone)]
 pub(crate) struct Random {
     pub(crate) seed: u64,
@@ -68,7 +68,7 @@ impl Random {
         }
     }
 
-    /// The generators in a saved state; `None` where it is of another algorithm.
+    /// The generators in a saved state; `None` if it is of another algorithm.
     pub(crate) fn restored(state: &RandomState) -> Option<Self> {
         let seed = u64::from_str_radix(&state.seed, 16).ok()?;
         let mut random = Self { next_game: state.next_game, ..Self::new(seed) };

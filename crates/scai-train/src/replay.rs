@@ -1,4 +1,4 @@
-//! The positions to learn from: the newest of self-play.
+//! The positions to learn from: the newest from self-play.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use scai_games::Game;
 
 use crate::error::{Error, Result};
 
-/// Positions with what a search found out about them.
+/// Positions with the results of their searches.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Samples {
     /// The planes of each position, 0 or 1, one position after the other.
@@ -78,7 +78,7 @@ impl ReplayBuffer {
         self.len() == 0
     }
 
-    /// Adds positions; the oldest go.
+    /// Adds positions; the oldest are dropped.
     pub fn push(&mut self, samples: Samples) {
         self.held += samples.len();
         self.chunks.push_back(Arc::new(samples));
@@ -90,9 +90,9 @@ impl ReplayBuffer {
         }
     }
 
-    /// Draws `size` positions, each with the same chance, and a symmetry of the game for each.
+    /// Draws `size` positions with equal probability, and a symmetry of the game for each.
     ///
-    /// Empty where the buffer is.
+    /// Empty if the buffer is.
     pub fn sample<G: Game>(&self, size: usize, augment: Augment, rng: &mut impl Rng) -> Batch {
         let mut batch = Batch::default();
         if self.is_empty() {
@@ -136,10 +136,10 @@ impl ReplayBuffer {
         }
     }
 
-    /// The buffer as it stands in a checkpoint: `planes` (uint8, `[n, channels, rows, columns]`),
+    /// The buffer as saved in a checkpoint: `planes` (uint8, `[n, channels, rows, columns]`),
     /// `policies` (float32, `[n, actions]`), `values` (float32, `[n]`), `capacity`.
     ///
-    /// The positions are shared, and put together when they are written.
+    /// The positions are shared, and joined when they are written.
     pub(crate) fn to_value<G: Game>(&self) -> Result<Value> {
         let [channels, rows, columns] = G::PLANES;
         let n = self.len();
@@ -178,7 +178,7 @@ impl ReplayBuffer {
     /// The newest positions of a saved buffer, for a buffer of `capacity`.
     ///
     /// # Errors
-    /// Where it is no buffer, or one of another game.
+    /// If it is not a buffer, or one of another game.
     pub(crate) fn from_value<G: Game>(value: &Value, capacity: usize) -> Result<Self> {
         let tensor = |key: &str| {
             let tensor = value.as_dict().and_then(|dict| dict.get(key)?.as_tensor());
@@ -211,12 +211,12 @@ impl ReplayBuffer {
     }
 }
 
-/// Whether samples are turned and mirrored.
+/// Whether samples are rotated and mirrored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Augment {
     /// By a random symmetry of the game.
     Symmetries,
-    /// They stay as they are.
+    /// They are not changed.
     Nothing,
 }
 

@@ -5,7 +5,7 @@ use crate::config::{Schedule, Training};
 /// The learning rate of step `step`, counted from 0.
 ///
 /// It rises from zero during the warm-up, and then follows the schedule to the last step of the
-/// run, after which it stays.
+/// run, after which it is constant.
 pub(crate) fn learning_rate(training: &Training, step: u64) -> f64 {
     let Training { learning_rate: top, final_learning_rate: end, warmup_steps, .. } = *training;
     if step < warmup_steps {

@@ -14,11 +14,11 @@ use crate::replay::Samples;
 use crate::search::{SearchOptions, Tree, dirichlet, draw, expand_roots, most_visited, search};
 use crate::stop::Stop;
 
-/// How games of self-play go.
+/// Options of self-play games.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SelfPlayOptions {
-    /// Games that search together. Their batches depend on it, and so does the last bit of what
-    /// the network says.
+    /// Games that search together. The batches depend on it, and so does the last bit of the
+    /// network's output.
     pub parallel_games: usize,
     /// The search for each move.
     pub search: SearchOptions,
@@ -28,22 +28,22 @@ pub struct SelfPlayOptions {
     pub dirichlet_fraction: f32,
     /// The temperature of the first moves.
     pub temperature: f32,
-    /// Moves that are drawn by the temperature; from then on the most visited one is played.
+    /// Moves that are drawn by the temperature; after them the most visited one is played.
     pub temperature_moves: usize,
     /// The seed of all games.
     pub seed: u64,
-    /// Threads that play; no influence on the result.
+    /// Threads that play; they do not affect the result.
     pub threads: usize,
 }
 
-/// What games of self-play gave.
+/// The results of self-play games.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Played {
     /// All positions, game by game.
     pub samples: Samples,
     /// Games.
     pub games: usize,
-    /// Games that the player won who moved first.
+    /// Games that the first player won.
     pub first_wins: usize,
     /// Games that nobody won.
     pub draws: usize,
@@ -52,7 +52,7 @@ pub struct Played {
 /// Plays the games of these numbers.
 ///
 /// Each game draws from a stream of random numbers of its own, and games are put into groups by
-/// their numbers alone, so the result is the same for any number of threads. `finished` is told
+/// their numbers alone, so the result is the same for any number of threads. `finished` is called
 /// each time a game ends.
 ///
 /// # Errors
@@ -79,7 +79,7 @@ pub fn self_play<G: Game>(
     };
     std::thread::scope(|scope| {
         for _ in 1..options.threads.clamp(1, groups.len().max(1)) {
-            // Where the system has no more threads to give, fewer play.
+            // If the system cannot start more threads, fewer play.
             if std::thread::Builder::new().spawn_scoped(scope, || alone(&work)).is_err() {
                 break;
             }
@@ -99,10 +99,10 @@ pub fn self_play<G: Game>(
     Ok(played)
 }
 
-/// Runs `work` where the network keeps to one thread.
+/// Runs `work` with the network on one thread.
 ///
 /// Burn spreads every operation over the threads of rayon's pool. Groups of games keep all threads
-/// busy as it is, and small batches would spend their time waiting for each other.
+/// busy anyway, and small batches would spend their time waiting for each other.
 fn alone(work: &(dyn Fn() + Sync)) {
     match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
         Ok(pool) => pool.install(work),
@@ -110,7 +110,7 @@ fn alone(work: &(dyn Fn() + Sync)) {
     }
 }
 
-/// A game under way.
+/// A game in progress.
 struct Play<G> {
     tree: Tree<G>,
     rng: ChaCha8Rng,
@@ -133,7 +133,7 @@ impl<G: Game> Play<G> {
         self.tree.add_noise(&noise, options.dirichlet_fraction);
     }
 
-    /// Notes what the search says and plays a move.
+    /// Records the result of the search and plays a move.
     fn play(&mut self, options: &SelfPlayOptions) {
         let visits = self.tree.visits();
         let root = self.tree.root();
@@ -153,7 +153,7 @@ impl<G: Game> Play<G> {
     /// The positions with their results, once the game is over.
     fn finish(mut self, outcome: Outcome) -> Samples {
         let plies = self.tree.root().ply();
-        // The player who would move now sees `outcome`; players take turns.
+        // The player who would move now sees `outcome`; players alternate.
         let value = |ply: usize| match (plies - ply).is_multiple_of(2) {
             true => outcome.value(),
             false => -outcome.value(),

@@ -1,6 +1,6 @@
 //! The training state as one value, and its form in a checkpoint.
 //!
-//! What of it belongs to burn, the network and the optimizer, is converted by `scai-burn`.
+//! `scai-burn` converts the parts that belong to burn, the network and the optimizer.
 
 use burn::module::Module;
 use burn::optim::AdamWConfig;
@@ -21,7 +21,7 @@ use crate::stats::TrainingStats;
 /// PyTorch's default; burn's is 1e-5.
 const EPSILON: f32 = 1e-8;
 
-/// Everything a training goes on from. Cloning shares all tensors.
+/// Everything that training continues from. Cloning shares all tensors.
 ///
 /// The network is not in training here: nothing changes its tensors in place, so a clone is a
 /// snapshot.
@@ -36,13 +36,13 @@ pub(crate) struct TrainingState<N> {
     pub(crate) batches: u64,
 }
 
-/// What of a checkpoint is taken.
+/// Which parts of a checkpoint are loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Restore {
-    /// The whole training state: training goes on where the checkpoint was saved.
+    /// The whole training state: training continues where the checkpoint was saved.
     #[default]
     Everything,
-    /// The network and the optimizer's moments: a new training starts from them.
+    /// The network and the optimizer's moments: a new training run starts from them.
     Network,
 }
 
@@ -93,10 +93,10 @@ impl<N: Module> TrainingState<N> {
         Ok(checkpoint)
     }
 
-    /// The state of a checkpoint, for a training with `self`'s network.
+    /// The state of a checkpoint, for training with `self`'s network.
     ///
     /// # Errors
-    /// Where the checkpoint does not fit; `self` is not changed.
+    /// If the checkpoint does not fit; `self` is not changed.
     pub(crate) fn restored<G: Game>(
         &self,
         checkpoint: &Checkpoint,
@@ -163,7 +163,7 @@ fn missing(part: &str) -> Error {
     ))
 }
 
-/// A network with the parameters that `seed` stands for.
+/// A network with the parameters for `seed`.
 ///
 /// Burn draws them from a generator that all threads share, so only one network is made at a time.
 pub(crate) fn initialised<N: Module>(
@@ -179,7 +179,7 @@ pub(crate) fn initialised<N: Module>(
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(stream(seed, Purpose::Initialisation, 0).next_u64());
     let network = init(device);
-    // Parameters are drawn when they are first looked at.
+    // Parameters are drawn when they are first read.
     scai_burn::named_parameters(&network)?;
     Ok(network)
 }

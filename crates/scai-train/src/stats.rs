@@ -1,13 +1,12 @@
-//! The statistics of a training.
+//! The statistics of a training run.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The statistics of a training, as they stand in `training_stats` of a checkpoint.
+/// The statistics of a training run, as saved in `training_stats` of a checkpoint.
 ///
-/// All of them follow from the seed and the configuration; what depends on the clock stands in the
-/// metadata.
+/// All of them follow from the seed and the configuration; what depends on the clock is in the metadata.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainingStats {
@@ -29,7 +28,7 @@ pub struct TrainingStats {
     pub learning_rate: f64,
     /// Plies of a game, mean of the last iteration.
     pub game_length: f64,
-    /// Share of the last iteration's games that the player won who moved first; draws count half.
+    /// Share of the last iteration's games that the first player won; draws count half.
     pub first_player_rate: f64,
     /// Results of the last evaluation, such as `win_rate_random` (a draw counts half) and
     /// `optimal_moves`, the share of solved positions that are played perfectly.

@@ -1,9 +1,9 @@
-//! Asking a training to stop.
+//! Asking training to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Asks a training to stop, from another thread or a signal handler. Clones ask the same.
+/// Asks training to stop, from another thread or a signal handler. Clones share the flag.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -13,12 +13,12 @@ impl Stop {
         Self::default()
     }
 
-    /// Asks. The training ends as soon as the batch or step under way is done.
+    /// Asks to stop. Training ends as soon as the current batch or step is done.
     pub fn ask(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was asked.
+    /// Whether stopping was requested.
     pub fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -26,7 +26,7 @@ pub enum Format {
     Torch,
     /// PyTorch's format before 1.6; read only.
     TorchLegacy,
-    /// TorchScript, as `torch.jit.save` writes it; read only, and without its code.
+    /// TorchScript, as `torch.jit.save` writes it; read only, without its code.
     TorchScript,
     /// safetensors.
     Safetensors,
@@ -76,7 +76,7 @@ pub enum CheckpointFile {
     Torch(Box<TorchFile>),
     /// A safetensors file.
     Safetensors(SafetensorsFile),
-    /// Several files that are one checkpoint.
+    /// Several files that make up one checkpoint.
     Bundle(Bundle),
 }
 
@@ -85,7 +85,7 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// As [`TorchFile::open`] and [`SafetensorsFile::open`]; [`Error::NotACheckpoint`] for a file
-    /// that is something else, which is named.
+    /// that is something else, and says what.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         in_file(&*file, Self::open_any(&file, unprotected))
     }
@@ -95,7 +95,7 @@ impl CheckpointFile {
             return Bundle::shards(index, file, unprotected).map(Self::Bundle);
         }
         match Self::open_single(Arc::clone(file), unprotected) {
-            // What a file of PyTorch must not have, any other zip file may.
+            // Other zip files may have what a file of PyTorch must not.
             Err(error) if TorchFile::is_foreign_zip(&**file) => match Bundle::archive(file)? {
                 Some(bundle) => Ok(Self::Bundle(bundle)),
                 None => Err(error),
@@ -104,7 +104,7 @@ impl CheckpointFile {
         }
     }
 
-    /// Opens a file that is not several.
+    /// Opens a file that is a checkpoint by itself.
     pub(super) fn open_single(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         if SafetensorsFile::recognise(&*file) {
             return SafetensorsFile::open(file, unprotected).map(Self::Safetensors);
@@ -129,7 +129,7 @@ impl CheckpointFile {
         }
     }
 
-    /// The open file itself, for whoever maps a `.pt` file into memory.
+    /// The open file itself, to map a `.pt` file into memory.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Torch(file) => file.descriptor(),
@@ -160,7 +160,7 @@ impl CheckpointFile {
         }
     }
 
-    /// Where its bytes come from, as far as it says so.
+    /// Where its bytes come from, as far as the file says so.
     pub fn origin(&self) -> Origin {
         match self {
             Self::Torch(file) => file.origin(),
@@ -169,7 +169,7 @@ impl CheckpointFile {
         }
     }
 
-    /// What a `.pt` file says of itself, where this crate wrote it.
+    /// What a `.pt` file says about itself, if this crate wrote it.
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
             Self::Torch(file) => file.manifest(),
@@ -190,7 +190,7 @@ impl CheckpointFile {
     }
 
     /// What another program put into the header of a safetensors file besides the tensors, which
-    /// is no part of the state tree.
+    /// is not part of the state tree.
     pub fn foreign_metadata(&self) -> BTreeMap<&str, &str> {
         match self {
             Self::Safetensors(file) => file.metadata(),
@@ -199,7 +199,7 @@ impl CheckpointFile {
         }
     }
 
-    /// The state tree. Its tensors stay on disk; they are read and checked when they are used.
+    /// The state tree. Its tensors remain on disk; they are read and checked when they are used.
     ///
     /// # Errors
     /// As [`TorchFile::tree`] and [`SafetensorsFile::tree`].
@@ -207,8 +207,8 @@ impl CheckpointFile {
         self.tree_with(Foreign::Refuse)
     }
 
-    /// As [`CheckpointFile::tree`], with a say in what becomes of objects that only code could
-    /// make.
+    /// As [`CheckpointFile::tree`], where `foreign` says what happens to objects that only code
+    /// could make.
     ///
     /// # Errors
     /// As [`CheckpointFile::tree`].
@@ -221,12 +221,12 @@ impl CheckpointFile {
     }
 
     /// Reads and checks every byte, and returns all damage: each with the record or tensor and the
-    /// place. Takes little memory, however long the file is. If it is cancelled, the first error is
-    /// [`Error::Cancelled`].
+    /// location. Takes little memory, however long the file is. If it is cancelled, the first error
+    /// is [`Error::Cancelled`].
     ///
-    /// What [`CheckpointFile::tree`] gives, before or after, is read through the same open file.
-    /// Tensors are checked again when they are used, chunk by chunk; a file that has one checksum
-    /// for a whole record is not read whole again.
+    /// What [`CheckpointFile::tree`] returns, before or after, is read through the same open file.
+    /// Tensors are checked again when they are used, chunk by chunk; a record with a single
+    /// checksum is not read whole again.
     pub fn verify<'o>(&self, options: impl Into<ReadOptions<'o>>) -> Vec<Error> {
         let options = options.into();
         match self {
@@ -295,7 +295,7 @@ impl Plan {
         }
     }
 
-    /// Whether the file has no bytes, which none has.
+    /// Always false: no file is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -303,7 +303,7 @@ impl Plan {
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
     /// # Errors
-    /// The first error of `file` or of a storage, with the tensor it is of.
+    /// The first error of `file` or of a storage, with the affected tensor.
     pub fn write(self, threads: usize, file: &dyn WriteAt) -> Result<Written> {
         match self {
             Self::Torch(plan) => plan.write(threads, file),

@@ -5,28 +5,28 @@ use crate::memory::zeroed;
 use crate::store::WriteAt;
 use crate::tensor::PIECE;
 
-/// Bytes that writing a file may hold beside the state where nobody says how many.
+/// Bytes that writing a file may hold besides the state, by default.
 pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// The length of a buffer: a piece, the header of a record and what alignment leaves out. Buffers
 /// that grew would leave holes in memory, as large as themselves.
 const LEN: u64 = PIECE + (16 << 10);
 
-/// How many threads write `tasks` tasks of about [`PIECE`] bytes, where `threads` may work at once
-/// and hold `memory` bytes.
+/// How many threads write `tasks` tasks of about [`PIECE`] bytes, if `threads` may work at once and
+/// hold `memory` bytes.
 pub(super) fn writers(threads: usize, tasks: usize, memory: u64, file: &dyn WriteAt) -> usize {
-    // Past the page cache half of them wait for the device while the others hash.
+    // With direct I/O, half of them wait for the device while the others hash.
     let wanted = if file.alignment() > 1 { threads.saturating_mul(2) } else { threads };
-    // Half of it is left to what is not in buffers: offsets, digests, the threads themselves.
+    // Half of it is left for what is not in buffers: offsets, digests, the threads themselves.
     let affordable = usize::try_from(memory / 2 / PIECE).unwrap_or(usize::MAX).max(1);
     wanted.min(tasks).min(affordable)
 }
 
-/// A buffer that is used again and again, by one thread.
+/// A buffer that one thread reuses.
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
-    /// Its length once it is needed, where no more is asked for.
+    /// Its length once it is needed, unless more is asked for.
     least: usize,
 }
 
@@ -40,11 +40,11 @@ impl Buffer {
     /// `alignment`, a power of two.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] where there is no memory for them.
+    /// [`crate::Error::OutOfMemory`] if there is no memory for them.
     pub(super) fn at(&mut self, offset: u64, len: usize, alignment: usize) -> Result<&mut [u8]> {
         let needed = len + alignment - 1;
         if self.bytes.len() < needed {
-            // Both would be there at once otherwise.
+            // Otherwise both would be in memory at once.
             self.bytes = Vec::new();
             self.bytes = zeroed(needed.max(self.least) as u64, "write")?.into_vec();
         }

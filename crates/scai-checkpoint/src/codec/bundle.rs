@@ -1,4 +1,4 @@
-//! Several files that are one checkpoint: the members of an archive, the shards of an index.
+//! Several files that make up one checkpoint: the members of an archive, the shards of an index.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -16,15 +16,15 @@ use crate::store::ReadAt;
 use crate::tensor::Source;
 use crate::value::{Dict, Value};
 
-/// What members of an archive are called that may be checkpoints.
+/// The extensions of archive members that may be checkpoints.
 const EXTENSIONS: [&str; 8] = ["pt", "pth", "th", "ckpt", "bin", "pkl", "safetensors", "jit"];
 
-/// Several files that are one checkpoint.
+/// Several files that make up one checkpoint.
 #[derive(Debug)]
 pub struct Bundle {
     parts: Vec<Part>,
-    /// The file of each tensor, where there is an index; the members of an archive are read as a
-    /// dict by their names.
+    /// The file of each tensor, if there is an index; the members of an archive are read as a dict
+    /// by their names.
     index: Option<Vec<(String, String)>>,
     len: u64,
     unprotected: Unprotected,
@@ -65,8 +65,8 @@ impl Bundle {
     /// Stable-Baselines3, an archive of TorchServe.
     ///
     /// # Errors
-    /// [`Error::NotACheckpoint`] where it holds none, and says what it is; `None` where it may be a
-    /// file of PyTorch that is damaged.
+    /// [`Error::NotACheckpoint`] if it holds none, and says what it is. `None` if it may be a
+    /// damaged file of PyTorch.
     pub(super) fn archive(file: &Arc<dyn ReadAt>) -> Result<Option<Self>> {
         let Some(members) = members(&**file) else { return Ok(None) };
         let Some(foreign) = foreign_zip(&members) else { return Ok(None) };
@@ -93,7 +93,7 @@ impl Bundle {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a shard that is missing; as [`CheckpointFile::open`];
-    /// [`Error::Damaged`] where a name leads elsewhere.
+    /// [`Error::Damaged`] if a name leads elsewhere.
     pub(super) fn shards(
         index: Vec<(String, String)>,
         file: &Arc<dyn ReadAt>,
@@ -114,7 +114,7 @@ impl Bundle {
         Ok(Self { parts, index: Some(index), len, unprotected })
     }
 
-    /// Whether it is the shards of an index.
+    /// Whether the files are the shards of an index.
     pub(super) fn is_sharded(&self) -> bool {
         self.index.is_some()
     }
@@ -139,7 +139,7 @@ impl Bundle {
         self.parts.iter().flat_map(|part| part.file.foreign_metadata()).collect()
     }
 
-    /// What protects each of the files at least.
+    /// The weakest protection of the files.
     pub fn protection(&self) -> Protection {
         let of = |part: &Part| match part.member {
             Some(_) => Protection::Crc32,
@@ -162,7 +162,7 @@ impl Bundle {
     /// The state tree: of an archive, a dict of its members; of an index, of all tensors.
     ///
     /// # Errors
-    /// As [`CheckpointFile::tree`]; [`Error::Damaged`] where the shards and the index disagree.
+    /// As [`CheckpointFile::tree`]; [`Error::Damaged`] if the shards and the index disagree.
     pub fn tree(&self, read: &dyn Fn(&CheckpointFile) -> Result<Value>) -> Result<Value> {
         if self.protection() == Protection::None && self.unprotected == Unprotected::Refuse {
             return Err(Error::Unprotected { place: Box::default() });

@@ -1,4 +1,4 @@
-//! Checksums: a digest for each chunk, and the zip's own CRC-32, computed in one pass.
+//! Checksums: a digest for each chunk, and the zip's own CRC-32, computed together.
 
 use twox_hash::XxHash3_128;
 
@@ -14,7 +14,7 @@ pub(super) fn digests(bytes: &[u8]) -> Vec<u128> {
     bytes.chunks(CHUNK_SIZE).map(XxHash3_128::oneshot).collect()
 }
 
-/// The CRC-32 of parts that were computed apart, given in order.
+/// The CRC-32 of parts that were computed separately, given in order.
 pub(super) fn combine_crc<'a>(parts: impl IntoIterator<Item = &'a crc32fast::Hasher>) -> u32 {
     let mut parts = parts.into_iter();
     let mut whole = parts.next().cloned().unwrap_or_default();
@@ -24,6 +24,6 @@ pub(super) fn combine_crc<'a>(parts: impl IntoIterator<Item = &'a crc32fast::Has
 
 /// One digest of all chunks' digests.
 pub(super) fn fold(digests: &[u128]) -> u128 {
-    // Little-endian, as every machine is that this crate builds for.
+    // Little-endian, like every machine that this crate builds for.
     XxHash3_128::oneshot(bytemuck::cast_slice(digests))
 }

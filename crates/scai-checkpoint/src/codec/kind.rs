@@ -1,4 +1,4 @@
-//! Files that are no checkpoints, recognised by how they begin and named for what they are.
+//! Files that are not checkpoints, recognised by how they begin.
 
 use serde_json::Value as Json;
 
@@ -6,9 +6,9 @@ use super::torch::{Member, is_plain_pickle};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 
-/// Bytes looked at first.
+/// Bytes read first.
 const START: u64 = 512;
-/// JSON longer than this is not looked into.
+/// JSON longer than this is not parsed.
 const MAX_JSON: u64 = 64 << 20;
 
 const DECOMPRESS: &str = "decompress it first";
@@ -50,8 +50,7 @@ const STARTS: [(&[u8], &str, &str); 24] = [
     (b"#!", "a script", LOAD_THERE),
 ];
 
-/// The error for a file that is something else than a checkpoint; `None` where nothing tells what
-/// it is.
+/// The error for a file that is not a checkpoint; `None` if it is not recognised.
 pub(crate) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
     let mut start = vec![0; file.len().min(START) as usize];
     file.read_at(0, &mut start).map_err(|error| Error::io("read", error))?;
@@ -180,7 +179,7 @@ fn json(file: &dyn ReadAt, start: &[u8]) -> Result<Option<Error>> {
     }))
 }
 
-/// The error for a zip file that PyTorch did not write; `None` where it may be damage to one that
+/// The error for a zip file that PyTorch did not write; `None` if it may be a damaged one that
 /// PyTorch wrote.
 pub(super) fn foreign_zip(members: &[Member]) -> Option<Error> {
     let names = || members.iter().map(|member| member.name.as_str());

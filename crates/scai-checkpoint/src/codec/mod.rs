@@ -24,7 +24,7 @@ pub use bundle::shards;
 pub(crate) use kind::foreign;
 pub use written::{Written, WrittenTensor};
 
-/// Names the file in what went wrong with it.
+/// Adds the path of the file to its error.
 pub(crate) fn in_file<T>(file: &dyn ReadAt, result: Result<T>) -> Result<T> {
     result.map_err(|error| match file.path() {
         Some(path) => error.at_path(path),
@@ -44,18 +44,18 @@ pub enum Protection {
     Digests,
 }
 
-/// Where the bytes of a file come from: its digests say that they are still those that were
+/// Where the bytes of a file come from. Its digests show that they are still those that were
 /// written, not that those were right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// A program's state, or a file in which damage would have been noticed.
+    /// A program's state, or a file in which damage would have been detected.
     #[default]
     Known,
-    /// A file without checksums, now or some conversions ago.
+    /// A file without checksums, possibly several conversions ago.
     Unprotected,
 }
 
-/// What becomes of objects that only code named in the file could make. It is never run.
+/// What happens to objects that only code named in the file could make. That code is never run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Foreign {
     /// They are an error that names their classes.
@@ -68,7 +68,7 @@ pub enum Foreign {
 /// Whether files without any checksums are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unprotected {
-    /// They are an error: damage could not be noticed.
+    /// They are an error: damage could not be detected.
     #[default]
     Refuse,
     /// They are read as they are.

@@ -16,7 +16,7 @@ use crate::value::Value;
 struct Verifying<'a> {
     record: &'a RecordSource,
     state: Mutex<State>,
-    /// What the system kept of the file in memory was dropped.
+    /// The file was dropped from the page cache.
     forgotten: AtomicBool,
 }
 
@@ -31,8 +31,8 @@ struct State {
 }
 
 impl Verifying<'_> {
-    /// Reads a piece through `buf`, and notes what is wrong with it; the last piece also what is
-    /// wrong with the whole.
+    /// Reads a piece through `buf`, and notes what is wrong with it; with the last piece, also what
+    /// is wrong with the whole.
     fn piece(&self, start: u64, buf: &mut [u8], options: &ReadOptions<'_>) {
         let end = (start + PIECE).min(self.record.size);
         let mut seen = Seen::from(start);
@@ -65,8 +65,8 @@ impl Verifying<'_> {
         }
     }
 
-    /// Compares digests with those of the chunks from `start` on, where each chunk has one, and
-    /// drops them then.
+    /// Compares digests with those of the chunks from `start` on, if each chunk has one, and then
+    /// drops them.
     fn compare(&self, start: u64, found: &mut Vec<u128>, damage: &mut Vec<Error>) {
         let Check::Chunks(table, range) = &self.record.check else { return };
         let expected = table.get(range.clone()).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Verifying<'_> {
     }
 
     /// Reads a chunk once more, from the device: a bit may have flipped on the way here, and a sound
-    /// checkpoint must not be called damaged.
+    /// checkpoint must not be reported as damaged.
     fn matches_again(&self, at: u64, expected: Option<&u128>) -> bool {
         self.forget_cached();
         self.record.matches_again(at, expected)
@@ -99,9 +99,9 @@ impl Verifying<'_> {
     }
 }
 
-/// Checks every byte of the records against their digests, or their CRC-32 where there are none,
-/// and returns all that is wrong in the order of the file. A record that cannot be read is not read
-/// on. Begins with [`Error::Cancelled`] if it was cancelled.
+/// Checks every byte of the records against their digests, or their CRC-32 if there are none, and
+/// returns all that is wrong in the order of the file. After a read error, the rest of that record
+/// is skipped. Begins with [`Error::Cancelled`] if it was cancelled.
 ///
 /// Each thread holds [`STEP`] bytes, however long the records are.
 pub(super) fn verify_all(records: &[&RecordSource], options: &ReadOptions<'_>) -> Vec<Error> {

@@ -1,4 +1,4 @@
-//! What is known of a file once it is written: its root, and the digest of each tensor.
+//! What is known about a file once it is written: its root, and the digest of each tensor.
 
 use crate::dtype::DType;
 
@@ -59,7 +59,7 @@ impl Tensors {
     }
 }
 
-/// A file as it was written: what a checkpoint of several files, or a record beside it, is bound by.
+/// A file as it was written: what a checkpoint of several files, or a record beside it, can refer to.
 #[derive(Debug)]
 pub struct Written {
     root: u128,
@@ -87,7 +87,7 @@ impl Written {
         Self { root, tensors, digests }
     }
 
-    /// The digest that every byte of the file is bound by, as it stands in the file itself.
+    /// The digest that covers every byte of the file, as it stands in the file itself.
     pub fn root(&self) -> u128 {
         self.root
     }

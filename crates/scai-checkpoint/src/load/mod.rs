@@ -1,8 +1,7 @@
 //! Matching a saved state with the model it is loaded into.
 //!
 //! Everything here is a pure function from names, shapes and types to what would be loaded, so a
-//! dry run is a call whose result is only looked at, and a strict load that fails has touched
-//! nothing.
+//! dry run is a call whose result is not applied, and a strict load that fails has changed nothing.
 
 mod wrappers;
 
@@ -62,8 +61,8 @@ impl MatchOptions {
     /// A remap table from patterns as text.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a pattern that is not a regular expression, for a replacement with a
-    /// group that the pattern does not have, and where two saved names would become one later.
+    /// [`Error::Invalid`] for a pattern that is not a regular expression, or a replacement with a
+    /// group that the pattern does not have.
     pub fn with_remap<'a>(
         mut self,
         table: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -86,8 +85,7 @@ impl MatchOptions {
     }
 }
 
-/// A replacement with its groups as `${1}`, however it has them: `$1`, `\1` and `\g<1>` as Python
-/// does.
+/// A replacement with its groups written as `${1}`, from `$1` or Python's `\1` and `\g<1>`.
 fn replacement_of(pattern: &Regex, text: &str) -> Result<String> {
     static GROUP: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(r"\\([0-9]+)|\\g<(\w+)>|\$([A-Za-z0-9_]+)|\$\{(\w+)\}|\$\$").ok()
@@ -133,9 +131,9 @@ pub struct Matched {
 /// Matches a saved state dict with the tensors of a model.
 ///
 /// # Errors
-/// [`Error::Mismatch`] with the whole report where [`Strictness::Strict`] does not hold;
-/// [`Error::Invalid`] where the saved state is no mapping of tensors, or the remap table makes one
-/// name of two.
+/// [`Error::Mismatch`] with the whole report if [`Strictness::Strict`] does not hold;
+/// [`Error::Invalid`] if the saved state is not a mapping of tensors, or the remap table maps two
+/// names to one.
 ///
 /// ```
 /// use scai_checkpoint::load::{MatchOptions, TensorSpec, match_state};
@@ -199,9 +197,9 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
     Ok(matched)
 }
 
-/// How alike two names must be for one to be suggested for the other.
+/// How similar two names must be for one to be suggested for the other.
 const NEAR: f64 = 0.9;
-/// Names that are compared with each other at most, since that takes time in their product.
+/// Names that are compared at most: the time grows with the product of the two counts.
 const COMPARED: usize = 200;
 
 fn hints(report: &LoadReport) -> Vec<String> {
@@ -251,7 +249,7 @@ fn hints(report: &LoadReport) -> Vec<String> {
 /// whose state was moved are reported as loaded, the others as missing.
 ///
 /// # Errors
-/// [`Error::Invalid`] where either state dict does not have that form.
+/// [`Error::Invalid`] if either state dict does not have that form.
 pub fn transfer_optimizer(
     saved: &Value,
     saved_names: &[String],
@@ -279,7 +277,7 @@ pub fn transfer_optimizer(
         .filter_map(|(i, name)| Some((name.as_str(), *by_number.get(&i)?)))
         .collect();
     let mut report = LoadReport::default();
-    // By number: two transfers of one state are to be equal, entry by entry.
+    // By index, so that two transfers of one state are equal entry by entry.
     let mut found: BTreeMap<i64, &Value> = BTreeMap::new();
     for (i, TensorSpec { name, dtype, shape }) in (0..).zip(model) {
         match by_name.get(name.as_str()) {
@@ -323,7 +321,7 @@ fn not_an_optimizer(value: &Value) -> Error {
 }
 
 /// The first tensor of a parameter's state that is neither a single number, nor of its shape, nor
-/// summed up over some of its dimensions.
+/// reduced over some of its dimensions.
 fn misfit<'a>(state: &'a Value, shape: &[usize]) -> Option<&'a Tensor> {
     let fits = |tensor: &Tensor| {
         let mut sizes = tensor.shape().iter().zip(shape);

@@ -1,4 +1,4 @@
-//! What wrappers of modules do to names, and what undoes it.
+//! What module wrappers do to names, and how to undo it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,8 +10,8 @@ const WRAPPERS: [&str; 5] =
 /// Parents of wrapped modules that are listed.
 const FEW: usize = 4;
 
-/// The remap that makes the names of a checkpoint those of a model, where they differ by what
-/// wrappers add to them, anywhere and however often.
+/// The remap from a checkpoint's names to a model's, if they differ by what wrappers add, anywhere
+/// and any number of times.
 pub(super) fn hint(missing: &[String], unexpected: &[String]) -> Option<String> {
     match (added(unexpected, missing), added(missing, unexpected)) {
         (Some(parts), _) => Some(in_checkpoint(unexpected, &parts)),
@@ -25,7 +25,7 @@ fn added(names: &[String], others: &[String]) -> Option<Vec<&'static str>> {
     let others: HashSet<&str> = others.iter().map(String::as_str).collect();
     let is_in = |part: &&'static str| names.iter().any(|name| name.split('.').any(|p| p == *part));
     let found: Vec<&'static str> = WRAPPERS.into_iter().filter(is_in).collect();
-    // `model` and `module` are also what people call modules of their own.
+    // `model` and `module` are also common names of people's own modules.
     let fewest_first = {
         let mut subsets: Vec<u32> = (1..1 << found.len()).collect();
         subsets.sort_by_key(|subset| subset.count_ones());
@@ -43,7 +43,7 @@ fn without(name: &str, parts: &[&str]) -> String {
     name.split('.').filter(|part| !parts.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// The parts that a name begins with, as it has them.
+/// The parts that a name begins with, as they stand in it.
 fn beginning<'a>(name: &'a str, parts: &[&str]) -> &'a str {
     let len = name
         .split_inclusive('.')
@@ -51,7 +51,7 @@ fn beginning<'a>(name: &'a str, parts: &[&str]) -> &'a str {
     &name[..len.map(str::len).sum()]
 }
 
-/// What all names begin with, where that is all that was added to them.
+/// The common prefix of all names, if nothing else was added to them.
 fn common_beginning<'a>(names: &'a [String], parts: &[&str]) -> Option<&'a str> {
     let prefix = beginning(names.first()?, parts);
     let is_all = |name: &String| {
@@ -82,7 +82,7 @@ fn in_model(names: &[String], parts: &[&str]) -> String {
              `{prefix}`"
         );
     }
-    // Where wrappers stand within the names: `enc.` is to become `enc._orig_mod.`.
+    // Wrappers within the names: `enc.` becomes `enc._orig_mod.`.
     let changes: BTreeSet<(String, String)> = names
         .iter()
         .map(|name| {

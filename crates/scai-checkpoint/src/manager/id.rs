@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 
 /// A checkpoint of a directory, by its iteration or by the path of its file.
 ///
-/// Numbers and paths are turned into one: `manager.load(100, …)`, `manager.load(path, …)`. A path
-/// without a directory is that of a file in the manager's directory.
+/// Numbers and paths convert into it: `manager.load(100, …)`, `manager.load(path, …)`. A path
+/// without a directory names a file in the manager's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckpointId {
     /// The checkpoint of this iteration.
     Iteration(u64),
-    /// The file at this path, which has to be in the manager's directory.
+    /// The file at this path, which must be in the manager's directory.
     Path(PathBuf),
 }
 
@@ -37,7 +37,7 @@ macro_rules! from_paths {
 from_paths!(PathBuf, &PathBuf, &Path, String, &String, &str);
 
 impl Shared {
-    /// The name of the file that is meant, which need not exist if it was given as a path.
+    /// The name of its file, which need not exist if it was given as a path.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no checkpoint of the iteration; [`Error::Invalid`] for a path

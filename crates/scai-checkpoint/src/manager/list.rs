@@ -4,43 +4,59 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::{Shared, name};
+use super::{CheckpointManager, Shared, name};
 use crate::checkpoint::iteration_in;
 use crate::codec::torch::{Fields, Manifest, TorchFile, Unprotected, peek};
 use crate::error::{Error, Place, Result};
+use crate::retention::{Candidate, Goal, Reason, Retention, Rule};
 use crate::store::{Entry, Store};
 use crate::verify::Condition;
 
-/// A checkpoint in a directory, as a glance shows it.
+/// A checkpoint in a directory, as far as the beginning of its file shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Listed {
     /// The file's name.
     pub name: String,
-    /// The iteration in its name; the one in the file, for a `latest.pt` that is all there is.
+    /// The iteration in its name; for a `latest.pt` without any other checkpoint, the one in the file.
     pub iteration: u64,
     /// Bytes of the file.
     pub size: u64,
-    /// When it was saved, ISO 8601 with offset, where the file says so.
+    /// When it was saved, ISO 8601 with offset, if the file says so.
     pub timestamp: Option<String>,
     /// The statistics that are short.
     pub training_stats: Fields,
     /// The metadata that are short.
     pub metadata: Fields,
-    /// It is not pruned.
+    /// It is pinned: prune never deletes it.
     pub pinned: bool,
     /// It is the newest, of those that are not superseded.
     pub latest: bool,
-    /// A run went back behind it on purpose: no resume takes it by itself, and it is deleted only if
-    /// that is asked for.
+    /// A rollback went past it: no resume uses it unless asked to, and it is deleted only on request.
     pub superseded: bool,
-    /// What is wrong with it at first sight. A glance reads the beginning only: `None` does not
-    /// mean that the file is sound.
+    /// What is wrong with it. Only the beginning is read: `None` does not mean that the file is sound.
     pub problem: Option<String>,
-    /// What the problem makes of the file: it is damaged, needs code, is not a checkpoint.
+    /// What the problem means for the file: it is damaged, needs code, is not a checkpoint.
     pub condition: Option<Condition>,
 }
 
 impl Listed {
+    /// What retention knows of it.
+    pub(super) fn candidate(&self) -> Candidate {
+        let statistics = &self.training_stats;
+        Candidate {
+            iteration: self.iteration,
+            saved_at: self.saved_at(),
+            pinned: self.pinned,
+            damaged: self.problem.is_some(),
+            superseded: self.superseded,
+            saved_here: None,
+            statistics: statistics
+                .names()
+                .filter_map(|name| Some((name.to_owned(), statistics.number(name)?)))
+                .collect(),
+        }
+    }
+
     /// When it was saved, in seconds since 1970.
     pub fn saved_at(&self) -> Option<i64> {
         let text = self.timestamp.as_deref()?;
@@ -54,11 +70,30 @@ impl Listed {
     }
 }
 
+impl CheckpointManager {
+    /// The best checkpoint by a statistic, as [`Rule::Best`] has it; `None` if none has the statistic as
+    /// a number. Damaged and superseded ones are not counted. It is not verified.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for `statistic`, if it cannot be the name of one; as
+    /// [`CheckpointManager::list`].
+    pub fn best(&self, statistic: &str, goal: Goal) -> Result<Option<Listed>> {
+        let goal = if goal == Goal::Min { "min" } else { "max" };
+        let rule: Retention = format!("best:{statistic}:{goal}:1").parse()?;
+        let mut listed = self.list()?;
+        let candidates: Vec<Candidate> = listed.iter().map(Listed::candidate).collect();
+        let reasons = rule.decide(&candidates, 0);
+        let is_best = |reason: &Reason| matches!(reason, Reason::Rule(Rule::Best { .. }, 1));
+        let best = reasons.iter().position(|reasons| reasons.iter().any(is_best));
+        Ok(best.map(|best| listed.swap_remove(best)))
+    }
+}
+
 impl Shared {
     /// Lists the checkpoints among `entries`, by iteration.
     ///
-    /// A record of superseded ones that cannot be used is told of at the newest: a list does not
-    /// fail for one file.
+    /// An unusable record of superseded checkpoints is reported at the newest: one file does not
+    /// make listing fail.
     pub(super) fn list_of(
         &self,
         entries: &[Entry],
@@ -81,7 +116,7 @@ impl Shared {
         found
     }
 
-    /// The newest of the checkpoints among `entries` that is not superseded. Opens no other.
+    /// The newest of the checkpoints among `entries` that is not superseded. Opens no other file.
     pub(super) fn latest_of(&self, entries: &[Entry]) -> Result<Option<Listed>> {
         let superseded = self.superseded()?;
         let newest = glances(&*self.store, entries, &superseded).find(|listed| !listed.superseded);
@@ -89,7 +124,7 @@ impl Shared {
     }
 }
 
-/// Glances at the checkpoints among `entries`, newest first. `latest.pt` is one if there is no other.
+/// The checkpoints among `entries` by their names, newest first. `latest.pt` is one if there is no other.
 fn glances(
     store: &dyn Store,
     entries: &[Entry],
@@ -116,7 +151,7 @@ fn glances(
     found.chain(alone).filter_map(move |glance| glance.look(store))
 }
 
-/// What the names of a directory say of a checkpoint.
+/// What the names in a directory say about a checkpoint.
 struct Glance {
     name: String,
     iteration: Option<u64>,
@@ -126,7 +161,7 @@ struct Glance {
 }
 
 impl Glance {
-    /// Opens the file; nothing if it is gone by now.
+    /// Opens the file; `None` if it no longer exists.
     fn look(self, store: &dyn Store) -> Option<Listed> {
         let Self { name, iteration, len, pinned, superseded } = self;
         let mut listed = Listed {
@@ -168,7 +203,7 @@ impl Glance {
     }
 }
 
-/// The name of a checkpoint and the checkpoint itself are of different iterations.
+/// The name of a checkpoint and its content have different iterations.
 pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
     Error::unsupported(
         Place::default(),
@@ -177,7 +212,7 @@ pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
     )
 }
 
-/// The manifest at the start of the file, or one made of the state tree where torch wrote it.
+/// The manifest at the start of the file, or one made from the state tree if torch wrote it.
 pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
     let file = store.open(name).map_err(Error::without_path)?;
     match peek(&*file)? {

@@ -1,4 +1,4 @@
-//! The right to write to a directory: one process has it, and its managers share it.
+//! The write lease of a directory: one process holds it, and its managers share it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::store::{Lease, Stamp, Store};
 use crate::threads::held;
 
-/// A manager's claim to write. The right is taken by the first write and kept from then on, so
-/// that two training runs cannot take turns in one directory.
+/// A manager's claim to write. The first write takes the lease and keeps it, so that two training
+/// runs cannot alternate in one directory.
 #[derive(Debug, Default)]
 pub(super) struct Writing {
     turn: Arc<Turn>,
@@ -18,14 +18,14 @@ pub(super) struct Writing {
 /// What managers of one directory share within a process.
 #[derive(Debug, Default)]
 struct Turn {
-    /// The right to write, once it was taken.
+    /// The lease, once it was taken.
     taken: Mutex<Option<Box<dyn Lease>>>,
-    /// The process that this is of. A fork has a copy, but not the right, and its copy of `taken`
-    /// may stay locked for ever.
+    /// The process that this belongs to. A fork has a copy but not the lease, and its copy of
+    /// `taken` may stay locked forever.
     process: Process,
     /// What this process read and wrote here.
     seen: Mutex<Seen>,
-    /// The directory, by which the turn is found again.
+    /// The directory: the key in `TURNS`.
     directory: Option<PathBuf>,
 }
 
@@ -48,13 +48,13 @@ impl Process {
 /// What the managers of one directory read and wrote, in one process.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Files that were read whole or written, with what tells whether they still are the same.
+    /// Files that were read whole or written, with the stamp that shows whether they have changed.
     files: HashMap<String, Option<Stamp>>,
-    /// Checkpoints that were saved, the last one last.
+    /// Checkpoints that were saved, in order.
     saved: Vec<String>,
     /// Checkpoints that were found damaged on the device, and how.
     damaged: HashMap<String, (Option<Stamp>, String)>,
-    /// What was warned of; once is enough.
+    /// Warnings that were given; each is given once.
     warned: HashSet<String>,
 }
 
@@ -71,7 +71,7 @@ impl Seen {
         self.saved.push(name.to_owned());
     }
 
-    /// Notes that the file called `name` is not to count as one that this process wrote.
+    /// Notes that the file called `name` no longer counts as written by this process.
     pub(super) fn forget(&mut self, name: &str) {
         self.files.remove(name);
         self.saved.retain(|saved| saved != name);
@@ -93,7 +93,7 @@ impl Seen {
         self.damaged.insert(name.to_owned(), (stamp, how.to_owned()));
     }
 
-    /// How the checkpoint `name` was found damaged, if it still is that file.
+    /// How the checkpoint `name` was found damaged, if it is still that file.
     pub(super) fn damage(&self, name: &str, stamp: impl FnOnce() -> Option<Stamp>) -> Option<&str> {
         let (found, how) = self.damaged.get(name)?;
         (*found == stamp()).then_some(how)
@@ -107,7 +107,7 @@ impl Seen {
 
 static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<Turn>>>> = LazyLock::new(Mutex::default);
 
-/// One writing operation; others of this process wait until it is dropped.
+/// A write operation; others of this process wait until it is dropped.
 pub(super) struct Operation<'a> {
     _turn: MutexGuard<'a, Option<Box<dyn Lease>>>,
 }
@@ -128,9 +128,9 @@ impl Writing {
         Self { turn }
     }
 
-    /// Begins an operation: waits for those of this process, keeps other processes out.
+    /// Begins an operation: waits for others of this process, and keeps other processes out.
     ///
-    /// What a dead writer left is swept when the right is first taken.
+    /// What a dead writer left is swept when the lease is first taken.
     pub(super) fn begin(&self, store: &dyn Store) -> Result<Operation<'_>> {
         if !self.turn.process.is_this() {
             return Err(Error::Locked {
@@ -156,8 +156,8 @@ impl Writing {
 }
 
 impl Turn {
-    /// Whether it is of this process, or of one that forked off this one while it had the right:
-    /// then it says so.
+    /// Whether it belongs to this process, or to a parent that held the lease when it forked: then
+    /// `begin` is an error.
     fn is_usable(&self) -> bool {
         self.process.is_this() || self.taken.try_lock().map_or(true, |taken| taken.is_some())
     }
@@ -167,7 +167,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(directory) = &self.directory {
             let mut turns = held(&TURNS);
-            // Another turn may stand there by now.
+            // Another `Turn` may have taken its place.
             if turns.get(directory).is_some_and(|turn| turn.strong_count() == 0) {
                 turns.remove(directory);
             }

@@ -1,5 +1,6 @@
 //! A directory of checkpoints: save, load, list, verify, prune, resume.
 
+mod delete;
 mod id;
 mod list;
 mod lock;
@@ -11,6 +12,7 @@ mod unread;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::codec::torch::{TorchFile, TorchPlan, UNRECOGNIZED, Unprotected};
@@ -58,7 +60,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Keeps what `retention` says after each save.
+    /// Applies `retention` after each save.
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
@@ -72,7 +74,7 @@ impl Options {
         self
     }
 
-    /// Threads that read, write and verify; one per core and at most 8 if this is not called.
+    /// Threads that read, write and verify; by default one per core, at most 8.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
@@ -86,7 +88,7 @@ impl Options {
         self
     }
 
-    /// Bytes that a save may hold beside the state; 64 MiB if this is not called. With less, fewer
+    /// Bytes of memory that a save may use besides the state; 64 MiB by default. With less, fewer
     /// threads write; at least one thread (2 MiB) always does.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
@@ -110,11 +112,11 @@ pub enum Residency {
 
 /// A directory of checkpoints, `checkpoint_iter_{N}.pt` each.
 ///
-/// A save that returned is there, whatever happens next; until it returns, the one before it is.
-/// Nothing that is damaged is loaded: a load checks every byte against its digest.
+/// A save that has returned survives any crash; until it returns, the previous checkpoint is there.
+/// Damage is never loaded: a load checks every byte against its digest.
 ///
-/// One process writes to a directory at a time; within it, managers of one directory share the
-/// right to write, and their saves follow one another. Reading needs no right.
+/// One process writes to a directory at a time. Its managers of that directory share the write
+/// lease, and their saves follow one another. Reading needs no lease.
 ///
 /// ```
 /// use scai_checkpoint::{Checkpoint, CheckpointManager, Dict, Options, Tensor};
@@ -152,7 +154,7 @@ impl CheckpointManager {
     /// Opens a directory that exists: any path, or a [`Location`](crate::store::Location).
     ///
     /// # Errors
-    /// [`Error::NotFound`] where it does not exist.
+    /// [`Error::NotFound`] if it does not exist.
     pub fn open(location: impl IntoLocation, options: Options) -> Result<Self> {
         let path = location.to_path_buf();
         let store = LocalStore::open(location)
@@ -160,10 +162,10 @@ impl CheckpointManager {
         Ok(Self::in_directory(store, options))
     }
 
-    /// Opens a directory, which is created where it does not exist.
+    /// Opens a directory, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be created.
+    /// [`Error::Io`] if it cannot be created.
     pub fn create(location: impl IntoLocation, options: Options) -> Result<Self> {
         let path = location.to_path_buf();
         let store = LocalStore::create(location)
@@ -177,9 +179,9 @@ impl CheckpointManager {
         Self::new(Arc::new(store), writing, options)
     }
 
-    /// Manages the checkpoints in any store, which writes as it is itself set to.
+    /// Manages the checkpoints in any store, which decides by itself how it writes.
     ///
-    /// Managers made by this do not share the right to write, not even those of one store: the first
+    /// Managers made by this do not share the write lease, not even those of one store: the first
     /// that writes keeps it.
     pub fn with_store(store: Arc<dyn Store>, options: Options) -> Self {
         Self::new(store, lock::Writing::default(), options)
@@ -192,20 +194,21 @@ impl CheckpointManager {
 
     /// Saves a checkpoint and returns when it is durable.
     ///
-    /// The file is written beside its place, synced, renamed to `checkpoint_iter_{N}.pt` and the
-    /// directory synced; then `latest.pt` is moved and retention applied. A checkpoint of the same
-    /// iteration is replaced in one step. If this process has neither saved nor loaded it, it is first
-    /// kept under another name, `….pt.earlier`; only one that is superseded is not.
+    /// The bytes are written to a temporary file, which is synced and renamed to
+    /// `checkpoint_iter_{N}.pt`, and the directory is synced; then `latest.pt` is moved and retention
+    /// applied. A checkpoint of the same iteration is replaced in one step. If this process has
+    /// neither saved nor loaded it, it is first kept under another name, `….pt.earlier`, unless it is
+    /// superseded.
     ///
     /// # Errors
-    /// The directory is then as it was: [`Error::DiskFull`], [`Error::Locked`] where another
-    /// process writes to it, [`Error::Conversion`] for a value that has no place in a checkpoint,
-    /// [`Error::Background`] where an earlier save in the background failed.
+    /// The directory is then as it was: [`Error::DiskFull`], [`Error::Locked`] if another process
+    /// writes to it, [`Error::Conversion`] for a value that a checkpoint cannot hold,
+    /// [`Error::Background`] if an earlier save in the background failed.
     ///
-    /// Two errors leave the new file: [`Error::NotDurable`] where it may not survive a power loss,
-    /// and [`Error::Damaged`] where it was read back, which is done before others are deleted in
-    /// its favour, and was not what had been written. It is then set aside as by a resume, unless
-    /// it is the only one: the next resume speaks of it.
+    /// Two errors leave the new file: [`Error::NotDurable`] if it may not survive a power loss, and
+    /// [`Error::Damaged`] if it was read back, as is done before others are deleted in its favour,
+    /// and was not what had been written. It is then set aside as by a resume, unless it is the
+    /// only one: the next resume reports it.
     pub fn save(&self, checkpoint: Checkpoint) -> Result<Saved> {
         self.flush()?;
         self.shared.save(checkpoint, || Ok(()))
@@ -214,22 +217,21 @@ impl CheckpointManager {
     /// Saves a checkpoint in the background; the handle says when it is durable.
     ///
     /// The state is snapshotted when this returns: tensors share their memory with the snapshot
-    /// and must not be changed in place. One save may be under way and one waiting; a further call
-    /// waits.
+    /// and must not be changed in place. One save may be running and one waiting; a further call blocks.
     ///
     /// # Errors
-    /// [`Error::Background`] where an earlier save in the background failed and nobody asked its
+    /// [`Error::Background`] if an earlier save in the background failed and nobody has asked its
     /// handle; this checkpoint is then not saved.
     pub fn save_in_background(&self, checkpoint: Checkpoint) -> Result<SaveHandle> {
         self.save_in_background_if(checkpoint, || Ok(()))
     }
 
     /// Saves as [`CheckpointManager::save_in_background`] does, unless `approve` returns an error.
-    /// It is called on the thread that saves, once every byte was read and written and before the
-    /// file gets its name: whoever lends memory can tell there that it has changed meanwhile.
+    /// It is called on the thread that saves, after every byte was read and written and before the
+    /// file gets its name: a caller that lends memory can detect there that it has changed meanwhile.
     ///
     /// # Errors
-    /// As [`CheckpointManager::save_in_background`]. What `approve` returns comes out of the handle.
+    /// As [`CheckpointManager::save_in_background`]. The handle returns an error of `approve`.
     pub fn save_in_background_if(
         &self,
         checkpoint: Checkpoint,
@@ -242,7 +244,7 @@ impl CheckpointManager {
             Some(writer) => writer,
             none => match Writer::start() {
                 Ok(writer) => none.insert(writer),
-                // If the system has no thread to give, this one saves.
+                // If the system cannot start a thread, this one saves.
                 Err(_) => return save().map(SaveHandle::ended_with),
             },
         };
@@ -252,7 +254,7 @@ impl CheckpointManager {
     /// Waits until all saves in the background are durable.
     ///
     /// # Errors
-    /// [`Error::Background`] where one failed and nobody asked its handle.
+    /// [`Error::Background`] if one failed and nobody has asked its handle.
     pub fn flush(&self) -> Result<()> {
         match &*held(&self.background) {
             Some(writer) => writer.flush(),
@@ -260,19 +262,30 @@ impl CheckpointManager {
         }
     }
 
+    /// Waits at most `limit` until no more than `count` saves in the background are unfinished, and
+    /// says whether that is so. With 1 a further save begins at once; with 0 all have ended.
+    pub fn wait_for_saves(&self, count: usize, limit: Duration) -> bool {
+        let unfinished = held(&self.background).as_ref().map(Writer::handles).unwrap_or_default();
+        match unfinished.len().checked_sub(count + 1) {
+            // They end in their order.
+            Some(last) => unfinished[last].wait_end(limit),
+            None => true,
+        }
+    }
+
     /// Loads a checkpoint.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Damaged`] where a byte is not what was saved, with the tensor
-    /// and the place; [`Error::Unprotected`] for a file without checksums, unless the options
-    /// accept it; [`Error::MissingField`].
+    /// [`Error::NotFound`]; [`Error::Damaged`] if a byte is not what was saved, with the tensor and
+    /// the location; [`Error::Unprotected`] for a file without checksums, unless the options accept
+    /// it; [`Error::MissingField`].
     pub fn load(&self, id: impl Into<CheckpointId>, residency: Residency) -> Result<Checkpoint> {
         self.flush()?;
         self.shared.load_known(&self.shared.name_of(id.into())?, residency)
     }
 
-    /// Notes that the caller has read a checkpoint by its path, so that a save may replace it as one
-    /// that was loaded here.
+    /// Notes that the caller has read a checkpoint by its path, so that a save may replace it like
+    /// one that was loaded here.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such checkpoint.
@@ -286,8 +299,8 @@ impl CheckpointManager {
     /// All checkpoints, by iteration. Reads the beginning of each file, not its tensors.
     ///
     /// # Errors
-    /// [`Error::Io`] where the directory cannot be read. A file that cannot be read is listed with
-    /// its problem.
+    /// [`Error::Io`] if the directory cannot be read. A file that cannot be read is listed with its
+    /// problem.
     pub fn list(&self) -> Result<Vec<Listed>> {
         self.flush()?;
         self.shared.list()
@@ -328,12 +341,12 @@ impl CheckpointManager {
     /// Reads every byte of a checkpoint and reports all that is wrong.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be opened. One that does not exist is an answer.
+    /// [`Error::Io`] if the file cannot be opened. A file that does not exist is reported, not an error.
     pub fn verify(&self, id: impl Into<CheckpointId>) -> Result<Verification> {
         self.verify_with(id, ReadOptions::default())
     }
 
-    /// As [`CheckpointManager::verify`], with progress and a way to end it.
+    /// As [`CheckpointManager::verify`], with progress and cancellation.
     ///
     /// # Errors
     /// As [`CheckpointManager::verify`]; [`Error::Cancelled`].
@@ -350,14 +363,14 @@ impl CheckpointManager {
     /// Keeps a checkpoint from being pruned.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such checkpoint.
+    /// [`Error::NotFound`] if there is no such checkpoint.
     pub fn pin(&self, id: impl Into<CheckpointId>) -> Result<()> {
         self.flush()?;
         let name = self.shared.name_of(id.into())?;
         drop(self.shared.open(&name)?);
         let mark = name::pin(&name);
         self.shared.store.publish(Publication::of_bytes(&mark, &[]))?;
-        // A prune may have been faster than the mark.
+        // A prune may have deleted it before the mark was there.
         if !self.shared.exists(&name)? {
             self.shared.store.remove(&[&mark])?;
             return Err(Error::NotFound { path: self.shared.path(&name) });
@@ -368,7 +381,7 @@ impl CheckpointManager {
     /// Lets a checkpoint be pruned again.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such checkpoint.
+    /// [`Error::NotFound`] if there is no such checkpoint.
     pub fn unpin(&self, id: impl Into<CheckpointId>) -> Result<()> {
         self.flush()?;
         let name = self.shared.name_of(id.into())?;
@@ -376,17 +389,16 @@ impl CheckpointManager {
         self.shared.store.remove(&[&name::pin(&name)])
     }
 
-    /// Takes the right to write to the directory now, which the first write takes otherwise: whoever
-    /// works for minutes before it learns at once that another process writes there.
+    /// Takes the write lease of the directory now instead of at the first write: a program that
+    /// works for minutes before it saves learns at once that another process writes there.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process writes to the directory; [`Error::Io`] where this
-    /// one may not.
+    /// [`Error::Locked`] if another process writes to the directory; [`Error::Io`] if this one may not.
     pub fn claim(&self) -> Result<()> {
         self.shared.writing.begin(&*self.shared.store).map(drop)
     }
 
-    /// The directory: as it was given while that leads there, else absolute.
+    /// The directory: as it was given while that path leads there, otherwise absolute.
     pub fn directory(&self) -> PathBuf {
         self.shared.store.describe().into()
     }
@@ -437,7 +449,7 @@ impl Shared {
             // Until then, no resume finds it.
             self.no_longer_superseded(&[&saved.name], &writing)?;
         }
-        // The checkpoint is durable: what fails from here on is no failure of the save.
+        // The checkpoint is durable: what fails from here on does not fail the save.
         match self.newest() {
             Ok(newest) => {
                 warnings.extend(self.step_back(iteration, newest.as_ref()));
@@ -456,7 +468,8 @@ impl Shared {
             match self.remove_redundant(&self.options.retention, &just, &writing) {
                 Ok(verdicts) => {
                     if let Err(error) = self.note(&mut saved, verdicts, &writing) {
-                        // It is not acknowledged, so it stands in the place of no other.
+                        // The save is not acknowledged, so the file does not count as written by
+                        // this process.
                         self.writing.seen().forget(&saved.name);
                         return Err(error);
                     }
@@ -468,11 +481,11 @@ impl Shared {
         Ok(saved)
     }
 
-    /// Notes what retention did and came across.
+    /// Notes what retention did and found.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where that is the very checkpoint that was saved. The disk has lost what
-    /// it had promised to hold, and so does this save.
+    /// [`Error::Damaged`] if it found the checkpoint damaged that was just saved: the disk has lost
+    /// what it had acknowledged, so this save fails.
     fn note(
         &self,
         saved: &mut Saved,
@@ -545,7 +558,7 @@ impl Shared {
         Ok(found.find(|named| !superseded.contains(&named.name)))
     }
 
-    /// A warning, the first time that a save of `iteration` is below the newest checkpoint there is.
+    /// A warning, the first time that a save of `iteration` is below the newest checkpoint.
     fn step_back(&self, iteration: u64, newest: Option<&Named>) -> Option<Error> {
         let newest = newest.filter(|newest| newest.iteration > iteration)?;
         let first = self.writing.seen().warns_first(format!("above {}", newest.name));
@@ -586,8 +599,8 @@ struct Loaded {
     stamp: Option<Stamp>,
 }
 
-/// What an error says of a file that has the name of a checkpoint: bytes that are of no kind known are
-/// not those that were saved, unless they can be told for something else.
+/// The error for a file that has the name of a checkpoint: bytes in no known format are damage, unless
+/// they are recognised as something else.
 fn in_its_place(name: &str, file: &dyn ReadAt, error: Error) -> Error {
     match error {
         Error::NotACheckpoint { place, what, .. }

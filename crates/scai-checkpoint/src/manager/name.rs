@@ -5,7 +5,7 @@ use crate::store::Entry;
 /// The file that is always the newest checkpoint, for people and for `torch.load`.
 pub(crate) const LATEST: &str = "latest.pt";
 
-/// What the name of every checkpoint begins with, also of one that was set aside.
+/// The prefix of every checkpoint's name, also of one that was set aside.
 pub(super) const PREFIX: &str = "checkpoint_iter_";
 const SUFFIX: &str = ".pt";
 const PIN: &str = ".pinned";
@@ -33,8 +33,8 @@ pub(super) struct Named {
     pub(super) name: String,
 }
 
-/// The checkpoints among these files, by iteration. Of those of one iteration, the one with the name
-/// that a save gives comes last, as the newest.
+/// The checkpoints among these files, by iteration. If several have one iteration, the one with the
+/// name that a save gives comes last, as the newest.
 pub(super) fn checkpoints(entries: &[Entry]) -> Vec<Named> {
     let named = |entry: &Entry| {
         Some(Named { iteration: iteration(&entry.name)?, name: entry.name.clone() })

@@ -15,13 +15,13 @@ use crate::verify::verify;
 /// Whether anything is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prune {
-    /// Only says what would be.
+    /// Only reports what would be deleted.
     DryRun,
     /// Deletes.
     Remove,
 }
 
-/// What becomes of superseded checkpoints.
+/// What happens to superseded checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Superseded {
     Keep,
@@ -34,36 +34,35 @@ enum Superseded {
 pub struct Verdict {
     /// The checkpoint.
     pub checkpoint: Listed,
-    /// Why it stays; it goes where there is no reason.
+    /// Why it is kept; without any reason it is deleted.
     pub reasons: Vec<Reason>,
     /// It was deleted.
     pub removed: bool,
 }
 
 impl Verdict {
-    /// Whether the checkpoint stays.
+    /// Whether the checkpoint is kept.
     pub fn stays(&self) -> bool {
         !self.reasons.is_empty()
     }
 }
 
 impl CheckpointManager {
-    /// Deletes the checkpoints that no rule keeps, or says which these are.
+    /// Deletes the checkpoints that no rule keeps, or reports which these are.
     ///
-    /// A checkpoint is deleted only after those that stay in its place (the newest, the last ones,
-    /// the best ones) were read from the device, in this very call, and every byte was found right.
-    /// One that is damaged never counts as kept, and one that is found damaged is not deleted; what is
-    /// to go is not read before.
+    /// A checkpoint is deleted only after those that are kept instead (the newest, the last ones, the
+    /// best ones) were read from the device, in this call, and every byte was found right. One that is
+    /// damaged never counts as kept, and one that is found damaged is not deleted; what is to be
+    /// deleted is not read first.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process writes to the directory;
-    /// [`Error::Io`] where a file cannot be deleted. The order is oldest first, so that
-    /// what is left is always the newer part.
+    /// [`Error::Locked`] if another process writes to the directory; [`Error::Io`] if a file cannot
+    /// be deleted. The order is oldest first, so that always the newer ones are left.
     pub fn prune(&self, retention: &Retention, prune: Prune) -> Result<Vec<Verdict>> {
         self.prune_with(retention, prune, ReadOptions::default())
     }
 
-    /// As [`CheckpointManager::prune`], with progress and a way to end it.
+    /// As [`CheckpointManager::prune`], with progress and cancellation.
     ///
     /// # Errors
     /// As [`CheckpointManager::prune`]; [`Error::Cancelled`], before anything is deleted.
@@ -76,10 +75,10 @@ impl CheckpointManager {
         self.carry_out(retention, prune, Superseded::Keep, &options.into())
     }
 
-    /// Deletes the checkpoints that a run went back behind, or says which these are.
+    /// Deletes superseded checkpoints, those a rollback went past, or reports which these are.
     ///
     /// As with [`CheckpointManager::prune`], the newest one that is not superseded is read from the
-    /// device before.
+    /// device first.
     ///
     /// # Errors
     /// As [`CheckpointManager::prune_with`].
@@ -111,7 +110,7 @@ impl CheckpointManager {
 }
 
 impl Shared {
-    /// Deletes within a writing operation what its save, of the checkpoint `saved`, made redundant.
+    /// Deletes what the save of `saved` made redundant, within its write operation.
     pub(super) fn remove_redundant(
         &self,
         retention: &Retention,
@@ -130,7 +129,7 @@ impl Shared {
     ) -> Result<Vec<Verdict>> {
         for verdict in verdicts.iter_mut().filter(|verdict| !verdict.stays()) {
             let name = &verdict.checkpoint.name;
-            // A pin asks for no right to write, and verifying may have taken a while.
+            // Pinning needs no write lease, and verifying may have taken a while.
             if self.exists(&name::pin(name))? {
                 verdict.checkpoint.pinned = true;
                 verdict.reasons.push(Reason::Pinned);
@@ -147,9 +146,8 @@ impl Shared {
         Ok(verdicts)
     }
 
-    /// What is to become of each checkpoint. What stays in the place of others was read from the
-    /// device; nothing that an earlier call found is relied on, since a device may lose bits at any
-    /// time.
+    /// Decides on each checkpoint. What is kept instead of others was read from the device; what an
+    /// earlier call found is not relied on, since a device may lose bits at any time.
     fn verdicts(
         &self,
         retention: &Retention,
@@ -158,7 +156,7 @@ impl Shared {
         options: &ReadOptions<'_>,
     ) -> Result<Vec<Verdict>> {
         let entries = self.entries()?;
-        // A list does without the record; a decision does not.
+        // A listing can do without the record; a decision cannot.
         let mut listed = self.list_of(&entries, Ok(self.superseded()?));
         let seen = self.writing.seen();
         for listed in &mut listed {
@@ -167,7 +165,7 @@ impl Shared {
         }
         let mut candidates: Vec<Candidate> = listed
             .iter()
-            .map(|listed| Candidate { saved_here: seen.saved(&listed.name), ..candidate(listed) })
+            .map(|listed| Candidate { saved_here: seen.saved(&listed.name), ..listed.candidate() })
             .collect();
         drop(seen);
         let mut right = HashSet::new();
@@ -182,8 +180,8 @@ impl Shared {
                     reasons.push(Reason::JustSaved);
                 }
             }
-            // Nothing is made redundant by a checkpoint that was not verified; where one turns out
-            // to be damaged, the next one takes its place.
+            // A checkpoint that was not verified makes nothing redundant; if one turns out to be
+            // damaged, the next one takes its place.
             if reasons.iter().all(|reasons| !reasons.is_empty()) {
                 break reasons;
             }
@@ -217,8 +215,8 @@ impl Shared {
             .collect())
     }
 
-    /// Reads every byte of a checkpoint from the device; the first thing that is wrong with it, and
-    /// which file that is.
+    /// Reads every byte of a checkpoint from the device; returns the first error, and the stamp of
+    /// the file that has it.
     fn verify_on_device(
         &self,
         name: &str,
@@ -236,7 +234,7 @@ impl Shared {
         Ok(found.map(|found| (found, stamp)))
     }
 
-    /// Warnings, the first time, of statistics that no checkpoint has as a number.
+    /// Warnings about statistics that no checkpoint has as a number, each given once.
     pub(super) fn missing_statistics(&self, verdicts: &[Verdict]) -> Vec<Error> {
         let reasons = verdicts.iter().flat_map(|verdict| &verdict.reasons);
         let missing: BTreeSet<&str> = reasons
@@ -269,7 +267,7 @@ impl Shared {
     }
 }
 
-/// Refuses a statistic by which the best are kept, and which is no number.
+/// Rejects a statistic by which the best are kept if it is not a number.
 pub(super) fn check_statistics(retention: &Retention, statistics: &Value) -> Result<()> {
     for statistic in retention.statistics() {
         let value = statistics.as_dict().and_then(|statistics| statistics.get(statistic));
@@ -288,26 +286,10 @@ pub(super) fn check_statistics(retention: &Retention, statistics: &Value) -> Res
     Ok(())
 }
 
-/// Whether a checkpoint that is kept for this reason lets others go.
+/// Whether a checkpoint that is kept for this reason allows others to be deleted.
 fn displaces(reason: &Reason) -> bool {
     matches!(
         reason,
         Reason::Newest | Reason::JustSaved | Reason::Rule(Rule::Last(_) | Rule::Best { .. }, _)
     )
-}
-
-fn candidate(listed: &Listed) -> Candidate {
-    let statistics = &listed.training_stats;
-    Candidate {
-        iteration: listed.iteration,
-        saved_at: listed.saved_at(),
-        pinned: listed.pinned,
-        damaged: listed.problem.is_some(),
-        superseded: listed.superseded,
-        saved_here: None,
-        statistics: statistics
-            .names()
-            .filter_map(|name| Some((name.to_owned(), statistics.number(name)?)))
-            .collect(),
-    }
 }

@@ -1,4 +1,4 @@
-//! Going on from the newest checkpoint that is sound, or from an older one on purpose.
+//! Continuing from the newest checkpoint that is sound, or from an older one on request.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::codec::CheckpointFile;
 use crate::error::{Error, Place, Result};
 use crate::store::Entry;
 
-/// How a resume goes about it.
+/// Options of a resume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resume {
@@ -21,19 +21,19 @@ pub struct Resume {
     pub residency: Residency,
     /// The iteration to go back to; `None` takes the newest.
     pub at: Option<u64>,
-    /// What becomes of a sound checkpoint that cannot be read.
+    /// What happens to a sound checkpoint that cannot be read.
     pub unreadable: Unreadable,
 }
 
-/// What a resume does about a checkpoint that is not damaged and that it cannot read all the same: it
-/// needs code, is of a newer version, has no checksums, holds another iteration than its name says, or
-/// the disk refuses.
+/// What a resume does about a checkpoint that is not damaged but cannot be read: it needs code, is of
+/// a newer version, has no checksums, holds another iteration than its name says, or the disk returns
+/// an error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unreadable {
-    /// The resume fails with the reason: going on from an older one would lose what is sound.
+    /// The resume fails with the reason: continuing from an older one would lose a sound state.
     #[default]
     Fail,
-    /// It is passed over and reported in [`Resumed::skipped`].
+    /// It is skipped and reported in [`Resumed::skipped`].
     Skip,
 }
 
@@ -52,7 +52,7 @@ impl Resume {
         self
     }
 
-    /// What becomes of a sound checkpoint that cannot be read.
+    /// What happens to a sound checkpoint that cannot be read.
     #[must_use]
     pub fn unreadable(mut self, unreadable: Unreadable) -> Self {
         self.unreadable = unreadable;
@@ -66,7 +66,7 @@ impl From<Residency> for Resume {
     }
 }
 
-/// A checkpoint to go on from, and the story of how it was found.
+/// A checkpoint to continue from, and how it was found.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Resumed {
@@ -78,7 +78,7 @@ pub struct Resumed {
     pub name: String,
     /// The newer ones that could not be used, newest first.
     pub skipped: Vec<Skipped>,
-    /// Iterations between the newest checkpoint there was and this one.
+    /// Iterations between the newest checkpoint and this one.
     pub iterations_lost: u64,
 }
 
@@ -90,8 +90,7 @@ pub struct Skipped {
     pub name: String,
     /// Why.
     pub reason: Error,
-    /// What it is called now, where it was damaged and could be set aside. The reason stands in a
-    /// text file beside it.
+    /// Its new name, if it was damaged and could be set aside. The reason is in a text file beside it.
     pub set_aside: Option<String>,
 }
 
@@ -100,31 +99,29 @@ impl CheckpointManager {
     ///
     /// The newest is tried first. Once one is found, those that are newer and damaged are set
     /// aside: renamed to `….pt.damaged`, with the reason in a text file beside it, and never
-    /// deleted; then `latest.pt` is moved to what was found. If something else is the matter with a
-    /// newer one, the resume fails and changes nothing. Superseded ones are not tried. If `latest.pt`
-    /// is all there is, it is taken. `None` in a directory without checkpoints.
+    /// deleted; then `latest.pt` is moved to what was found. If something else is wrong with a newer
+    /// one, the resume fails and changes nothing. Superseded ones are not tried. If `latest.pt` is
+    /// the only one, it is used. Returns `None` if the directory has no checkpoints.
     ///
     /// # Errors
-    /// [`Error::NothingToResume`] where there are checkpoints and none is sound, or files that are
-    /// checkpoints under other names; it lists why.
-    /// Nothing is set aside then, so that the next resume says the same: a directory that held
-    /// checkpoints never comes to look like one that never did.
+    /// [`Error::NothingToResume`] if there are checkpoints but none is sound, or files that are
+    /// checkpoints under other names; it lists why. Nothing is set aside then, so that the next
+    /// resume says the same: a directory that held checkpoints never looks as if it had not.
     ///
-    /// What a load fails with, if the newest is not damaged and cannot be read; see [`Unreadable`].
-    /// Reads that fail are tried again first.
+    /// Those of a load, if the newest is not damaged but cannot be read; see [`Unreadable`]. Failed
+    /// reads are tried again first.
     pub fn resume(&self) -> Result<Option<Resumed>> {
         self.resume_with(Resume::default())
     }
 
-    /// As [`CheckpointManager::resume`], with the tensors in memory or left on disk, back at an
-    /// iteration, or past what cannot be read.
+    /// As [`CheckpointManager::resume`], with options: tensors in memory or on disk, the iteration
+    /// to go back to, skipping what cannot be read.
     ///
-    /// Every byte is checked in any case: [`Residency::Disk`] is as [`Residency::Verified`].
-    /// What is left on disk is read through the file that was checked, whatever happens to its
-    /// name.
+    /// Every byte is checked in any case: [`Residency::Disk`] acts as [`Residency::Verified`]. What
+    /// is left on disk is read through the file that was checked, whatever happens to its name.
     ///
     /// # Errors
-    /// As [`CheckpointManager::resume`]. With [`Resume::at`] what a load fails with, and as
+    /// As [`CheckpointManager::resume`]. With [`Resume::at`], also those of a load and of
     /// [`CheckpointManager::rollback`].
     pub fn resume_with(&self, how: impl Into<Resume>) -> Result<Option<Resumed>> {
         self.flush()?;
@@ -158,13 +155,13 @@ impl CheckpointManager {
         search.end(None)
     }
 
-    /// Records that the training goes on from the checkpoint of `iteration`, which stays the newest
+    /// Records that training continues from the checkpoint of `iteration`, which is the newest
     /// until more is saved.
     ///
-    /// Those of later iterations are *superseded*: listed as such, never resumed from by themselves,
-    /// counted by no rule, and deleted only by [`CheckpointManager::prune_superseded`]. A save of the
-    /// same iteration replaces them. `latest.pt` is moved. The record is durable when this returns; to
-    /// take it back, roll back to a later iteration.
+    /// Those of later iterations are *superseded*: listed as such, never resumed from unless asked
+    /// for, not counted by any rule, and deleted only by [`CheckpointManager::prune_superseded`]. A
+    /// save of the same iteration replaces them. `latest.pt` is moved. The record is durable when this
+    /// returns; to undo it, roll back to a later iteration.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such checkpoint; [`Error::Locked`] if another process writes
@@ -180,14 +177,14 @@ impl CheckpointManager {
     }
 }
 
-/// A run that saves and prunes may take away what a resume has just listed; the resume then looks
-/// again. That often in a row, something else is wrong.
+/// A run that saves and prunes may delete what a resume has just listed; the resume then lists
+/// again. After this many times, something else is wrong.
 const ATTEMPTS: usize = 100;
 
-/// How long a resume waits before it reads again what could not be read.
+/// How long a resume waits before it retries a failed read.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
 
-/// A resume that is under way.
+/// A resume in progress.
 struct Search<'a> {
     shared: &'a Shared,
     residency: Residency,
@@ -195,12 +192,12 @@ struct Search<'a> {
     /// The largest iteration there was.
     newest: u64,
     skipped: Vec<Skipped>,
-    /// Whether a checkpoint was there a moment before and is not any more.
+    /// Whether a checkpoint that was listed is no longer there.
     gone: bool,
 }
 
 impl Search<'_> {
-    /// Loads the newest checkpoint that is sound. Stops at one that is gone by now.
+    /// Loads the newest checkpoint that is sound. Stops at one that no longer exists.
     fn look(&mut self) -> Result<Option<(Named, Loaded)>> {
         let entries = self.shared.entries()?;
         let superseded = self.shared.superseded()?;
@@ -208,7 +205,7 @@ impl Search<'_> {
         found.retain(|named| !superseded.contains(&named.name));
         self.newest = self.newest.max(found.last().map_or(0, |newest| newest.iteration));
         self.gone = false;
-        // What was not set aside is still there, and met again.
+        // What was not set aside is still there, and is found again.
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
         let no_other = found.is_empty();
         for named in found.into_iter().rev() {
@@ -219,7 +216,7 @@ impl Search<'_> {
                 return Ok(None);
             }
         }
-        // One that is a copy of what was set aside is damaged as well, which is to be said.
+        // A copy of what was set aside is damaged as well, and is reported.
         let has_latest = entries.iter().any(|entry| entry.name == name::LATEST);
         if has_latest
             && (no_other || self.shared.latest_is_of_its_own(&entries))
@@ -232,7 +229,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Loads a checkpoint. One that cannot be used is noted, or is an error.
+    /// Loads a checkpoint. One that cannot be used is recorded as skipped, or is an error.
     fn attempt(&mut self, name: &str, iteration: Option<u64>) -> Result<Option<Loaded>> {
         let reason = match self.shared.load_patiently(name, iteration, self.residency) {
             Ok(loaded) => return Ok(Some(loaded)),
@@ -241,7 +238,7 @@ impl Search<'_> {
         self.gone = matches!(reason, Error::NotFound { .. });
         let passes = match reason {
             Error::Damaged { .. } | Error::NotFound { .. } => true,
-            // The older ones are no smaller.
+            // The older ones are not smaller.
             Error::OutOfMemory { .. } => false,
             _ => self.unreadable == Unreadable::Skip,
         };
@@ -252,8 +249,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Where no checkpoint can be used: notes what else there is that a resume does not take by
-    /// itself.
+    /// If no checkpoint can be used: records what else there is that a resume does not use by itself.
     fn look_elsewhere(&mut self, entries: &[Entry], superseded: &BTreeSet<String>) {
         let skip = |name: &str, what: String, hint: &str| Skipped {
             name: name.to_owned(),
@@ -277,14 +273,14 @@ impl Search<'_> {
         }
     }
 
-    /// Sets aside what is damaged, now that there is a sound one to go on from.
+    /// Sets aside what is damaged, now that there is a sound one to continue from.
     fn set_damaged_aside(&mut self) {
         for skipped in &mut self.skipped {
             if skipped.reason.is_damage()
                 && skipped.set_aside.is_none()
                 && let Ok(operation) = self.shared.writing.begin(&*self.shared.store)
             {
-                // It was read without the right to write, and may have been replaced since.
+                // It was read without the write lease, and may have been replaced since.
                 *skipped = self.shared.set_aside(&skipped.name, &operation);
                 self.gone |= matches!(skipped.reason, Error::NotFound { .. });
             }
@@ -297,7 +293,7 @@ impl Search<'_> {
             Some((Named { iteration, name }, Loaded { checkpoint, file, .. })) => {
                 let set_aside = skipped.iter().any(|skipped| skipped.set_aside.is_some());
                 if set_aside && let Ok(operation) = shared.writing.begin(&*shared.store) {
-                    // A hint only: a resume does not fail for it.
+                    // Only a hint: a resume does not fail because of it.
                     if name != name::LATEST {
                         let _ = shared.move_latest(&name, &operation);
                     }
@@ -317,8 +313,7 @@ impl Search<'_> {
 }
 
 impl Shared {
-    /// Loads a checkpoint. Where the disk refuses, once more after a while: on a network that is often
-    /// all it takes.
+    /// Loads a checkpoint. Failed reads are retried after a pause, which often helps on a network.
     fn load_patiently(
         &self,
         name: &str,
@@ -348,7 +343,7 @@ impl Shared {
         }
     }
 
-    /// Renames a checkpoint where it is damaged. One that is not counts as gone.
+    /// Renames a checkpoint if it is damaged. If it is not, it counts as gone.
     pub(super) fn set_aside(&self, name: &str, _operation: &Operation<'_>) -> Skipped {
         let reason = match self.load(name, Residency::Verified) {
             Ok(_) => Error::NotFound { path: self.path(name) },
@@ -368,7 +363,7 @@ fn may_pass(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() != ErrorKind::PermissionDenied)
 }
 
-/// Whether a file may be a checkpoint by the end of its name, and is none of this directory's.
+/// Whether a file may be a checkpoint by the end of its name, and is not one of this directory.
 fn is_foreign(name: &str) -> bool {
     let ends = [".pt", ".pth", ".ckpt"].iter().any(|end| name.to_lowercase().ends_with(end));
     ends && name::iteration(name).is_none() && name != name::LATEST

@@ -1,8 +1,8 @@
-//! Going back on purpose: which checkpoints a run went back behind.
+//! Rollback: which checkpoints a run went back past.
 //!
-//! A resume from an older checkpoint that was asked for writes the file `superseded.json`, which
-//! names the checkpoints of later iterations. They stay, but no resume takes them by itself, and no
-//! rule counts them. One that a later save replaces is an ordinary checkpoint again.
+//! A resume from an older checkpoint, on request, writes the file `superseded.json`, which names
+//! the checkpoints of later iterations. They are kept, but no resume uses them unless asked to, and
+//! no rule counts them. One that a later save replaces is an ordinary checkpoint again.
 
 use std::collections::BTreeSet;
 
@@ -17,14 +17,14 @@ use crate::store::Publication;
 pub(crate) const RECORD: &str = "superseded.json";
 
 const VERSION: u32 = 1;
-/// A name has some 30 bytes; a longer file was not written by this crate.
+/// A name has about 30 bytes; a longer file was not written by this crate.
 const LONGEST: u64 = 64 << 20;
 
 /// What the file holds, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     version: u32,
-    /// The iteration that was gone back to last.
+    /// The iteration of the last rollback.
     resumed_at: u64,
     /// When.
     timestamp: String,
@@ -32,7 +32,7 @@ struct Record {
 }
 
 impl Shared {
-    /// The names of the superseded checkpoints; none in a directory in which nobody went back.
+    /// The names of the superseded checkpoints; empty if there was no rollback.
     pub(super) fn superseded(&self) -> Result<BTreeSet<String>> {
         Ok(self.record()?.map(|record| record.superseded).unwrap_or_default())
     }
@@ -61,8 +61,8 @@ impl Shared {
         Ok(Some(record))
     }
 
-    /// Records that the run goes on from `iteration`: what is above it is superseded from now on, it
-    /// itself is not, and what is below it is as it was.
+    /// Records that the run continues from `iteration`: later checkpoints are superseded from now
+    /// on, this one is not, and earlier ones are as they were.
     pub(super) fn supersede_above(&self, iteration: u64, operation: &Operation<'_>) -> Result<()> {
         let entries = self.entries()?;
         let before = self.superseded()?;
@@ -98,8 +98,7 @@ impl Shared {
     }
 
     fn write(&self, record: &Record, _operation: &Operation<'_>) -> Result<()> {
-        // Also one that names nothing: after a power failure, a file that was removed may come back
-        // with anything in it.
+        // Also if it names nothing: after a power failure, a removed file may come back with any content.
         let mut bytes = serde_json::to_vec_pretty(record)
             .map_err(|error| Error::invalid(format!("cannot write `{RECORD}`: {error}")))?;
         bytes.push(b'\n');

@@ -1,4 +1,4 @@
-//! What was not read is not replaced: files that another run left where a save is to go.
+//! Keeping files of another run, which this one has not read, when a save needs their names.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use super::{Shared, list};
 use crate::error::{Error, Result};
 use crate::store::{Entry, ReadAt, Stamp, free_name};
 
-/// What tells two copies apart that were written at different times: the end of a checkpoint has the
-/// checksums of all that comes before.
+/// Bytes by which copies are recognised: the end of a checkpoint has the checksums of all that comes
+/// before.
 const TAIL: u64 = 4096;
 
-/// Under which [`super::lock::Seen`] has what `latest.pt` was made: what was only read is not meant.
+/// The key in [`super::lock::Seen`] of what `latest.pt` was made, as opposed to what was only read.
 const MOVED: &str = "latest.pt, as it was moved";
 
 impl Shared {
     /// Keeps the file called `name` under another name, unless it is what this process read or wrote.
-    /// Says so.
+    /// Returns a warning.
     pub(super) fn keep_unread(
         &self,
         name: &str,
@@ -25,7 +25,7 @@ impl Shared {
     ) -> Result<Option<Error>> {
         let file = match self.store.open(name) {
             Err(Error::NotFound { .. }) => return Ok(None),
-            // Another user's, a directory: what it is does not matter, it is not this run's.
+            // Another user's file, or a directory: in any case, it is not this run's.
             Err(_) => None,
             Ok(file) => Some(file),
         };
@@ -44,7 +44,7 @@ impl Shared {
     ) -> Result<Option<Error>> {
         let earlier = free_name(&format!("{name}.earlier"), entries);
         match self.store.point(&earlier, name) {
-            // What could not be opened was not there, then.
+            // It no longer exists.
             Err(Error::NotFound { .. }) => return Ok(None),
             kept => kept?,
         }
@@ -54,10 +54,10 @@ impl Shared {
         ))))
     }
 
-    /// Makes `latest.pt` a further name of the checkpoint `newest`.
+    /// Makes `latest.pt` another name of the checkpoint `newest`.
     ///
-    /// If it is no name of any checkpoint there is, it is a state of its own (somebody copied it
-    /// here): then it is kept, under the name of its iteration if it was all there was.
+    /// If it is not a name of any existing checkpoint, it is a state of its own (somebody copied it
+    /// here): then it is kept, under the name of its iteration if there was no other.
     pub(super) fn move_latest(
         &self,
         newest: &str,
@@ -72,7 +72,7 @@ impl Shared {
         Ok(kept)
     }
 
-    /// Notes that `latest.pt` is a further name of a checkpoint, before a save replaces that one.
+    /// Notes that `latest.pt` is another name of a checkpoint, before a save replaces that one.
     pub(super) fn recognise_latest(&self) {
         let Ok(latest) = self.store.open(name::LATEST) else { return };
         let stamp = latest.stamp();
@@ -85,10 +85,24 @@ impl Shared {
         }
     }
 
+    /// Deletes `latest.pt` if it is another name of a checkpoint.
+    pub(super) fn drop_latest(&self, entries: &[Entry]) -> Result<()> {
+        let latest = match self.store.open(name::LATEST) {
+            Ok(latest) => latest,
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if !self.is_a_name_of_another(&latest, entries)? {
+            return Ok(());
+        }
+        drop(latest);
+        self.store.remove(&[name::LATEST])
+    }
+
     fn keep_latest(&self, operation: &Operation<'_>) -> Result<Option<Error>> {
         let latest = match self.store.open(name::LATEST) {
             Ok(latest) => latest,
-            // Also a link that leads nowhere.
+            // Also a dangling link.
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -104,10 +118,10 @@ impl Shared {
         let mut others = name::checkpoints(&entries);
         others.retain(|named| self.writing.seen().saved(&named.name).is_none());
         if others.iter().any(|named| Some(named.iteration) == iteration) {
-            // The process before this one saved that iteration anew and ended before it moved the name.
+            // An earlier process saved that iteration again and ended before it moved the name.
             return Ok(None);
         }
-        // Beside checkpoints from before, it may be one that somebody deleted to go back.
+        // Beside earlier checkpoints, it may be one that somebody deleted to go back.
         let taken = |own: &String| entries.iter().any(|entry| entry.name == *own);
         let own = iteration.map(name::checkpoint);
         let own = own.filter(|own| others.is_empty() && !taken(own));
@@ -123,13 +137,13 @@ impl Shared {
         }
     }
 
-    /// Whether `latest.pt` is a state of its own and no further name or copy of another checkpoint.
+    /// Whether `latest.pt` is a state of its own, not another name or a copy of a checkpoint.
     pub(super) fn latest_is_of_its_own(&self, entries: &[Entry]) -> bool {
         let Ok(latest) = self.store.open(name::LATEST) else { return false };
         !self.is_a_name_of_another(&latest, entries).unwrap_or(true)
     }
 
-    /// Whether a file is a checkpoint of the directory under a further name, or a copy of one, also of
+    /// Whether a file is a checkpoint of the directory under another name, or a copy of one, also of
     /// one that was set aside.
     fn is_a_name_of_another(&self, file: &Arc<dyn ReadAt>, entries: &[Entry]) -> Result<bool> {
         let like = |entry: &&Entry| entry.len == file.len() && entry.name.starts_with(name::PREFIX);

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Numbers are at least 1. `best` is read from the right, so that a statistic may contain colons; a
-//! comma in it is written `\,` and a backslash `\\`. Spaces around rules do not count.
+//! comma in it is written `\,` and a backslash `\\`. Spaces around rules are ignored.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -264,7 +264,7 @@ mod tests {
     fn rule() -> impl Strategy<Value = Rule> {
         let count = || (1_u64..).prop_map(|count| NonZeroU64::new(count).unwrap());
         let goal = prop_oneof![Just(Goal::Min), Just(Goal::Max)];
-        // Any text that is not blank at its ends, since blanks around rules do not count.
+        // Any text that is not blank at its ends, since blanks around rules are ignored.
         let statistic = r"[a-z:,\\]([a-z :,\\]{0,8}[a-z:,\\])?";
         prop_oneof![
             count().prop_map(Rule::Last),

@@ -1,4 +1,4 @@
-//! Which checkpoints stay: pure functions from a list to a decision.
+//! Which checkpoints to keep: pure functions from a list to a decision.
 
 mod language;
 
@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 
 use crate::error::Result;
 
-/// Which checkpoints to keep. Each rule keeps some; what no rule keeps goes.
+/// Which checkpoints to keep. Each rule keeps some; the rest are deleted.
 ///
 /// Written and read as text, `last:3, every:1000, within:2d, best:loss:min:2`, or `all`: the same in
 /// Rust, Python, the command and the configuration.
@@ -21,12 +21,12 @@ use crate::error::Result;
 /// # Ok::<(), scai_checkpoint::Error>(())
 /// ```
 ///
-/// The newest sound checkpoint and the pinned ones are always kept, and so is whatever is known to be
-/// damaged: it is set aside by a resume, never deleted. Without any rule everything stays.
+/// The newest sound checkpoint and the pinned ones are always kept, and so are those known to be
+/// damaged: a resume sets them aside, and they are never deleted. Without any rule everything is kept.
 ///
-/// What this process saved is newer than what was there before, whatever the iterations say. After a
-/// step back that was not declared, the checkpoints above it are all kept and count for no rule.
-/// Superseded ones, above a step back that was declared, are kept and count for none either.
+/// What this process saved counts as newer than what was there before, whatever the iterations are.
+/// After a step back without a rollback, the checkpoints above it are all kept, and no rule counts
+/// them. Superseded ones, which a rollback went past, are kept and not counted either.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Retention {
     rules: Vec<Rule>,
@@ -36,20 +36,20 @@ pub struct Retention {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Rule {
-    /// The newest so many; those that this process saved come first.
+    /// The newest N; those that this process saved come first.
     Last(NonZeroU64),
     /// Those whose iteration is a multiple of this.
     Every(NonZeroU64),
-    /// The best so many by a statistic; those without it do not count.
+    /// The best N by a statistic; those without it are not counted.
     Best {
-        /// The key in `training_stats`. Where no checkpoint has it, all stay.
+        /// The key in `training_stats`. If no checkpoint has it, all are kept.
         statistic: String,
         /// Which end is good.
         goal: Goal,
         /// How many.
         count: NonZeroU64,
     },
-    /// Those saved within so many seconds before now; those without a time stay.
+    /// Those saved within this many seconds before now; those without a time are kept.
     Within(NonZeroU64),
 }
 
@@ -69,19 +69,19 @@ pub struct Candidate {
     pub iteration: u64,
     /// When it was saved, in seconds since 1970.
     pub saved_at: Option<i64>,
-    /// It is not to be deleted.
+    /// It must not be deleted.
     pub pinned: bool,
     /// It cannot be loaded, as far as is known.
     pub damaged: bool,
-    /// A run went back behind it on purpose.
+    /// A rollback went past it.
     pub superseded: bool,
-    /// How many saves this process had made before it saved this one; `None` if another did.
+    /// How many saves this process had made before it saved this one; `None` if it did not.
     pub saved_here: Option<u64>,
     /// The statistics that are numbers.
     pub statistics: Vec<(String, f64)>,
 }
 
-/// Why a checkpoint stays.
+/// Why a checkpoint is kept.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Reason {
@@ -91,19 +91,18 @@ pub enum Reason {
     Newest,
     /// It is pinned.
     Pinned,
-    /// This very call saved it, although newer iterations are there.
+    /// This call saved it, although there are later iterations.
     JustSaved,
     /// It cannot be loaded, and nothing damaged is deleted.
     Damaged,
-    /// The run went back behind it, which was declared.
+    /// A rollback went past it.
     Superseded,
-    /// This process saved an older iteration last: the run went back behind it, which was not
-    /// declared.
+    /// This process saved an older iteration last: the run went back without a rollback.
     AboveStepBack,
     /// A rule asks for the best by a statistic that no checkpoint has: a wrong name must not delete
     /// everything.
     NoStatistic(String),
-    /// A rule keeps it; for [`Rule::Last`] and [`Rule::Best`] with its rank from 1 on.
+    /// A rule keeps it; for [`Rule::Last`] and [`Rule::Best`] with its rank, counted from 1.
     Rule(Rule, usize),
 }
 
@@ -146,7 +145,7 @@ impl Retention {
         format!("last:{count}").parse()
     }
 
-    /// All rules of several texts, each of which may hold some; everything stays if there are none.
+    /// The rules of several texts, each of which may hold some; without any, everything is kept.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for a text that is not a rule.
@@ -162,12 +161,12 @@ impl Retention {
         })
     }
 
-    /// The rules; none keeps everything.
+    /// The rules; without any, everything is kept.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// The reasons for which each candidate stays, in the order given; one without any goes.
+    /// The reasons to keep each candidate, in the order given; without any it is deleted.
     ///
     /// `now` is in seconds since 1970.
     pub fn decide(&self, candidates: &[Candidate], now: i64) -> Vec<Vec<Reason>> {
@@ -177,7 +176,7 @@ impl Retention {
         let saved_last = saved_last.filter(|candidate| candidate.saved_here.is_some());
         let is_above = |i: usize| saved_last.is_some_and(|l| candidates[i].iteration > l.iteration);
         let mut sound: Vec<usize> = (0..candidates.len()).filter(counts).collect();
-        // A resume goes by the iteration alone. Of equals the last one, as in a list.
+        // A resume goes by the iteration alone. Of equal ones it takes the last, as in a list.
         let newest = sound.iter().copied().max_by_key(|&i| candidates[i].iteration);
         for (i, candidate) in candidates.iter().enumerate() {
             if Some(i) == newest {
@@ -297,7 +296,7 @@ mod tests {
         all[3].damaged = true;
         all[0].statistics[0].1 = f64::NAN;
         all[1].pinned = true;
-        // 4 is damaged and stays, 3 is the newest sound one, 2 is pinned and the best.
+        // 4 is damaged and kept, 3 is the newest sound one, 2 is pinned and the best.
         assert_eq!(kept(&of("best:loss:max"), &all, 0), [2, 3, 4]);
         assert_eq!(kept(&Retention::keep_last(1).unwrap(), &all, 0), [2, 3, 4]);
     }

@@ -1,22 +1,22 @@
-//! Publishing: the only code that gives a file its final name, takes it away or moves it.
+//! Publishing: the only code that gives a file its final name, renames it or removes it.
 //!
 //! A save is acknowledged after these steps and not before:
 //!
 //! ```text
-//! create a draft, reserve its space      no room: nothing has happened
+//! create a temporary file, reserve space    no room: nothing has happened
 //! write every byte that was planned
-//! sync the draft, once                   failed: the draft is dead, nothing has happened
-//! ask whether what was written counts    no: nothing has happened
-//! give it its final name                 the old file is replaced in one step
-//! sync the names                         failed: new or old after a power loss, so no promise
+//! sync the file, once                       failed: the file is discarded, nothing has happened
+//! ask for approval                          refused: nothing has happened
+//! give it its final name                    the old file is replaced in one step
+//! sync the names                            failed: new or old after a power loss: an error
 //! ```
 //!
-//! A draft has no name where the directory can do without, so that a process that is killed leaves
-//! nothing. Such a one gets its final name at once if that is free. Names are replaced by renaming
-//! only, so otherwise it gets a temporary name and is renamed right away; where a draft has a
-//! temporary name from the beginning, it is renamed as well.
+//! The temporary file ([`Draft`]) has no name if the directory supports that, so that a killed
+//! process leaves nothing behind. It then gets its final name directly if that is free. Only a
+//! rename replaces a name, so otherwise it gets a temporary name and is renamed at once; a file
+//! that had a temporary name from the beginning is renamed as well.
 //!
-//! Each step consumes what the one before returned, so no order but this one can be written down.
+//! Each step consumes what the one before returned, so no other order compiles.
 
 #![cfg_attr(
     not(feature = "testing"),
@@ -38,8 +38,8 @@ use crate::timeline::{Stopwatch, Timeline};
 /// Writes a file of `len` bytes and publishes it as `name`, replacing what had that name.
 ///
 /// `write` must write each byte exactly once; it may do so in any order and from several threads.
-/// On success the file is durable under its name. What is returned are the times of these steps;
-/// no time is planning, and none comes after.
+/// On success the file is durable under its name. Returns the times of these steps; those of
+/// planning and of what follows are zero.
 ///
 /// # Errors
 /// As [`publish_entry`].
@@ -53,13 +53,13 @@ pub fn publish(
 }
 
 /// Writes a file and publishes it under its name, as [`publish`] does; only if the name is free, if
-/// that is asked for, and only if what was written is approved.
+/// requested, and only if what was written is approved.
 ///
 /// # Errors
-/// [`Error::DiskFull`] if there is no room, a quota or a limit on the size of files is in the
-/// way; [`Error::Io`] if something else fails, of the kind [`ErrorKind::AlreadyExists`] if the name
-/// is to be free and is not; what `write` or `approve` returns, if that fails. The directory is then
-/// as it was before.
+/// [`Error::DiskFull`] if there is no room, or a quota or a limit on the size of files is exceeded;
+/// [`Error::Io`] if something else fails, of the kind [`ErrorKind::AlreadyExists`] if the name must
+/// be free and is not; what `write` or `approve` returns, if that fails. The directory is then as it
+/// was before.
 ///
 /// [`Error::NotDurable`] if the file has its name but the directory could not be synced:
 /// running processes see the new file, after a power loss it may be the old one, complete in
@@ -75,9 +75,9 @@ pub fn publish_entry(directory: &dyn Directory, entry: Publication<'_>) -> Resul
     Ok(Timeline { write, sync, commit: watch.lap(), ..Timeline::default() })
 }
 
-/// Publishes files in the child directory `child`, which is made if there is none, in the order given:
-/// each is durable in the child before the next one is begun, so that the last one can stand for all.
-/// On success they are durable, and so is the name of the child.
+/// Publishes files in the child directory `child`, which is created if it does not exist, in the order
+/// given: each is durable in the child before the next one is begun, so that the last one implies all
+/// others. On success they are durable, and so is the name of the child.
 ///
 /// # Errors
 /// As [`publish_entry`] for each file: those before it are there, those after it are not.
@@ -101,19 +101,19 @@ pub fn publish_in_child<'a>(
     directory.sync().map_err(|source| Error::NotDurable { path: path_of(directory, child), source })
 }
 
-/// Makes `alias` a further name of the file `target`, replacing what had that name.
+/// Makes `alias` another name of the file `target`, replacing what had that name.
 ///
-/// Costs no second copy where the directory has links; elsewhere the bytes are copied.
+/// Makes a link if the directory has links; otherwise the bytes are copied.
 ///
 /// # Errors
-/// [`Error::NotFound`] where `target` does not exist, else as [`publish`]. `alias` then names what
-/// it named before.
+/// [`Error::NotFound`] if `target` does not exist, otherwise as [`publish`]. `alias` then names
+/// what it named before.
 pub fn point(directory: &dyn Directory, alias: &str, target: &str) -> Result<()> {
     let temporary = draft_name();
     let linked = directory.link(target, &temporary);
     let renamed = if linked.is_ok() { directory.rename(&temporary, alias) } else { Ok(()) };
-    // A rename between two names of one file does nothing and leaves both, and what fails may
-    // leave the name too. Where it cannot be removed, it is a draft without a writer, and swept.
+    // A rename between two names of one file does nothing and leaves both, and one that fails may
+    // leave the name too. If it cannot be removed, it is a temporary file without a writer, and is swept.
     let _ = directory.remove(&temporary);
     let to = Target { directory, name: alias, len: 0, precondition: Precondition::Any };
     match linked {
@@ -128,7 +128,7 @@ pub fn point(directory: &dyn Directory, alias: &str, target: &str) -> Result<()>
     Renamed(to).make_durable()
 }
 
-/// Where the file system has no links, or not for this file.
+/// Whether the file system has no links, or not for this file.
 fn cannot_link(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -154,11 +154,10 @@ pub(super) fn open(directory: &dyn Directory, name: &str) -> Result<Arc<dyn Read
     opened.map_err(|error| Error::of_path("open", path_of(directory, name), error))
 }
 
-/// Removes files, in the order given, and makes that durable. A name without a file is no error.
+/// Removes files, in the order given, and makes that durable. A name without a file is not an error.
 ///
 /// # Errors
-/// [`Error::Io`] where one cannot be removed; those before it are gone, those after it are not
-/// touched.
+/// [`Error::Io`] if one cannot be removed; those before it are gone, those after it are not touched.
 pub fn remove_durably<N: AsRef<str>>(directory: &dyn Directory, names: &[N]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -179,8 +178,8 @@ pub fn remove_durably<N: AsRef<str>>(directory: &dyn Directory, names: &[N]) -> 
 /// `reason` beside it as `….txt`, and returns the new name.
 ///
 /// # Errors
-/// [`Error::NotFound`] or [`Error::Io`] where the file cannot be renamed; it is where it was then.
-/// As [`publish`], where the reason cannot be written: the file has been set aside all the same.
+/// [`Error::NotFound`] or [`Error::Io`] if the file cannot be renamed; it then keeps its name. As
+/// [`publish`] if the reason cannot be written; the file has been set aside nevertheless.
 pub fn set_aside(directory: &dyn Directory, name: &str, reason: &str) -> Result<String> {
     let entries = directory.list().map_err(|error| directory_failed(directory, "list", error))?;
     let aside = free_name(&format!("{name}.damaged"), &entries);
@@ -198,8 +197,8 @@ pub fn set_aside(directory: &dyn Directory, name: &str, reason: &str) -> Result<
 /// Keeps other writers out of the directory until the lock is dropped.
 ///
 /// # Errors
-/// [`Error::Locked`] where another writer is in; [`Error::Io`] of the kind
-/// [`ErrorKind::Unsupported`] where the directory has no locks.
+/// [`Error::Locked`] if another writer has the lock; [`Error::Io`] of the kind
+/// [`ErrorKind::Unsupported`] if the directory has no locks.
 pub fn lock(directory: &dyn Directory) -> Result<Box<dyn Lock>> {
     directory.lock().map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => Error::Locked {
@@ -218,7 +217,7 @@ fn failed(directory: &dyn Directory, name: &str, action: &'static str, source: i
     Error::io(action, source).at_path(path_of(directory, name))
 }
 
-/// What went wrong with the directory as a whole.
+/// An error of the directory as a whole.
 pub(super) fn directory_failed(
     directory: &dyn Directory,
     action: &'static str,
@@ -236,13 +235,13 @@ struct Target<'a> {
     precondition: Precondition,
 }
 
-/// A draft with room for all bytes.
+/// A temporary file with room for all bytes.
 struct Created<'a>(Target<'a>, Box<dyn Draft>);
 
-/// A draft with all bytes, none of them durable yet.
+/// A temporary file with all bytes, none of them durable yet.
 struct Written<'a>(Target<'a>, Box<dyn Draft>);
 
-/// A draft whose bytes are durable, without its final name.
+/// A temporary file whose bytes are durable, without its final name.
 struct Durable<'a>(Target<'a>, Synced);
 
 /// A file under its final name, which is not durable yet.
@@ -251,7 +250,7 @@ struct Renamed<'a>(Target<'a>);
 impl<'a> Target<'a> {
     fn create(self) -> Result<Created<'a>> {
         if self.precondition == Precondition::Absent && self.exists()? {
-            // Known before the first byte is written. Whether it is so in the end, its naming tells.
+            // Checked before the first byte is written; giving the name checks it again.
             return Err(self.taken());
         }
         match self.directory.create_for(self.name, self.len) {
@@ -272,8 +271,8 @@ impl<'a> Target<'a> {
         failed(self.directory, self.name, "publish it as new", ErrorKind::AlreadyExists.into())
     }
 
-    /// An error of the directory. Measured after the draft is gone, the free space is that which a
-    /// next attempt would find.
+    /// An error of the directory. The free space is measured after the temporary file is gone, as
+    /// the next attempt would find it.
     fn refused(&self, action: &'static str, source: io::Error) -> Error {
         let path = path_of(self.directory, self.name);
         if !is_full(source.kind()) {
@@ -367,12 +366,12 @@ impl<'a> Durable<'a> {
         }
     }
 
-    /// Gives a draft that has a temporary name its final one, which must be free.
+    /// Gives a file that has a temporary name its final one, which must be free.
     fn link(target: Target<'a>, temporary: &str) -> Result<Renamed<'a>> {
         let Target { directory, name, .. } = target;
         let linked = directory.link(temporary, name);
         let linked = match linked {
-            // Without links, whoever holds the lock is the only one to give names.
+            // Without links, only the holder of the lock gives names.
             Err(error) if cannot_link(error.kind()) => match target.exists() {
                 Ok(false) => return Self::rename(target, temporary),
                 Ok(true) => Err(target.taken()),
@@ -407,8 +406,8 @@ impl Renamed<'_> {
     }
 }
 
-/// Counts what is written, so that a plan and its execution cannot drift apart unnoticed: what
-/// was reserved and not written would read as zeros.
+/// Counts what is written, to detect a difference between a plan and its execution: what was
+/// reserved but not written would read as zeros.
 #[derive(Debug)]
 struct Planned<'a> {
     draft: &'a dyn Draft,

@@ -1,7 +1,7 @@
-//! The vocabulary of a POSIX directory: drafts, names, links, syncs, locks, sweeps, children.
+//! The operations of a POSIX directory: temporary files, names, links, syncs, locks, sweeps, children.
 //!
-//! A directory never sees a tensor and knows no file format. It offers primitives; the order in which
-//! they make a save durable is the business of [`commit`](super::commit) alone. That split lets the
+//! A directory never sees a tensor and knows no file format. It offers primitives; only
+//! [`commit`](super::commit) decides the order in which they make a save durable. That split lets the
 //! same protocol run on a real directory, in memory, on one that fails on purpose, and on a simulated
 //! disk that enumerates what may remain after a power loss.
 
@@ -14,24 +14,25 @@ use std::sync::Arc;
 use super::is_draft;
 use super::{Entry, ReadAt, WriteAt, check_name};
 
-/// A file being written without a name, or under a temporary one, which nobody takes for a checkpoint.
+/// A temporary file that is being written: without a name, or under one that is never taken for a
+/// checkpoint.
 ///
-/// A draft that is dropped without [`Draft::sync`], or whose sync fails, is removed. One that has no
-/// name is gone with its process; one with a temporary name is left for [`Directory::sweep`].
+/// It is removed if it is dropped without [`Draft::sync`], or if its sync fails. If its process
+/// dies, a file without a name is gone; one with a temporary name is left for [`Directory::sweep`].
 pub trait Draft: WriteAt {
-    /// The temporary name, unique in its directory; [`is_draft`] knows it. Empty if it has none.
+    /// The temporary name, unique in its directory; [`is_draft`] recognises it. Empty if it has none.
     fn name(&self) -> &str;
 
     /// Makes the content durable and closes the file. The name is not durable yet.
     ///
-    /// Takes the draft by value, so that a failed sync cannot be tried again: after a failure the
+    /// Takes `self` by value, so that a failed sync cannot be tried again: after a failure the
     /// operating system may report success for data it has dropped.
     ///
     /// # Errors
-    /// The file is dead: its content is unknown, whatever a later read returns.
+    /// The file must not be used: its content is unknown, whatever a later read returns.
     fn sync(self: Box<Self>) -> io::Result<Synced>;
 
-    /// As [`Draft::sync`], but the content does not become durable: what a device does that lies.
+    /// As [`Draft::sync`], but the content does not become durable, like on a device that ignores syncs.
     ///
     /// # Errors
     /// As [`Draft::sync`].
@@ -41,32 +42,32 @@ pub trait Draft: WriteAt {
     }
 }
 
-/// A draft whose content is durable and which waits for its final name.
+/// A temporary file whose content is durable and that has no final name yet.
 ///
-/// While this lives, so does the draft's writer in the eyes of [`Directory::sweep`]: otherwise a
-/// sweep could take the file between its sync and its renaming.
+/// While this exists, [`Directory::sweep`] considers the writer alive: otherwise it could remove
+/// the file between its sync and its rename.
 pub struct Synced {
     name: String,
     alive: Box<dyn Any + Send + Sync>,
 }
 
 impl Synced {
-    /// The draft called `name`; dropping `alive` leaves it to the next sweep.
+    /// The temporary file called `name`; dropping `alive` leaves it to the next sweep.
     pub fn new(name: impl Into<String>, alive: impl Any + Send + Sync) -> Self {
         Self { name: name.into(), alive: Box::new(alive) }
     }
 
-    /// The draft without a name behind `file`, of which its directory knows how to name it.
+    /// The temporary file without a name behind `file`, which its directory knows how to name.
     pub fn unnamed(file: impl Any + Send + Sync) -> Self {
         Self::new("", file)
     }
 
-    /// The temporary name; empty if it has none, and [`Directory::name_draft`] is to give it one.
+    /// The temporary name; empty if it has none until [`Directory::name_draft`].
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What keeps the draft alive, if it is of this type.
+    /// What keeps the file alive, if it is of this type.
     pub(crate) fn alive<T: Any>(&self) -> Option<&T> {
         self.alive.downcast_ref()
     }
@@ -78,40 +79,40 @@ impl fmt::Debug for Synced {
     }
 }
 
-/// Holds the right to write to a directory; gives it back when dropped.
+/// The lock of a directory; released when dropped.
 pub trait Lock: Send + Sync + fmt::Debug {}
 
-/// A set of named files, and of named child directories that are such sets themselves.
+/// A set of named files and named child directories.
 ///
 /// The operations of a POSIX directory, which the commit protocol is made of. Files and children share
-/// their names.
+/// one namespace.
 ///
 /// Names are single path components; [`check_name`] refuses others with
 /// [`io::ErrorKind::InvalidInput`]. An implementation must pass the contract tests
 /// (`testing::check_directory` with the feature `testing`).
 pub trait Directory: Send + Sync + fmt::Debug {
-    /// Creates a draft and reserves `len` bytes for it.
+    /// Creates a temporary file and reserves `len` bytes for it.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`], [`io::ErrorKind::QuotaExceeded`] or
-    /// [`io::ErrorKind::FileTooLarge`] where the space cannot be had; nothing is left behind then.
+    /// [`io::ErrorKind::FileTooLarge`] if the space cannot be reserved; nothing is left behind then.
     fn create(&self, len: u64) -> io::Result<Box<dyn Draft>>;
 
-    /// As [`Directory::create`], for a file that is to be called `name`: without a name of its own where
-    /// the store can, and with the permissions of the file that it is to replace.
+    /// As [`Directory::create`], for a file that will be called `name`: without a name of its own if the
+    /// store supports that, and with the permissions of the file it will replace.
     ///
     /// # Errors
-    /// As [`Directory::create`]; [`io::ErrorKind::InvalidInput`] if `name` cannot be replaced by a file,
-    /// being a directory, a pipe or a device.
+    /// As [`Directory::create`]; [`io::ErrorKind::InvalidInput`] if `name` is a directory, a pipe or a
+    /// device.
     fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
         check_name(name)?;
         self.create(len)
     }
 
-    /// Gives a draft that has no name the name `name`, which must be free.
+    /// Gives a temporary file that has no name the name `name`, which must be free.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if it is taken; [`io::ErrorKind::InvalidInput`] for a draft
+    /// [`io::ErrorKind::AlreadyExists`] if it is taken; [`io::ErrorKind::InvalidInput`] for a file
     /// with a name, and by default.
     fn name_draft(&self, draft: &Synced, name: &str) -> io::Result<()> {
         let _ = (draft, name);
@@ -121,29 +122,28 @@ pub trait Directory: Send + Sync + fmt::Debug {
     /// Opens the file called `name` for reading.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn open(&self, name: &str) -> io::Result<Arc<dyn ReadAt>>;
 
-    /// All files, in no particular order, drafts included; what a directory keeps for itself, such
-    /// as the file behind [`Directory::lock`], is not among them.
+    /// All files, in no particular order, including temporary ones; those that a directory keeps
+    /// for itself, such as the file behind [`Directory::lock`], are not among them.
     ///
     /// # Errors
-    /// Whatever the operating system says.
+    /// Those of the operating system.
     fn list(&self) -> io::Result<Vec<Entry>>;
 
     /// Gives the file `from` the name `to` in one step, replacing what had it.
     ///
-    /// Where both names belong to one file already, nothing happens and **both stay**, as POSIX
-    /// has it.
+    /// If both names belong to one file already, nothing happens and **both remain**, as in POSIX.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where `from` does not exist; nothing has changed then.
+    /// [`io::ErrorKind::NotFound`] if `from` does not exist; nothing has changed then.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes the name `name`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where there is none.
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes all names durable: creations, renames, links and removals so far.
@@ -152,12 +152,11 @@ pub trait Directory: Send + Sync + fmt::Debug {
     /// Which of the changes are durable is then unknown.
     fn sync(&self) -> io::Result<()>;
 
-    /// Gives the file `from` the further name `to`, which must be free.
+    /// Gives the file `from` the additional name `to`, which must be free.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] where `to` is taken, [`io::ErrorKind::NotFound`] where
-    /// there is no `from`, [`io::ErrorKind::Unsupported`] where a file has one name only, and by
-    /// default.
+    /// [`io::ErrorKind::AlreadyExists`] if `to` is taken, [`io::ErrorKind::NotFound`] if `from`
+    /// does not exist, [`io::ErrorKind::Unsupported`] if a file can have only one name, and by default.
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
         let _ = (from, to);
         Err(io::ErrorKind::Unsupported.into())
@@ -166,33 +165,32 @@ pub trait Directory: Send + Sync + fmt::Debug {
     /// Keeps other writers out until the lock is dropped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where another writer is in, carrying the name of that writer
-    /// as its message where it is known; [`io::ErrorKind::Unsupported`] if the directory has no
-    /// locks.
+    /// [`io::ErrorKind::WouldBlock`] if another writer has the lock, with that writer's name as its
+    /// message if it is known; [`io::ErrorKind::Unsupported`] if the directory has no locks.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
 
-    /// Removes drafts whose writer is gone, never one whose writer lives; returns their names.
+    /// Removes temporary files whose writer is gone, never one whose writer is alive; returns their names.
     ///
-    /// A temporary name that [`Directory::link`] made has no writer, so this belongs under the
-    /// [`Directory::lock`]. A draft that may have been made this very moment is left for a later sweep.
+    /// A temporary name that [`Directory::link`] made has no writer, so call this while holding the
+    /// [`Directory::lock`]. A file that may have been created just now is left for a later sweep.
     ///
     /// # Errors
-    /// Whatever the operating system says.
+    /// Those of the operating system.
     fn sweep(&self) -> io::Result<Vec<String>>;
 
-    /// As [`Directory::sweep`], for whoever does not hold the [`Directory::lock`]: does nothing while another
-    /// writer does. Nothing by default.
+    /// As [`Directory::sweep`], for callers that do not hold the [`Directory::lock`]: does nothing while a
+    /// writer holds it. Does nothing by default.
     ///
     /// # Errors
-    /// Whatever the operating system says.
+    /// Those of the operating system.
     fn sweep_unless_locked(&self) -> io::Result<Vec<String>> {
         Ok(Vec::new())
     }
 
-    /// Whether what [`Directory::describe`] says still leads here.
+    /// Checks that what [`Directory::describe`] says still leads here.
     ///
     /// # Errors
-    /// In words, if the directory was moved or removed.
+    /// If the directory was moved or removed, in words.
     fn check_location(&self) -> io::Result<()> {
         Ok(())
     }
@@ -202,7 +200,7 @@ pub trait Directory: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Makes an empty child directory. Its name is durable after [`Directory::sync`] of this
+    /// Creates an empty child directory. Its name is durable after [`Directory::sync`] of this
     /// directory; what is in it, after that of the child. Neither follows from the other.
     ///
     /// # Errors
@@ -214,7 +212,7 @@ pub trait Directory: Send + Sync + fmt::Debug {
     }
 
     /// Enters a child directory. It stays the same one while it is held, whatever happens to its
-    /// name; nothing new can be made in it once it was removed.
+    /// name; nothing can be created in it once it was removed.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if there is no such child, [`io::ErrorKind::NotADirectory`] if it
@@ -227,7 +225,7 @@ pub trait Directory: Send + Sync + fmt::Debug {
     /// The names of all children, in no particular order. [`Directory::list`] has the files.
     ///
     /// # Errors
-    /// Whatever the operating system says.
+    /// Those of the operating system.
     fn children(&self) -> io::Result<Vec<String>> {
         Ok(Vec::new())
     }
@@ -255,6 +253,6 @@ pub trait Directory: Send + Sync + fmt::Debug {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// What people call this directory: its path, say.
+    /// What messages call this directory, such as its path.
     fn describe(&self) -> String;
 }

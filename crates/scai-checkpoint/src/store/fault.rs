@@ -1,4 +1,4 @@
-//! A directory that fails, tears, forgets and dawdles on purpose, and remembers what was asked of it.
+//! A directory that fails, tears, forgets or delays operations on purpose, and logs them.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,16 +8,16 @@ use std::time::Duration;
 use super::{Directory, Draft, Entry, Lock, ReadAt, Stamp, Synced, WriteAt};
 use crate::threads::held;
 
-/// One thing that was asked of a [`FaultDirectory`] or of one of its children, in the words of
-/// [`Directory`]. Names in a child are preceded by its own: `child/name`.
+/// One operation of a [`FaultDirectory`] or of one of its children, named as in [`Directory`].
+/// Names in a child are preceded by its own: `child/name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the arguments of the calls")]
 pub enum Op {
-    /// [`Directory::create`]. The draft has no name yet.
+    /// [`Directory::create`]. The file has no name yet.
     Create { len: u64 },
-    /// [`WriteAt::write_at`] on the draft `name`.
+    /// [`WriteAt::write_at`] on the temporary file `name`.
     Write { name: String, offset: u64, len: u64 },
-    /// [`Draft::sync`] of the draft `name`.
+    /// [`Draft::sync`] of the temporary file `name`.
     SyncDraft { name: String },
     /// [`Directory::rename`].
     Rename { from: String, to: String },
@@ -69,7 +69,7 @@ impl Op {
     }
 }
 
-/// What the operating system is made to say.
+/// The simulated error of the operating system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// An error of this kind and nothing more.
@@ -92,13 +92,13 @@ impl From<Failure> for io::Error {
 pub enum Effect {
     /// It is not done, and an error is returned.
     Fail(Failure),
-    /// It is done, and an error is returned all the same.
+    /// It is done, but an error is returned.
     FailAfter(Failure),
     /// The first half of a write is done, then an error is returned. Like `Fail` elsewhere.
     Tear(Failure),
-    /// It is not done, and success is returned. What must return something is done.
+    /// It is not done, and success is returned. An operation that must return something is done.
     Forget,
-    /// It is done after a while.
+    /// It is done after a delay.
     Delay(Duration),
 }
 
@@ -111,10 +111,10 @@ pub enum Times {
     FromThenOn,
 }
 
-/// A fault to come.
+/// A fault to inject.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
-    /// Which operations it concerns: [`Op::is_mutation`], say.
+    /// Which operations it applies to, such as [`Op::is_mutation`].
     pub concerns: fn(&Op) -> bool,
     /// How many of those still succeed before it fires.
     pub after: usize,
@@ -124,15 +124,15 @@ pub struct Fault {
     pub effect: Effect,
 }
 
-/// A directory that hands everything to another one until a fault fires.
+/// A directory that forwards everything to another one until a fault fires.
 ///
 /// A test that wants to fail every operation loops over [`Fault::after`] from 0 until
-/// [`FaultDirectory::fired`] says 0. Two faults at once are a `FaultDirectory` over a `FaultDirectory`.
-/// Its children share its faults, its counts and its log.
+/// [`FaultDirectory::fired`] returns 0. Two faults at once are a `FaultDirectory` over a
+/// `FaultDirectory`. Its children share its faults, its counts and its log.
 #[derive(Debug)]
 pub struct FaultDirectory<S: ?Sized> {
     inner: Arc<S>,
-    /// The name of the child, and a slash; empty for what is no child.
+    /// The name of the child, and a slash; empty if this is not a child.
     prefix: String,
     state: Arc<Mutex<State>>,
 }
@@ -168,12 +168,12 @@ impl<S: Directory> FaultDirectory<S> {
 }
 
 impl<S: Directory + ?Sized> FaultDirectory<S> {
-    /// Arms a fault, in place of any other, and starts counting and logging anew.
+    /// Arms a fault, in place of any other, and restarts counting and logging.
     pub fn arm(&self, fault: Fault) {
         *self.state() = State { fault: Some(fault), ..State::default() };
     }
 
-    /// Takes the fault away; what was logged stays.
+    /// Disarms the fault; the log is kept.
     pub fn disarm(&self) {
         self.state().fault = None;
     }
@@ -183,7 +183,7 @@ impl<S: Directory + ?Sized> FaultDirectory<S> {
         self.state().fired
     }
 
-    /// Everything that was asked since the fault was armed, in order, whether it failed or not.
+    /// All operations since the fault was armed, in order, whether they failed or not.
     pub fn log(&self) -> Vec<Op> {
         self.state().log.clone()
     }
@@ -202,7 +202,7 @@ impl<S: Directory + ?Sized> FaultDirectory<S> {
         held(&self.state)
     }
 
-    /// Logs `op` and says what is to become of it.
+    /// Logs `op` and decides what happens to it.
     fn meet(&self, op: Op) -> io::Result<Now> {
         let effect = self.state().next(op);
         match effect {
@@ -393,7 +393,7 @@ impl<S: Directory + ?Sized> Draft for FaultDraft<S> {
             }
             Now::Tear(failure) => Err(failure.into()),
             Now::Forget if name.is_empty() => inner.forget_sync(),
-            // The draft lives on unsynced; when it is dropped, its temporary name is gone.
+            // The file stays unsynced; when it is dropped, its temporary name is gone.
             Now::Forget => Ok(Synced::new(name, inner)),
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-/// A symbolic link that leads through more is a circle, or as good as one.
+/// A chain of more symbolic links is treated as a cycle.
 const LINKS: usize = 40;
 
 /// Where checkpoints are: a path or a URL, bound to the working directory it was named in.
@@ -15,8 +15,8 @@ const LINKS: usize = 40;
 /// A leading `~` is the home directory, and a `file://` URL is the path it stands for. A URL of another
 /// scheme is refused, and never taken for a directory called `s3:`.
 ///
-/// It is shown as it was given while the working directory is the one it was named in, absolute once
-/// that is another one.
+/// It is shown as it was given while the working directory is the same, and as an absolute path
+/// after that changes.
 ///
 /// ```
 /// use scai_checkpoint::store::Location;
@@ -29,7 +29,7 @@ const LINKS: usize = 40;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     absolute: PathBuf,
-    /// As it was given, if that is relative, and the working directory then.
+    /// As it was given, if that is relative, and the working directory at the time.
     relative: Option<(PathBuf, PathBuf)>,
 }
 
@@ -38,7 +38,7 @@ impl Location {
     ///
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] for a URL of another scheme than `file`, or of another host;
-    /// [`io::ErrorKind::NotFound`] if `~` stands for nothing.
+    /// [`io::ErrorKind::NotFound`] if there is no home directory for `~`.
     pub fn new(given: impl AsRef<Path>) -> io::Result<Self> {
         Self::of(given.as_ref())
     }
@@ -56,12 +56,12 @@ impl Location {
         Ok(Self { absolute: directory.join(&path), relative: Some((path, directory)) })
     }
 
-    /// The absolute path; `None` for what is not in the local file system.
+    /// The absolute path; `None` if it is not in the local file system.
     pub fn as_path(&self) -> Option<&Path> {
         Some(&self.absolute)
     }
 
-    /// The location of what is called `name` in this one.
+    /// The location of `name` in this one.
     pub(super) fn join(&self, name: &str) -> Self {
         let relative = self.relative.as_ref();
         Self {
@@ -74,7 +74,7 @@ impl Location {
         &self.absolute
     }
 
-    /// As it was given while that leads there, absolute once the process works elsewhere.
+    /// As it was given while that leads there, absolute once the working directory changes.
     pub(super) fn shown(&self) -> &Path {
         match &self.relative {
             Some((path, directory)) if env::current_dir().is_ok_and(|now| now == *directory) => {
@@ -99,7 +99,7 @@ impl Location {
         Ok((Self { absolute: parent(&self.absolute), relative }, name))
     }
 
-    /// The place that the symbolic links at this one lead to in the end, also if nothing is there yet.
+    /// The location that the symbolic links at this one finally point to, even if nothing is there yet.
     pub(super) fn behind_links(self) -> io::Result<Self> {
         let mut path = self.absolute.clone();
         for _ in 0..LINKS {
@@ -119,7 +119,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// What names a [`Location`]: any path, a URL, or one that was made before.
+/// What names a [`Location`]: a path, a URL, or a `Location` itself.
 pub trait IntoLocation {
     /// The location that this names.
     ///
@@ -192,7 +192,7 @@ fn scheme(given: &Path) -> Option<&str> {
     is_url.then_some(scheme)
 }
 
-/// The bytes that `%41` and its kind stand for.
+/// The bytes of a path with escapes such as `%41`.
 fn decoded(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! Files in memory, for tests and for callers that want no disk.
+//! Files in memory, for tests and for callers that do not want a disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -12,19 +12,19 @@ use super::{
 };
 use crate::threads::held;
 
-/// What people call such a directory.
+/// What messages call such a directory.
 const DESCRIPTION: &str = "memory";
 
 /// A directory in memory. Cloning it is cheap and gives the same directory.
 ///
 /// Durable for as long as the process lives. Everything else keeps the contract of [`Directory`]:
-/// open files outlive their names, drafts outlive their writers until they are swept.
+/// open files outlive their names, temporary files outlive their writers until they are swept.
 #[derive(Clone)]
 pub struct MemoryDirectory {
     files: Arc<Mutex<Files>>,
     /// What people call it.
     path: Arc<Path>,
-    /// Whether drafts have names, as where a file system has no unnamed files.
+    /// Whether temporary files have names, as on a file system without unnamed files.
     #[cfg(feature = "testing")]
     names_drafts: bool,
 }
@@ -33,9 +33,9 @@ pub struct MemoryDirectory {
 struct Files {
     named: BTreeMap<String, Arc<Inode>>,
     children: BTreeMap<String, MemoryDirectory>,
-    /// It is a child that was removed: nothing can be made in it any more.
+    /// It is a child that was removed: nothing can be created in it any more.
     removed: bool,
-    /// Drafts by name; an entry that cannot be upgraded has lost its writer.
+    /// Writers of temporary files by name; an entry that cannot be upgraded has lost its writer.
     writers: HashMap<String, Weak<Alive>>,
     lock: Weak<Alive>,
 }
@@ -78,7 +78,7 @@ impl MemoryDirectory {
         Self::default()
     }
 
-    /// The same directory, whose drafts have temporary names.
+    /// The same directory, whose temporary files have names.
     #[cfg(feature = "testing")]
     #[must_use]
     pub(crate) fn with_named_drafts(self) -> Self {
@@ -95,7 +95,7 @@ impl MemoryDirectory {
         false
     }
 
-    /// A directory of these files and children; no draft among them has a living writer.
+    /// A directory of these files and children; no temporary file among them has a live writer.
     #[cfg(feature = "testing")]
     pub(crate) fn of(
         path: &Path,
@@ -106,13 +106,13 @@ impl MemoryDirectory {
         Self { files: Arc::new(Mutex::new(files)), path: path.into(), ..Self::default() }
     }
 
-    /// Puts a file there without ceremony, replacing what had the name.
+    /// Stores a file directly, replacing what had the name.
     #[cfg(feature = "testing")]
     pub fn put(&self, name: &str, bytes: impl Into<Vec<u8>>) {
         self.files().named.insert(name.into(), Arc::new(Inode::new(bytes.into())));
     }
 
-    /// The content of a file, where there is one.
+    /// The content of a file, if there is one.
     #[cfg(feature = "testing")]
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         self.files().named.get(name).map(|inode| inode.read().clone())
@@ -357,7 +357,7 @@ impl Directory for MemoryDirectory {
     }
 }
 
-/// `len` zeros, or an error where that much memory cannot be had.
+/// `len` zeros, or an error if there is not enough memory.
 fn zeros(len: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let reserved = usize::try_from(len).ok().map(|len| bytes.try_reserve_exact(len).map(|()| len));
@@ -375,7 +375,7 @@ struct MemoryDraft {
     unsynced: Unsynced,
 }
 
-/// Removes the draft when it is dropped.
+/// Removes the temporary file when it is dropped.
 #[derive(Debug)]
 struct Unsynced {
     directory: MemoryDirectory,

@@ -1,44 +1,44 @@
-//! Where checkpoints live: named, immutable entries under a prefix, each published in one step.
+//! Where checkpoints are stored: named, immutable entries under a prefix, each published in one step.
 //!
 //! A store never sees a tensor and knows no file format. There are two layers:
 //!
 //! * [`Store`] is what a manager sees. An object store can be one.
-//! * [`Directory`] has the vocabulary of a POSIX directory, and `commit` the order of its operations
+//! * [`Directory`] has the operations of a POSIX directory, and `commit` the order of its operations
 //!   that makes a save durable. [`DirectoryStore`] makes a store of the two.
 //!
 //! ```text
 //! Store                 publish, open, list, remove, lease
 //! DirectoryStore        a Store on any Directory
 //! commit                the only code that names, renames or removes a file
-//! Directory             drafts, names, links, syncs, locks, sweeps, children
+//! Directory             temporary files, names, links, syncs, locks, sweeps, children
 //! local, memory         directories; for tests: disk (simulated), fault
 //! ```
 //!
 //! # What makes a save durable in a directory
 //!
 //! ```text
-//! create a draft, reserve its space      no room: nothing has happened
+//! create a temporary file, reserve space    no room: nothing has happened
 //! write every byte that was planned
-//! sync the draft, once                   failed: the draft is dead, nothing has happened
-//! ask whether what was written counts    no: nothing has happened
-//! give it its final name                 the old file is replaced in one step
-//! sync the names                         failed: new or old after a power loss, so no promise
+//! sync the file, once                       failed: the file is discarded, nothing has happened
+//! ask for approval                          refused: nothing has happened
+//! give it its final name                    the old file is replaced in one step
+//! sync the names                            failed: new or old after a power loss: an error
 //! ```
 //!
 //! Only then does [`Store::publish`] return.
 //!
-//! # A store of one's own
+//! # Your own store
 //!
 //! Implement the six required methods of [`Store`], run `testing::check_store` (feature `testing`) on
 //! it in a test, and give it to [`CheckpointManager::with_store`](crate::CheckpointManager::with_store).
-//! `tests/it/own_store.rs` of this crate is one of a hundred lines. `check_store` cannot test
+//! `tests/it/own_store.rs` of this crate is an example of a hundred lines. `check_store` cannot test
 //! durability: that [`Store::publish`] returns only when the entry survives a power loss is the
 //! implementor's promise.
 //!
 //! Besides `checkpoint_iter_{N}.pt` a manager keeps `latest.pt`, `superseded.json`, empty marks
 //! `….pt.pinned`, and what it replaced unread or found damaged: `….pt.earlier`, `….pt.damaged` and the
-//! reason in `….pt.damaged.txt`. A save opens some ten entries and lists two or three times; with rules
-//! of retention it also reads back all checkpoints that stay in the place of what it deletes.
+//! reason in `….pt.damaged.txt`. A save opens about ten entries and lists two or three times; with
+//! retention rules it also reads back all checkpoints that are kept instead of those it deletes.
 
 pub(crate) mod commit;
 #[cfg(feature = "testing")]
@@ -81,7 +81,7 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// Fills `buf` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] where the file ends before `buf` is full.
+    /// [`io::ErrorKind::UnexpectedEof`] if the file ends before `buf` is full.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
     /// Whether there are no bytes at all.
@@ -89,16 +89,16 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         self.len() == 0
     }
 
-    /// Makes the reads that follow come from the device, not from memory, where that is possible.
+    /// Makes later reads come from the device, not from memory, if possible.
     fn forget_cached(&self) {}
 
-    /// The open file itself, for whoever maps it into memory; `None` where it is none of the
-    /// operating system's.
+    /// The open file itself, to map it into memory; `None` if it is not a file of the operating system.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Opens the file called `name` in the same directory, for a checkpoint that is several files.
+    /// Opens the file called `name` in the same directory, for a checkpoint that consists of
+    /// several files.
     ///
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] if the store does not know where the file came from.
@@ -111,15 +111,14 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         None
     }
 
-    /// What tells this file, with the content it had when it was opened, from any other; `None` if
-    /// the store cannot tell.
+    /// Identifies this file with the content it had when it was opened; `None` if the store cannot.
     fn stamp(&self) -> Option<Stamp> {
         None
     }
 }
 
-/// Tells files apart without reading them. Two names with equal stamps are one file, and nothing
-/// was written to it between the two looks, as far as the store notices: a device that loses bits
+/// Identifies a file and its content without reading it. Two names with equal stamps are one file,
+/// and nothing was written to it in between, as far as the store notices: a device that loses bits
 /// does not change a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp(pub(crate) [u64; 4]);
@@ -131,19 +130,19 @@ impl Stamp {
     }
 }
 
-/// A place to put bytes at any offset, by several threads at once.
+/// A file that several threads can write at any offset at once.
 ///
 /// All that a codec sees of a file it writes: no name, no way to make it durable.
 pub trait WriteAt: Send + Sync + fmt::Debug {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] beyond the length that was planned; else whatever the operating
-    /// system says. The file is then of no further use.
+    /// [`io::ErrorKind::InvalidInput`] beyond the length that was planned; otherwise those of the
+    /// operating system. The file must then be discarded.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Where bytes are best placed in memory: those whose address and offset agree modulo this
-    /// number, a power of two, reach the device without a copy. 1 where it makes no difference.
+    /// The best alignment of bytes in memory: those whose address and offset agree modulo this
+    /// number, a power of two, reach the device without a copy. 1 if it makes no difference.
     fn alignment(&self) -> usize {
         1
     }
@@ -151,8 +150,8 @@ pub trait WriteAt: Send + Sync + fmt::Debug {
 
 /// How the bytes of a file on a local disk reach the device.
 ///
-/// It makes a difference in speed alone. Where the file system or the system has no direct I/O,
-/// the page cache is used all the same.
+/// It makes a difference in speed only. If the file system or the operating system has no direct
+/// I/O, the page cache is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Io {
@@ -175,8 +174,8 @@ pub struct Entry {
 }
 /// What is to be published: a name, a length, and what writes that many bytes.
 ///
-/// Everything is planned before: a store reserves the space, or divides the bytes into parts, before
-/// the first one is written.
+/// Everything is planned beforehand: a store reserves the space, or divides the bytes into parts,
+/// before the first one is written.
 #[non_exhaustive]
 pub struct Publication<'a> {
     /// The name of the entry.
@@ -187,7 +186,7 @@ pub struct Publication<'a> {
     pub precondition: Precondition,
     /// Writes each byte exactly once, in any order and from several threads; none beyond `len`.
     pub write: WriteEntry<'a>,
-    /// Is asked once every byte was written and before the name is given.
+    /// Called after every byte was written and before the name is given.
     pub approve: Box<dyn FnOnce() -> Result<()> + 'a>,
 }
 
@@ -223,14 +222,14 @@ impl<'a> Publication<'a> {
         })
     }
 
-    /// Is published only if `approve` returns `Ok`, which is called once every byte was written and
-    /// before the entry exists.
+    /// Publishes the entry only if `approve` returns `Ok`. It is called after every byte was
+    /// written and before the entry exists.
     #[must_use]
     pub fn approved_by(self, approve: impl FnOnce() -> Result<()> + 'a) -> Self {
         Self { approve: Box::new(approve), ..self }
     }
 
-    /// Is published only if the name is free.
+    /// Publishes the entry only if the name is free.
     #[must_use]
     pub fn if_absent(self) -> Self {
         Self { precondition: Precondition::Absent, ..self }
@@ -248,7 +247,7 @@ impl fmt::Debug for Publication<'_> {
     }
 }
 
-/// The right to write to a store; given back when dropped.
+/// The lease to write to a store; released when dropped.
 pub trait Lease: Send + Sync + fmt::Debug {}
 
 /// Named, immutable entries under a prefix: what a manager sees of a directory or of an object store.
@@ -266,16 +265,16 @@ pub trait Lease: Send + Sync + fmt::Debug {}
 /// Names are single path components; [`check_name`] refuses others. An implementation must pass the
 /// contract tests (`testing::check_store` with the feature `testing`).
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Publishes an entry. Once this returns, it is there and durable. Returned is the time that
+    /// Publishes an entry. Once this returns, it is there and durable. Returns the time that
     /// writing, syncing and naming took.
     ///
     /// # Errors
     /// The store is as it was before: [`Error::DiskFull`] if there is no room; [`Error::Io`] of the
-    /// kind [`io::ErrorKind::AlreadyExists`] if the name is to be free and is not; [`Error::Io`] if
+    /// kind [`io::ErrorKind::AlreadyExists`] if the name must be free and is not; [`Error::Io`] if
     /// something else fails; [`Error::Invalid`] if other than the planned bytes were written; what
     /// `write` or `approve` return.
     ///
-    /// [`Error::NotDurable`] if the entry is there and may not survive a power loss, which leaves it
+    /// [`Error::NotDurable`] if the entry is there but may not survive a power loss, which leaves it
     /// or what it replaced, complete in either case.
     fn publish(&self, entry: Publication<'_>) -> Result<Timeline>;
 
@@ -299,31 +298,31 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`Error::Io`] if one cannot be removed: those before it are gone, those after it are untouched.
     fn remove(&self, names: &[&str]) -> Result<()>;
 
-    /// Takes the right to write, and keeps other writers out until it is dropped. What writers that are
-    /// gone have left unpublished is swept. Only writers ask for it, at their first write.
+    /// Takes the lease to write, which keeps other writers out until it is dropped. What dead writers
+    /// have left unpublished is swept. Only writers take it, at their first write.
     ///
     /// # Errors
     /// [`Error::Locked`] if another writer has it, naming that one if it is known; [`Error::Io`].
     fn lease(&self) -> Result<Box<dyn Lease>>;
 
-    /// What people call this store: a directory's path, say.
+    /// What messages call this store, such as a directory's path.
     fn describe(&self) -> String;
 
-    /// Whether what [`Store::describe`] says still leads here; asked before each write. Always so if
-    /// not overridden.
+    /// Checks that what [`Store::describe`] says still leads here; called before each write. Always
+    /// `Ok` if not overridden.
     ///
     /// # Errors
-    /// In words, if the store was moved or removed.
+    /// If the store was moved or removed, in words.
     fn check_location(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Makes `alias` a further name of the entry `target`, replacing what has that name; durable when
+    /// Makes `alias` another name of the entry `target`, replacing what has that name; durable when
     /// this returns. If not overridden, the bytes are copied.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no `target`, else as [`Store::publish`]. `alias` then is what it
-    /// was.
+    /// [`Error::NotFound`] if there is no `target`, otherwise as [`Store::publish`]. `alias` is then
+    /// unchanged.
     fn point(&self, alias: &str, target: &str) -> Result<()> {
         let from = self.open(target)?;
         let path = Path::new(&self.describe()).join(target);
@@ -331,20 +330,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     }
 
     /// Renames the damaged entry `name` so that it is kept and is not a checkpoint any more, writes
-    /// `reason` beside it, and returns the new name. If not overridden, it stays where it is, which is
-    /// an error of the kind [`io::ErrorKind::Unsupported`].
+    /// `reason` beside it, and returns the new name. If not overridden, it keeps its name, which is an
+    /// error of the kind [`io::ErrorKind::Unsupported`].
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`Error::Io`] if it cannot be renamed: it stays where it is. As
-    /// [`Store::publish`] if the reason cannot be written: it was set aside all the same.
+    /// [`Error::NotFound`] or [`Error::Io`] if it cannot be renamed: it keeps its name. As
+    /// [`Store::publish`] if the reason cannot be written: it was set aside nevertheless.
     fn set_aside(&self, name: &str, reason: &str) -> Result<String> {
         let _ = reason;
         let path = Path::new(&self.describe()).join(name);
         Err(Error::io("set aside", io::ErrorKind::Unsupported.into()).at_path(path))
     }
 
-    /// Sweeps as [`Store::lease`] does, for a reader: does nothing while a writer has the right to
-    /// write. Nothing if not overridden.
+    /// Sweeps as [`Store::lease`] does, for a reader: does nothing while a writer has the lease.
+    /// Does nothing if not overridden.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -352,7 +351,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// The name in this store of the file at `path`; `None` if it lies elsewhere. A bare name is one of
+    /// The name in this store of the file at `path`; `None` if it is elsewhere. A bare name is one of
     /// this store.
     fn name_at(&self, path: &Path) -> Option<String> {
         let name = path.file_name()?.to_str()?.to_owned();

@@ -19,7 +19,7 @@ pub fn draft_name() -> String {
     format!("{DRAFT_PREFIX}{:016x}{:016x}{DRAFT_SUFFIX}", random(), random())
 }
 
-/// Whether `name` is a temporary name, so that the file is no checkpoint.
+/// Whether `name` is a temporary name: the file is not a checkpoint.
 pub fn is_draft(name: &str) -> bool {
     name.starts_with(DRAFT_PREFIX) && name.ends_with(DRAFT_SUFFIX)
 }

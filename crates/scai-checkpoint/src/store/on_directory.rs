@@ -1,4 +1,4 @@
-//! A store on a directory: the commit protocol behind the words of [`Store`].
+//! A store on a directory: the commit protocol behind the trait [`Store`].
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -14,10 +14,9 @@ use crate::timeline::Timeline;
 
 /// A store whose entries are the files of a directory. Cloning it gives the same store.
 ///
-/// An entry is published as `commit` does it. Where the directory has links, [`Store::point`] makes
-/// one, and a damaged entry is set aside by a rename. The right to write is the directory's lock; where
-/// there are no locks (some network file systems), everybody has it, and each entry still appears in
-/// one step.
+/// An entry is published by `commit`. If the directory has links, [`Store::point`] makes one, and a
+/// damaged entry is set aside by a rename. The lease is the directory's lock; if there are no locks
+/// (some network file systems), every writer gets it, and each entry still appears in one step.
 pub struct DirectoryStore<D>(Arc<D>);
 
 /// A store in a directory of the local file system.
@@ -47,7 +46,7 @@ impl LocalStore {
         LocalDirectory::open(location).map(Self::on)
     }
 
-    /// The directory at `location`, made together with its parents if they do not exist.
+    /// The directory at `location`, created together with its parents if they do not exist.
     ///
     /// # Errors
     /// As [`LocalDirectory::create`].

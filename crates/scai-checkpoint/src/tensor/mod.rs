@@ -69,8 +69,8 @@ impl Tensor {
     /// A view of `storage`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where shape and strides differ in length or an element would lie outside
-    /// the storage.
+    /// [`Error::Invalid`] if shape and strides differ in length or an element would lie outside the
+    /// storage.
     pub fn new(
         dtype: DType,
         shape: Vec<usize>,
@@ -106,7 +106,7 @@ impl Tensor {
     /// A tensor over the whole of `storage`, in row-major order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the storage is too short for the shape.
+    /// [`Error::Invalid`] if the storage is too short for the shape.
     pub fn contiguous(dtype: DType, shape: Vec<usize>, storage: Storage) -> Result<Self> {
         let strides = contiguous_strides(&shape);
         Self::new(dtype, shape, strides, 0, storage)
@@ -115,7 +115,7 @@ impl Tensor {
     /// A tensor of the elements of `values`, in row-major order, without copying them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the number of values is not that of the shape.
+    /// [`Error::Invalid`] if the number of values is not that of the shape.
     ///
     /// ```
     /// use scai_checkpoint::{DType, Tensor};
@@ -197,13 +197,12 @@ impl Tensor {
             })
     }
 
-    /// Whether the elements fill a run of the storage, in whichever order: none is skipped and
-    /// none repeated.
+    /// Whether the elements fill a run of the storage, in any order: none is skipped and none repeated.
     pub fn is_dense(&self) -> bool {
         self.numel() == 0 || memory_order(self.shape(), self.strides()).is_some()
     }
 
-    /// Whether the elements are so many more than the storage has that they are not written out.
+    /// Whether the elements repeat the storage too often to be written out.
     pub(crate) fn repeats_too_much(&self) -> bool {
         self.nbytes() > self.storage.len().max(MAX_EXPANDED)
     }
@@ -213,7 +212,7 @@ impl Tensor {
     /// Only what is needed is read. Conjugate and negative views give the stored elements.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where bytes on disk are not those that were saved.
+    /// [`Error::Damaged`] if bytes on disk are not those that were saved.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let size = self.dtype.size();
         let Some(span) = span(self.shape(), self.strides(), 0).filter(|_| self.numel() > 0) else {
@@ -246,8 +245,8 @@ impl Tensor {
     /// The elements in row-major order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the tensor's elements are of another type; [`Error::Damaged`] as
-    /// for [`Tensor::to_bytes`].
+    /// [`Error::Invalid`] if the tensor's elements are of another type; [`Error::Damaged`] as for
+    /// [`Tensor::to_bytes`].
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if T::DTYPE != self.dtype {
             return Err(Error::invalid(format!(
@@ -271,8 +270,8 @@ pub(crate) fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// The dimensions that count, outermost in memory first, where the elements fill a run of memory
-/// in some order; `None` where there are gaps or overlaps.
+/// The dimensions that count, outermost in memory first, if the elements fill a run of memory in
+/// some order; `None` if there are gaps or overlaps.
 pub(crate) fn memory_order(shape: &[usize], strides: &[usize]) -> Option<Vec<usize>> {
     let mut dims: Vec<usize> = (0..shape.len()).filter(|&dim| shape[dim] != 1).collect();
     dims.sort_by_key(|&dim| std::cmp::Reverse(strides[dim]));
@@ -286,8 +285,8 @@ pub(crate) fn memory_order(shape: &[usize], strides: &[usize]) -> Option<Vec<usi
     Some(dims)
 }
 
-/// One more than the largest element index a view touches; zero for an empty one; `None` where
-/// the numbers do not fit or the lengths differ.
+/// One more than the largest element index a view touches; zero for an empty one; `None` if the
+/// numbers do not fit or the lengths differ.
 fn span(shape: &[usize], strides: &[usize], offset: usize) -> Option<usize> {
     if shape.len() != strides.len() {
         return None;

@@ -20,21 +20,21 @@ pub struct Destination<'a> {
     pub name: &'a str,
     /// Where the bytes come from.
     pub storage: &'a Storage,
-    /// Where they go: as long as the storage.
+    /// The destination: as long as the storage.
     pub bytes: &'a mut [u8],
     /// Whether nothing was ever written there. The system is then asked for the memory as a whole,
     /// not page by page.
     pub is_new: bool,
 }
 
-/// Fills each destination with all bytes of its storage, which are checked in the same pass.
+/// Fills each destination with all bytes of its storage, and checks them as they are read.
 ///
 /// The threads share the work, also that of a single long storage. Bytes on disk are read once.
 ///
 /// # Errors
-/// [`Error::Invalid`] where a destination is not as long as its storage; nothing was written then.
-/// [`Error::Damaged`] where bytes are not those that were saved, and [`Error::Io`] where they
-/// cannot be read: then all destinations hold nothing of use, as after [`Error::Cancelled`].
+/// [`Error::Invalid`] if a destination is not as long as its storage; nothing is written then.
+/// [`Error::Damaged`] if bytes are not those that were saved, and [`Error::Io`] if they cannot be
+/// read: the contents of all destinations are then unspecified, as after [`Error::Cancelled`].
 pub fn read_into<'o>(
     destinations: Vec<Destination<'_>>,
     options: impl Into<ReadOptions<'o>>,
@@ -87,7 +87,7 @@ fn divides(storage: &Storage) -> bool {
     storage.len() > PIECE
 }
 
-/// All bytes of a storage, read by several threads where it is long.
+/// All bytes of a storage, read by several threads if it is long.
 ///
 /// # Errors
 /// As [`Storage::read_at`].
@@ -138,8 +138,7 @@ fn do_all(tasks: Vec<Task<'_>>, options: &ReadOptions<'_>) -> Result<(), (usize,
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has the system provide new memory at once, which takes two thirds of the time that it takes page
-/// by page.
+/// Has the system provide new memory at once, in two thirds of the time that page by page takes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn provide(bytes: &mut [u8]) {
     use rustix::mm::{Advice, madvise};
@@ -158,7 +157,7 @@ fn provide(bytes: &mut [u8]) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn provide(_bytes: &mut [u8]) {}
 
-/// A storage that is read in pieces, by whichever threads.
+/// A storage that is read in pieces, by any threads.
 pub(crate) struct Divided<'a> {
     pass: Box<dyn Pass + 'a>,
     /// Bytes that were not read yet.
@@ -170,7 +169,7 @@ impl<'a> Divided<'a> {
         Self { pass: storage.pass(), left: AtomicU64::new(storage.len()) }
     }
 
-    /// As [`Pass::read`]; with the last bytes, whichever they are, also [`Pass::finish`].
+    /// As [`Pass::read`]; with the last bytes left, also [`Pass::finish`].
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.pass.read(offset, buf)?;
         let len = buf.len() as u64;

@@ -11,46 +11,45 @@ use crate::memory::zeroed;
 
 /// Where the bytes of a [`Storage`] come from.
 ///
-/// Memory, a file, or a function that makes them: the writer asks for ranges and does not care.
+/// Memory, a file, or a function that makes them: the writer asks for ranges and treats all alike.
 pub trait Source: Send + Sync {
     /// The length in bytes, known before any byte is.
     fn len(&self) -> u64;
 
-    /// Fills `buf` with the bytes from `offset` on, checked against whatever digests exist.
+    /// Fills `buf` with the bytes from `offset` on, checked against the digests, if there are any.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the bytes are not those that were saved, [`Error::Io`] where they
-    /// cannot be read. `buf` then holds nothing of use.
+    /// [`Error::Damaged`] if the bytes are not those that were saved, [`Error::Io`] if they cannot
+    /// be read. The contents of `buf` are then unspecified.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// All bytes, where they are in memory and do not change.
+    /// All bytes, if they are in memory and do not change.
     fn as_slice(&self) -> Option<&[u8]> {
         None
     }
 
-    /// Begins a reading of all bytes, which several threads may share. Where the bytes have one
-    /// checksum for the whole, this reads them once and checks it at the end, which `read_at`
-    /// cannot.
+    /// Begins a checked read of all bytes, which several threads may share. If the bytes have one
+    /// checksum for the whole, this reads them once and checks it at the end, which `read_at` cannot.
     fn pass(&self) -> Box<dyn Pass + '_> {
         Box::new(PlainPass(self))
     }
 
-    /// The digests saved with the bytes, where there are any.
+    /// The digests saved with the bytes, if there are any.
     fn digests(&self) -> Option<&[u128]> {
         None
     }
 
-    /// One digest over all of these, where it is known without reading the bytes.
+    /// One digest over all of these, if it is known without reading the bytes.
     fn digest(&self) -> Option<u128> {
         None
     }
 
-    /// The record of the file that holds the bytes, where they are on disk.
+    /// The record of the file that holds the bytes, if they are on disk.
     fn record(&self) -> Option<&str> {
         None
     }
 
-    /// Where in the file the bytes lie, where they are on disk as they are in memory.
+    /// Where in the file the bytes are, if they are stored there as they are in memory.
     fn file_range(&self) -> Option<Range<u64>> {
         None
     }
@@ -61,7 +60,7 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// One reading of all bytes of a [`Source`], in pieces that several threads take in any order.
+/// A checked read of all bytes of a [`Source`], in pieces that several threads take in any order.
 pub trait Pass: Sync {
     /// Fills `buf` with the bytes from `offset` on.
     ///
@@ -73,15 +72,15 @@ pub trait Pass: Sync {
     /// [`Pass::finish`].
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// Checks what can be checked only once every byte was read. Nothing of what was read is of
-    /// use before this has returned without an error.
+    /// Checks what can be checked only once every byte was read. Nothing that was read may be used
+    /// before this has returned without an error.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the bytes are not those that were saved.
+    /// [`Error::Damaged`] if the bytes are not those that were saved.
     fn finish(&self) -> Result<()>;
 }
 
-/// A pass over a source that checks each piece as it is read.
+/// A checked read of a source that checks each piece by itself.
 pub(crate) struct PlainPass<'a, S: ?Sized>(pub(crate) &'a S);
 
 impl<S: Source + ?Sized> Pass for PlainPass<'_, S> {
@@ -102,7 +101,7 @@ pub struct Storage(Arc<Inner>);
 
 struct Inner {
     source: Arc<dyn Source>,
-    /// Where it is not the CPU.
+    /// The device, if it is not the CPU.
     location: Option<Arc<str>>,
 }
 
@@ -197,15 +196,14 @@ impl Storage {
         Self::new(Arc::new(Late { len, make, made: OnceLock::new() }))
     }
 
-    /// A new storage of the same bytes, said to have lived on the device `location` (`cpu`,
-    /// `cuda:0`).
+    /// A new storage of the same bytes, marked as having been on the device `location` (`cpu`, `cuda:0`).
     #[must_use]
     pub fn with_location(&self, location: &str) -> Self {
         let source = Arc::clone(&self.0.source);
         Self(Arc::new(Inner { source, location: Some(location.into()) }))
     }
 
-    /// The device the bytes lived on when they were saved: `cpu`, `cuda:0`, …
+    /// The device the bytes were on when they were saved: `cpu`, `cuda:0`, …
     pub fn location(&self) -> &str {
         self.0.location.as_deref().unwrap_or("cpu")
     }
@@ -223,7 +221,7 @@ impl Storage {
     /// Fills `buf` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where bytes on disk are not those that were saved.
+    /// [`Error::Damaged`] if bytes on disk are not those that were saved.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > self.len()) {
@@ -245,12 +243,12 @@ impl Storage {
         Ok(buf.into_vec())
     }
 
-    /// Begins a reading of all bytes, which several threads may share.
+    /// Begins a checked read of all bytes, which several threads may share.
     pub(crate) fn pass(&self) -> Box<dyn Pass + '_> {
         self.0.source.pass()
     }
 
-    /// All bytes, where they are in memory.
+    /// All bytes, if they are in memory.
     pub fn as_slice(&self) -> Option<&[u8]> {
         self.0.source.as_slice()
     }
@@ -262,17 +260,17 @@ impl Storage {
         self.0.source.digests()
     }
 
-    /// One digest over all of these, where it is known without reading the bytes.
+    /// One digest over all of these, if it is known without reading the bytes.
     pub fn digest(&self) -> Option<u128> {
         self.0.source.digest()
     }
 
-    /// The record of the file that holds the bytes, where they are on disk: `data/17`.
+    /// The record of the file that holds the bytes, if they are on disk: `data/17`.
     pub fn record(&self) -> Option<&str> {
         self.0.source.record()
     }
 
-    /// Where in the file the bytes lie, where they are on disk.
+    /// Where in the file the bytes are, if they are on disk.
     pub fn file_range(&self) -> Option<Range<u64>> {
         self.0.source.file_range()
     }

@@ -8,7 +8,7 @@ use num_bigint::BigInt as Inner;
 use super::Value;
 use crate::error::{Error, Result};
 
-/// An integer of any length, as Python has them.
+/// An integer of any length, as in Python.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BigInt(pub(crate) Inner);
 
@@ -18,12 +18,12 @@ impl BigInt {
         Self(Inner::from_signed_bytes_le(bytes))
     }
 
-    /// The bytes in two's complement, the lowest first, as few as will do.
+    /// The bytes in two's complement, the lowest first, as few as possible.
     pub fn to_signed_bytes_le(&self) -> Vec<u8> {
         self.0.to_signed_bytes_le()
     }
 
-    /// The integer of hexadecimal digits, with a sign if it is negative; `None` if they are not.
+    /// The integer of hexadecimal digits, with a sign if it is negative; `None` if it is not one.
     pub fn from_hex(digits: &str) -> Option<Self> {
         Inner::parse_bytes(digits.as_bytes(), 16).map(Self)
     }
@@ -38,7 +38,7 @@ impl BigInt {
         i64::try_from(&self.0).map_or_else(|_| Value::BigInt(self), Value::Int)
     }
 
-    /// How many bits it takes without its sign.
+    /// How many bits its magnitude takes.
     pub fn bits(&self) -> u64 {
         self.0.bits()
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Turns a state tree, or a part of one, into a Rust value.
 ///
 /// # Errors
-/// [`Error::Conversion`] where the tree does not fit, with the path that leads there.
+/// [`Error::Conversion`] if the tree does not fit, with the path of the value.
 pub fn from_value<T: de::DeserializeOwned>(value: &Value) -> Result<T> {
     T::deserialize(FromValue(value))
 }
@@ -111,7 +111,7 @@ impl<'de> de::Deserializer<'de> for FromValue<'_> {
         }
     }
 
-    /// Without a look at it: what is shared at many levels has more places than could be visited.
+    /// Without visiting it: what is shared at many levels occurs more often than could be visited.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }

@@ -71,13 +71,13 @@ pub enum Value {
     Layout(String),
     /// A quantisation scheme, such as `per_tensor_affine`.
     QScheme(String),
-    /// A tensor of a kind that has no form of its own here (sparse, quantised, `nn.Buffer`, with
-    /// Python attributes, without data): what it is made of, kept as it was written.
+    /// A tensor of a kind without a variant of its own (sparse, quantised, `nn.Buffer`, with Python
+    /// attributes, without data): the constructor call, kept as it was written.
     Call(Box<Call>),
-    /// A value that other places of the tree refer to as well. Never one within another.
+    /// A value that other parts of the tree refer to as well. Never directly within another.
     Shared(Shared),
     /// An object that only code could make; only a read with [`crate::codec::Foreign::StandIn`]
-    /// gives it, and it cannot be written.
+    /// returns one, and it cannot be written.
     Object(Box<Object>),
 }
 
@@ -86,9 +86,9 @@ pub enum Value {
 pub struct Call {
     /// The constructor, such as `torch._utils._rebuild_sparse_tensor`.
     pub global: &'static str,
-    /// Its arguments; empty where it is not called but itself an argument of another.
+    /// Its arguments; empty if it is not called but is itself an argument of another.
     pub args: Vec<Value>,
-    /// State set on the result, where there is any.
+    /// State set on the result, if there is any.
     pub state: Option<Value>,
 }
 
@@ -132,7 +132,7 @@ impl Dict {
         self.entries.iter_mut().find(|(k, _)| k.as_str() == Some(key)).map(|(_, value)| value)
     }
 
-    /// Sets the value under `key`; an existing key keeps its place. Returns what was there.
+    /// Sets the value under `key`; an existing key keeps its position. Returns the old value.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
         let (key, value) = (key.into(), value.into());
         match self.get_mut(&key) {
@@ -175,7 +175,7 @@ impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Dict {
 }
 
 impl Value {
-    /// The string, where it is one.
+    /// The string, if it is one.
     pub fn as_str(&self) -> Option<&str> {
         match self.resolved() {
             Value::Str(text) => Some(text),
@@ -183,7 +183,7 @@ impl Value {
         }
     }
 
-    /// The integer, where it is one of at most 64 bits.
+    /// The integer, if it is one of at most 64 bits.
     pub fn as_int(&self) -> Option<i64> {
         match self.resolved() {
             Value::Int(int) => Some(*int),
@@ -191,7 +191,7 @@ impl Value {
         }
     }
 
-    /// The number, where it is an integer or a float.
+    /// The number, if it is an integer or a float.
     pub fn as_float(&self) -> Option<f64> {
         match self.resolved() {
             Value::Int(int) => Some(*int as f64),
@@ -200,7 +200,7 @@ impl Value {
         }
     }
 
-    /// The mapping, where it is one.
+    /// The mapping, if it is one.
     pub fn as_dict(&self) -> Option<&Dict> {
         match self.resolved() {
             Value::Dict(dict) => Some(dict),
@@ -208,7 +208,7 @@ impl Value {
         }
     }
 
-    /// The tensor, where it is one.
+    /// The tensor, if it is one.
     pub fn as_tensor(&self) -> Option<&Tensor> {
         match self.resolved() {
             Value::Tensor(tensor) => Some(tensor),

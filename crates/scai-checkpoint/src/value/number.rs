@@ -1,10 +1,10 @@
-//! Numbers in whichever form a training script kept them.
+//! Numbers in any form in which a training script kept them.
 
 use super::Value;
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// Beyond this a float does not tell one whole number from the next.
+/// Above this, floats do not represent every whole number.
 const EXACT: f64 = (1_i64 << f64::MANTISSA_DIGITS) as f64;
 
 impl Value {
@@ -12,7 +12,7 @@ impl Value {
     /// such element. `None` for anything else.
     ///
     /// # Errors
-    /// As reading the tensor.
+    /// Those of reading the tensor.
     pub fn whole_number(&self) -> Result<Option<i64>> {
         let Some(tensor) = self.as_tensor() else {
             return Ok(self.as_int().or_else(|| self.as_float().and_then(whole)));

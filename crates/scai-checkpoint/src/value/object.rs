@@ -4,13 +4,13 @@ use rustc_hash::FxHashMap;
 
 use super::{Call, Dict, Value, join};
 
-/// What stands in for an object of a class that only code could make an object of.
+/// What stands in for an object that only code could make.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Object {
     /// The class or function, such as `argparse.Namespace`.
     pub class: String,
     /// What the object is made of, as far as it is data: arguments and elements by their numbers,
-    /// attributes by their names. Of a `torch.nn.Module`, its state dict.
+    /// attributes by their names. For a `torch.nn.Module`, its state dict.
     pub content: Dict,
 }
 
@@ -27,8 +27,8 @@ impl Value {
     }
 
     /// The same tree without [`Object`]s, so that it can be written. An object that holds tensors
-    /// becomes a mapping of what it holds; any other is left out. `lost` is told of each, by its
-    /// path.
+    /// becomes a mapping of what it holds; any other is left out. `lost` is called for each, with
+    /// its path.
     #[must_use]
     pub fn without_objects(&self, lost: &mut dyn FnMut(&str, &Object)) -> Value {
         Stripper { lost, inside: 0, shared: FxHashMap::default() }
@@ -40,10 +40,9 @@ impl Value {
 /// Takes objects out of a tree.
 struct Stripper<'a> {
     lost: &'a mut dyn FnMut(&str, &Object),
-    /// How many objects are around the value: what is inside one goes with it, and is not told of
-    /// again.
+    /// How many objects are around the value: what is inside one is lost with it, and not reported again.
     inside: usize,
-    /// What became of shared values.
+    /// The results for shared values.
     shared: FxHashMap<usize, Option<Value>>,
 }
 
@@ -83,7 +82,7 @@ impl Stripper<'_> {
         })
     }
 
-    /// In a sequence each item has its place, which the others keep.
+    /// In a sequence a lost item becomes `None`, so that the others keep their positions.
     fn items(&mut self, items: &[Value], path: &str) -> Vec<Value> {
         let items = items.iter().enumerate();
         let kept = items.map(|(i, item)| self.value(item, &join(path, &i.to_string())));

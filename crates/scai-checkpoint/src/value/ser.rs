@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// `None`, enums their name or a dictionary of one entry, as in JSON.
 ///
 /// # Errors
-/// [`Error::Conversion`] where a value has no counterpart, with the path that leads to it.
+/// [`Error::Conversion`] if a value has no counterpart, with its path.
 ///
 /// ```
 /// use scai_checkpoint::value::{from_value, to_value};

@@ -1,4 +1,4 @@
-//! Values that several places of a tree refer to, and equality of trees that have such.
+//! Values that several parts of a tree refer to, and equality of trees with such values.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Call, Dict, Value};
 
-/// A value that several places of a tree refer to: one object, not merely equal ones.
+/// A value that several parts of a tree refer to: one object, not merely equal ones.
 ///
 /// Cloning it makes another reference to the same value. It is written once to a `.pt` file and
 /// comes back in Python as one object.
@@ -45,8 +45,7 @@ impl Value {
         }
     }
 
-    /// The value itself, whether or not several places refer to it. Code that matches on variants
-    /// matches on this.
+    /// The value itself, whether or not it is shared. Code that matches on variants matches on this.
     pub fn resolved(&self) -> &Value {
         match self {
             Value::Shared(shared) => shared.get(),
@@ -54,8 +53,8 @@ impl Value {
         }
     }
 
-    /// As [`Value::resolved`], taking the value out of its place; what other places refer to as
-    /// well is copied.
+    /// As [`Value::resolved`], taking the value out of the tree; what other parts refer to as well
+    /// is copied.
     #[must_use]
     pub fn into_resolved(self) -> Value {
         match self {
@@ -64,8 +63,8 @@ impl Value {
         }
     }
 
-    /// The value itself, to be changed. What other places refer to as well is copied first, so
-    /// that only this place changes.
+    /// The value itself, to be changed. What other parts of the tree refer to as well is copied
+    /// first, so that only this one changes.
     pub fn resolved_mut(&mut self) -> &mut Value {
         match self {
             Value::Shared(shared) => Arc::make_mut(&mut shared.0),
@@ -81,7 +80,7 @@ impl Value {
         }
     }
 
-    /// Values that only one place refers to become plain again.
+    /// Shared values with a single reference become plain again.
     pub fn unshare_single(&mut self) {
         if let Value::Shared(shared) = self {
             // What is below a value with several references cannot be changed.
@@ -112,8 +111,8 @@ impl Dict {
     }
 }
 
-/// A shared container is named and not written out: what is shared at every level has more places
-/// than anybody could print.
+/// A shared container is named and not written out: what is shared at every level occurs too often
+/// to print.
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.get() {
@@ -131,7 +130,7 @@ impl fmt::Debug for Shared {
 /// Equality of values: containers by class, order and content, floats by their bits, tensors by
 /// type, shape, strides, attributes and elements. Whether a value is shared makes no difference.
 ///
-/// A tensor whose bytes cannot be read equals nothing.
+/// A tensor whose bytes cannot be read is not equal to anything.
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         Comparison::default().values(self, other)
@@ -153,9 +152,8 @@ impl PartialEq for Shared {
 /// One comparison of two trees.
 #[derive(Default)]
 struct Comparison {
-    /// Pairs of values that were compared, where one of them is shared: nothing is compared once
-    /// for each way that leads to it. All that was compared was equal, or there would be no more
-    /// to compare.
+    /// Pairs of values that were compared, of which one is shared: nothing is compared once per
+    /// path that leads to it. All of them were equal, or the comparison would have ended.
     compared: HashSet<(usize, usize)>,
 }
 
@@ -224,7 +222,8 @@ impl Comparison {
 mod tests {
     use super::*;
 
-    /// A list that has two of a list that has two of … of one string, each level one object.
+    /// Nested lists, each with two references to the next, the innermost to one string; each level
+    /// is one object.
     fn doubled(levels: usize) -> Value {
         (0..levels).fold(Value::from("leaf").share(), |value, _| {
             Value::List(vec![value.clone(), value]).share()

@@ -1,7 +1,7 @@
 //! Finding and visiting parts of a state tree by path.
 //!
-//! A path joins keys and indices with dots: `optimizer_state_dict.state.0.exp_avg`. Keys may hold
-//! dots themselves (`backbone.conv1.weight`); a lookup takes whichever key fits.
+//! A path joins keys and indices with dots: `optimizer_state_dict.state.0.exp_avg`. Keys may
+//! contain dots (`backbone.conv1.weight`); a lookup takes any key that fits.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -17,14 +17,14 @@ pub fn join(parent: &str, key: &str) -> String {
 }
 
 impl Value {
-    /// How a key reads in a path.
+    /// How a key is written in a path.
     pub fn key_text(&self) -> String {
         let mut text = String::new();
         self.write_key(&mut text);
         text
     }
 
-    /// Appends how a key reads in a path.
+    /// Appends a key as it is written in a path.
     pub(crate) fn write_key(&self, text: &mut String) {
         match self.resolved() {
             Value::Str(key) => text.push_str(key),
@@ -56,13 +56,13 @@ impl Value {
         }
     }
 
-    /// The value at `path`: keys and indices joined by dots, where a key may hold dots itself; the
+    /// The value at `path`: keys and indices joined by dots, where a key may contain dots; the
     /// empty path is the value itself.
     pub fn lookup(&self, path: &str) -> Option<&Value> {
         if path.is_empty() {
             return Some(self);
         }
-        // A key that holds dots may fit in more than one way, so every child is tried.
+        // A key with dots may fit in more than one way, so every child is tried.
         self.children().into_iter().find_map(|(key, child)| {
             let rest = path.strip_prefix(&key)?;
             if rest.is_empty() { Some(child) } else { child.lookup(rest.strip_prefix('.')?) }
@@ -70,7 +70,7 @@ impl Value {
     }
 
     /// Calls `visit` with every value of the tree and its path, parents first. A shared value is
-    /// passed resolved, at each of its places; what it holds is visited at the first of them.
+    /// passed resolved, at each of its occurrences; what it holds is visited at the first.
     pub fn visit<'a>(&'a self, visit: &mut dyn FnMut(&str, &'a Value)) {
         fn go<'a>(
             value: &'a Value,
@@ -100,8 +100,8 @@ impl Value {
         found
     }
 
-    /// All storages with the path of the value that holds them, each storage once: also those of
-    /// tensors that are keys or attributes of a dict.
+    /// All storages with the path of the value that holds them, each storage once, including those
+    /// of tensors that are keys or attributes of a dict.
     pub fn storages(&self) -> Vec<(String, &Storage)> {
         let (mut seen, mut found) = (FxHashSet::default(), Vec::new());
         each_storage(self, Some(""), &mut FxHashSet::default(), &mut |path, storage| {
@@ -158,8 +158,8 @@ impl Value {
     }
 }
 
-/// Calls `visit` with the storages of a tree, those of shared values once, and with the path of the
-/// value that holds them if there is one to begin with: paths take long to make.
+/// Calls `visit` with the storages of a tree, those of shared values once, with the path of the
+/// value that holds them if `path` is given: making paths takes long.
 fn each_storage<'a>(
     value: &'a Value,
     path: Option<&str>,
@@ -224,7 +224,7 @@ impl Dict {
 /// Gives tensors other storages, in place. Ties between them are kept.
 struct Replacer {
     resident: FxHashMap<usize, Storage>,
-    /// Shared values as they were, which keeps their numbers taken, and what became of them.
+    /// Shared values as they were, which keeps their numbers taken, and their results.
     shared: FxHashMap<usize, (Value, Value)>,
 }
 
@@ -277,7 +277,7 @@ impl Replacer {
 /// Characters of a key that is a tuple, in a path.
 const TUPLE_SHOWN: usize = 4096;
 
-/// A tuple as Python writes it, cut where it is long: shared parts may be in it very often.
+/// A tuple as Python writes it, cut if it is long: shared parts may occur in it very often.
 fn tuple_text(items: &[Value]) -> String {
     fn put(items: &[Value], out: &mut String) {
         out.push('(');

@@ -21,6 +21,7 @@ mod checkpoint_power_loss;
 mod child;
 mod crash;
 mod damage;
+mod delete;
 mod describe;
 mod direct;
 mod disk_full;

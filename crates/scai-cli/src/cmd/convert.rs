@@ -15,10 +15,10 @@ use crate::input::{self, few, warn};
 use crate::render::{counted, one_line, size};
 use crate::{locate, progress};
 
-/// What was done, a line each.
+/// What was done, one line each.
 type Notes = Vec<String>;
 
-/// What the new file will not hold, or not as the old one does: an error, unless it is accepted.
+/// What the new file loses or changes: an error, unless accepted.
 #[derive(Debug, Default)]
 struct Losses(Vec<String>);
 
@@ -30,7 +30,7 @@ impl Losses {
         }
     }
 
-    /// Warns of all losses where they are accepted.
+    /// Warns of all losses if they are accepted.
     fn accept(self, lossy: bool) -> Result<(), Failure> {
         if lossy || self.0.is_empty() {
             self.0.iter().for_each(|loss| warn(&format!("lost: {loss}")));
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     if let Some(dtype) = args.dtype {
         tree = Cow::Owned(rounded(&tree, dtype, &mut notes)?);
     }
-    // What they say of a whole state is not true of a part of it.
+    // Notes on a whole state do not apply to a part of it.
     let notes_beside = match &args.part {
         None if is_whole => input.content().notes()?,
         _ => None,
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
             plan = Plan::Safetensors(safetensors);
         }
         Plan::Torch(_) => {
-            // What every file has that was written for PyTorch.
+            // Every file that was written for PyTorch has this key.
             let keys = metadata.into_keys().filter(|key| *key != "format");
             losses.add("metadata of the file, which a `.pt` file has no place for", keys);
         }
@@ -169,7 +169,7 @@ fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failu
     Ok(cast.tree)
 }
 
-/// Says what the format made of the tree.
+/// Reports what the format changed in the tree.
 fn remark(
     plan: &scai_checkpoint::codec::safetensors::SafetensorsPlan,
     notes: &mut Notes,

@@ -18,9 +18,9 @@ use crate::input::network;
 use crate::progress;
 use crate::render::{one_line, table, write_json, write_table};
 
-/// Plies that networks draw by their visits against one another; else all games were the same.
+/// Plies that networks draw by their visits against one another; otherwise all games would be the same.
 const DRAWN_PLIES: usize = 4;
-/// What is left to chance in a match follows from this number.
+/// The seed of a match.
 const SEED: u64 = 1;
 
 pub(crate) fn run(args: &EvalArgs, out: &mut impl Write) -> Result<Exit, Failure> {
@@ -56,7 +56,7 @@ impl<G: Game> Entrant<'_, G> {
     }
 }
 
-/// What was measured of a network.
+/// The measurements of a network.
 struct Strength {
     against: Vec<(Opponent, Score)>,
     optimality: Option<Optimality>,

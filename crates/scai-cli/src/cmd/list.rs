@@ -18,7 +18,7 @@ use crate::render::{
     counted, number, one_line, paint, size, style, table, time, write_json, write_table,
 };
 
-/// Statistics shown if none are named.
+/// Statistics shown by default.
 const STATISTICS: usize = 4;
 
 pub(crate) fn run(args: &ListArgs, out: &mut impl Write) -> Result<Exit, Failure> {
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &ListArgs, out: &mut impl Write) -> Result<Exit, Failure
 
 fn exit(listing: &Listing) -> Exit {
     let checkpoints = listing.checkpoints.iter().filter_map(|row| row.checkpoint.condition);
-    // What is beside the checkpoints may be of any kind, but not damaged.
+    // Other files may be of any kind, but not damaged.
     let is_bad =
         |condition: &Condition| matches!(condition, Condition::Damaged | Condition::Unreadable);
     let others = listing.others.iter().filter_map(|other| other.condition).filter(is_bad);

@@ -29,7 +29,7 @@ enum Typed {
     Quit,
 }
 
-/// A game under way.
+/// A game in progress.
 struct Table<'a, G, W> {
     saved: &'a SavedNetwork,
     args: &'a PlayArgs,
@@ -44,7 +44,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
         Self { saved, args, out, position: G::default(), before: Vec::new() }
     }
 
-    /// Plays a game. `noun` is what the game calls the places to move to.
+    /// Plays a game. `noun` is what the game calls the targets of a move.
     fn play(mut self, noun: &str, mut input: impl BufRead) -> Result<Exit, Failure> {
         let evaluator = self.saved.evaluator::<G>()?;
         let config = self.saved.config();
@@ -89,7 +89,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
             }
         };
         writeln!(self.out, "{}\n", self.position)?;
-        // `mine`: whose turn it would be. The outcome is that of this player.
+        // `mine`: whether the person would move next. The outcome is that of the player to move.
         let text = match (outcome, mine) {
             (Outcome::Draw, _) => "a draw",
             (Outcome::Win, true) | (Outcome::Loss, false) => "you win",
@@ -124,7 +124,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
         Ok(())
     }
 
-    /// Asks until the answer makes sense.
+    /// Asks until the answer is valid.
     fn ask(&mut self, noun: &str, input: &mut impl BufRead) -> Result<Typed, Failure> {
         loop {
             write!(self.out, "your move: ")?;
@@ -136,7 +136,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
             }
             let typed = line.trim();
             if !std::io::stdin().is_terminal() {
-                // Nobody has seen it yet.
+                // It has not been shown yet.
                 writeln!(self.out, "{}", crate::render::one_line(typed))?;
             }
             match typed {

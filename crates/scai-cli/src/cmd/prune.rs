@@ -46,7 +46,7 @@ pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failur
     Ok(Exit::Success)
 }
 
-/// A statistic nobody has would keep nothing, which is not what was meant.
+/// A statistic that no checkpoint has would keep nothing, which cannot be intended.
 fn check_statistics(retention: &Retention, listed: &[Listed]) -> Result<(), Failure> {
     let known = || listed.iter().flat_map(|listed| listed.training_stats.names());
     match retention.statistics().find(|statistic| !known().any(|name| name == *statistic)) {

@@ -133,7 +133,7 @@ fn contents(
     let mut lines = lines(entries.get(usize::from(is_part)..).unwrap_or_default());
     let mut headings = vec!["", "", ">", ""];
     if args.stats {
-        // Statistics take the room of values.
+        // Statistics are shown in place of values.
         lines.retain(|line| Totals::of(line.entry.value).tensors > 0);
         headings = vec!["NAME", "TYPE", ">SIZE", "SHAPE"];
         headings.extend([">MIN", ">MAX", ">MEAN", ">STD", ">NORM", ">NAN", ">INF"]);
@@ -161,8 +161,8 @@ fn stats_cells(stats: &Stats) -> [String; 7] {
     [shown(stats.min), shown(stats.max), mean, std, norm, bad(stats.nan), bad(stats.inf)]
 }
 
-/// All that is known of one tensor.
-/// All about one tensor; its statistics are computed if they are not known yet.
+/// All that is known about one tensor. All about one tensor; its statistics are computed if they
+/// are not known yet.
 fn tensor_details(
     path: &str,
     tensor: &Tensor,

@@ -80,7 +80,7 @@ fn print(
     if with_answers { print_answers(out, report.answers) } else { Ok(()) }
 }
 
-/// What the verdict rests on.
+/// What the verdict is based on.
 fn how(report: &VerifyReport) -> String {
     if matches!(report.condition, Condition::Damaged | Condition::Unreadable) {
         return String::new();

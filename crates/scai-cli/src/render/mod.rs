@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub(crate) use scai_inspect::text::{flat_list, one_line, printable, scalar};
 
-/// Colours; anstream takes them out where they do not belong.
+/// Colours; anstream removes them if the output is not a terminal.
 pub(crate) mod style {
     use anstyle::{AnsiColor, Style};
 
@@ -28,7 +28,7 @@ pub(crate) fn paint(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// A number of bytes as a person reads it.
+/// A number of bytes, human-readable.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -69,7 +69,7 @@ pub(crate) fn counted(n: u64, noun: &str) -> String {
     format!("{} {plural}", count(n))
 }
 
-/// A number as a person reads it: six digits.
+/// A number with six significant digits.
 pub(crate) fn number(value: f64) -> String {
     if value == value.trunc() && value.abs() < 1e15 {
         return format!("{value}");
@@ -83,7 +83,7 @@ pub(crate) fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A measure as a person reads it: three digits.
+/// A measurement with three significant digits.
 pub(crate) fn short(value: f64) -> String {
     let magnitude = value.abs();
     if value == 0.0 || !value.is_finite() {
@@ -102,11 +102,10 @@ pub(crate) fn time(timestamp: &str) -> String {
     text.get(..19).map_or_else(|| text.clone(), str::to_owned)
 }
 
-/// A table without lines, columns apart by two spaces; columns without anything in them are left
-/// out.
+/// A table without lines, columns separated by two spaces; empty columns are left out.
 ///
-/// Columns whose heading begins with `>` are aligned to the right. Where no heading says more than
-/// that, there is no line of headings.
+/// Columns whose heading begins with `>` are aligned to the right. If no heading has more text than
+/// that, there is no heading line.
 pub(crate) fn table(headings: &[String], rows: Vec<Vec<String>>) -> Table {
     let used: Vec<bool> = (0..headings.len())
         .map(|i| rows.iter().any(|row| row.get(i).is_some_and(|cell| !cell.is_empty())))
@@ -133,10 +132,10 @@ pub(crate) fn table(headings: &[String], rows: Vec<Vec<String>>) -> Table {
     table
 }
 
-/// Rows of a long table that are in memory at a time.
+/// Rows of a long table that are in memory at once.
 const ROWS: usize = 1024;
 
-/// Writes a table of `count` rows as [`table`] makes it, holding few of them at a time: `row` is
+/// Writes a table of `count` rows as [`table`] makes it, holding few of them at once: `row` is
 /// called twice for each, first to find how wide the columns are.
 pub(crate) fn write_long_table(
     out: &mut impl Write,

@@ -56,7 +56,7 @@ impl Line<'_> {
         [name, kind, size, what]
     }
 
-    /// How a tensor lies in memory, where that is worth a word.
+    /// The memory layout of a tensor, if it is unusual.
     fn notes(&self) -> impl Iterator<Item = String> {
         let Entry { value, tied_to, shares_memory_with, same_as, .. } = self.entry;
         let tied = tied_to.iter().map(|other| format!("tied to {}", one_line(other)));
@@ -99,7 +99,7 @@ fn form(value: &Value) -> [String; 3] {
     }
 }
 
-/// The text, cut where it is long.
+/// The text, cut if it is long.
 pub(crate) fn shortened(text: &str) -> String {
     if text.chars().count() <= VALUE_WIDTH + 4 {
         return text.to_owned();

@@ -69,7 +69,7 @@ pub(crate) fn threats(discs: u64, all: u64) -> u64 {
 
 /// A number for each position; it fits in 49 bits and is never 0.
 ///
-/// The highest bit in each column is the first empty cell, which tells the height; the bits below
+/// The highest bit in each column is the first empty cell, which gives the height; the bits below
 /// it are the discs of `own`.
 pub(crate) fn key(own: u64, all: u64) -> u64 {
     own | (all + BOTTOM)

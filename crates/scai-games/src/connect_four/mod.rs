@@ -16,7 +16,7 @@ const CENTRE: i32 = 3;
 /// Connect Four on the usual board of six rows and seven columns.
 ///
 /// Actions are columns, from the left. [`encode`](Game::encode) writes three planes: the discs of
-/// the player to move, those of the opponent, and ones where the first player is to move. The
+/// the player to move, those of the opponent, and ones if the first player is to move. The
 /// symmetries are the identity and the mirror image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ConnectFour {
@@ -29,7 +29,7 @@ pub struct ConnectFour {
 impl ConnectFour {
     /// The position after `moves`, the columns played, counted from 1.
     ///
-    /// `None` where a character is not a column, a column is full, or the game was over before.
+    /// `None` if a character is not a column, a column is full, or the game was over before.
     ///
     /// ```
     /// use scai_games::{ConnectFour, Game};
@@ -50,7 +50,7 @@ impl ConnectFour {
         Some(position)
     }
 
-    /// A number that no other position has; it fits in 49 bits and is never 0.
+    /// A number that identifies the position; it fits in 49 bits and is never 0.
     pub fn key(&self) -> u64 {
         bits::key(self.own, self.all)
     }

@@ -11,7 +11,7 @@ const WIN: i32 = 1 << 20;
 
 /// Looks a fixed number of moves ahead and takes the best.
 ///
-/// The search is negamax with alpha-beta pruning; where it ends before the game does, it counts
+/// The search is negamax with alpha-beta pruning; if it ends before the game does, it uses
 /// [`Game::heuristic`]. A win is worth more the sooner it comes, a loss the later. Among moves of
 /// equal worth the choice is random.
 #[derive(Debug, Clone, Copy)]

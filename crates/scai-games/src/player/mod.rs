@@ -10,8 +10,8 @@ use crate::game::Game;
 
 /// Who chooses moves.
 ///
-/// A player keeps nothing between moves: the same position and the same state of the random
-/// numbers give the same choice.
+/// A player keeps no state between moves: the same position and the same state of the random
+/// generator give the same choice.
 pub trait Player<G: Game>: Send + Sync {
     /// What a table of results calls the player.
     fn name(&self) -> String;

@@ -7,10 +7,10 @@
 //!
 //! # Scores
 //!
-//! A score tells who wins and how early, if both play perfectly. It is the number of discs the
+//! A score says who wins and how early, if both play perfectly. It is the number of discs the
 //! winner has left when the game ends, the last one played counted as left: 1 for a win with the
-//! last disc, 18 for a win with the fourth. It is positive where the player to move wins, negative
-//! where the opponent does, and 0 for a draw.
+//! last disc, 18 for a win with the fourth. It is positive if the player to move wins, negative if
+//! the opponent does, and 0 for a draw.
 
 mod table;
 
@@ -20,12 +20,12 @@ use self::table::{Bound, Table};
 use crate::connect_four::{ConnectFour, bits};
 use crate::game::{Game, Outcome};
 
-/// Columns in the order they are tried where nothing else tells them apart.
+/// Columns in the order they are tried if nothing else decides.
 const MIDDLE_FIRST: [usize; bits::COLUMNS] = [3, 2, 4, 1, 5, 0, 6];
 
 /// Solves Connect Four.
 ///
-/// What one call finds out makes the next call on a related position faster. A solver takes 64 MiB.
+/// What one call finds makes the next call on a related position faster. A solver takes 64 MiB.
 pub struct Solver {
     table: Table,
 }
@@ -43,7 +43,7 @@ impl Default for Solver {
 }
 
 impl Solver {
-    /// A solver that has seen no position.
+    /// A solver without any positions yet.
     pub fn new() -> Self {
         Self { table: Table::new() }
     }
@@ -90,8 +90,8 @@ impl Solver {
         low
     }
 
-    /// The [score](self#scores), for the player to move, of playing each column; `None` where that
-    /// is not legal.
+    /// The [score](self#scores), for the player to move, of playing each column; `None` if that is
+    /// not legal.
     pub fn verdicts(&mut self, position: &ConnectFour) -> [Option<i32>; bits::COLUMNS] {
         let mut verdicts = [None; bits::COLUMNS];
         for (action, verdict) in verdicts.iter_mut().enumerate() {
@@ -169,7 +169,7 @@ impl Node {
         bits::threats(self.own, self.all) & bits::landings(self.all) != 0
     }
 
-    /// The cells to play after which the opponent cannot win at once.
+    /// The moves after which the opponent cannot win at once.
     fn moves_that_do_not_lose_at_once(self) -> u64 {
         let landings = bits::landings(self.all);
         let threats = bits::threats(self.own ^ self.all, self.all);

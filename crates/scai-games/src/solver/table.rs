@@ -1,8 +1,8 @@
-//! What the solver knows of positions it has searched.
+//! What the solver knows about positions it has searched.
 
 /// Bits of a key.
 const KEY_BITS: u32 = 49;
-/// Bits of a key that are its place in the table: 16 Mi entries of four bytes.
+/// Bits of a key that are its index in the table: 16 Mi entries of four bytes.
 const INDEX_BITS: u32 = 24;
 /// Bits of a key that are kept in the entry.
 const TAG_BITS: u32 = KEY_BITS - INDEX_BITS;
@@ -15,16 +15,16 @@ const OFFSET: i32 = 32;
 /// An odd number, so that multiplying by it mixes the bits of a key and loses none.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What is known of a score.
+/// What is known about a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {
     AtLeast(i32),
     AtMost(i32),
 }
 
-/// A table of fixed size; a new entry takes the place of an old one.
+/// A table of fixed size; a new entry replaces an old one.
 pub(super) struct Table {
-    /// The tag, and in the lowest bits the bound. 0 where there is no entry.
+    /// The tag, and in the lowest bits the bound. 0 if there is no entry.
     entries: Vec<u32>,
 }
 
@@ -33,7 +33,7 @@ impl Table {
         Self { entries: vec![0; 1 << INDEX_BITS] }
     }
 
-    /// What was last put for `key`, unless another key took its place.
+    /// What was last put for `key`, unless another key replaced it.
     pub(super) fn get(&self, key: u64) -> Option<Bound> {
         let (index, tag) = place(key);
         let entry = *self.entries.get(index)?;
@@ -57,7 +57,7 @@ impl Table {
     }
 }
 
-/// The index and the tag of `key`; together they tell every key from every other.
+/// The index and the tag of `key`; together they identify the key.
 fn place(key: u64) -> (usize, u32) {
     let mixed = key.wrapping_mul(SPREAD) & ((1 << KEY_BITS) - 1);
     ((mixed >> TAG_BITS) as usize, (mixed & ((1 << TAG_BITS) - 1)) as u32)

@@ -16,10 +16,10 @@ pub use tensors::TensorDifference;
 /// How much is read to compare two files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Depth {
-    /// Tensors are compared by the digests of what was saved, and read only without any: fast, and
-    /// blind to damage.
+    /// Tensors are compared by the digests of what was saved, and read only if there are none:
+    /// fast, but damage is not detected.
     Digests,
-    /// Every byte of both files is checked first. Tensors that differ are named, not measured.
+    /// Every byte of both files is checked first. Tensors that differ are named, but not measured.
     Names,
     /// Every byte of both files is checked first. Tensors that differ are read and measured.
     #[default]
@@ -55,8 +55,8 @@ impl<'a> Options<'a> {
         Self { depth, ..self }
     }
 
-    /// How files and tensors are read: threads, progress and cancellation. Of the progress,
-    /// [`bytes_to_read`] is the most.
+    /// How files and tensors are read: threads, progress and cancellation. [`bytes_to_read`] is the
+    /// upper bound of the progress.
     #[must_use]
     pub fn read(self, read: ReadOptions<'a>) -> Self {
         Self { read, ..self }
@@ -71,8 +71,8 @@ pub struct Difference<'a> {
     pub a: String,
     /// The path of the second.
     pub b: String,
-    /// Whether all that was compared is equal bit for bit; `None` if nothing differs and only
-    /// digests say so of some.
+    /// Whether all that was compared is equal bit for bit; `None` if nothing differs, but some were
+    /// compared only by digest.
     pub identical: Option<bool>,
     /// Every byte of both files was read and is what was saved.
     pub checked: bool,
@@ -121,16 +121,16 @@ pub enum What<'a> {
     },
     /// Tensors of different shapes or dtypes.
     Form(&'a Tensor, &'a Tensor),
-    /// Tensors that are equal but for what PyTorch keeps beside the elements.
+    /// Tensors that are equal except for what PyTorch keeps beside the elements.
     Attributes(&'a Tensor, &'a Tensor),
-    /// Tensors of one form; how they differ, if that was measured.
+    /// Tensors of one shape and dtype; how they differ, if that was measured.
     Elements(&'a Tensor, Option<TensorDifference>),
 }
 
 /// Compares two files.
 ///
 /// # Errors
-/// [`Error::Invalid`] if neither has a part that is to be left out; [`Error::Damaged`], unless only
+/// [`Error::Invalid`] if neither has a part that is to be ignored; [`Error::Damaged`], unless only
 /// digests are compared; those of reading; [`Error::Cancelled`].
 pub fn diff<'a>(a: &'a File, b: &'a File, options: Options<'_>) -> Result<Difference<'a>> {
     let (left, right) = (a.tree()?, b.tree()?);
@@ -169,7 +169,7 @@ pub fn bytes_to_read(a: &File, b: &File, depth: Depth) -> Result<u64> {
     Ok(checked.saturating_add(left.min(right).saturating_mul(2)))
 }
 
-/// A change as JSON has it.
+/// A change as it is in JSON.
 #[derive(Serialize)]
 struct JsonChange<'a> {
     path: &'a str,

@@ -18,24 +18,24 @@ pub struct TensorDifference {
     /// The largest absolute difference; `None` if the elements are not numbers.
     #[serde(serialize_with = "optional_float")]
     pub max_abs: Option<f64>,
-    /// The largest difference as a part of the larger of the two magnitudes.
+    /// The largest difference relative to the larger of the two magnitudes.
     #[serde(serialize_with = "optional_float")]
     pub max_rel: Option<f64>,
-    /// Pairs of which one or both are NaN, or of which the difference is infinite. They do not
-    /// count above.
+    /// Pairs of which one or both are NaN, or of which the difference is infinite. They are not
+    /// included above.
     pub not_finite: u64,
 }
 
 /// What comparing two tensors found.
 #[derive(Debug)]
 pub(super) struct Compared {
-    /// How they differ; `None` where they are equal bit for bit.
+    /// How they differ; `None` if they are equal bit for bit.
     pub(super) difference: Option<TensorDifference>,
-    /// Bytes that were read of both.
+    /// Bytes that were read from both.
     pub(super) read: u64,
 }
 
-/// Whether two tensors are equal, as far as digests tell.
+/// Whether two tensors are equal, as far as digests show.
 pub(super) fn by_digests(a: &Tensor, b: &Tensor) -> Option<bool> {
     let (ours, theirs) = (a.storage().digest()?, b.storage().digest()?);
     let same_place = a.offset() == b.offset() && a.strides() == b.strides();
@@ -50,7 +50,7 @@ pub(super) fn by_digests(a: &Tensor, b: &Tensor) -> Option<bool> {
     whole.then_some(false)
 }
 
-/// Reads what has to be read of two tensors of one shape and dtype, and compares it.
+/// Reads what is needed of two tensors of one shape and dtype, and compares it.
 ///
 /// # Errors
 /// Those of reading the tensors; [`scai_checkpoint::Error::Cancelled`].
@@ -64,7 +64,7 @@ pub(super) fn compare(a: &Tensor, b: &Tensor, options: ReadOptions<'_>) -> Resul
         let mut at = 0;
         while at < a.nbytes() {
             options.check()?;
-            // Up to the end of a chunk of the first file, so that digests can speak for all of it.
+            // Up to the end of a chunk of the first file, so that digests can cover all of it.
             let len = (DECODED_AT_ONCE - (from_a + at) % DECODED_AT_ONCE).min(a.nbytes() - at);
             if !(from_a == from_b && same_chunk(a, b, from_a + at)) {
                 left.resize(len as usize, 0);

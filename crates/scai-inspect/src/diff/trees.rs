@@ -158,7 +158,7 @@ fn is_below(path: &str, above: &str) -> bool {
     above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// A key as it reads in a path, and as it is told from others (`0` from `'0'`).
+/// A key as it is in a path, and as it differs from others (`0` from `'0'`).
 struct Key {
     text: String,
     exact: String,

@@ -25,7 +25,7 @@ pub struct Listing {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct CheckpointRow {
-    /// What a glance at the file shows.
+    /// What the beginning of the file shows.
     #[serde(flatten)]
     pub checkpoint: Listed,
     /// Whether every byte is right; `None` until [`Listing::verify`].
@@ -38,7 +38,7 @@ pub struct CheckpointRow {
 pub struct OtherFile {
     /// The file's name.
     pub name: String,
-    /// Always `None`: a program that sorts checkpoints by it leaves these files apart.
+    /// Always `None`: a program that sorts checkpoints by it keeps these files apart.
     iteration: Option<u64>,
     /// Bytes of the file; of an index, those of its shards.
     pub size: u64,
@@ -48,7 +48,7 @@ pub struct OtherFile {
     pub shards: Vec<String>,
     /// What is wrong with it, as far as it was read.
     pub problem: Option<String>,
-    /// What the problem makes of the file.
+    /// The condition that the problem puts the file in.
     pub condition: Option<Condition>,
     /// Whether every byte is right; `None` until [`Listing::verify`].
     pub verified: Option<bool>,
@@ -61,10 +61,11 @@ enum Row<'a> {
     Checkpoint(&'a CheckpointRow),
 }
 
-/// Lists what a manager's directory holds. A glance reads the beginning of each file only.
+/// Lists what a manager's directory holds. Reads only the beginning of each file.
 ///
 /// # Errors
-/// [`Error::Io`] if the directory cannot be listed. What is wrong with a file is in the listing.
+/// [`Error::Io`](scai_checkpoint::Error::Io) if the directory cannot be listed. What is wrong with
+/// a file is in the listing.
 pub fn list(manager: &CheckpointManager) -> Result<Listing> {
     let row = |checkpoint| CheckpointRow { checkpoint, verified: None };
     let checkpoints = manager.list()?.into_iter().map(row).collect();
@@ -99,7 +100,8 @@ impl Listing {
     /// Reads every byte of every file and notes which are sound.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be opened; [`Error::Cancelled`].
+    /// [`Error::Io`](scai_checkpoint::Error::Io) if a file cannot be opened;
+    /// [`Error::Cancelled`](scai_checkpoint::Error::Cancelled).
     pub fn verify<'o>(
         &mut self,
         manager: &CheckpointManager,
@@ -118,7 +120,7 @@ impl Listing {
     }
 }
 
-/// Notes what a verification found: a problem that a glance had seen may be known better now.
+/// Notes what a verification found: it may know a problem better than the beginning did.
 fn note(
     verification: Verification,
     problem: &mut Option<String>,

@@ -26,13 +26,13 @@ pub struct Entry<'a> {
     pub depth: usize,
     /// It is the last value of its container.
     pub is_last: bool,
-    /// The first tensor that is the same memory, seen in the same way.
+    /// The first tensor that is the same view of the same memory.
     pub tied_to: Option<String>,
-    /// The first tensor that sees the same memory in another way.
+    /// The first tensor that is another view of the same memory.
     pub shares_memory_with: Option<String>,
-    /// The first path of the container that is this very object; its entries are below that.
+    /// The first path of the same container object; its entries are below that.
     pub same_as: Option<String>,
-    /// Of a tensor, if statistics were asked for; `Some(None)` if its elements are not numbers.
+    /// For a tensor, if statistics were requested; `Some(None)` if its elements are not numbers.
     pub stats: Option<Option<Box<Stats>>>,
     /// Bytes of the path before the name.
     parent: usize,
@@ -45,8 +45,7 @@ impl Entry<'_> {
     }
 }
 
-/// What two tensors have in common that are the same memory: storage, offset, shape, strides, size
-/// of an element.
+/// What two views of the same memory have in common: storage, offset, shape, strides, size of an element.
 type View<'a> = (usize, usize, &'a [usize], &'a [usize], usize);
 
 fn view(tensor: &Tensor) -> View<'_> {
@@ -122,7 +121,7 @@ impl<'a> Lister<'a> {
         }
     }
 
-    /// What was seen of the memory of a tensor before: the same tensor, another view.
+    /// Earlier tensors with the same memory: the same view, another view.
     fn tie(&mut self, tensor: &'a Tensor, path: &str) -> (Option<String>, Option<String>) {
         if let Some(known) = self.seen.get(&view(tensor)) {
             return (Some(known.clone()), None);
@@ -156,7 +155,7 @@ pub(super) fn measure(entries: &mut [Entry<'_>], read: ReadOptions<'_>) -> Resul
     Ok(())
 }
 
-/// An entry as JSON has it.
+/// An entry as it is in JSON.
 #[derive(Serialize)]
 struct JsonEntry<'a> {
     path: &'a str,
@@ -165,15 +164,15 @@ struct JsonEntry<'a> {
     /// The class of an object that only code could make.
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
-    /// Of a container.
+    /// For a container.
     #[serde(skip_serializing_if = "Option::is_none")]
     len: Option<usize>,
-    /// Of anything that is neither a container nor a tensor, and of a list of such.
+    /// For anything that is neither a container nor a tensor, and for a list of such values.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor: Option<JsonTensor<'a>>,
-    /// Of a container that is the same object as one before, which has its entries.
+    /// For a container that is the same object as an earlier one, which has its entries.
     #[serde(skip_serializing_if = "Option::is_none")]
     same_as: Option<&'a str>,
 }

@@ -68,7 +68,7 @@ pub struct Summary<'a> {
     /// [`Protection::None`] if it was converted from a file without checksums.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_protection: Option<Protection>,
-    /// The iteration that the file says it is of, if that is an integer.
+    /// The iteration recorded in the file, if it is an integer.
     pub iteration: Option<i64>,
     /// When it was saved, if that is text.
     pub timestamp: Option<&'a str>,
@@ -78,12 +78,12 @@ pub struct Summary<'a> {
     pub optimizer: Option<Totals>,
     /// All tensors.
     pub total: Totals,
-    /// The values, containers before what they hold. The part that was asked for comes first; the
-    /// file as a whole is not among them.
+    /// The values, containers before what they hold. The requested part comes first; the file as a
+    /// whole is not among them.
     pub entries: Vec<Entry<'a>>,
 }
 
-/// Looks into a file. Without statistics no tensor is read.
+/// Describes the content of a file. Without statistics no tensor is read.
 ///
 /// # Errors
 /// [`Error::Invalid`] if there is no such part; those of reading; [`Error::Cancelled`].

@@ -5,12 +5,12 @@ use std::fmt::Display;
 use super::{Config, SaveInterval, Schedule};
 
 /// Elements of the residual blocks. More would not fit into memory, four times as training needs
-/// them, and the process would end where they are allocated.
+/// them, and the process would be aborted when they are allocated.
 const MOST_PARAMETERS: u128 = 1 << 31;
 
 /// What is wrong, and the keys it is about.
 pub(super) struct Misfit {
-    /// The paths of the keys, the one to be blamed first.
+    /// The paths of the keys, the main one first.
     pub(super) keys: Vec<&'static str>,
     /// The keys and what is wrong with them.
     pub(super) message: String,
@@ -31,7 +31,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
     misfits
 }
 
-/// Rules of retention that are none.
+/// Invalid retention rules.
 fn retention(config: &Config) -> Option<Misfit> {
     let (key, error) = config.checkpoint.retention().err()?;
     Some(Misfit { keys: vec![key], message: format!("`{key}`: {error}") })
@@ -121,7 +121,7 @@ fn fractions(config: &Config) -> Vec<Misfit> {
     misfits
 }
 
-/// Numbers of which one limits the other.
+/// Pairs of numbers of which one limits the other.
 fn pairs(config: &Config) -> Vec<Misfit> {
     let Config { training, replay_buffer, .. } = config;
     let capacity = ("replay_buffer.capacity", replay_buffer.capacity as f64);

@@ -1,8 +1,8 @@
-//! What can be wrong with a file of settings.
+//! What can be wrong with a configuration file.
 
 use std::fmt;
 
-/// Why there are no settings.
+/// Why the settings could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -15,7 +15,7 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The file says what it may not say: change it.
+    /// The file has invalid content: change it.
     #[error("{}", lines(name, problems))]
     Invalid {
         /// The file, as the caller named it.
@@ -28,7 +28,7 @@ pub enum ConfigError {
 /// One thing that is wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The line, from 1 on; `None` where the problem has no place in the file.
+    /// The line, from 1 on; `None` if the problem has no location in the file.
     pub line: Option<u64>,
     /// The column, in characters from 1 on.
     pub column: Option<u64>,

@@ -13,7 +13,8 @@ const AUTO: &str = "auto";
 pub enum SaveInterval {
     /// After every iteration that is a multiple of this; at least 1.
     Every(u64),
-    /// `auto`: as often as `training.save_overhead` allows, by what saves and iterations take.
+    /// `auto`: as often as `training.save_overhead` allows, from the measured times of saves and
+    /// iterations.
     Auto,
 }
 

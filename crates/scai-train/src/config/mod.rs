@@ -1,6 +1,6 @@
 //! The settings of a run, and the YAML file they come from.
 //!
-//! Every key may be left out and has a default. What the file says otherwise is an error that names
+//! Every key may be left out and has a default. Anything else in the file is an error that names
 //! the file, the line, the column and the key: a key that does not exist, a value of another type,
 //! a value with which no run could work. All errors of a file are found at once.
 
@@ -27,25 +27,25 @@ pub use sections::{Checkpoint, Evaluation, Logging, Model, ReplayBuffer, SelfPla
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Everything random follows from this number.
+    /// The seed of everything random.
     pub seed: u64,
-    /// The game that is learnt.
+    /// The game to learn.
     pub game: Game,
-    /// Free text; goes into the metadata of every checkpoint.
+    /// Free text, saved in the metadata of every checkpoint.
     pub notes: String,
     /// The size of the network.
     pub model: Model,
-    /// How games are played to learn from.
+    /// How self-play games are played.
     pub self_play: SelfPlay,
     /// How the network learns from the games.
     pub training: Training,
-    /// The positions that are learnt from.
+    /// The positions to learn from.
     pub replay_buffer: ReplayBuffer,
-    /// Where checkpoints go and which stay.
+    /// Where checkpoints are saved and which are kept.
     pub checkpoint: Checkpoint,
     /// How the strength of the network is measured.
     pub evaluation: Evaluation,
-    /// Where the metrics go.
+    /// Where the metrics are written.
     pub logging: Logging,
 }
 
@@ -66,7 +66,7 @@ impl Default for Config {
     }
 }
 
-/// Problems that are told at once. A file that is meant for something else has no end of them.
+/// Problems that are reported at once. A file that is meant for something else has very many.
 const MOST_PROBLEMS: usize = 20;
 
 impl Config {
@@ -81,7 +81,7 @@ impl Config {
         Self::from_yaml(&text, &name)
     }
 
-    /// Reads YAML 1.2. What is left out has its default; a text without content is all defaults.
+    /// Reads YAML 1.2. Missing keys have their defaults; an empty text means all defaults.
     ///
     /// `name` is what errors call the text.
     ///
@@ -97,14 +97,14 @@ impl Config {
         Self::from_tree(tree, name)
     }
 
-    /// These settings, with others in place of some: `settings` has the nesting of the file, and
-    /// what it does not say stays. `checkpoint.keep` takes the place of all rules of retention.
+    /// These settings, overridden by `settings`, which has the nesting of the file.
+    /// `checkpoint.keep` takes the place of all rules of retention.
     ///
     /// `name` is what errors call `settings`.
     ///
     /// # Errors
     ///
-    /// As [`Config::from_yaml`]; there are keys, and no lines.
+    /// As [`Config::from_yaml`], with keys but without lines.
     pub fn with(&self, settings: &serde_json::Value, name: &str) -> Result<Self, ConfigError> {
         let mut below = self.clone();
         if settings.pointer("/checkpoint/keep").is_some_and(|keep| !keep.is_null()) {
@@ -119,7 +119,7 @@ impl Config {
     fn from_tree(mut tree: tree::Node, name: &str) -> Result<Self, ConfigError> {
         let invalid = |problems| ConfigError::Invalid { name: name.to_owned(), problems };
         let mut problems = Vec::new();
-        // What is wrong is taken out, and the rest read again, until nothing wrong is left.
+        // Invalid entries are removed, and the rest is read again, until none is left.
         let config = loop {
             let fault = match Self::deserialize(read::Reader(&tree)) {
                 Ok(config) => break config,
@@ -151,8 +151,8 @@ impl Config {
         Err(ConfigError::Invalid { name: name.to_owned(), problems })
     }
 
-    /// What is wrong with the values, in the order of the file; `place` gives line and column of a
-    /// key, where it has one.
+    /// What is wrong with the values, in the order of the file; `place` returns line and column of
+    /// a key, if it has any.
     fn misfits(&self, place: impl Fn(&str) -> Option<(u64, u64)>) -> Vec<Problem> {
         let problem = |misfit: check::Misfit| {
             let place = misfit.keys.iter().find_map(|key| place(key));
@@ -164,12 +164,12 @@ impl Config {
         problems
     }
 
-    /// Steps of the optimizer in the whole run, over which the learning rate's schedule goes.
+    /// Steps of the optimizer in the whole run, which the learning rate's schedule covers.
     pub fn total_steps(&self) -> u64 {
         self.training.iterations.saturating_mul(self.training.steps_per_iteration)
     }
 
-    /// Which checkpoints stay, by `checkpoint.keep` and the keys beside it.
+    /// Which checkpoints to keep, from `checkpoint.keep` and the keys beside it.
     ///
     /// # Errors
     /// As [`Config::validate`], which finds the same.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The game that is learnt.
+/// The game to learn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Game {
@@ -23,7 +23,7 @@ pub enum Schedule {
     /// `cosine`: falls to the final rate along half a cosine.
     #[default]
     Cosine,
-    /// `constant`: stays.
+    /// `constant`: does not change.
     Constant,
     /// `linear`: falls to the final rate in a straight line.
     Linear,

@@ -1,4 +1,4 @@
-//! From the tree to the settings: serde, with errors that know the key and its place.
+//! From the tree to the settings: serde, with errors that have the key and its location.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ impl Fault {
         self.positions.iter().rev().copied().collect()
     }
 
-    /// What is told to the user. `all_keys` are the paths of all keys there are.
+    /// The problem as reported to the user. `all_keys` are the paths of all keys that exist.
     pub(super) fn into_problem(self, all_keys: &[String]) -> Problem {
         let keys: Vec<&str> = self.keys.iter().rev().map(String::as_str).collect();
         let path = keys.join(".");
@@ -59,7 +59,7 @@ impl Fault {
         Self { what: What::Value(message), place: None, keys: Vec::new(), positions: Vec::new() }
     }
 
-    /// The same fault, which is at `place` unless it already knows better.
+    /// The same fault, at `place` unless it already has a location.
     pub(super) fn at(mut self, place: Location) -> Self {
         self.place.get_or_insert(place);
         self
@@ -87,7 +87,7 @@ fn proposal(key: &str, known: &[&str], all_keys: &[String]) -> String {
 
 /// The name that resembles `word`, if any does.
 fn nearest<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
-    // Below this two names look unrelated; it is the limit clap uses for arguments.
+    // Names less similar than this look unrelated; clap uses the same limit for arguments.
     const ALIKE: f64 = 0.7;
     let scored = names.iter().map(|name| (strsim::jaro_winkler(word, name), *name));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -176,7 +176,7 @@ fn named(found: Unexpected<'_>) -> String {
     }
 }
 
-/// A node as a source of serde.
+/// A node as a serde deserializer.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a>(pub(super) &'a Node);
 
@@ -203,7 +203,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         }
     }
 
-    /// A section whose keys are all commented out is empty; a list is no section, although serde
+    /// A section whose keys are all commented out is empty; a list is not a section, although serde
     /// would take its elements for the fields.
     fn deserialize_struct<V: Visitor<'de>>(
         self,

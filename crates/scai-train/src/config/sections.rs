@@ -24,7 +24,7 @@ impl Default for Model {
     }
 }
 
-/// `self_play`: how games are played to learn from.
+/// `self_play`: how self-play games are played.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SelfPlay {
@@ -46,7 +46,7 @@ pub struct SelfPlay {
     pub temperature: f64,
     /// Plies of a game that are played by `temperature`; after them the most visited move is taken.
     pub temperature_moves: usize,
-    /// Threads; 0 is as many as there are cores. They have no influence on the result.
+    /// Threads; 0 means one per core. They do not affect the result.
     pub threads: usize,
 }
 
@@ -75,7 +75,7 @@ pub struct Training {
     /// Iterations between checkpoints, at least 1; or `auto`: as often as `save_overhead` allows.
     pub save_interval: SaveInterval,
     /// Share of the time that saving may cost with `save_interval: auto`; above 0 and at most 1.
-    /// A number as `save_interval` does not use it.
+    /// Unused if `save_interval` is a number.
     pub save_overhead: f64,
     /// Steps of the optimizer in an iteration; at least 1.
     pub steps_per_iteration: u64,
@@ -90,10 +90,10 @@ pub struct Training {
     pub warmup_steps: u64,
     /// The course of the learning rate over `iterations` times `steps_per_iteration` steps.
     pub schedule: Schedule,
-    /// Decay of the weights in a step, decoupled from the gradient (AdamW), as a factor of the
+    /// Decay of the weights in a step, decoupled from the gradient (AdamW), as a multiple of the
     /// learning rate; 0 or more.
     pub weight_decay: f64,
-    /// Weight of the value's loss beside that of the policy; 0 or more.
+    /// Weight of the value loss relative to the policy loss; 0 or more.
     pub value_loss_weight: f64,
     /// Each sample is seen in a random symmetry of the game.
     pub augment: bool,
@@ -118,11 +118,11 @@ impl Default for Training {
     }
 }
 
-/// `replay_buffer`: the positions that are learnt from.
+/// `replay_buffer`: the positions to learn from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplayBuffer {
-    /// Positions that are kept; the oldest go first. At least 1.
+    /// Positions that are kept; the oldest are dropped first. At least 1.
     pub capacity: usize,
     /// Positions that must be there before the first step; at most `capacity`.
     pub min_positions: usize,
@@ -134,20 +134,20 @@ impl Default for ReplayBuffer {
     }
 }
 
-/// `checkpoint`: where checkpoints go and which stay.
+/// `checkpoint`: where checkpoints are saved and which are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
     /// The directory of the checkpoints, relative to the working directory.
     pub directory: String,
-    /// Which checkpoints stay, as rules of retention: `last:5, every:100, best:loss:min`, or `all`.
+    /// Which checkpoints to keep, as retention rules: `last:5, every:100, best:loss:min`, or `all`.
     /// Without this and the keys below, the newest five.
     pub keep: Option<Retention>,
-    /// The newest N stay: `last:N`.
+    /// Keep the newest N: `last:N`.
     pub keep_last: Option<u64>,
-    /// Those whose iteration is a multiple of N stay: `every:N`.
+    /// Keep those whose iteration is a multiple of N: `every:N`.
     pub keep_every: Option<u64>,
-    /// The best by a statistic stay: `best:STAT:min|max[:N]`, without `best:`.
+    /// Keep the best by a statistic: `best:STAT:min|max[:N]`, without `best:`.
     pub keep_best: Option<String>,
 }
 
@@ -164,7 +164,7 @@ impl Default for Checkpoint {
 }
 
 impl Checkpoint {
-    /// What stays if nothing says so.
+    /// What is kept by default.
     const KEEP: &str = "last:5";
 
     /// The rules that the keys stand for, each of which keeps some.
@@ -220,13 +220,13 @@ impl Default for Evaluation {
     }
 }
 
-/// `logging`: where the metrics go.
+/// `logging`: where the metrics are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
     /// The directory of the logs, relative to the working directory.
     pub directory: String,
-    /// Write `metrics.jsonl`: one JSON object a line.
+    /// Write `metrics.jsonl`: one JSON object per line.
     pub json: bool,
     /// Write event files for TensorBoard.
     pub tensorboard: bool,

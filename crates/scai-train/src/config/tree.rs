@@ -1,4 +1,4 @@
-//! The file as a tree in which every key and value knows its line.
+//! The file as a tree in which every key and value has its line.
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
@@ -8,7 +8,7 @@ use serde_saphyr::{
 
 use super::error::Problem;
 
-/// A value and where it stands.
+/// A value and its location.
 pub(super) type Node = Spanned<Content>;
 
 /// What a file can say.
@@ -17,12 +17,12 @@ pub(super) enum Content {
     Null,
     Bool(bool),
     Int(i64),
-    /// Only for what is too large for `Int`.
+    /// Only for values that are too large for `Int`.
     Unsigned(u64),
     Float(f64),
     Text(String),
     List(Vec<Node>),
-    /// Keys may occur twice: the reader finds that and knows the path.
+    /// Keys may occur twice: the reader detects that and knows the path.
     Map(Vec<(Spanned<String>, Node)>),
 }
 
@@ -38,7 +38,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
         let place = error.location();
         let mut message = error.render_with_formatter(&UserMessageFormatter);
         if let Some(place) = place {
-            // The place stands before the message.
+            // The location is shown before the message.
             let end = format!(" at line {}, column {}", place.line(), place.column());
             message.truncate(message.strip_suffix(&end).unwrap_or(&message).len());
         }
@@ -53,18 +53,18 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
     })
 }
 
-/// Where something stands; `None` for what came from no file.
+/// The location of a value; `None` if it does not come from a file.
 pub(super) fn line_and_column(place: Location) -> Option<(u64, u64)> {
     (place != Location::UNKNOWN).then(|| (place.line(), place.column()))
 }
 
-/// Something that came from no file.
+/// A value that does not come from a file.
 pub(super) fn without_place<T>(value: T) -> Spanned<T> {
     Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
 }
 
 impl Content {
-    /// Takes over what `other` says, mapping by mapping.
+    /// Overrides these values with those of `other`, mapping by mapping.
     pub(super) fn overlay(&mut self, other: Self) {
         match (self, other) {
             (Self::Map(entries), Self::Map(others)) => {

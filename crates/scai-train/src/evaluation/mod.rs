@@ -51,10 +51,10 @@ impl Score {
 pub struct MatchOptions {
     /// Games; each side moves first in half of them.
     pub games: usize,
-    /// Plies in which a network draws its moves by their visits. Two networks would otherwise play
-    /// the same game again and again; other players choose among equal moves by chance.
+    /// Plies in which a network draws its moves by their visits. Otherwise two networks would play
+    /// the same game again and again; other players choose among equal moves at random.
     pub drawn_plies: usize,
-    /// The seed of what is left to chance.
+    /// The random seed.
     pub seed: u64,
 }
 
@@ -164,8 +164,8 @@ fn searched<G: Game>(
     Ok(trees)
 }
 
-/// The most visited move of a search in `position`, and what the search thinks of it: the value
-/// for the player to move, and the visits of each action.
+/// The most visited move of a search in `position`, and the search's value for the player to move
+/// and visits of each action.
 ///
 /// # Errors
 /// Those of the evaluator; [`crate::Error::Stopped`].

@@ -16,13 +16,13 @@ const BATCH: usize = 125;
 pub struct Optimality {
     /// Positions of the set.
     pub positions: usize,
-    /// Those in which the move of the search keeps what can be reached: a win, or else a draw.
+    /// Those in which the move of the search keeps the best possible result: a win, or else a draw.
     pub by_search: usize,
-    /// Those in which the likeliest move of the network alone does.
+    /// Those in which the most likely move of the network alone does.
     pub by_policy: usize,
 }
 
-/// Judges a network by the game's [solved positions](Game::solved_positions); `None` where the game
+/// Judges a network by the game's [solved positions](Game::solved_positions); `None` if the game
 /// has none.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What can go wrong with logs. None of it needs to end a training.
+//! What can go wrong with logs. None of it needs to end training.
 
 use std::path::PathBuf;
 

@@ -19,12 +19,12 @@ pub(super) struct Log {
     file: File,
     /// Bytes of the records that are complete.
     length: u64,
-    /// There may be a part of a record behind them.
+    /// There may be a part of a record after them.
     torn: bool,
 }
 
 impl Log {
-    /// Opens a file, which is created where it is missing.
+    /// Opens a file, and creates it if it is missing.
     pub(super) fn append_to(path: &Path) -> Result<Self, MetricsError> {
         Self::open(path, OpenOptions::new().create(true))
     }
@@ -40,7 +40,7 @@ impl Log {
         Ok(Self { path: path.to_owned(), file, length, torn: false })
     }
 
-    /// Adds a record. Where that fails, the next call takes back what was written in part.
+    /// Adds a record. If that fails, the next call removes what was written in part.
     pub(super) fn append(&mut self, record: &[u8]) -> Result<(), MetricsError> {
         if self.torn {
             self.file.set_len(self.length).map_err(failed(&self.path, "repair it"))?;
@@ -52,18 +52,18 @@ impl Log {
         Ok(())
     }
 
-    /// Brings the records to the device.
+    /// Flushes the records to the device.
     pub(super) fn flush(&mut self) -> Result<(), MetricsError> {
         self.file.sync_data().map_err(failed(&self.path, "sync it"))
     }
 }
 
-/// Creates a directory and those above it, where they are missing.
+/// Creates a directory and those above it, if they are missing.
 pub(super) fn create_directory(path: &Path) -> Result<(), MetricsError> {
     fs::create_dir_all(path).map_err(failed(path, "create the directory"))
 }
 
-/// The names in a directory; what is not UTF-8 is none of ours.
+/// The names in a directory; those that are not UTF-8 are not ours.
 pub(super) fn names(directory: &Path) -> Result<Vec<String>, MetricsError> {
     let names = fs::read_dir(directory).and_then(|entries| {
         let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name());
@@ -133,7 +133,7 @@ mod tests {
         let path = directory.path().join("log");
         let mut log = Log::append_to(&path).unwrap();
         log.append(b"one\n").unwrap();
-        // What a write leaves behind that fails half way.
+        // What a write that fails half way leaves behind.
         log.file.write_all(b"tw").unwrap();
         log.torn = true;
         log.append(b"three\n").unwrap();

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one object a line.
+//! `metrics.jsonl`: one object per line.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// The fields that every line has.
 pub(super) const FIELDS: [&str; 3] = ["iteration", "step", "time"];
 
-/// A line. What is not finite is `null`, since JSON has no word for it.
+/// A line. What is not finite is `null`, since JSON cannot represent it.
 pub(super) fn line(iteration: u64, step: u64, time: &str, values: &[(&str, f64)]) -> Vec<u8> {
     let fields = FIELDS.map(str::to_owned).into_iter();
     let fields = fields.zip([iteration.into(), step.into(), time.into()]);
@@ -15,8 +15,8 @@ pub(super) fn line(iteration: u64, step: u64, time: &str, values: &[(&str, f64)]
     format!("{}\n", Value::Object(object)).into_bytes()
 }
 
-/// The lines of iterations up to `last`, without a last line that has no end. Lines that are not
-/// ours stay.
+/// The lines of iterations up to `last`, without an incomplete last line. Lines that are not ours
+/// are kept.
 pub(super) fn until(lines: &[u8], last: u64) -> Vec<u8> {
     #[derive(Deserialize)]
     struct Line {

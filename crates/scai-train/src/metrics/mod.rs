@@ -1,11 +1,11 @@
-//! The course of a run as numbers: JSON lines for programs, event files for TensorBoard.
+//! The metrics of a run: JSON lines for programs, event files for TensorBoard.
 //!
-//! `metrics.jsonl` has one object a line: `iteration`, `step`, `time` (ISO 8601 with offset) and the
-//! values by their names; what is not finite is `null`. The event files have the same values as
+//! `metrics.jsonl` has one object per line: `iteration`, `step`, `time` (ISO 8601 with offset) and
+//! the values by their names; what is not finite is `null`. The event files have the same values as
 //! scalars over the iteration. A slash in a name, as in `loss/policy`, groups it in TensorBoard.
 //!
-//! A record is handed to the operating system before [`Metrics::record`] returns: a killed process
-//! loses nothing. [`Metrics::flush`] brings it to the device.
+//! A record is passed to the operating system before [`Metrics::record`] returns: a killed process
+//! loses nothing. [`Metrics::flush`] flushes it to the device.
 
 mod error;
 mod file;
@@ -30,14 +30,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the logs in `directory`, which is created where it is missing. Of `logging` only
-    /// `json` and `tensorboard` count.
+    /// Opens the logs in `directory`, and creates it if it is missing. Only `json` and
+    /// `tensorboard` of `logging` are used.
     ///
-    /// `resumed_at` is the iteration of the checkpoint a run goes on from. Lines of later
-    /// iterations, and a last line that a kill cut short, are taken out of `metrics.jsonl`; an event
-    /// tells TensorBoard to discard the same. A run that starts anew, without `resumed_at`, sets an
-    /// older `metrics.jsonl` aside as `metrics.1.jsonl`, or the next free number, and TensorBoard
-    /// shows the new run only.
+    /// `resumed_at` is the iteration of the checkpoint that a run continues from. Lines of later
+    /// iterations, and a last line that a kill cut short, are removed from `metrics.jsonl`; an event
+    /// tells TensorBoard to discard the same. A new run, without `resumed_at`, sets an older
+    /// `metrics.jsonl` aside as `metrics.1.jsonl`, or the next free number, and TensorBoard shows
+    /// the new run only.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Metrics {
     ///
     /// [`MetricsError::Name`] if a value has the name of a field that every line has; nothing is
     /// written. [`MetricsError::Io`] if a file cannot be written: the other file has the record, and
-    /// what was written in part is taken back by the next call.
+    /// the next call removes what was written in part.
     pub fn record(
         &mut self,
         iteration: u64,
@@ -106,7 +106,7 @@ impl Metrics {
         json.and(tensorboard)
     }
 
-    /// Brings everything recorded to the device.
+    /// Flushes everything recorded to the device.
     ///
     /// # Errors
     ///

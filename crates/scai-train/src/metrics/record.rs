@@ -1,6 +1,6 @@
-//! The metrics of a training, written at the end of every iteration.
+//! The metrics of training, written at the end of every iteration.
 //!
-//! A save goes into the record of the iteration after which it was found to be durable.
+//! A save is recorded with the iteration after which it was found to be durable.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::config::Logging;
 use crate::event::{Event, Observer, Timing};
 use crate::stats::TrainingStats;
 
-/// Writes the metrics. What cannot be written is told once and does not stop a training: there are
-/// no further records then.
+/// Writes the metrics. A write error is reported once and does not stop training; nothing more is
+/// recorded then.
 pub struct Recorder<'a> {
     metrics: Option<Metrics>,
     /// The iteration before.
@@ -21,8 +21,8 @@ pub struct Recorder<'a> {
     tell: &'a (dyn Fn(&MetricsError) + Sync),
 }
 
-/// An iteration that is done. Until the next one begins there may be word of saves, of which the
-/// last is told in its record.
+/// An iteration that is done. Saves may be reported until the next one begins; its record has the
+/// last of them.
 struct Pending {
     stats: TrainingStats,
     values: Vec<(String, f64)>,
@@ -30,8 +30,8 @@ struct Pending {
 }
 
 impl<'a> Recorder<'a> {
-    /// Opens the logs, as [`Metrics::open`] does. `stats` are those of the training as it is;
-    /// `tell` is told what cannot be written.
+    /// Opens the logs, as [`Metrics::open`] does. `stats` are the current ones; `tell` is called
+    /// with what cannot be written.
     pub fn open(
         logging: &Logging,
         resumed_at: Option<u64>,
@@ -64,7 +64,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Writes all that is left, and waits until it is on the device.
+    /// Writes what is left, and waits until it is on the device.
     pub fn close(&mut self) {
         self.write();
         if let Some(Err(error)) = self.metrics.as_mut().map(Metrics::flush) {
@@ -93,7 +93,7 @@ impl Observer for Recorder<'_> {
     }
 }
 
-/// What is recorded of a save.
+/// What is recorded about a save.
 fn save_values(saved: &Saved, waited: Duration, interval: u64) -> Vec<(&'static str, f64)> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let timeline = saved.timeline;
@@ -110,7 +110,7 @@ fn save_values(saved: &Saved, waited: Duration, interval: u64) -> Vec<(&'static 
     ]
 }
 
-/// What is recorded of an iteration.
+/// What is recorded about an iteration.
 fn values(
     before: &TrainingStats,
     stats: &TrainingStats,

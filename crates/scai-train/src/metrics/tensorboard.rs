@@ -14,9 +14,9 @@
 
 use prost::{Message, Oneof};
 
-/// The version of the format, which the first record of a file says.
+/// The version of the format, in the first record of a file.
 const VERSION: &str = "brain.Event:2";
-/// What the name of an event file starts with.
+/// The prefix of an event file's name.
 const PREFIX: &str = "events.out.tfevents.";
 
 #[derive(Clone, PartialEq, Message)]
@@ -81,7 +81,7 @@ pub(super) fn created_at(name: &str) -> Option<i64> {
     name.strip_prefix(PREFIX)?.split('.').next()?.parse().ok()
 }
 
-/// How a file starts. TensorBoard discards what earlier files say of the step `first` and later.
+/// How a file starts. TensorBoard discards what earlier files have for the step `first` and later.
 pub(super) fn start(wall_time: f64, first: u64) -> Vec<u8> {
     let version = Event { wall_time, step: 0, what: Some(What::FileVersion(VERSION.to_owned())) };
     let status = SessionLog { status: SessionStatus::Start.into() };
@@ -127,7 +127,7 @@ mod tests {
     /// Written by TensorBoard: `python tests/tensorboard.py golden`.
     const GOLDEN: &[u8] = include_bytes!("../../../../fixtures/train/tensorboard.events");
 
-    /// The events in a file whose checksums are right.
+    /// The events in a file; checks their checksums.
     fn events(mut bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         while !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! Positions that were judged before need no second look.
+//! A cache of evaluated positions.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use scai_games::Game;
 use super::{Evaluation, Evaluator};
 use crate::error::Result;
 
-/// Judges each position once.
+/// Evaluates each position once.
 ///
-/// Games that begin alike meet the same positions again and again, and so does one search on
-/// several paths. Whoever searches has a cache of its own: then its batches, on which the last bit
-/// of an evaluation may depend, are the same whatever other threads do.
+/// Games that begin alike reach the same positions again and again, and so does one search on
+/// several paths. Each searcher has its own cache: then its batches, on which the last bit of an
+/// evaluation may depend, are the same whatever other threads do.
 pub(crate) struct Cache<'a, G: Game> {
     evaluator: &'a dyn Evaluator<G>,
     known: HashMap<G, Evaluation>,
@@ -23,7 +23,7 @@ impl<'a, G: Game> Cache<'a, G> {
         Self { evaluator, known: HashMap::new() }
     }
 
-    /// Judges those of the positions that are not known yet, each once, in one batch.
+    /// Evaluates those of the positions that are not known yet, each once, in one batch.
     pub(crate) fn judge(&mut self, positions: &[G]) -> Result<()> {
         let mut new: Vec<G> = Vec::new();
         for position in positions {
@@ -39,7 +39,7 @@ impl<'a, G: Game> Cache<'a, G> {
         Ok(())
     }
 
-    /// What is thought of a position that was judged.
+    /// The evaluation of a position that was evaluated before.
     pub(crate) fn get(&self, position: &G) -> Option<&Evaluation> {
         self.known.get(position)
     }

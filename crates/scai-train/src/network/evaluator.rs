@@ -1,4 +1,4 @@
-//! What a search asks of a network: many positions at once.
+//! How a search uses a network: many positions at once.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use scai_games::Game;
 use super::Network;
 use crate::error::{Error, Result};
 
-/// What is thought of a position.
+/// The evaluation of a position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// How likely each action is, the illegal ones included.
@@ -18,12 +18,12 @@ pub struct Evaluation {
     pub value: f32,
 }
 
-/// Judges positions of a game.
+/// Evaluates positions of a game.
 pub trait Evaluator<G: Game>: Sync {
-    /// Judges positions, which are not over.
+    /// Evaluates positions, which are not over.
     ///
     /// # Errors
-    /// [`Error::Network`] where the network gives something else than numbers.
+    /// [`Error::Network`] if the network's output is not finite.
     fn evaluate(&self, positions: &[G]) -> Result<Vec<Evaluation>>;
 }
 
@@ -36,7 +36,7 @@ pub struct NetworkEvaluator<G, N> {
 }
 
 impl<G: Game, N: Network> NetworkEvaluator<G, N> {
-    /// Judges with `network`, which is not being trained (see [`burn::module::Module::valid`]).
+    /// Evaluates with `network`, which is not being trained (see [`burn::module::Module::valid`]).
     pub fn new(network: N, device: Device) -> Self {
         Self { network, device, game: PhantomData }
     }

@@ -13,12 +13,12 @@ pub use dual_res_net::{DualResNet, DualResNetConfig};
 pub use evaluator::{Evaluation, Evaluator, NetworkEvaluator};
 pub use saved::SavedNetwork;
 
-/// A network that judges a position: which move, and who wins.
+/// A network that evaluates a position: which move, and who wins.
 ///
-/// Whatever implements it can be trained and saved; the names of its parameters are the names of
-/// its fields, as in the state dict of an identical `torch.nn.Module`.
+/// Any implementation can be trained and saved; the names of its parameters are the names of its
+/// fields, as in the state dict of an identical `torch.nn.Module`.
 pub trait Network: Module + Sync + 'static {
-    /// Judges a batch of positions.
+    /// Evaluates a batch of positions.
     ///
     /// # Shapes
     /// - `planes`: `[batch, channels, rows, columns]`, as [`scai_games::Game::encode`] writes them

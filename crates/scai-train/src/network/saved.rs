@@ -1,4 +1,4 @@
-//! The network of a checkpoint, for whoever only wants to use it.
+//! The network of a checkpoint, for use without training.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::state::initialised;
 
 /// The network of a checkpoint, and the configuration it was trained with.
 ///
-/// Nothing but the file is looked at, and nothing is written.
+/// Only the file is read, and nothing is written.
 #[derive(Debug, Clone)]
 pub struct SavedNetwork {
     config: Config,
@@ -29,8 +29,8 @@ impl SavedNetwork {
     /// Reads the network of a checkpoint that a [`Trainer`](crate::Trainer) saved.
     ///
     /// # Errors
-    /// Those of [`scai_checkpoint::file::open`]; [`Error::State`] where the file does not say which
-    /// configuration it is of.
+    /// Those of [`scai_checkpoint::file::open`]; [`Error::State`] if the file does not have the
+    /// configuration.
     pub fn open(path: &Path) -> Result<Self> {
         let tree = file::open(path, Unprotected::default())?.tree()?;
         let config = tree.lookup("metadata.config").ok_or_else(|| {
@@ -62,11 +62,10 @@ impl SavedNetwork {
         self.iteration
     }
 
-    /// The network, ready to judge positions.
+    /// The network, ready to evaluate positions.
     ///
     /// # Errors
-    /// A mismatch where the network is not one for `G`, which is to be the game of the
-    /// configuration.
+    /// A mismatch if the network is not one for `G`, which must be the game of the configuration.
     pub fn evaluator<G: Game>(&self) -> Result<NetworkEvaluator<G, DualResNet>> {
         let device = Device::default();
         let size = DualResNetConfig::of::<G>(&self.config.model);

@@ -25,7 +25,7 @@ pub struct SearchOptions {
 /// Searches every tree, with one position of each in every batch.
 ///
 /// # Errors
-/// Those of the evaluator; [`Error::Stopped`] where it was asked to stop.
+/// Those of the evaluator; [`Error::Stopped`] if it was asked to stop.
 pub(crate) fn search<G: Game>(
     trees: &mut [&mut Tree<G>],
     cache: &mut Cache<'_, G>,
@@ -88,7 +88,7 @@ pub(crate) fn dirichlet(count: usize, alpha: f32, rng: &mut impl Rng) -> Vec<f32
     if sum > 0.0 { draws.iter().map(|draw| draw / sum).collect() } else { even }
 }
 
-/// Draws an action with a chance that grows with its visits: `visits^(1 / temperature)`.
+/// Draws an action with a probability proportional to `visits^(1 / temperature)`.
 pub(crate) fn draw(visits: &[u32], temperature: f32, rng: &mut impl Rng) -> usize {
     let most = visits.iter().copied().max().unwrap_or(0).max(1) as f32;
     let weight = |&visits: &u32| (visits as f32 / most).powf(1.0 / temperature);

@@ -11,7 +11,7 @@ pub struct Exploration {
     pub c_puct: f32,
 }
 
-/// An action that is thought less of than its parent by this much, until it has been tried.
+/// Until it has been tried, an action is valued less than its parent by this much.
 const FIRST_PLAY_REDUCTION: f32 = 0.25;
 
 /// No node: the root has no parent.
@@ -20,13 +20,13 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy)]
 struct Node {
     parent: u32,
-    /// Children stand one after the other.
+    /// Children are stored one after the other.
     first_child: u32,
     children: u16,
     action: u16,
     visits: u32,
     prior: f32,
-    /// The sum of all results, as the player sees them who chose this node.
+    /// The sum of all results, for the player who chose this node.
     total: f32,
 }
 
@@ -40,7 +40,7 @@ pub struct Tree<G> {
     nodes: Vec<Node>,
 }
 
-/// A place in the tree that waits for its evaluation.
+/// A node of the tree that waits for its evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf(u32);
 
@@ -86,7 +86,7 @@ impl<G: Game> Tree<G> {
         }
     }
 
-    /// Adds what was thought of a leaf, which is at `position`.
+    /// Adds the evaluation of a leaf, which is at `position`.
     pub fn expand(&mut self, Leaf(leaf): Leaf, position: &G, evaluation: &Evaluation) {
         let first_child = self.nodes.len() as u32;
         let sum: f32 = position.legal_actions().map(|action| evaluation.policy[action]).sum();
@@ -121,12 +121,12 @@ impl<G: Game> Tree<G> {
         visits
     }
 
-    /// How the search thinks the game ends for the player to move at the root, from −1 to 1.
+    /// How the search expects the game to end for the player to move at the root, from −1 to 1.
     pub fn value(&self) -> f32 {
         -self.nodes[0].mean().unwrap_or(0.0)
     }
 
-    /// Plays an action at the root and keeps what is known of the position after it.
+    /// Plays an action at the root and keeps what is known about the position after it.
     #[must_use]
     pub fn after(&self, action: usize) -> Self {
         let mut root = self.root;
@@ -136,7 +136,7 @@ impl<G: Game> Tree<G> {
             self.children(0).find(|&child| usize::from(self.nodes[child].action) == action);
         let Some(chosen) = chosen else { return tree };
         tree.nodes[0] = Node { parent: NONE, ..self.nodes[chosen] };
-        // Breadth first: the children of a node stay together.
+        // Breadth first, so that the children of a node remain together.
         let mut at = 0;
         while at < tree.nodes.len() {
             let node = tree.nodes[at];

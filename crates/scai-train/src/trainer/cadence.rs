@@ -4,26 +4,26 @@
 //! next one. What a save costs is the time for which training waited in its call, and what the
 //! iterations beside it took longer than iterations usually take: on the CPU the thread that writes
 //! and the training share cores and memory, so the wait alone would be too little. That difference
-//! is taken as 0 at least, and as the time the save ran in the background at most, since it cannot
-//! have slowed training by more; so a noisy clock, or iterations that become longer for another
-//! reason, cannot make a save look dearer than one for which training waits until it is done.
+//! is limited to between 0 and the time the save ran in the background, since it cannot have slowed
+//! training by more; so a noisy clock, or iterations that become longer for another reason, cannot
+//! make a save look more expensive than one for which training waits until it is done.
 //!
 //! The cost of a save and the time of an iteration are medians of the last few, as the median of
-//! noise that is cut off at a bound is the cut-off median: single outliers count for nothing.
-//! Nothing of this is saved. A resumed training may be on another machine or disk, so it measures
-//! anew, beginning with a save after its first iteration; the state it computes does not depend on
-//! when it is saved.
+//! noise that is cut off at a bound is the cut-off median: single outliers have no effect. Nothing
+//! of this is saved. A resumed run may be on another machine or disk, so it measures again,
+//! beginning with a save after its first iteration; the state it computes does not depend on when
+//! it is saved.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::{SaveInterval, Training};
 
-/// Iterations and saves that the medians are of.
+/// Number of iterations and saves in the medians.
 const RECENT: usize = 5;
 
-/// How much longer the interval may become with one save. A phase in which saves take long cannot
-/// put the next one off for ever, and any interval is reached after a few saves.
+/// How much longer the interval may become with one save. A phase of slow saves cannot delay the
+/// next one indefinitely, and any interval is reached after a few saves.
 const GROWTH: u64 = 2;
 
 /// When a checkpoint is due.
@@ -36,7 +36,7 @@ pub(super) enum Cadence {
 }
 
 impl Cadence {
-    /// The cadence of a training that is at `iteration` and is saved, or that begins.
+    /// The cadence of a training run that is at `iteration` and is saved, or that begins.
     pub(super) fn new(config: &Training, iteration: u64) -> Self {
         match config.save_interval {
             SaveInterval::Every(iterations) => Self::Every(iterations.max(1)),
@@ -44,7 +44,7 @@ impl Cadence {
         }
     }
 
-    /// Iterations from a save to the next, by what is known now.
+    /// Iterations from a save to the next, as currently estimated.
     pub(super) fn interval(&self) -> u64 {
         match self {
             Self::Every(iterations) => *iterations,
@@ -52,7 +52,7 @@ impl Cadence {
         }
     }
 
-    /// The first iteration after `iteration` at which a save is due, by what is known now.
+    /// The first iteration after `iteration` at which a save is due, as currently estimated.
     pub(super) fn next(&self, iteration: u64) -> u64 {
         match self {
             Self::Every(n) => (iteration / n).saturating_add(1).saturating_mul(*n),
@@ -60,34 +60,34 @@ impl Cadence {
         }
     }
 
-    /// Whether a save is due after `iteration`. While the cost of one is being measured none is.
+    /// Whether a save is due after `iteration`. None is due while the cost of one is being measured.
     pub(super) fn is_due(&self, iteration: u64) -> bool {
         let measuring = matches!(self, Self::Auto(affordable) if affordable.under_way.is_some());
         !measuring && iteration > 0 && self.next(iteration - 1) == iteration
     }
 
-    /// An iteration is done that took so long, without its evaluation.
+    /// An iteration is done that took `time`, without its evaluation.
     pub(super) fn observe_iteration(&mut self, time: Duration) {
         if let Self::Auto(affordable) = self {
             affordable.observe_iteration(time);
         }
     }
 
-    /// A save of `iteration` has begun in the background, for which training waited so long.
+    /// A save of `iteration` has begun in the background, for which training waited for `waited`.
     pub(super) fn begin_save(&mut self, iteration: u64, waited: Duration) {
         if let Self::Auto(affordable) = self {
             affordable.begin_save(iteration, waited);
         }
     }
 
-    /// The save under way has ended, after so long in the background; `None` where it failed.
+    /// The current save has ended, after `background`; `None` if it failed.
     pub(super) fn end_save(&mut self, background: Option<Duration>) {
         if let Self::Auto(affordable) = self {
             affordable.end_save(background);
         }
     }
 
-    /// `iteration` was saved, or could not be, in a way that says nothing about the cost.
+    /// `iteration` was saved, or failed to be, in a way that says nothing about the cost.
     pub(super) fn skip(&mut self, iteration: u64) {
         if let Self::Auto(affordable) = self {
             affordable.last = iteration;
@@ -101,7 +101,7 @@ pub(super) struct Affordable {
     /// The share of the time that saving may cost.
     overhead: f64,
     interval: u64,
-    /// The iteration of the last save, tried or done.
+    /// The iteration of the last save or attempt.
     last: u64,
     under_way: Option<UnderWay>,
     /// What the last iterations took, in seconds, or would have taken without a save beside them.
@@ -110,7 +110,7 @@ pub(super) struct Affordable {
     costs: Recent,
 }
 
-/// A save under way, and the iterations beside it.
+/// A running save, and the iterations beside it.
 #[derive(Debug, Clone, Copy)]
 struct UnderWay {
     waited: Duration,
@@ -152,7 +152,7 @@ impl Affordable {
         let (count, time) = (f64::from(save.iterations), save.time.as_secs_f64());
         let usual = self.iterations.median() * count;
         let longer = (time - usual).clamp(0.0, background.as_secs_f64());
-        // Where every iteration is saved there are no others to compare with.
+        // If every iteration is saved, there are no others to compare with.
         self.iterations.push((time - longer) / count);
         self.costs.push(save.waited.as_secs_f64() + longer);
         self.interval = self.affordable().min(self.interval.saturating_mul(GROWTH));
@@ -161,7 +161,7 @@ impl Affordable {
     /// The shortest interval at which the cost of a save is within the share; at least 1.
     fn affordable(&self) -> u64 {
         let of_an_iteration = self.costs.median() / (self.overhead * self.iterations.median());
-        // A cast of what is no number gives 0, and of what is too large the largest number.
+        // A cast of NaN gives 0, and of a value that is too large the largest number.
         (of_an_iteration.ceil() as u64).max(1)
     }
 }
@@ -178,7 +178,7 @@ impl Recent {
         self.0.push_back(value);
     }
 
-    /// The median, of an even number the smaller one in the middle; 0 where there is none.
+    /// The median, of an even number the smaller one in the middle; 0 if there are no values.
     fn median(&self) -> f64 {
         let mut sorted: Vec<f64> = self.0.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);

@@ -17,7 +17,7 @@ use crate::state::TrainingState;
 use crate::stop::Stop;
 
 impl<G: Game, N: Network> Trainer<G, N> {
-    /// Plays, learns, evaluates. The state changes only once all of it is done.
+    /// Plays, learns, evaluates. The state changes only after all of it is done.
     pub(super) fn iterate(&mut self, observer: &mut dyn Observer, stop: &Stop) -> Result<Timing> {
         let mut state = self.state.clone();
         state.stats.total_iterations += 1;

@@ -30,8 +30,8 @@ pub(crate) struct Learner<N> {
 impl<N: Network> Learner<N> {
     /// Starts from a network that is not being trained.
     ///
-    /// The learner has cells of its own for the running statistics of batch norm; those of
-    /// `network` stay as they are.
+    /// The learner has its own cells for the running statistics of batch norm; those of `network`
+    /// do not change.
     pub(crate) fn new(network: &N, optimizer: &AdamW, device: &Device, value_weight: f64) -> Self {
         Self {
             network: network.clone().train(),
@@ -41,10 +41,10 @@ impl<N: Network> Learner<N> {
         }
     }
 
-    /// Makes one step, and gives the losses before it.
+    /// Makes one step, and returns the losses before it.
     ///
     /// # Errors
-    /// [`Error::Network`] where the loss is not a number.
+    /// [`Error::Network`] if the loss is not finite.
     pub(crate) fn step<G: Game>(mut self, batch: Batch, rate: f64) -> Result<(Self, Losses)> {
         let size = batch.values.len();
         let [channels, rows, columns] = G::PLANES;

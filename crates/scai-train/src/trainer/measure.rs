@@ -15,8 +15,7 @@ use crate::state::TrainingState;
 use crate::stop::Stop;
 
 impl<G: Game, N: Network> Trainer<G, N> {
-    /// Measures how strong the network plays, against whom and how `evaluation` says; its interval
-    /// does not count.
+    /// Measures how strong the network plays, as `evaluation` says; its interval is ignored.
     ///
     /// The keys are those of [`TrainingStats::evaluation`](crate::TrainingStats::evaluation).
     ///
@@ -67,7 +66,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
         Ok(results)
     }
 
-    /// A search of so many simulations, as in self-play.
+    /// A search of `simulations` simulations, as in self-play.
     pub(super) fn search(&self, simulations: usize) -> SearchOptions {
         let c_puct = self.config.self_play.c_puct as f32;
         SearchOptions { simulations, exploration: Exploration { c_puct } }

@@ -1,4 +1,4 @@
-//! What describes a run: it goes into the metadata of every checkpoint.
+//! The description of a run in the metadata of every checkpoint.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ struct Metadata<'a> {
     config: &'a Config,
     /// Time spent in training, over all resumes.
     elapsed_seconds: f64,
-    /// The commit of the working directory, where it is one of git.
+    /// The commit of the working directory, if it is in a git repository.
     git_commit: Option<&'a str>,
     host: &'a str,
     platform: String,
@@ -26,7 +26,7 @@ struct Metadata<'a> {
     backend: &'static str,
 }
 
-/// What is known of a run from its beginning.
+/// What is known about a run from its beginning.
 #[derive(Debug)]
 pub(super) struct RunInfo {
     started: Instant,

@@ -35,7 +35,7 @@ use crate::stop::Stop;
 pub struct LoadOptions {
     /// What counts as a match of names and shapes.
     pub matching: MatchOptions,
-    /// What of the checkpoint is taken.
+    /// Which parts of the checkpoint are loaded.
     pub restore: Restore,
     /// Whether a file without any checksums is loaded.
     pub unprotected: Unprotected,
@@ -46,12 +46,12 @@ pub struct LoadOptions {
 pub enum Ended {
     /// All iterations are done.
     Finished,
-    /// It was asked to stop. The last iteration that was done is saved; one under way was dropped,
-    /// and a resumed training plays it again with the same result.
+    /// It was asked to stop. The last finished iteration is saved; one in progress was dropped, and
+    /// a resumed run plays it again with the same result.
     Stopped,
 }
 
-/// Where a training goes on.
+/// Where training continues.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ResumedAt {
@@ -61,14 +61,14 @@ pub struct ResumedAt {
     pub name: String,
     /// Newer checkpoints that could not be used, newest first.
     pub skipped: Vec<Skipped>,
-    /// Iterations between the newest checkpoint there was and this one.
+    /// Iterations between the newest checkpoint and this one.
     pub iterations_lost: u64,
 }
 
 /// Trains a network by self-play, and saves its state so that it can be killed at any moment.
 ///
 /// The same configuration and seed give the same state after every iteration, bit for bit on one
-/// machine, however many threads play and however often the training was killed and resumed.
+/// machine, whatever the number of threads and however often training was killed and resumed.
 ///
 /// ```no_run
 /// use scai_games::ConnectFour;
@@ -93,10 +93,10 @@ pub struct Trainer<G, N = DualResNet> {
 }
 
 impl<G: Game> Trainer<G, DualResNet> {
-    /// A training of a [`DualResNet`], from the beginning.
+    /// Trains a [`DualResNet`], from the beginning.
     ///
     /// # Errors
-    /// Where the directory of the checkpoints cannot be created.
+    /// If the directory of the checkpoints cannot be created.
     pub fn new(config: Config) -> Result<Self> {
         let network = DualResNetConfig::of::<G>(&config.model);
         Self::with_network(config, |device| network.init(device))
@@ -104,8 +104,8 @@ impl<G: Game> Trainer<G, DualResNet> {
 }
 
 impl<G: Game, N: Network> Trainer<G, N> {
-    /// A training of any network, from the beginning. `init` makes it on the device it is given;
-    /// what it draws follows from the seed.
+    /// Trains any network, from the beginning. `init` makes it on the given device, with random
+    /// numbers from the seed.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -124,12 +124,12 @@ impl<G: Game, N: Network> Trainer<G, N> {
         &self.config
     }
 
-    /// The statistics after the last iteration that is done.
+    /// The statistics after the last finished iteration.
     pub fn training_stats(&self) -> &TrainingStats {
         &self.state.stats
     }
 
-    /// Goes on from other statistics: what is counted, counts on from these, and
+    /// Continues from other statistics: counters start at these, and
     /// [`TrainingStats::total_iterations`] says which iteration comes next.
     pub fn set_training_stats(&mut self, stats: TrainingStats) {
         self.state.stats = stats;
@@ -140,18 +140,18 @@ impl<G: Game, N: Network> Trainer<G, N> {
         &self.manager
     }
 
-    /// The network as it is after the last iteration that is done.
+    /// The network as it is after the last finished iteration.
     pub fn network(&self) -> &N {
         &self.state.network
     }
 
-    /// The parameters of the network: name, element type and shape, as a state dict has them.
+    /// The parameters of the network: name, element type and shape, as in a state dict.
     pub fn parameters(&self) -> Vec<TensorSpec> {
-        // It fails for quantised networks alone, and `initialised` has refused these.
+        // It fails only for quantised networks, which `initialised` has rejected.
         scai_burn::named_parameters(&self.state.network).unwrap_or_default()
     }
 
-    /// The network, ready to judge positions.
+    /// The network, ready to evaluate positions.
     pub fn evaluator(&self) -> NetworkEvaluator<G, N> {
         NetworkEvaluator::new(self.state.network.clone(), self.device.clone())
     }
@@ -171,9 +171,8 @@ impl<G: Game, N: Network> Trainer<G, N> {
     /// state dict of a network.
     ///
     /// # Errors
-    /// Those of [`scai_checkpoint::file::open`]; a mismatch with the whole report where a strict
-    /// load does not fit; [`Error::State`] where it holds something else. The training is then as
-    /// it was.
+    /// Those of [`scai_checkpoint::file::open`]; a mismatch with the whole report if a strict load
+    /// does not fit; [`Error::State`] if it holds something else. The trainer is then unchanged.
     pub fn load_checkpoint(&mut self, path: &Path, options: &LoadOptions) -> Result<Restored> {
         let read = || {
             let tree = file::open(path, options.unprotected)?.tree()?;
@@ -187,13 +186,13 @@ impl<G: Game, N: Network> Trainer<G, N> {
         self.restore(&checkpoint, &options.matching, options.restore)
     }
 
-    /// Goes on from the newest checkpoint of this training's directory that is sound.
+    /// Continues from the newest sound checkpoint of this training's directory.
     ///
-    /// `None` where there is no checkpoint.
+    /// Returns `None` if there is no checkpoint.
     ///
     /// # Errors
-    /// Those of [`CheckpointManager::resume`]; a mismatch where it is of another network. The
-    /// training is then as it was.
+    /// Those of [`CheckpointManager::resume`]; a mismatch if it is of another network. The trainer
+    /// is then unchanged.
     pub fn resume(&mut self) -> Result<Option<ResumedAt>> {
         let Some(found) = self.manager.resume()? else { return Ok(None) };
         self.restore(&found.checkpoint, &MatchOptions::default(), Restore::Everything)?;
@@ -223,14 +222,15 @@ impl<G: Game, N: Network> Trainer<G, N> {
         Ok(report)
     }
 
-    /// Trains until all iterations are done or somebody asks to stop.
+    /// Trains until all iterations are done or `stop` asks to stop.
     ///
     /// A checkpoint is saved in the background every `training.save_interval` iterations, or as
-    /// often as `training.save_overhead` allows, and the last state at the end. A save that fails is reported to the observer, and training goes on.
+    /// often as `training.save_overhead` allows, and the last state at the end. A failed save is reported to
+    /// the observer, and training continues.
     ///
     /// # Errors
-    /// [`Error::NotSaved`] where the last state could not be saved; [`Error::Network`] where
-    /// training has diverged. The state is that of the last iteration that was done.
+    /// [`Error::NotSaved`] if the last state could not be saved; [`Error::Network`] if training has
+    /// diverged. The state is that of the last finished iteration.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &Stop) -> Result<Ended> {
         let ended = loop {
             if self.state.stats.total_iterations >= self.config.training.iterations {
@@ -279,7 +279,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
         }
     }
 
-    /// Waits for the saves under way, and saves the last state where none of them did.
+    /// Waits for the running saves, and saves the last state if none of them did.
     fn save_last(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let iteration = self.state.stats.total_iterations;
         self.saves.wait(iteration, observer);
@@ -304,7 +304,7 @@ impl<G: Game, N: Network> Trainer<G, N> {
     }
 }
 
-/// A tree to take a network from: a checkpoint, or a bare state dict.
+/// A tree to load a network from: a checkpoint, or a bare state dict.
 fn as_checkpoint(tree: Value) -> Value {
     let tree = tree.into_resolved();
     let Value::Dict(mut dict) = tree else { return tree };

@@ -1,4 +1,4 @@
-//! The saves of a training: when one is due, which are under way, and what is durable.
+//! The saves of a training run: when one is due, which are running, and what is durable.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::config::Training;
 use crate::error::Error;
 use crate::event::{Event, Observer, Timing};
 
-/// Saves under way, oldest first, and the iterations that are durable.
+/// Running saves, oldest first, and the iterations that are durable.
 #[derive(Debug)]
 pub(super) struct Saves {
     under_way: VecDeque<Save>,
@@ -31,7 +31,7 @@ struct Save {
 }
 
 impl Saves {
-    /// No saves of a training that is at `iteration`.
+    /// No saves yet, in a training run that is at `iteration`.
     pub(super) fn new(config: &Training, iteration: u64) -> Self {
         Self {
             under_way: VecDeque::new(),
@@ -43,7 +43,7 @@ impl Saves {
 
     /// An iteration is done.
     pub(super) fn observe_iteration(&mut self, timing: Timing) {
-        // Some iterations are evaluated and some are not: that time compares with nothing.
+        // Without the evaluation: only some iterations have one.
         self.cadence.observe_iteration(timing.self_play + timing.learning);
     }
 
@@ -69,7 +69,7 @@ impl Saves {
         self.cadence.skip(iteration);
     }
 
-    /// Iterations from a save to the next, by what is known now.
+    /// Iterations from a save to the next, as currently estimated.
     pub(super) fn interval(&self) -> u64 {
         self.cadence.interval()
     }
@@ -82,7 +82,7 @@ impl Saves {
         self.durable == Some(iteration)
     }
 
-    /// Reports the saves that have ended, to a training that is at iteration `now` and goes on.
+    /// Reports the saves that have ended, at iteration `now` of training that continues.
     pub(super) fn report(&mut self, now: u64, observer: &mut dyn Observer) {
         while let Some(save) = self.under_way.pop_front_if(|save| save.handle.is_done()) {
             let next = self.next(save.iteration, now);
@@ -90,15 +90,15 @@ impl Saves {
         }
     }
 
-    /// Waits for all saves under way and reports them, to a training that ends at iteration `now`.
+    /// Waits for all running saves and reports them, when training ends at iteration `now`.
     pub(super) fn wait(&mut self, now: u64, observer: &mut dyn Observer) {
         while let Some(save) = self.under_way.pop_front() {
             self.end(&save, now, observer);
         }
     }
 
-    /// The iteration to be saved next where the save of `iteration` has failed; the last one is
-    /// saved in any case.
+    /// The iteration to be saved next if the save of `iteration` has failed; the last one is saved
+    /// in any case.
     fn next(&self, iteration: u64, now: u64) -> u64 {
         self.cadence.next(iteration.max(now.saturating_sub(1))).min(self.iterations)
     }

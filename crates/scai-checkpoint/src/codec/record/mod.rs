@@ -1,4 +1,4 @@
-//! A run of bytes in a file, never handed out unchecked.
+//! A run of bytes in a file, never returned unchecked.
 
 mod whole;
 
@@ -34,12 +34,12 @@ const MISMATCH_CRC: &str = "checksum mismatch (CRC-32)";
 /// What the bytes of a record are checked against.
 #[derive(Debug)]
 pub(super) enum Check {
-    /// The digests of its chunks: where they lie in the table.
+    /// The digests of its chunks: their range in the table.
     Chunks(Arc<[u128]>, Range<usize>),
-    /// One digest folded from those of its chunks, which are kept once they were found right.
+    /// One digest folded from those of its chunks, which are kept once they were verified.
     Folded(u128, OnceLock<Vec<u128>>),
-    /// The zip's CRC-32 of the whole. What its chunks' digests were when it was found right is kept:
-    /// the file may change afterwards.
+    /// The zip's CRC-32 of the whole. The digests that its chunks had when it was verified are kept,
+    /// since the file may change afterwards.
     Crc(OnceLock<Vec<u128>>),
     /// Nothing: the file carries no checksums, and the caller accepted that.
     Nothing,
@@ -53,7 +53,7 @@ pub(super) struct RecordSource {
     /// Where in the file it begins.
     pub(super) data: u64,
     pub(super) size: u64,
-    /// The CRC-32 of the whole, where the file has one.
+    /// The CRC-32 of the whole, if the file has one.
     pub(super) crc: Option<u32>,
     pub(super) check: Check,
 }
@@ -83,10 +83,10 @@ impl RecordSource {
         Error::damaged(self.place(range), detail)
     }
 
-    /// Reads `buf` and checks every chunk it touches, before a byte of it goes there.
+    /// Reads into `buf` and checks every chunk it touches before copying from it.
     ///
-    /// A system copies three times as fast into memory that is in the cache as into memory that is
-    /// not, so that to copy once more is the quicker way.
+    /// The system copies three times as fast into memory that is in the cache as into memory that
+    /// is not, so one more copy is faster.
     fn read_chunks(&self, digests: &[u128], offset: u64, buf: &mut [u8]) -> Result<()> {
         let (mut at, mut rest) = (offset, buf);
         SCRATCH.with_borrow_mut(|scratch| {
@@ -115,8 +115,8 @@ impl RecordSource {
         self.check_chunks(digests, start, chunks)
     }
 
-    /// Reads chunks again after `error`: memory or a bus may have failed once, and whoever fills the
-    /// memory of a model has no other way out.
+    /// Reads chunks again after `error`: memory or a bus may have failed once, and a caller that
+    /// fills the memory of a model could not recover.
     fn read_again(
         &self,
         digests: &[u128],
@@ -139,7 +139,7 @@ impl RecordSource {
         self.read(start, &mut chunk).is_ok() && digest == Some(&XxHash3_128::oneshot(&chunk))
     }
 
-    /// Compares whole chunks that begin at `start` with their digests.
+    /// Compares whole chunks, from `start` on, with their digests.
     fn check_chunks(&self, digests: &[u128], start: u64, bytes: &[u8]) -> Result<()> {
         let first = (start / CHUNK_SIZE as u64) as usize;
         for (i, chunk) in bytes.chunks(CHUNK_SIZE).enumerate() {
@@ -155,12 +155,12 @@ impl RecordSource {
         self.damaged(start..(start + CHUNK_SIZE as u64).min(self.size), MISMATCH)
     }
 
-    /// The error for a record that does not match what is kept of the whole.
+    /// The error for a record that does not match its checksum of the whole.
     pub(super) fn whole_damaged(&self, detail: &str) -> Error {
         self.damaged(0..self.size, detail)
     }
 
-    /// Reads `buf`; the whole record is checked the first time, and each chunk from then on.
+    /// Reads into `buf`; the whole record is checked the first time, and each chunk from then on.
     fn read_whole(&self, known: &OnceLock<Vec<u128>>, offset: u64, buf: &mut [u8]) -> Result<()> {
         if let Some(known) = known.get() {
             return self.read_chunks(known, offset, buf);

@@ -1,4 +1,4 @@
-//! Records that have one checksum for the whole, which are right or wrong only once all was read.
+//! Records that have one checksum for the whole, which can be checked only once all was read.
 
 use std::sync::Mutex;
 
@@ -30,7 +30,7 @@ impl Seen {
     /// while they are in the cache.
     pub(in crate::codec) fn read(&mut self, record: &RecordSource, buf: &mut [u8]) -> Result<()> {
         let with_digests = !matches!(record.check, Check::Nothing);
-        // Where there are digests, the CRC-32 is covered by the root.
+        // If there are digests, the root covers the CRC-32.
         let with_crc = matches!(record.check, Check::Crc(_));
         for step in buf.chunks_mut(STEP) {
             record.read(self.start + self.len, step)?;
@@ -49,7 +49,7 @@ impl Seen {
 }
 
 impl RecordSource {
-    /// Compares all that was seen of the record with what is kept of the whole, and remembers the
+    /// Compares all that was read of the record with its checksum of the whole, and remembers the
     /// digests of its chunks if it was right.
     pub(in crate::codec) fn check_whole(&self, mut seen: Vec<Seen>) -> Result<()> {
         seen.sort_unstable_by_key(|seen| seen.start);
@@ -71,7 +71,7 @@ impl RecordSource {
     }
 }
 
-/// A pass over a record that has one checksum for the whole.
+/// A checked read of a record that has one checksum for the whole.
 #[derive(Debug)]
 pub(super) struct WholePass<'a> {
     record: &'a RecordSource,

@@ -69,7 +69,7 @@ impl Stored {
 }
 
 impl SafetensorsFile {
-    /// Whether a file begins like one of the format.
+    /// Whether a file begins like a safetensors file.
     pub fn recognise(file: &dyn ReadAt) -> bool {
         header::recognise(file)
     }
@@ -77,7 +77,7 @@ impl SafetensorsFile {
     /// Opens a file and checks its header.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where it is not valid, or not what this crate wrote.
+    /// [`Error::Damaged`] if it is not valid, or not what this crate wrote.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         in_file(&*Arc::clone(&file), Self::open_named(file, unprotected))
     }
@@ -130,7 +130,7 @@ impl SafetensorsFile {
         self.protection
     }
 
-    /// Where its bytes come from, where this crate wrote it.
+    /// Where its bytes come from, if this crate wrote it.
     pub(crate) fn origin(&self) -> Origin {
         match self.metadata.get(SOURCE).map(String::as_str) {
             _ if self.protection == Protection::None => Origin::Unprotected,
@@ -149,7 +149,7 @@ impl SafetensorsFile {
         self.file.is_empty()
     }
 
-    /// What a program put into the header besides the tensors, without what is understood here.
+    /// What a program put into the header besides the tensors, without what this crate understands.
     pub fn metadata(&self) -> BTreeMap<&str, &str> {
         let entries = self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let is_ours = self.protection == Protection::Digests;
@@ -162,14 +162,13 @@ impl SafetensorsFile {
         self.metadata.get(NOTES).filter(|_| is_ours).map(String::as_str)
     }
 
-    /// The state tree: as it was written by this crate, else a dict of all tensors, those tied that
-    /// `save_model` of the safetensors package tied. They stay on disk; they are read and checked
-    /// when they are used.
+    /// The state tree: as this crate wrote it, otherwise a dict of all tensors, with the ties that
+    /// `save_model` of the safetensors package recorded. The tensors remain on disk; they are read
+    /// and checked when they are used.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the tree is not valid; [`Error::Unsupported`] for an element type
-    /// that PyTorch lacks; [`Error::Unprotected`] for a file of another program, unless that was
-    /// accepted.
+    /// [`Error::Damaged`] if the tree is not valid; [`Error::Unsupported`] for an element type that
+    /// PyTorch lacks; [`Error::Unprotected`] for a file of another program, unless that was accepted.
     pub fn tree(&self) -> Result<Value> {
         in_file(&*self.file, self.read_tree())
     }
@@ -207,15 +206,15 @@ impl SafetensorsFile {
     }
 }
 
-/// A tensor that cannot be: too many dimensions, say.
+/// An impossible tensor, such as one with too many dimensions.
 pub(super) fn damaged_tensor(name: &str, error: &Error) -> Error {
     let place = Place { tensor: Some(name.to_owned()), ..Place::default() };
     Error::damaged(place, error.to_string())
 }
 
 /// Takes the tied tensors out of the metadata, where `save_model` puts them: a parameter of one
-/// module that is also one of another, mostly under the same name there. Any other key whose value
-/// is the name of a tensor says something about it.
+/// module that is also one of another, mostly under the same name there. A different key whose
+/// value is the name of a tensor is ordinary metadata.
 fn take_aliases(header: &mut Header) -> Vec<(String, String)> {
     let names: HashSet<&str> = header.tensors.iter().map(|(name, _)| name.as_str()).collect();
     let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
@@ -233,7 +232,7 @@ fn take_aliases(header: &mut Header) -> Vec<(String, String)> {
 fn digests(header: &Header) -> Result<Vec<u128>> {
     let bad = || Error::damaged(Place::record(DIGESTS), "the digests are not valid");
     let text = header.metadata.get(DIGESTS).ok_or_else(bad)?;
-    // Not `&str`, which a name with an escape in it cannot be read as.
+    // Not `&str`: a name with an escape in it cannot be read as one.
     let digests: BTreeMap<String, String> = serde_json::from_str(text).map_err(|_| bad())?;
     let of = |(name, _): &(String, TensorInfo)| u128::from_str_radix(digests.get(name)?, 16).ok();
     header.tensors.iter().map(|tensor| of(tensor).ok_or_else(bad)).collect()

@@ -37,7 +37,7 @@ pub(super) struct Header {
     json: Vec<u8>,
 }
 
-/// Whether a file begins like one of the format.
+/// Whether a file begins like a safetensors file.
 pub(super) fn recognise(file: &dyn ReadAt) -> bool {
     let mut start = [0; LENGTH + 1];
     if file.read_at(0, &mut start).is_err() {
@@ -59,7 +59,7 @@ impl Header {
         }
         let mut json = zeroed(length, "read the header")?.into_vec();
         read(file, LENGTH as u64, &mut json)?;
-        // The parser skips what it does not know without looking whether that is UTF-8.
+        // The parser skips what it does not know without checking that it is UTF-8.
         let text = std::str::from_utf8(&json)
             .or_else(|error| bad(format!("the header is not valid: {error}")))?;
         let Entries { metadata, mut tensors } =
@@ -137,7 +137,7 @@ fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
     })
 }
 
-/// The error for JSON that is no header; or is one of a newer version of the format, with an element
+/// The error for JSON that is not a header, or one of a newer version of the format, with an element
 /// type that was added since.
 fn invalid(json: &[u8], error: &serde_json::Error) -> Error {
     let text = error.to_string();
@@ -170,8 +170,8 @@ fn bad<T>(what: impl Into<String>) -> Result<T> {
     Err(Error::damaged(Place::default(), what))
 }
 
-/// What the JSON holds. Not the type of the safetensors crate, which lets the last of two tensors
-/// of one name win.
+/// What the JSON holds. Not the type of the safetensors crate, which takes the last of two tensors
+/// with one name.
 struct Entries {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, TensorInfo)>,

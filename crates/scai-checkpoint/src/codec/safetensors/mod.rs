@@ -10,23 +10,23 @@
 //!     "format"        "pt"
 //!     "scai.aliases"  JSON {"alias": "name"}: tied tensors that are stored once
 //!     "scai.digests"  JSON {"name": 32 hexadecimal digits}: a digest of each tensor
-//!     "scai.tree"     JSON: everything that is no tensor, and where the tensors belong
+//!     "scai.tree"     JSON: everything that is not a tensor, and where the tensors belong
 //!     "scai.notes"    what a binding keeps beside the tree, if anything
-//!     …               what the metadata of a file had that this one was converted from
+//!     …               the metadata of the file that this one was converted from
 //!   "name": {"dtype": …, "shape": …, "data_offsets": …}   one for each tensor
 //! data         the tensors, contiguous, without gaps, large elements first
 //! ```
 //!
-//! A tensor is called by its path in the state tree. The digest of a tensor is XXH3-128 over the
+//! The name of a tensor is its path in the state tree. The digest of a tensor is XXH3-128 over the
 //! XXH3-128 digests (little-endian) of its chunks of 64 KiB. The root is XXH3-128 over the length
 //! of the file (8 bytes, little-endian) and the header with the digits of the root as zeros; it
-//! stands where the header begins, so that a program that rewrites the file and keeps the metadata
-//! is noticed. Files of other programs have none of this ([`Protection::None`]) and are read as a
+//! is at the start of the header, so that a program that rewrites the file and keeps the metadata
+//! is detected. Files of other programs have none of this ([`Protection::None`]) and are read as a
 //! dict of tensors.
 //!
-//! The format knows no sharing and no strides. What a file of this crate keeps all the same: ties
-//! between tensors, views of a tensor that is stored as well, and the strides of tensors that
-//! fill their memory (channels last). Any other view becomes a tensor of its own ([`SafetensorsPlan::apart`]).
+//! The format has neither sharing nor strides. A file of this crate nevertheless keeps ties between tensors,
+//! views of a tensor that is stored as well, and the strides of tensors that fill their memory (channels
+//! last). Any other view becomes a tensor of its own ([`SafetensorsPlan::apart`]).
 //!
 //! [`Protection::None`]: super::Protection::None
 
@@ -51,12 +51,12 @@ fn from_format(dtype: Dtype) -> Option<DType> {
     PAIRS.iter().find(|(_, theirs)| *theirs == dtype).map(|&(ours, _)| ours)
 }
 
-/// Numbers that PyTorch counts as one element, and the format as several: two of 4 bits in a byte.
+/// Numbers that PyTorch counts as one element and the format as several: two of 4 bits in a byte.
 fn packed(dtype: Dtype) -> usize {
     if dtype == Dtype::F4 { 2 } else { 1 }
 }
 
-/// A shape as the format counts it; `None` where it cannot.
+/// A shape as the format counts it; `None` if it cannot.
 fn shape_to_format(dtype: Dtype, shape: &[usize]) -> Option<Vec<usize>> {
     let mut shape = shape.to_vec();
     match shape.last_mut() {
@@ -67,7 +67,7 @@ fn shape_to_format(dtype: Dtype, shape: &[usize]) -> Option<Vec<usize>> {
     Some(shape)
 }
 
-/// A shape as PyTorch counts it; `None` where it cannot.
+/// A shape as PyTorch counts it; `None` if it cannot.
 fn shape_from_format(dtype: Dtype, shape: &[usize]) -> Option<Vec<usize>> {
     let mut shape = shape.to_vec();
     match shape.last_mut() {

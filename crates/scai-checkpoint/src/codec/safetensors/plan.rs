@@ -23,7 +23,7 @@ use crate::value::Value;
 
 /// The digest of each tensor.
 pub(super) const DIGESTS: &str = "scai.digests";
-/// What the keys of this crate begin with.
+/// The prefix of this crate's keys.
 pub(super) const OURS: &str = "scai.";
 /// What a binding keeps beside the tree.
 pub(super) const NOTES: &str = "scai.notes";
@@ -42,7 +42,7 @@ pub struct SafetensorsPlan {
     apart: Vec<String>,
     unshared: Vec<String>,
     made_of_parts: Vec<String>,
-    /// What else goes into the metadata.
+    /// Further entries of the metadata.
     further: Vec<(String, String)>,
     origin: Origin,
     /// Where the tensors begin, and the length of their bytes.
@@ -53,7 +53,7 @@ impl SafetensorsPlan {
     /// Plans the file for a state tree.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the format cannot hold a part of it, naming each.
+    /// [`Error::Unsupported`] if the format cannot hold a part of it, naming each.
     pub fn new(tree: &Value) -> Result<Self> {
         Self::converted(tree, Origin::Known)
     }
@@ -98,7 +98,7 @@ impl SafetensorsPlan {
     /// The same plan with notes and the metadata of another file in the header.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the header becomes longer than any reader accepts.
+    /// [`Error::Unsupported`] if the header becomes longer than readers accept.
     pub fn with_metadata<'a>(
         mut self,
         notes: Option<&'a str>,
@@ -124,13 +124,13 @@ impl SafetensorsPlan {
         self.data.0 + self.data.1
     }
 
-    /// Whether the file has no bytes, which none has.
+    /// Always false: no file is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The tensors that are the same memory as another, which is stored: alias and name. A file of
-    /// this crate keeps them tied; other programs find one of the two.
+    /// The tensors that are the same view of memory as one that is stored: alias and name. A file
+    /// of this crate keeps them tied; other programs find one of the two.
     pub fn ties(&self) -> &[(String, String)] {
         &self.ties
     }
@@ -140,13 +140,12 @@ impl SafetensorsPlan {
         &self.apart
     }
 
-    /// Those of them that saw elements of another tensor: what is written to one is no longer seen
-    /// through the other.
+    /// Those of them that overlapped another tensor: what is written to one no longer changes the other.
     pub fn unshared(&self) -> &[String] {
         &self.unshared
     }
 
-    /// The tensors that the format has no form for (sparse, quantised, without data): their parts
+    /// The tensors that the format cannot represent (sparse, quantised, without data): their parts
     /// are stored, under other names. A file of this crate puts them together again; other programs
     /// do not find them.
     pub fn made_of_parts(&self) -> &[String] {

@@ -1,13 +1,13 @@
 //! The state tree as JSON, with tensors by name.
 //!
 //! `None`, truth values, integers of 64 bits, finite floats, strings, lists and dicts with string
-//! keys are what JSON has for them. Anything else is an object whose first key begins with `$`:
+//! keys are the same in JSON. Anything else is an object whose first key begins with `$`:
 //!
 //! ```text
 //! {"$tensor": name, …}                a tensor that is stored under this name; beside it
-//!     "parameter", "requires_grad"      true, where it is
-//!     "device"                          where it is not `cpu`
-//!     "strides"                         where they are not those of row-major order
+//!     "parameter", "requires_grad"      true, if so
+//!     "device"                          if it is not `cpu`
+//!     "strides"                         if they are not those of row-major order
 //! {"$view": name, "dtype": …, "shape": …, "strides": …, "offset": …, …}   a view of that tensor
 //! {"$storage": name, "dtype": …}      a storage without a tensor
 //! {"$float": 16 hexadecimal digits}   NaN and infinities: the bits
@@ -15,11 +15,11 @@
 //! {"$complex": [re, im]}
 //! {"$str": hex}, {"$bytes": hex}, {"$bytearray": hex}
 //! {"$tuple": […]}, {"$set": […]}, {"$size": […]}
-//! {"$dict": [[key, value], …]}        keys that are no strings; likewise "$counter"
+//! {"$dict": [[key, value], …]}        keys that are not strings; likewise "$counter"
 //! {"$ordered": {…} or [[key, value], …], "attributes": …}
 //! {"$dtype": name}, {"$device": …}, {"$layout": …}, {"$qscheme": …}
 //! {"$call": global, "args": […], "state": …}
-//! {"$shared": number, "of": value}    a value that other places refer to as well, at the first
+//! {"$shared": number, "of": value}    a value with several references, at the first
 //! {"$same": number}                   that same object, at the others
 //! ```
 
@@ -34,5 +34,5 @@ pub(super) const TREE: &str = "scai.tree";
 
 /// JSON longer than this is not written and not read: memory for it is a multiple of this.
 const MAX_TREE: usize = 16 << 20;
-/// JSON may nest this deep; what reads it stops at 128.
+/// JSON may nest this deep; its parser stops at 128.
 const MAX_JSON_DEPTH: usize = 100;

@@ -1,4 +1,4 @@
-//! What of a checkpoint's statistics and metadata is short enough to be listed.
+//! The statistics and metadata of a checkpoint that are short enough to be listed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};

@@ -45,8 +45,7 @@ pub struct TorchFile {
     manifest: Option<Manifest>,
     protection: Protection,
     unprotected: Unprotected,
-    /// What plain values of the tree stand for, in a file of another program; known once the tree
-    /// was read.
+    /// What plain values of the tree stand for, in another program's file; known once the tree was read.
     noted: OnceLock<Option<String>>,
 }
 
@@ -67,7 +66,7 @@ impl TorchFile {
     /// Opens a file: checks its structure, its directory and its manifest.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where that is not sound; [`Error::NotACheckpoint`] where it is no `.pt`
+    /// [`Error::Damaged`] if that is not sound; [`Error::NotACheckpoint`] if it is not a `.pt`
     /// file; [`Error::Unsupported`] for compression, encryption and a newer format;
     /// [`Error::Unprotected`] for a file without checksums, unless `unprotected` accepts it.
     pub fn open(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
@@ -91,7 +90,7 @@ impl TorchFile {
 
     fn open_zip(file: Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
         let directory = directory(&*file).map_err(|error| match error {
-            // Records of our own files are stored as they are: what says otherwise is damage.
+            // Records of our own files are stored as they are: anything else is damage.
             Error::Unsupported { place, what, .. } | Error::NotACheckpoint { place, what, .. }
                 if ends_with_root(&*file) =>
             {
@@ -112,7 +111,7 @@ impl TorchFile {
         let is_ours = directory.comment.starts_with(ROOT_PREFIX);
         let (table, protection) = match (find(MANIFEST), find(DIGESTS), is_ours) {
             (Some(_), Some(digests), true) => {
-                // Records of our own files are stored as they are: what says otherwise is damage.
+                // Records of our own files are stored as they are: anything else is damage.
                 if let Some(record) = records.iter().find(|record| record.deflated.is_some()) {
                     return Err(Error::damaged(
                         Place::record(record.name.as_str()),
@@ -213,22 +212,22 @@ impl TorchFile {
         self.protection
     }
 
-    /// What the file says of itself, where this crate wrote it.
+    /// What the file says about itself, if this crate wrote it.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
     }
 
-    /// The open file itself, for whoever maps it into memory.
+    /// The open file itself, to map it into memory.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.file.descriptor()
     }
 
     /// The notes that were saved beside the tree, or, in a file of another program, those on
-    /// NumPy's values in it; `None` where there are none.
+    /// NumPy's values in it; `None` if there are none.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where they are not what was saved, no UTF-8 or longer than 64 MiB; as
-    /// [`TorchFile::tree`], where that was not read before.
+    /// [`Error::Damaged`] if they are not what was saved, not UTF-8, or longer than 64 MiB; as
+    /// [`TorchFile::tree`] if that was not read before.
     pub fn notes(&self) -> Result<Option<String>> {
         if self.protection != Protection::Digests {
             if self.noted.get().is_none() {
@@ -256,21 +255,21 @@ impl TorchFile {
         self.file.is_empty()
     }
 
-    /// The state tree. Its tensors stay on disk; they are read and checked when they are used.
+    /// The state tree. Its tensors remain on disk; they are read and checked when they are used.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the pickle is damaged, or refers to storages that are not there;
-    /// [`Error::NeedsCode`] where it holds objects that only code could make;
-    /// [`Error::Unsupported`] where it holds something else that is not read here;
-    /// [`Error::NotACheckpoint`] for a zip file of other things, and for a TorchScript archive;
-    /// [`Error::Unprotected`] for a file without checksums, unless that was accepted.
+    /// [`Error::Damaged`] if the pickle is damaged, or refers to storages that are not there;
+    /// [`Error::NeedsCode`] if it holds objects that only code could make; [`Error::Unsupported`]
+    /// if it holds something else that this crate does not read; [`Error::NotACheckpoint`] for a
+    /// zip file of other things, and for a TorchScript archive; [`Error::Unprotected`] for a file
+    /// without checksums, unless that was accepted.
     pub fn tree(&self) -> Result<Value> {
         self.tree_with(Foreign::Refuse)
     }
 
-    /// As [`TorchFile::tree`], with a say in what becomes of objects that only code could make.
+    /// As [`TorchFile::tree`], where `foreign` says what happens to objects that only code could make.
     ///
-    /// Of a TorchScript archive, [`Foreign::StandIn`] gives the attributes of the model by their
+    /// For a TorchScript archive, [`Foreign::StandIn`] returns the attributes of the model by their
     /// names, and what its code calls `CONSTANTS` under that name; the code is left out.
     ///
     /// # Errors
@@ -308,7 +307,7 @@ impl TorchFile {
             }
         }
         // Nothing reads the other small records, such as torch's `version`, but damage there is
-        // damage all the same.
+        // damage too.
         let is_tensor = |name: &str| {
             name.starts_with("data/") || self.is_script() && name.starts_with("constants/")
         };
@@ -326,7 +325,7 @@ impl TorchFile {
         Ok((with_constants(tree, constants), notes))
     }
 
-    /// The tree of a record, whose storages are in a folder.
+    /// The tree of a pickle record, whose storages are in a folder.
     fn read_pickle(
         &self,
         record: &str,
@@ -367,7 +366,7 @@ impl TorchFile {
         build_with(program, foreign, &mut |reference| self.storage(folder, reference, storages))
     }
 
-    /// The storage of a record; `storages` has those that were asked for, by their records.
+    /// The storage of a record; `storages` caches them by their records.
     fn storage(
         &self,
         folder: &str,
@@ -379,8 +378,8 @@ impl TorchFile {
             return Err(Error::damaged(Place::record(name), "the record is missing"));
         };
         let unit = reference.dtype.map_or(1, |dtype| dtype.size() as u64);
-        // A storage viewed as a wider type may have some bytes over; torch leaves them out of the
-        // count, and so many at most.
+        // A storage viewed as a wider type may have some bytes over, fewer than an element; torch
+        // does not count them.
         let over = reference.nbytes().and_then(|len| source.len().checked_sub(len));
         if over.is_none_or(|over| over >= unit) {
             return Err(Error::damaged(
@@ -493,7 +492,7 @@ impl Source for Cut {
     }
 }
 
-/// A pass over the whole source, of which the last bytes are not handed on.
+/// A checked read of the whole source, whose last bytes are not passed on.
 struct CutPass<'a> {
     pass: Box<dyn Pass + 'a>,
     len: u64,
@@ -521,7 +520,7 @@ fn is_zip(file: &dyn ReadAt) -> bool {
     file.read_at(0, &mut start).is_ok() && start == LOCAL
 }
 
-/// Whether the file ends as our own do. What the root says is not looked at.
+/// Whether the file ends as our own do. The root itself is not checked.
 fn ends_with_root(file: &dyn ReadAt) -> bool {
     let mut prefix = vec![0; ROOT_PREFIX.len()];
     let start = file.len().checked_sub((ROOT_PREFIX.len() + ROOT_LEN) as u64);
@@ -535,12 +534,12 @@ fn raw(file: &Arc<dyn ReadAt>, record: &Record) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The manifest at the start of a file, by one short read; `None` where there is none.
+/// The manifest at the start of a file, by one short read; `None` if there is none.
 ///
 /// The manifest's own checksum and the length of the file are checked, nothing else.
 ///
 /// # Errors
-/// [`Error::Damaged`] where the file begins with a manifest that is not what was saved.
+/// [`Error::Damaged`] if the file begins with a manifest that is not what was saved.
 pub fn peek(file: &dyn ReadAt) -> Result<Option<Manifest>> {
     const FIRST: usize = 4 << 10;
     let read = |len: usize| -> Result<Vec<u8>> {

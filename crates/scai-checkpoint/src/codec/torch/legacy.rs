@@ -24,7 +24,7 @@ const MAGIC: u128 = 0x1950_a86a_20f9_469c_fc6c;
 const MAGIC_LEN: u64 = 32;
 const VERSION: i64 = 1001;
 
-/// Bytes tried at first for a pickle, whose length nothing says.
+/// Bytes tried at first for a pickle, whose length is not recorded.
 const FIRST_TRY: u64 = 64 << 10;
 
 /// Whether a file is of this format.
@@ -54,7 +54,7 @@ pub(in crate::codec) fn is_plain_pickle(file: &dyn ReadAt) -> Result<bool> {
     Ok(start[0] == PROTO && (2..=NEWEST).contains(&start[1]) && end[0] == STOP)
 }
 
-/// Reads the state tree, and the notes on it; its tensors stay on disk.
+/// Reads the state tree, and the notes on it; its tensors remain on disk.
 pub(super) fn tree(file: &Arc<dyn ReadAt>, foreign: Foreign) -> Result<(Value, Option<String>)> {
     let mut at = 0;
     let mut next = || -> Result<Program> {

@@ -1,4 +1,4 @@
-//! Our own records inside the archive, which PyTorch ignores: what the file is, and its digests.
+//! Our own records inside the archive, which PyTorch ignores: a description of the file, and its digests.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -38,14 +38,14 @@ const MAX_SUMMARIES: usize = 32 << 10;
 const MAX_FIELDS: usize = 64 << 10;
 /// No manifest is longer; a longer one is not read.
 pub(super) const MAX_MANIFEST: u64 = 1 << 20;
-/// Notes are not longer; longer ones are neither written nor read. They speak of plain values, of
-/// which a state has thousands and not millions.
+/// Notes are not longer; longer ones are neither written nor read. They describe plain values, of
+/// which a state has thousands, not millions.
 pub(super) const MAX_NOTES: u64 = 64 << 20;
 
 /// The protection of a file that has none.
 const NONE: &str = "none";
 
-/// What a checkpoint says of itself, readable without unpickling anything.
+/// What a checkpoint says about itself, readable without unpickling anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always `scai`.
@@ -60,10 +60,10 @@ pub struct Manifest {
     pub chunk_size: u64,
     /// The hash the digests are made with.
     pub digest: String,
-    /// The iteration, where the state has one.
+    /// The iteration, if the state has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iteration: Option<i64>,
-    /// When it was saved, ISO 8601 with offset, where the state says so.
+    /// When it was saved, ISO 8601 with offset, if the state says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<String>,
     /// The keys at the top of the state tree, in order.
@@ -72,7 +72,7 @@ pub struct Manifest {
     pub training_stats: Fields,
     /// The metadata that are short and can be JSON.
     pub metadata: Fields,
-    /// `none` where the state was converted from a file without checksums.
+    /// `none` if the state was converted from a file without checksums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_protection: Option<String>,
 }
@@ -124,7 +124,7 @@ impl Manifest {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
-        // The bytes are those that were written, as their checksum says; what is not understood
+        // The bytes are those that were written, as their checksum says; so what is not understood
         // is of a newer version.
         let newer = |version: String| {
             Error::unsupported(
@@ -155,7 +155,7 @@ impl Manifest {
     }
 }
 
-/// The names of the fields, as many as there is room for.
+/// The names of the fields, as many as fit.
 fn fields(top: &Dict) -> Vec<String> {
     let mut room = MAX_FIELDS;
     let fits = |name: &&str| match room.checked_sub(json_len(name) + 1) {
@@ -194,7 +194,7 @@ fn summary(value: Option<&Value>, room: &mut usize) -> Map<String, Json> {
 }
 
 /// A value as JSON; `None` if it has tensors or bytes, or would be longer than about `room` bytes.
-/// Each part takes a byte at least, so that what is shared often is not looked at often.
+/// Each part counts as a byte at least, which limits the visits to shared values.
 fn to_json(value: &Value, depth: usize, room: &mut usize) -> Option<Json> {
     let value = value.resolved();
     let len = match value {

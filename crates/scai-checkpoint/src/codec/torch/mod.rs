@@ -19,14 +19,14 @@
 //! The digest table covers the content of all records. The root in the comment covers the table,
 //! every local header, the central directory, the end record and the length of the file. So every
 //! byte is covered, and a block that was swapped with another or is left from an older file does
-//! not match the digest of its place.
+//! not match the digest of its position.
 //!
 //! All sizes are known before the first byte is written, so every offset is planned first
 //! ([`TorchPlan`]), and the bytes are then written in any order by several threads.
 //!
 //! A file without a manifest, as torch writes it, is checked against the CRC-32 of each record.
 //! Files in torch's format before 1.6, and files written with `set_crc32_options(False)`, carry no
-//! checksums ([`Protection::None`]) and are read only when that is accepted.
+//! checksums ([`Protection::None`]) and are read only if that is accepted.
 
 mod fields;
 mod file;
@@ -47,14 +47,14 @@ pub(crate) use zip::read::UNRECOGNIZED;
 
 use crate::value::Value;
 
-/// The first key of a dict that Python holds for equal to one before it (`1` and `True`): of their
-/// values, one would be lost.
+/// The first key of a dict that Python considers equal to one before it (`1` and `True`): one of
+/// their values would be lost.
 pub fn repeated_key(entries: &[(Value, Value)]) -> Option<&Value> {
     pickle::keys::repeated(entries)
 }
 
 /// The constructor of this name that a [`crate::value::Call`] may make (`torch._utils._rebuild_qtensor`),
-/// where it is in the table of those that PyTorch accepts.
+/// if it is in the table of those that PyTorch accepts.
 pub fn constructor(name: &str) -> Option<&'static str> {
     pickle::kept(name)
 }

@@ -49,7 +49,7 @@ enum Task {
     Part { record: usize, range: Range<u64> },
 }
 
-/// What is known of a task once its bytes are written.
+/// What is known about a task once its bytes are written.
 struct Done {
     /// The first record, and where in it the bytes begin.
     record: usize,
@@ -83,14 +83,14 @@ impl TorchPlan {
     /// Plans the file for a state tree.
     ///
     /// # Errors
-    /// [`Error::Conversion`] where a value cannot be loaded by `torch.load(weights_only=True)`,
-    /// with its path.
+    /// [`Error::Conversion`] if a value cannot be loaded by `torch.load(weights_only=True)`, with
+    /// its path.
     pub fn new(tree: &Value) -> Result<Self> {
         Self::with_notes(tree, None)
     }
 
-    /// Plans the file for a state tree and notes: a text that [`super::TorchFile::notes`] gives
-    /// back as it is and that nothing else looks at.
+    /// Plans the file for a state tree and notes: a text that [`super::TorchFile::notes`] returns
+    /// unchanged and that nothing else reads.
     ///
     /// # Errors
     /// As [`TorchPlan::new`]; [`Error::Invalid`] for notes of more than 64 MiB.
@@ -154,8 +154,8 @@ impl TorchPlan {
         data + size
     }
 
-    /// The same plan, whose writing may hold `bytes` beside the state; 64 MiB where this is not
-    /// called. One thread and its 2 MiB are had in any case.
+    /// The same plan, whose writing may hold `bytes` besides the state; 64 MiB by default. At least
+    /// one thread (2 MiB) always writes.
     #[must_use]
     pub fn memory(self, bytes: u64) -> Self {
         Self { memory: bytes, ..self }
@@ -166,22 +166,22 @@ impl TorchPlan {
         self.len
     }
 
-    /// Whether the file has no bytes, which none has.
+    /// Always false: no file is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Writes all bytes of the file, each once, on `threads` threads.
     ///
-    /// Every digest and checksum is computed from the bytes as they are handed to `file`. A storage
-    /// that has no [`Source::as_slice`](crate::tensor::Source::as_slice) may change meanwhile: each of its
-    /// bytes is read once. Beside the state each thread holds 2 MiB, as far as [`TorchPlan::memory`]
-    /// allows. Where `file` wants bytes aligned, twice as many threads write: half of them wait for
-    /// the device.
+    /// Every digest and checksum is computed from the bytes as they are passed to `file`. A storage that
+    /// has no [`Source::as_slice`](crate::tensor::Source::as_slice) may change meanwhile: each of its
+    /// bytes is read once. Besides the state each thread holds 2 MiB, as far as [`TorchPlan::memory`]
+    /// allows. If `file` wants bytes aligned, twice as many threads write: half of them wait for the
+    /// device.
     ///
     /// # Errors
-    /// The first error of `file` or of a storage, with the path of a tensor that the storage is of; the
-    /// others stop soon.
+    /// The first error of `file` or of a storage, with the path of a tensor of the storage; the others
+    /// stop soon.
     pub fn write(mut self, threads: usize, file: &dyn WriteAt) -> Result<Written> {
         let last = self.records.len() - 1;
         let mut done = self.write_tasks(threads, file)?;
@@ -345,7 +345,7 @@ impl TorchPlan {
         Ok(done)
     }
 
-    /// Writes a part of a long record, from where it lies if that will do, else from a copy.
+    /// Writes a part of a long record, directly from its memory if possible, otherwise from a copy.
     fn write_part(
         &self,
         record: usize,
@@ -362,7 +362,7 @@ impl TorchPlan {
             .as_slice()
             .and_then(|bytes| bytes.get(range.start as usize..range.end as usize))
             .filter(|bytes| agrees(bytes, at, alignment));
-        // Chunk by chunk, so that the bytes are in the cache each time they are looked at.
+        // Chunk by chunk, so that the bytes are in the cache each time they are read.
         if let Some(bytes) = lies {
             bytes.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
             write_at(file, at, bytes)?;

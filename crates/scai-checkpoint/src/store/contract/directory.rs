@@ -8,10 +8,10 @@ use super::bytes;
 use crate::store::{Directory, Synced, draft_name, is_draft};
 
 /// Runs every test against directories that `make` makes, and against a child of each, which is a
-/// directory like any other. Returns how many there are.
+/// directory like any other. Returns the number of tests.
 ///
 /// # Panics
-/// Where the directory breaks its contract.
+/// If the directory breaks its contract.
 pub fn check_directory<S: Directory>(make: impl Fn() -> S) -> usize {
     let tests: &[fn(&dyn Directory)] = &[
         a_draft_becomes_a_file_by_sync_and_rename,
@@ -96,7 +96,7 @@ fn a_draft_becomes_a_file_by_sync_and_rename(directory: &dyn Directory) {
     assert_eq!((entries[0].name.as_str(), entries[0].len), ("a.pt", 7));
 }
 
-/// A draft that is to be called `name`, whether or not it has a name until then.
+/// A temporary file for `name`, whether or not it has a name until then.
 fn draft_for(directory: &dyn Directory, name: &str, content: &[u8]) -> Synced {
     let draft = directory.create_for(name, content.len() as u64).unwrap();
     draft.write_at(0, content).unwrap();

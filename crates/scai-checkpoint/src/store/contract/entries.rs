@@ -8,7 +8,7 @@ use super::bytes;
 use crate::error::{Error, Result};
 use crate::store::{Publication, Store, is_draft};
 
-/// Runs every test against stores that `make` makes. Returns how many there are.
+/// Runs every test against stores that `make` makes. Returns the number of tests.
 ///
 /// # Panics
 /// If the store breaks its contract.
@@ -183,7 +183,7 @@ fn what_is_to_be_new_replaces_nothing(store: &dyn Store) {
     let second = Publication::of_bytes("a.pt", b"second").if_absent();
     assert_io(store.publish(second), ErrorKind::AlreadyExists);
     assert_eq!(read(store, "a.pt"), b"first");
-    // Somebody else may be faster than the bytes.
+    // Another writer may take the name while the bytes are written.
     let raced = Publication::of_bytes("b.pt", b"slow").if_absent();
     let raced = raced.approved_by(|| {
         save(store, "b.pt", b"fast");

@@ -1,6 +1,6 @@
-//! What any implementation of a seam must do, as tests that run against it.
+//! What any implementation of the traits must do, as tests that run against it.
 //!
-//! Each test gets a fresh, empty one. A violation panics with the sentence that does not hold.
+//! Each test gets a new, empty one. A violation panics with the sentence that does not hold.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a violated contract is a panic")]
 

@@ -8,9 +8,9 @@ use twox_hash::XxHash3_128;
 
 use super::super::memory::Inode;
 
-/// What the device takes in one piece.
+/// What the device writes in one piece.
 const PAGE: usize = 4096;
-/// All combinations are tried where there are no more than this.
+/// All combinations are tried if there are no more than this.
 const EXHAUSTIVE: usize = 256;
 /// Otherwise, combinations drawn at random, beside those that are always tried.
 const DRAWN: usize = 64;
@@ -45,7 +45,7 @@ pub(super) enum FileChange {
     Data { offset: u64, bytes: Arc<[u8]> },
 }
 
-/// What becomes of one pending piece.
+/// What happens to one pending piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Lost,
@@ -109,7 +109,7 @@ impl Content {
             .map(|fates| self.meet(fates))
             .filter(|left| seen.insert(left.digest))
             .collect();
-        // Duplicates of the whole file may have come earlier; it stays the last all the same.
+        // Duplicates of the whole file may have come earlier; it is the last nevertheless.
         let whole = self.meet(vec![Fate::Kept; self.pending.len()]);
         left.retain(|left| left.digest != whole.digest);
         left.push(whole);
@@ -118,7 +118,7 @@ impl Content {
         left
     }
 
-    /// The file after its blocks were given to somebody else.
+    /// The file after its blocks were given to another file.
     pub(super) fn reused(&self) -> ContentLeft {
         let bytes = vec![GARBAGE; self.durable.len()];
         ContentLeft::of(bytes, vec![Fate::Garbage])
@@ -195,8 +195,8 @@ fn plans(pending: &[FileChange], random: &mut Random) -> Vec<Vec<Fate>> {
     plans
 }
 
-/// The fates that are tried however many pieces there are: nothing, each prefix, each prefix with
-/// a torn end, each piece alone in its misfortune, the length without data.
+/// The fates that are always tried: nothing, each prefix, each prefix with a torn end, each piece
+/// as the only one affected, the length without data.
 fn telling(pending: &[FileChange]) -> Vec<Vec<Fate>> {
     let count = pending.len();
     let all = |fate: Fate| vec![fate; count];

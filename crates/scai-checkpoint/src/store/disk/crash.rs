@@ -16,15 +16,15 @@ use crate::store::{Directory, MemoryDirectory};
 /// States are enumerated in full at a crash point that has no more than this many, else this many
 /// are drawn.
 const EXHAUSTIVE: usize = 4096;
-/// Combinations of the names in several directories that are looked at, if there are more.
+/// Combinations of the names in several directories that are tried, if there are more.
 const COMBINATIONS: usize = 4096;
-/// Bad states that are told in words.
+/// Bad states that are described in words.
 const EXAMPLES: usize = 5;
 
 /// What a crash left, as a directory that can be opened and written to.
 #[derive(Debug)]
 pub struct CrashState<'a> {
-    /// The files. Drafts among them have no living writer.
+    /// The files. Temporary files among them have no live writer.
     pub directory: MemoryDirectory,
     /// What had been promised when the crash came.
     pub ledger: &'a Ledger,
@@ -32,7 +32,7 @@ pub struct CrashState<'a> {
     pub step: usize,
 }
 
-/// What came of checking the states.
+/// The result of checking the states.
 #[derive(Debug, Default)]
 pub struct CrashReport {
     /// Moments at which the power failed.
@@ -158,7 +158,7 @@ impl Tree {
         &self.names[&directory].names
     }
 
-    /// What is called `path` in all, parents before what is in them.
+    /// All paths and what they name, parents before what is in them.
     fn paths(&self) -> Vec<(String, Node)> {
         let mut paths = Vec::new();
         self.collect(ROOT, "", &mut paths);
@@ -315,7 +315,7 @@ impl<C: FnMut(&CrashState<'_>) -> Result<(), String>> Walk<C> {
         trees
     }
 
-    /// Each of these with each of those. Of too many, the extremes and some that are drawn.
+    /// Each of `these` with each of `those`. If there are too many, the extremes and some that are drawn.
     fn combined(&mut self, these: &[Tree], those: &[Tree]) -> Vec<Tree> {
         if these.len().saturating_mul(those.len()) <= COMBINATIONS {
             let with_each = |this: &Tree| those.iter().map(|that| this.with(that)).collect();
@@ -388,7 +388,7 @@ struct Moment<'a> {
     last: &'a str,
 }
 
-/// The `nth` combination of contents, counting with one digit a file.
+/// The `nth` combination of contents, counting with one digit per file.
 fn pick(choice: &Choice, mut nth: usize) -> Vec<usize> {
     let digit = |(_, left): &(FileId, Arc<[ContentLeft]>)| {
         let digit = nth % left.len();

@@ -1,4 +1,4 @@
-//! What must be on a disk, kept by the test and not by what is tested.
+//! What must be on a disk, recorded by the test, not by what is tested.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -16,7 +16,8 @@ pub(super) enum Note {
 
 /// What each name may hold, given the saves that were begun, acknowledged and retired.
 ///
-/// A save has a number, which the files tell: the iteration of a checkpoint, say. Numbers grow.
+/// A save has a number that can be read from its files, such as the iteration of a checkpoint.
+/// Numbers grow.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     names: BTreeMap<String, Allowed>,
@@ -67,15 +68,15 @@ impl Ledger {
         }
     }
 
-    /// Holds the files of a directory against the ledger. A name may be that of a file in a child:
+    /// Checks the files of a directory against the ledger. A name may be that of a file in a child:
     /// `child/name`.
     ///
     /// Every name must hold one of the saves it may hold, complete, and some name must hold the
-    /// newest acknowledged save or a later one. `id_of` tells which save a file holds, or why it
-    /// is not a complete one. Files the ledger does not know are of no interest.
+    /// newest acknowledged save or a later one. `id_of` returns which save a file holds, or why it
+    /// is not a complete one. Files that the ledger does not know are ignored.
     ///
     /// # Errors
-    /// The first thing that is not as it should be, in words.
+    /// The first violation, in words.
     pub fn check(
         &self,
         directory: &dyn Directory,

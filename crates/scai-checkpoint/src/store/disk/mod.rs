@@ -12,7 +12,7 @@
 //!   make its name durable.
 //! * The names of a child directory and those of its parent are made durable apart: a crash may keep
 //!   what was synced in a child and lose the child's own name, with all that is in it; or keep the
-//!   child, and lose what is in it. Syncing one says nothing of the other.
+//!   child, and lose what is in it. Syncing one says nothing about the other.
 //! * A file whose last name was removed may have its blocks reused before the removal is durable:
 //!   its name may come back with garbage. (Seen on ext4 with `data=writeback`.)
 //!
@@ -39,13 +39,13 @@ use self::names::NameChange;
 use super::{Directory, Draft, Entry, Lock, MemoryDirectory, ReadAt, Synced, WriteAt};
 use crate::threads::held;
 
-/// Tells files apart, whatever they are called.
+/// Identifies a file, whatever its names.
 type FileId = usize;
 
-/// Tells directories apart.
+/// Identifies a directory.
 type DirectoryId = usize;
 
-/// What people call the disk.
+/// What messages call the disk.
 const DESCRIPTION: &str = "simulated disk";
 
 /// The directory that the others are in.
@@ -97,7 +97,7 @@ impl SimulatedDisk {
         Self::default()
     }
 
-    /// An empty disk whose file system has no unnamed files: drafts have temporary names.
+    /// An empty disk without unnamed files: temporary files have names.
     pub fn with_named_drafts() -> Self {
         Self { live: MemoryDirectory::default().with_named_drafts(), ..Self::default() }
     }
@@ -121,8 +121,8 @@ impl SimulatedDisk {
         self.journal().steps.push(Step::Note(note));
     }
 
-    /// Opens `name` for writing in place, truncating what it held: what no store offers, and what
-    /// careless writers do. Tests use it to see that they are caught.
+    /// Opens `name` for writing in place, truncating what it held: no store offers this, but
+    /// careless writers do it. Tests use it to see that it is detected.
     ///
     /// # Errors
     /// As [`Directory::create`].
@@ -145,7 +145,7 @@ impl SimulatedDisk {
         self.journal().steps.len()
     }
 
-    /// A draft of `len` bytes as `make` makes it, and the steps that this takes.
+    /// Creates a temporary file of `len` bytes with `make`, and records the steps.
     fn draft(
         &self,
         len: u64,
@@ -318,7 +318,7 @@ impl Directory for SimulatedDisk {
     }
 
     fn describe(&self) -> String {
-        // A child is called after its parent.
+        // A child's path begins with its parent's.
         match Path::new(&self.live.describe()).strip_prefix(MemoryDirectory::new().describe()) {
             Ok(below) if self.directory != ROOT => {
                 Path::new(DESCRIPTION).join(below).display().to_string()
@@ -332,7 +332,7 @@ impl Directory for SimulatedDisk {
 struct DiskDraft {
     disk: SimulatedDisk,
     file: FileId,
-    /// Taken by a sync; a draft dropped with it is removed.
+    /// Taken by a sync; if it is still here when this is dropped, the file is removed.
     inner: Option<Box<dyn Draft>>,
 }
 

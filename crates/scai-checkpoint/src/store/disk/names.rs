@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::content::Random;
 use super::{FileId, Node};
 
-/// All subsets are tried of up to this many pending changes: at most 4096.
+/// All subsets of up to this many pending changes are tried: at most 4096.
 const EXHAUSTIVE: usize = 12;
-/// Subsets drawn at random of more.
+/// Subsets drawn at random if there are more.
 const DRAWN: usize = 2048;
 /// A set of changes is a bit mask; were more pending, the oldest would count as kept.
 const MOST: usize = 64;
 
-/// One atomic change: names that are set to a file, a child or to none.
+/// One atomic change: names that are set to a file, to a child or to nothing.
 #[derive(Debug, Clone)]
 pub(super) struct NameChange {
     pub(super) changes: Vec<(String, Option<Node>)>,
@@ -105,7 +105,7 @@ impl Names {
     }
 }
 
-/// Loses what needs something that is lost.
+/// Drops the changes that depend on a lost one.
 fn close(mut kept: u64, needs: &[u64]) -> u64 {
     for (at, needs) in needs.iter().enumerate() {
         if needs & !kept != 0 {

@@ -13,7 +13,7 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     open_in(rustix::fs::CWD, path)
 }
 
-/// Opens the directory at `path`, beginning at `dir`.
+/// Opens the directory at `path`, relative to `dir`.
 pub(super) fn open_in(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?)
@@ -26,8 +26,8 @@ pub(super) fn rename_to_free(dir: &OwnedFd, from: &str, to: &str) -> io::Result<
         return Err(Errno::NOTDIR.into());
     }
     match rename_no_replace(dir, from, to) {
-        // Not every file system can. One call after the other then: whoever holds the lock is the
-        // only one to give names, and no rename replaces a directory that is not empty.
+        // Not every file system supports this. Then in two calls: only the holder of the lock gives
+        // names, and no rename replaces a directory that is not empty.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             match rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(_) => Err(Errno::EXIST.into()),
@@ -52,7 +52,7 @@ fn rename_no_replace(_dir: &OwnedFd, _from: &str, _to: &str) -> Result<(), Errno
 /// Makes the names in a directory durable.
 ///
 /// `EINVAL` is how a file system says that its directories cannot be synced at all. Refusing to
-/// save there would help nobody: names are then as durable as that file system ever makes them.
+/// save there would help nobody: names are as durable as that file system makes them.
 pub(super) fn sync(dir: &OwnedFd) -> io::Result<()> {
     match super::file::full_sync(dir) {
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
@@ -60,7 +60,7 @@ pub(super) fn sync(dir: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Makes the directory `path` and its missing parents, and makes their names durable.
+/// Creates the directory `path` and its missing parents, and makes their names durable.
 pub(super) fn create_durably(path: &Path) -> io::Result<()> {
     let path = std::path::absolute(path)?;
     if let Some(file) = path.ancestors().find(|path| path.exists()).filter(|path| !path.is_dir()) {
@@ -79,9 +79,9 @@ pub(super) fn create_durably(path: &Path) -> io::Result<()> {
 
 /// Makes the names durable that lead to the directory `path`, up to the root of its file system.
 ///
-/// Not only the `made` innermost ones: a directory that somebody else made a moment ago
-/// (`mkdir -p run`) may not be durable either. Further out, a directory that may not be opened was
-/// not made by this user, and is left.
+/// Not only the `made` innermost ones: a directory that another process made a moment ago (`mkdir
+/// -p run`) may not be durable either. Further up, a directory that may not be opened was not made
+/// by this user, and is skipped.
 fn sync_names_leading_to(path: &Path, made: usize) -> io::Result<()> {
     let device = rustix::fs::stat(path)?.st_dev;
     for (depth, parent) in path.ancestors().skip(1).enumerate() {

@@ -1,15 +1,15 @@
-//! Files that are being written, and the removal of those that nobody writes any more.
+//! Temporary files (drafts), and the removal of those whose writer is gone.
 //!
-//! A draft has a second descriptor, for direct I/O, where that is wanted and possible. Whole pages
-//! go through it, and only the ends of a run of bytes through the page cache: no page is ever
-//! written both ways, and what one way writes the other never holds a copy of.
+//! A draft has a second descriptor, for direct I/O, if that is wanted and possible. Whole pages go
+//! through it, and only the ends of a run of bytes through the page cache: no page is written both
+//! ways, and the cache never holds a copy of what direct I/O writes.
 //!
-//! A draft has no name where the file system allows it, and is given one when it is complete; where it
-//! does not, it has a temporary name.
+//! A draft has no name if the file system allows that, and is given one when it is complete; otherwise
+//! it has a temporary name.
 //!
 //! A draft is locked with `flock` by its writer for as long as it has its temporary name. The
-//! lock goes when the process does, however it ends, which makes it the sign that the writer
-//! lives. Where a file system has no locks, drafts cannot be judged and none is swept.
+//! lock is released when the process ends, in whatever way, so it shows whether the writer is
+//! alive. If a file system has no locks, that cannot be known and no draft is swept.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -24,18 +24,18 @@ use rustix::io::Errno;
 use super::super::{Draft, Io, Synced, WriteAt, draft_name};
 use super::file::{close, full_sync};
 
-/// A new draft could be taken by a sweep before it is locked; more than a few times in a row means
-/// that something else is wrong.
+/// A sweep could remove a new draft before it is locked; more than a few times in a row means that
+/// something else is wrong.
 const ATTEMPTS: usize = 16;
 
 /// What direct I/O is aligned to: no less than the blocks of any common device.
 const PAGE: usize = 4096;
 
-/// From this length on a file is written past the page cache where nobody says how. A shorter one
-/// is on the device as soon, and is in memory for those who read it next.
+/// From this length on a file is written past the page cache by default. A shorter one reaches the
+/// device as soon, and is then in memory for the next reader.
 const DIRECT_FROM: u64 = 4 << 20;
 
-/// A sweep leaves empty drafts alone for so long: they may be between creation and lock.
+/// A sweep leaves empty drafts alone for this long: they may be between creation and lock.
 const SETTLED: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl LocalDraft {
             if let Some(mut draft) = Self::attempt(dir)? {
                 reserve(&draft.file, len)?;
                 if is_direct(io, len) {
-                    // Where it cannot be had, everything goes through the page cache.
+                    // If it is not available, everything goes through the page cache.
                     draft.direct = open_direct(dir, draft.name(), OFlags::NOFOLLOW).ok();
                 }
                 return Ok(draft);
@@ -68,11 +68,11 @@ impl LocalDraft {
         Err(io::Error::other("every new temporary file was removed by somebody else"))
     }
 
-    /// A draft without a name; nothing where there are none.
+    /// A draft without a name; `None` if the file system has no unnamed files.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn unnamed(dir: &Arc<OwnedFd>, len: u64, io: Io) -> io::Result<Option<Self>> {
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        // Whatever is in the way may be in the way of a named one too, which then says so.
+        // Any other error will come again from creating a named one, which then reports it.
         let Ok(fd) = rustix::fs::openat(dir, ".", flags, Mode::from_raw_mode(0o666)) else {
             return Ok(None);
         };
@@ -84,7 +84,7 @@ impl LocalDraft {
         if reached != Ok((metadata.dev(), metadata.ino())) {
             return Ok(None);
         }
-        // Once it has a temporary name, this says that its writer lives.
+        // Once it has a temporary name, this shows that its writer is alive.
         let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         reserve(&file, len)?;
         let direct = if is_direct(io, len) {
@@ -101,12 +101,12 @@ impl LocalDraft {
         Ok(None)
     }
 
-    /// Gives the draft the permissions of the file it is to replace, before it holds a byte.
+    /// Gives the draft the permissions of the file it will replace, before it holds a byte.
     pub(super) fn take_over(&self, replaced: Option<Replaced>) -> io::Result<()> {
         let Some(Replaced { mode, uid, gid }) = replaced else { return Ok(()) };
         let metadata = self.file.metadata()?;
         if (metadata.uid(), metadata.gid()) != (uid, gid) {
-            // Only root may give a file away. A user who may not gives it to the group at least.
+            // Only root may change the owner. Other users change the group at least.
             let (owner, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
             if rustix::fs::fchown(&self.file, Some(owner), Some(group)).is_err() {
                 let _ = rustix::fs::fchown(&self.file, None, Some(group));
@@ -118,7 +118,7 @@ impl LocalDraft {
         Ok(())
     }
 
-    /// A new locked file, or nothing where a sweep was faster than the lock.
+    /// A new locked file; `None` if a sweep was faster than the lock.
     fn attempt(dir: &Arc<OwnedFd>) -> io::Result<Option<Self>> {
         let name = draft_name();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -133,13 +133,13 @@ impl LocalDraft {
     /// Locks a new file, unless a sweep has it already.
     fn claim(file: File, unsynced: Unsynced) -> io::Result<Option<Self>> {
         let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-        // Any other failure to lock means that there are no locks, and nobody sweeps then.
+        // Any other failure to lock means that there are no locks, and then nothing is swept.
         let swept = locked == Err(Errno::WOULDBLOCK) || file.metadata()?.nlink() == 0;
         Ok((!swept).then_some(Self { file, direct: None, unsynced }))
     }
 }
 
-/// The file that a draft is to replace.
+/// The file that a draft will replace.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replaced {
     mode: u32,
@@ -148,7 +148,7 @@ pub(super) struct Replaced {
 }
 
 impl Replaced {
-    /// What there is under `name`; `None` for nothing, or a symbolic link, which has no permissions.
+    /// The file called `name`; `None` if there is none, or for a symbolic link, which has no permissions.
     pub(super) fn of(dir: &OwnedFd, name: &str) -> io::Result<Option<Self>> {
         let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(None),
@@ -188,7 +188,7 @@ pub(super) fn link(_file: &File, _dir: &OwnedFd, _name: &str) -> io::Result<()> 
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Reserves the space, so that a full disk is noticed before the first byte is written.
+/// Reserves the space, so that a full disk is detected before the first byte is written.
 fn reserve(file: &File, len: u64) -> io::Result<()> {
     if i64::try_from(len).is_err() {
         return Err(io::ErrorKind::FileTooLarge.into());
@@ -212,7 +212,7 @@ fn is_direct(io: Io, len: u64) -> bool {
     }
 }
 
-/// The draft `name` once more. Its name cannot be another file's: it is unique, and the draft is
+/// Opens the draft `name` again. Its name cannot be another file's: it is unique, and the draft is
 /// locked by its writer.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn open_direct(dir: impl AsFd, name: &str, flags: OFlags) -> io::Result<File> {
@@ -225,8 +225,8 @@ fn open_direct(_dir: impl AsFd, _name: &str, _flags: OFlags) -> io::Result<File>
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Writes whole pages and returns how many bytes of them; the rest is refused for its alignment,
-/// which some devices want larger.
+/// Writes whole pages and returns the number of bytes written; the rest was refused for its
+/// alignment, since some devices need a larger one.
 fn write_direct(file: &File, mut offset: u64, pages: &[u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < pages.len() && offset.is_multiple_of(PAGE as u64) {
@@ -274,7 +274,7 @@ impl Draft for LocalDraft {
         direct.map_or(Ok(()), close)?;
         full_sync(&file)?;
         // The duplicate shares the lock, which lasts until the last of the two is closed; closing
-        // either makes the file system report what it has to.
+        // either makes the file system report its errors.
         let alive = file.try_clone()?;
         close(file)?;
         // Without a name, the duplicate is the file: it is named through it.
@@ -297,11 +297,11 @@ impl Drop for Unsynced {
     }
 }
 
-/// Removes the draft `name` where its writer is gone; says whether it did.
+/// Removes the draft `name` if its writer is gone; returns whether it did.
 pub(super) fn sweep(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let open = |mode| rustix::fs::openat(dir, name, flags | mode, Mode::empty());
-    // What cannot be opened is gone, or no file, or of another user who lets nobody read it.
+    // What cannot be opened is gone, is not a file, or is another user's and not readable.
     let opened = open(OFlags::WRONLY).or_else(|error| match error {
         Errno::ACCESS => open(OFlags::RDONLY),
         error => Err(error),
@@ -316,7 +316,7 @@ pub(super) fn sweep(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     }
     // Still locked: a writer that has just made this file sees that it is gone and makes another.
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        // Somebody else's, where only its owner may remove it (a sticky directory), or protected.
+        // Another user's file in a sticky directory, where only its owner may remove it, or protected.
         Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) => Ok(false),
         result => Ok(result.map(|()| true)?),
     }

@@ -22,7 +22,7 @@ pub(super) struct LocalFile {
 }
 
 impl LocalFile {
-    /// Opens the file `name` of the directory `dir`, which is called `directory`.
+    /// Opens the file `name` of the directory `dir`, whose path is `directory`.
     pub(super) fn open(dir: &Arc<OwnedFd>, directory: &Path, name: &str) -> io::Result<Self> {
         check_name(name)?;
         // Without NONBLOCK, opening a pipe that somebody left here would hang.
@@ -36,7 +36,7 @@ impl LocalFile {
         }
         let modified = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
         let stamp = [metadata.dev(), metadata.ino(), modified as u64, metadata.len()];
-        // A file of the working directory is called by its name alone.
+        // A file in the working directory is shown by its name alone.
         let path = if directory == Path::new(".") { name.into() } else { directory.join(name) };
         Ok(Self { len: metadata.len(), file, dir: Arc::clone(dir), path, stamp: Stamp(stamp) })
     }
@@ -69,7 +69,7 @@ impl ReadAt for LocalFile {
     }
 
     fn forget_cached(&self) {
-        // Advice: where it is refused, reads come from memory as they would have anyway.
+        // Only advice: if it is refused, reads come from memory as before.
         #[cfg(target_os = "linux")]
         let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
     }
@@ -78,7 +78,7 @@ impl ReadAt for LocalFile {
 /// Exactly one `fsync`.
 ///
 /// Not `File::sync_all`, which calls again when it is interrupted: what a second call says about
-/// the bytes of the first is not to be relied on.
+/// the bytes of the first is not reliable.
 pub(super) fn full_sync(fd: impl AsFd) -> io::Result<()> {
     // On Apple systems, `fsync` leaves the bytes in the drive's own cache.
     #[cfg(target_vendor = "apple")]
@@ -87,7 +87,7 @@ pub(super) fn full_sync(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::fsync(fd)?)
 }
 
-/// Closes a file and reports what dropping it would swallow.
+/// Closes a file and reports errors that dropping it would swallow.
 ///
 /// Network and FUSE file systems may report a failed write here and nowhere else.
 #[expect(unsafe_code, reason = "the standard library closes without a result")]

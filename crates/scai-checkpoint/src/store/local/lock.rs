@@ -17,13 +17,13 @@ use super::super::name::LOCK_NAME;
 /// The holder's name is short; a longer file was not written by this crate.
 const HOLDER_LIMIT: usize = 256;
 
-/// A lock that was borrowed is given back within milliseconds. How often and how long it is waited for.
+/// A borrowed lock is released within milliseconds. How often to wait for it, and how long.
 const WAITS: usize = 50;
 const WAIT: Duration = Duration::from_millis(10);
 
-/// A lock on the file `.scai.lock`, which holds the name of whoever has the lock.
+/// A lock on the file `.scai.lock`, which holds the name of the lock's holder.
 ///
-/// The file stays: removing it would let a third writer lock a new file of the same name while
+/// The file is never removed: that would let a third writer lock a new file of the same name while
 /// a second one still waits for the old.
 #[derive(Debug)]
 pub(super) struct LocalLock {
@@ -43,7 +43,7 @@ impl LocalLock {
                 }
                 // Somebody may have removed the file by hand between the two calls.
                 Ok(None) => {}
-                // Whoever has not signed has borrowed it, and gives it back at once.
+                // A holder that has not signed has borrowed it, and releases it at once.
                 Err(error) if is_unsigned(&error) && waits > 0 => {
                     waits -= 1;
                     thread::sleep(WAIT);
@@ -53,7 +53,7 @@ impl LocalLock {
         }
     }
 
-    /// Keeps managers out for a moment; `None` if none was ever here, so that there is no lock file.
+    /// Keeps managers out for a moment; `None` if there is no lock file, since none was ever here.
     pub(super) fn borrow(dir: &OwnedFd) -> io::Result<Option<Self>> {
         match reopen(dir) {
             Err(Errno::NOENT) => Ok(None),
@@ -61,7 +61,7 @@ impl LocalLock {
         }
     }
 
-    /// The lock on an open file; nothing if the file was removed meanwhile.
+    /// The lock on an open file; `None` if the file was removed meanwhile.
     fn of(file: File) -> io::Result<Option<Self>> {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -75,8 +75,8 @@ impl LocalLock {
         Ok(is_there.then(|| Self { file, owner: process::id() }))
     }
 
-    /// Writes the holder's name. The lock holds without it, so a full disk is no obstacle: room
-    /// must be made under this very lock.
+    /// Writes the holder's name. The lock holds without it, so a full disk does not matter: space
+    /// is freed under this lock.
     fn sign(&self) {
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
@@ -85,7 +85,7 @@ impl LocalLock {
     }
 }
 
-/// Opens the lock file, which is made if there is none.
+/// Opens the lock file, and creates it if there is none.
 fn open(dir: &OwnedFd) -> io::Result<File> {
     loop {
         match reopen(dir) {
@@ -105,7 +105,7 @@ fn open(dir: &OwnedFd) -> io::Result<File> {
     }
 }
 
-/// Opens the lock file that is there. A lock needs no right to write, only the holder's name does.
+/// Opens an existing lock file. Locking needs no write permission, only writing the holder's name does.
 fn reopen(dir: &OwnedFd) -> Result<File, Errno> {
     let open = |flags| rustix::fs::openat(dir, LOCK_NAME, flags | OFlags::CLOEXEC, Mode::empty());
     let fd = open(OFlags::RDWR).or_else(|error| match error {
@@ -115,7 +115,7 @@ fn reopen(dir: &OwnedFd) -> Result<File, Errno> {
     fd.map(File::from)
 }
 
-/// Whoever may write to the directory may lock it, whatever the `umask` of who made the file.
+/// Lets all who may write to the directory lock it, whatever the `umask` of the file's creator.
 fn share(file: &File, dir: &OwnedFd) -> io::Result<()> {
     let writers = rustix::fs::fstat(dir)?.st_mode & 0o022;
     let mode = file.metadata()?.mode() & 0o777;
@@ -126,7 +126,7 @@ fn share(file: &File, dir: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether another has the lock who has not said who.
+/// Whether the lock is held by another process that has not written its name.
 fn is_unsigned(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock && error.get_ref().is_none()
 }
@@ -145,7 +145,7 @@ fn held_by(file: &File) -> io::Error {
 impl Drop for LocalLock {
     fn drop(&mut self) {
         // Closing is not enough while a forked child has the file open too. But a child that
-        // drops its copy of this value must not take the lock from its parent.
+        // drops its copy of this value must not release its parent's lock.
         if process::id() == self.owner {
             let _ = self.file.set_len(0);
             let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);

@@ -1,8 +1,8 @@
 //! A directory of the local file system.
 //!
-//! The only place of the engine that opens files. All names are resolved against one descriptor
-//! of the directory, so it stays the same directory when that is renamed or when the
-//! process changes its working directory.
+//! The only module of the engine that opens files. All names are resolved against one descriptor of
+//! the directory, so it stays the same directory when that is renamed or when the process changes
+//! its working directory.
 
 #![expect(
     clippy::disallowed_types,
@@ -32,10 +32,10 @@ use crate::threads::held;
 
 /// A directory of the local file system.
 ///
-/// Durability is what the file system makes of `fsync` for a file and for its directory. Drafts
-/// and the directory's lock are guarded by `flock`, which ends with the process that holds it;
-/// a child forked without `exec` shares it and keeps it for as long as the child lives. Cloning
-/// gives the same directory.
+/// Durability is what the file system guarantees for `fsync` of a file and of its directory.
+/// Temporary files and the directory's lock are guarded by `flock`, which ends with the process
+/// that holds it; a child forked without `exec` shares it and keeps it for as long as the child
+/// lives. Cloning gives the same directory.
 #[derive(Debug, Clone)]
 pub struct LocalDirectory {
     location: Location,
@@ -49,7 +49,7 @@ impl LocalDirectory {
     /// the path it stands for.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where it does not, [`io::ErrorKind::NotADirectory`] where it is
+    /// [`io::ErrorKind::NotFound`] if it does not, [`io::ErrorKind::NotADirectory`] if it is
     /// something else; [`io::ErrorKind::Unsupported`] for a URL of another scheme.
     pub fn open(location: impl IntoLocation) -> io::Result<Self> {
         Self::at(location.into_location()?)
@@ -61,21 +61,21 @@ impl LocalDirectory {
         Ok(Self { location, dir: Arc::new(dir), io: Io::default(), naming })
     }
 
-    /// The directory at `location`, made together with its parents where they do not exist.
+    /// The directory at `location`, created together with its parents if they do not exist.
     ///
-    /// On return the directory itself is durable, whoever made it: a save inside it could not be
-    /// promised otherwise.
+    /// On return the directory itself is durable, whoever created it: a save inside it could not be
+    /// durable otherwise.
     ///
     /// # Errors
-    /// Whatever the operating system says; directories made so far stay. As [`LocalDirectory::open`].
+    /// Those of the operating system and of [`LocalDirectory::open`]; directories created so far remain.
     pub fn create(location: impl IntoLocation) -> io::Result<Self> {
         let location = location.into_location()?;
         directory::create_durably(location.absolute())?;
         Self::at(location)
     }
 
-    /// The directory that the file at `location` is to be written to, and the name it has there. A symbolic
-    /// link leads to the file that is written.
+    /// The directory to write the file at `location` to, and its name there. `links` says whether a
+    /// symbolic link is followed.
     ///
     /// # Errors
     /// As [`LocalDirectory::open`]; [`io::ErrorKind::InvalidInput`] if `location` cannot name a file.
@@ -89,7 +89,7 @@ impl LocalDirectory {
         Ok((Self::at(directory)?, name))
     }
 
-    /// The same directory, whose drafts have temporary names, as where a file system has no unnamed files.
+    /// The same directory, whose temporary files have names, as on a file system without unnamed files.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn with_named_drafts(self) -> Self {
@@ -107,14 +107,14 @@ impl LocalDirectory {
         self.location.absolute()
     }
 
-    /// Sweeps unless a manager writes here. Once for a directory and a process: what others leave
-    /// meanwhile, the next one finds.
+    /// Sweeps unless a manager writes here. Once per directory and process: what others leave
+    /// meanwhile is left to the next process.
     pub(crate) fn sweep_once(&self) {
         static SWEPT: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
         let Ok(stat) = rustix::fs::fstat(&self.dir) else { return };
         let mut swept = held(&SWEPT);
         if swept.insert((stat.st_dev, stat.st_ino)) {
-            // What it cannot remove harms nothing but the free space.
+            // What it cannot remove only takes up space.
             let _ = self.sweep_unless_locked();
         }
     }
@@ -207,7 +207,7 @@ impl Directory for LocalDirectory {
         let moved = match rustix::fs::stat(self.location.absolute()) {
             Ok(there) => (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino),
             Err(Errno::NOENT | Errno::NOTDIR) => true,
-            // Whether it was moved cannot be told.
+            // Whether it was moved is unknown.
             Err(_) => false,
         };
         if moved {
@@ -247,7 +247,7 @@ impl Directory for LocalDirectory {
     fn remove_child(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR) {
-            // Some systems have the one error for the other.
+            // Some systems return one error for the other.
             Err(Errno::EXIST) => Err(Errno::NOTEMPTY.into()),
             removed => Ok(removed?),
         }
@@ -264,10 +264,10 @@ impl Directory for LocalDirectory {
     }
 }
 
-/// What a directory holds of this type.
+/// The entries of this type in a directory.
 ///
 /// Follows symbolic links: a checkpoint moved to another disk still is one. What is gone by now,
-/// dangles or may not be looked at could not be opened.
+/// dangles or is not accessible is left out: it could not be opened.
 fn of_type(dir: &OwnedFd, kind: FileType) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for name in names(dir)? {
@@ -282,7 +282,7 @@ fn of_type(dir: &OwnedFd, kind: FileType) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Whether to write to a symbolic link's own place, or to that of the file it leads to.
+/// Whether a write replaces a symbolic link, or the file it points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
     /// The link is a name like any other.
@@ -291,7 +291,7 @@ pub enum Links {
     Follow,
 }
 
-/// What drafts are called until they are complete.
+/// How temporary files are named until they are complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Naming {
     /// They have no name.
@@ -302,7 +302,7 @@ enum Naming {
 
 impl Naming {
     /// Unnamed files on file systems that are known to have them and to name them later; some others
-    /// make them and then cannot.
+    /// create them and then cannot name them.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn of(dir: &OwnedFd) -> Self {
         /// ext4, XFS, Btrfs, tmpfs, F2FS, bcachefs, ZFS, overlayfs.

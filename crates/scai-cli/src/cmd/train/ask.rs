@@ -1,4 +1,4 @@
-//! The question whether a training goes on from its newest checkpoint.
+//! The question whether training continues from its newest checkpoint.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -20,7 +20,7 @@ pub(super) fn is_possible() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Asks whether to go on from the newest checkpoint that is sound.
+/// Asks whether to continue from the newest checkpoint that is sound.
 pub(super) fn resume<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result<bool, Failure> {
     let manager = trainer.manager();
     let mut damaged = Vec::new();
@@ -38,7 +38,7 @@ pub(super) fn resume<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result
             Some(damage) => damaged.push(damage.to_string()),
         }
     }
-    // Where none is sound, the resume says so.
+    // If none is sound, the resume reports it.
     let Some(sound) = sound else { return Ok(true) };
     let of = trainer.config().training.iterations;
     if sound.iteration >= of {

@@ -1,4 +1,4 @@
-//! A training as JSON, one object an event.
+//! A training run as JSON, one object per event.
 
 use scai_train::{BACKEND, Config, Event, Observer};
 use serde_json::{Value as Json, json};

@@ -1,4 +1,4 @@
-//! A training as lines for people.
+//! A training run as lines for people.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::start::Start;
 use super::{End, Show, header, iterations};
 use crate::render::{count, counted, number, one_line, paint, size, style};
 
-/// Shows a training: one line an iteration, and a bar for what is under way.
+/// Shows a training run: one line per iteration, and a bar for work in progress.
 pub(super) struct Lines {
     screen: Screen,
     /// Iterations of the whole run.
@@ -20,7 +20,7 @@ pub(super) struct Lines {
     /// Positions before the first step.
     min_positions: u64,
     directory: String,
-    /// The file of the settings.
+    /// The configuration file.
     settings: String,
     /// The iteration before.
     before: TrainingStats,
@@ -94,7 +94,7 @@ impl Lines {
     }
 
     fn save_failed(&self, iteration: u64, error: &scai_train::Error, next: Option<u64>) {
-        // The last try of all ends the program with this error.
+        // If the last try fails, the program ends with this error.
         let Some(next) = next else { return };
         let what = format!("iteration {iteration} could not be saved: {}", error.cause());
         let next = match next == iteration {
@@ -122,7 +122,7 @@ fn strength(stats: &TrainingStats) -> String {
     parts.join("; ")
 }
 
-/// A learning rate: digits enough for a small one, and no exponent.
+/// A learning rate: enough digits for a small one, without an exponent.
 fn rate(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -138,7 +138,7 @@ fn seconds(time: Duration) -> String {
     }
 }
 
-/// A time that is short: `0.7 ms`, `1.5 s`.
+/// A short time: `0.7 ms`, `1.5 s`.
 fn short(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }

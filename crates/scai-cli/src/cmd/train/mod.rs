@@ -28,9 +28,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// What is shown of a training: lines for people, or objects for programs.
+/// How a training run is shown: lines for people, or objects for programs.
 trait Show: Observer {
-    /// It begins, or goes on.
+    /// It begins, or continues.
     fn begin(&mut self, config: &Config, start: &Start, parameters: u64);
     /// It has ended.
     fn end(&mut self, ended: &End);
@@ -51,7 +51,7 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     let directory = config.checkpoint.directory.clone();
     let mut trainer =
         Trainer::<G>::new(config).map_err(|error| start::unusable(error, &directory))?;
-    // Better now than after the first iterations.
+    // Fails now instead of after the first iterations.
     let claimed = trainer.manager().claim();
     claimed.map_err(|error| start::unusable(error.into(), &directory))?;
     let start = start::begin(&mut trainer, args, &screen)?;
@@ -99,7 +99,7 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// What to do where a training fails.
+/// What to do if training fails.
 fn failure<G: Game>(error: Error, trainer: &Trainer<G>) -> Failure {
     let newest = || trainer.manager().latest().ok().flatten();
     match error {
@@ -120,7 +120,7 @@ fn failure<G: Game>(error: Error, trainer: &Trainer<G>) -> Failure {
     }
 }
 
-/// What is trained, with what, and where it goes.
+/// What is trained, with what, and where it is saved.
 fn header(config: &Config, parameters: u64) -> String {
     let threads = settings::threads(config);
     let every = match config.training.save_interval {

@@ -1,4 +1,4 @@
-//! The terminal: lines that stay, and a bar below them where stderr is one.
+//! The terminal: lines that remain, and a bar below them if stderr is one.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::render::{paint, printable, style};
 const BAR: &str = "{prefix} {msg:18} {bar:30} {pos}/{len} {elapsed:>4}";
 const SPINNER: &str = "{prefix} {msg:18} {spinner} {elapsed:>4}";
 
-/// Where a training is shown. Clones show on the same.
+/// Where a training run is shown. Clones write to the same terminal.
 ///
-/// What cannot be shown, since a pipe is closed or a disk full, does not stop a training.
+/// Output that fails, because a pipe is closed or a disk is full, does not stop training.
 #[derive(Debug, Clone)]
 pub(super) struct Screen {
     bar: ProgressBar,
@@ -42,7 +42,7 @@ impl Screen {
         self.bar.suspend(|| crate::input::warn(text));
     }
 
-    /// The work under way; `of` is 0 where nobody knows how much there is.
+    /// The work in progress; `of` is 0 if the amount is unknown.
     pub(super) fn phase(&self, iteration: &str, what: &str, done: u64, of: u64) {
         if self.bar.message() != what || self.bar.prefix() != iteration {
             let template = if of > 0 { BAR } else { SPINNER };
@@ -58,7 +58,7 @@ impl Screen {
         self.bar.set_position(done);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! From what was typed to the settings of a run.
+//! From the arguments to the settings of a run.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::exit::Failure;
 use crate::input::say;
 use crate::locate::no_such_file;
 
-/// The file that is read where none is named.
+/// The file that is read by default.
 const DEFAULT: &str = "config.yaml";
 
-/// The settings of the file, with what was typed beside it.
+/// The settings of the file, overridden by the arguments.
 pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
     let mut config = match &args.config {
         Some(path) => Config::read(path).map_err(|error| match error {
@@ -41,7 +41,7 @@ pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// The file of the settings.
+/// The configuration file.
 pub(super) fn path(args: &TrainArgs) -> &Path {
     args.config.as_deref().unwrap_or(Path::new(DEFAULT))
 }
@@ -51,7 +51,7 @@ fn wrong(path: &Path, error: &ConfigError) -> Failure {
     Failure::usage(format!("`{}` cannot be used\n  {problems}", path.display()), None)
 }
 
-/// Threads that play.
+/// The number of self-play threads.
 pub(super) fn threads(config: &Config) -> usize {
     match config.self_play.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

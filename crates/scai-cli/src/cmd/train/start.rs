@@ -1,4 +1,4 @@
-//! Where a training begins: at a checkpoint, or at the beginning.
+//! Where training begins: at a checkpoint, or from scratch.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::exit::Failure;
 use crate::locate::no_such_file;
 use crate::render::{counted, one_line};
 
-/// Where a training begins.
+/// Where training begins.
 pub(super) struct Start {
     from: From,
     stats: TrainingStats,
@@ -25,7 +25,7 @@ pub(super) struct Start {
 
 enum From {
     Beginning,
-    /// With what fits of another network.
+    /// With the matching tensors of another network.
     Init {
         path: PathBuf,
         report: String,
@@ -47,7 +47,7 @@ impl Start {
         &self.stats
     }
 
-    /// The iteration it goes on from; `None` at the beginning.
+    /// The iteration it continues from; `None` from scratch.
     pub(super) fn resumed_at(&self) -> Option<u64> {
         match &self.from {
             From::Beginning | From::Init { .. } => None,
@@ -95,7 +95,7 @@ impl Start {
     }
 }
 
-/// Brings a training to where it begins.
+/// Brings the trainer to where training begins.
 pub(super) fn begin<G: Game>(
     trainer: &mut Trainer<G>,
     args: &TrainArgs,
@@ -134,7 +134,7 @@ pub(super) fn begin<G: Game>(
     Ok(Start { from, stats: trainer.training_stats().clone() })
 }
 
-/// A directory that no checkpoints can go to.
+/// A directory that checkpoints cannot be written to.
 pub(super) fn unusable(error: Error, directory: &str) -> Failure {
     let message = match error {
         Error::Checkpoint(Engine::Io { action, source, .. }) => {
@@ -187,7 +187,7 @@ fn from_file<G: Game>(
     Ok(Start { from, stats: trainer.training_stats().clone() })
 }
 
-/// Goes back to an older checkpoint of the directory itself, which was asked for.
+/// Goes back to an older checkpoint of the run's own directory, on request.
 fn go_back<G: Game>(
     trainer: &mut Trainer<G>,
     listed: &[Listed],
@@ -256,7 +256,7 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
     }
 }
 
-/// A checkpoint that is of another network than the settings say.
+/// A checkpoint of another network than in the settings.
 fn other_network(report: &LoadReport, path: Option<&Path>, config: &Config) -> Failure {
     let said = path.and_then(|path| {
         let tree = file::open(path, Unprotected::Accept).ok()?.tree().ok()?;
@@ -301,7 +301,7 @@ fn tell_skipped(found: &ResumedAt, screen: &Screen) {
     }
 }
 
-/// Says what becomes of the checkpoints of a directory where training begins before them.
+/// Says what happens to the checkpoints of a directory if training begins before them.
 fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Screen) {
     let later = listed.iter().filter(|listed| listed.iteration > iteration && !listed.superseded);
     let later: Vec<&Listed> = later.collect();

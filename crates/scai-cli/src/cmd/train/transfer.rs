@@ -1,4 +1,4 @@
-//! What fits of a checkpoint and what does not, as a table.
+//! Which tensors of a checkpoint match and which do not, as a table.
 
 use scai_checkpoint::load::{LoadReport, TensorSpec};
 use scai_train::Restored;
@@ -8,7 +8,7 @@ use crate::render::{count, counted, one_line, table};
 /// Rows of one kind that are shown.
 const MOST: usize = 4;
 
-/// The report of a load that takes what fits, for a network with these parameters.
+/// The report of a partial load, for a network with these parameters.
 pub(super) fn report(restored: &Restored, parameters: &[TensorSpec]) -> String {
     let Restored { network, optimizer, .. } = restored;
     let elements = |spec: &TensorSpec| spec.shape.iter().product::<usize>() as u64;

@@ -15,15 +15,15 @@ fn auto(overhead: f64) -> Cadence {
     Cadence::new(&training, 0)
 }
 
-/// A training whose iterations and saves always take the same.
+/// Training whose iterations and saves always take the same time.
 #[derive(Debug, Clone, Copy)]
 struct Constant {
     iteration: Duration,
-    /// Training waits so long in the call of a save.
+    /// How long training waits in the call of a save.
     waited: Duration,
-    /// A save runs so long in the background.
+    /// How long a save runs in the background.
     background: Duration,
-    /// The part of that by which it slows the iterations beside it down.
+    /// The part of that by which it slows down the iterations beside it.
     slower: f64,
 }
 
@@ -33,7 +33,7 @@ impl Constant {
         self.waited + self.background.mul_f64(self.slower)
     }
 
-    /// Trains for so many iterations after `from`, and returns those that were saved.
+    /// Trains for `iterations` iterations after `from`, and returns those that were saved.
     fn train(&self, cadence: &mut Cadence, from: u64, iterations: u64) -> Vec<u64> {
         // A save ends in the iteration during which it has run long enough.
         let beside = self.background.as_nanos().div_ceil(self.iteration.as_nanos().max(1)).max(1);
@@ -55,7 +55,7 @@ impl Constant {
         saved
     }
 
-    /// The interval after long enough a training.
+    /// The interval after training long enough.
     fn interval(&self, overhead: f64) -> u64 {
         let mut cadence = auto(overhead);
         let needed = self.cost().as_secs_f64() / (overhead * self.iteration.as_secs_f64());
@@ -135,7 +135,7 @@ proptest! {
     }
 }
 
-/// A time, also none at all and the longest there is.
+/// Any time, including zero and the longest possible.
 fn any_time() -> impl Strategy<Value = Duration> {
     prop_oneof![
         Just(Duration::ZERO),
@@ -184,7 +184,7 @@ fn one_save_that_takes_long_changes_nothing_and_lasting_trouble_does() {
 #[test]
 fn iterations_that_become_longer_are_not_taken_for_the_cost_of_a_save() {
     let mut cadence = auto(0.01);
-    // Before there are positions enough, an iteration plays and does not learn.
+    // Before there are enough positions, an iteration plays and does not learn.
     let (short, long) = (ms(10), ms(10_000));
     cadence.observe_iteration(short);
     cadence.begin_save(1, ms(1));

@@ -19,7 +19,7 @@ pub(in super::super) struct Decoder<'a> {
     /// Shared values by their numbers, and how many levels are below each.
     shared: HashMap<u64, (Value, usize)>,
     depth: usize,
-    /// How deep the value that is being decoded goes.
+    /// How deep the value that is being decoded is nested.
     deepest: usize,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Decoder<'a> {
         Ok(value)
     }
 
-    /// What is shared may be in places that are deeper than the JSON is.
+    /// A shared value may occur deeper in the tree than in the JSON.
     fn reach(&mut self, depth: usize) -> Result<()> {
         self.deepest = self.deepest.max(depth);
         if depth > MAX_DEPTH { bad("it is nested too deep") } else { Ok(()) }
@@ -213,8 +213,8 @@ impl<'a> Decoder<'a> {
         Ok(Value::Tensor(tensor.with_attributes(attributes)))
     }
 
-    /// The storage of a tensor, its elements in the order that `strides` say; row-major where
-    /// these are empty.
+    /// The storage of a tensor, its elements in the order that `strides` say; row-major if these
+    /// are empty.
     fn storage(
         &mut self,
         name: &str,
@@ -243,8 +243,8 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// A view whose row-major order is the order in memory that `strides` say; `None` where that is
-/// the order in the file.
+/// A view whose row-major order is the order in memory that `strides` say; `None` if that is the
+/// order in the file.
 fn in_memory_order(stored: &Stored, strides: &[usize]) -> Result<Option<Tensor>> {
     let shape = stored.shape()?;
     if strides.is_empty() || shape.contains(&0) {

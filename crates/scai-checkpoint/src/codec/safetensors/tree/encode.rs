@@ -11,23 +11,23 @@ use crate::error::{Error, Place, Result};
 use crate::tensor::{DType, Storage, Tensor, contiguous_strides};
 use crate::value::{Dict, DictKind, Shared, Value, join};
 
-/// Strings of so many bytes are written out each time.
+/// Strings of up to this many bytes are written out each time.
 const SHORT: usize = 64;
 
 /// A message lists no more than this.
 const MAX_LISTED: usize = 20;
 
-/// What becomes of a state tree.
+/// An encoded state tree.
 pub(in super::super) struct Encoded {
-    /// Everything that is no tensor.
+    /// Everything that is not a tensor.
     pub(in super::super) json: String,
     /// The tensors to store, by name; all of element types that the format has.
     pub(in super::super) stored: Vec<(String, Tensor)>,
-    /// Tensors that are the same memory as a stored one: alias and name.
+    /// Tensors that are the same view of memory as a stored one: alias and name.
     pub(in super::super) ties: Vec<(String, String)>,
     /// Tensors that lose the memory they share, or the rest of it.
     pub(in super::super) apart: Vec<String>,
-    /// Those of them that see elements of another tensor, and no longer will.
+    /// Those of them that overlap another tensor, and no longer will.
     pub(in super::super) unshared: Vec<String>,
     /// Tensors of a kind that the format lacks, whose parts are stored.
     pub(in super::super) made_of_parts: Vec<String>,
@@ -36,7 +36,7 @@ pub(in super::super) struct Encoded {
 /// Turns a state tree into JSON and a list of tensors.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where the format cannot hold a part of the tree, naming each.
+/// [`Error::Unsupported`] if the format cannot hold a part of the tree, naming each.
 pub(in super::super) fn encode(tree: &Value) -> Result<Encoded> {
     let mut encoder = Encoder { bases: bases(tree), ..Encoder::default() };
     let json = encoder.value("", tree, 0);
@@ -79,7 +79,7 @@ fn view(tensor: &Tensor) -> View {
     (tensor.storage().id(), tensor.dtype(), shape, strides, tensor.offset())
 }
 
-/// The bytes of its storage from the first that the tensor sees to the last.
+/// The bytes of its storage from the first that the tensor covers to the last.
 fn extent(tensor: &Tensor) -> Range<usize> {
     let dims = tensor.shape().iter().zip(tensor.strides());
     let last: usize = dims.map(|(&len, &stride)| len.saturating_sub(1) * stride).sum();
@@ -118,7 +118,7 @@ fn bases(tree: &Value) -> HashMap<usize, (String, View)> {
     bases
 }
 
-/// What the tensor at `path` is called in the file.
+/// The name of the tensor at `path` in the file.
 fn name_of(path: &str) -> String {
     if path.is_empty() { "tensor".to_owned() } else { path.to_owned() }
 }
@@ -128,19 +128,19 @@ struct Encoder {
     bases: HashMap<usize, (String, View)>,
     stored: Vec<(String, Tensor)>,
     names: HashSet<String>,
-    /// The storages of which no tensor is all, in its order; the first view stands for them.
+    /// The storages that no tensor covers in order; the first view stands for them.
     without_base: HashSet<usize>,
     /// The names of the views that are stored.
     views: HashMap<View, String>,
     ties: Vec<(String, String)>,
     apart: Vec<String>,
-    /// The bytes of each storage that tensors see which are not all of it.
+    /// The bytes of each storage that partial views of it cover.
     seen: HashMap<usize, Vec<Range<usize>>>,
     unshared: Vec<String>,
     made_of_parts: Vec<String>,
     refused: Vec<String>,
     shared: HashMap<usize, Known>,
-    /// How deep the value that is being encoded goes.
+    /// How deep the value that is being encoded is nested.
     deepest: usize,
 }
 
@@ -184,7 +184,7 @@ impl Encoder {
             Value::QScheme(v) => json!({ "$qscheme": v }),
             Value::Object(_) => self.refuse(path, "an object that only code could make"),
             Value::Call(call) => {
-                // A parameter with attributes, say, is one inside another.
+                // For example, a parameter with attributes is one inside another.
                 let inside = |outer: &String| path.strip_prefix(outer.as_str()).is_some();
                 if !call.args.is_empty() && !self.made_of_parts.last().is_some_and(inside) {
                     self.made_of_parts.push(name_of(path));
@@ -201,8 +201,7 @@ impl Encoder {
         }
     }
 
-    /// A value that several places refer to: whole at the first of them. Its tensors get their
-    /// names there.
+    /// A value with several references: whole at the first of them. Its tensors get their names there.
     fn shared(&mut self, path: &str, shared: &Shared, depth: usize) -> Json {
         let value = shared.get();
         let is_one_object = match value {

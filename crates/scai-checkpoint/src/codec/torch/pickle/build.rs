@@ -1,4 +1,4 @@
-//! The arena of nodes to a state tree.
+//! From the arena of nodes to a state tree.
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use serde_json::Value as Json;
@@ -17,7 +17,7 @@ pub(in super::super) struct StorageRef<'a> {
     pub(in super::super) key: &'a str,
     /// The element type; `None` for an untyped storage, whose elements are bytes.
     pub(in super::super) dtype: Option<DType>,
-    /// The device the storage lived on.
+    /// The device the storage was on.
     pub(in super::super) location: &'a str,
     /// The length in elements.
     pub(in super::super) numel: u64,
@@ -34,19 +34,19 @@ impl StorageRef<'_> {
 pub(in super::super) type Storages<'a> = dyn FnMut(&StorageRef<'_>) -> Result<Storage> + 'a;
 
 /// Bytes of memory the tree may take. A value that is referred to often is built once; but a
-/// constructor makes a new value each time it is applied, so that a file of 1 KiB that applies one
-/// to the same arguments over and over could ask for the whole memory. What a pickle of honest
-/// origin holds takes at least one byte of it for at most [`BYTES_PER_BYTE`] of memory.
+/// constructor makes a new value each time it is applied, so a malicious file of 1 KiB that applies
+/// one to the same arguments over and over could use all memory. A genuine pickle has at least one
+/// byte for every [`BYTES_PER_BYTE`] bytes of memory.
 const ALLOWANCE: usize = 16 << 20;
 const BYTES_PER_BYTE: usize = 64;
 
-/// Builds the tree a program describes, which must hold nothing that needs code.
+/// Builds the tree a program describes, which must not hold anything that needs code.
 pub(in super::super) fn build(program: Program, storages: &mut Storages<'_>) -> Result<Value> {
     build_with(program, Foreign::Refuse, storages).map(|(tree, _)| tree)
 }
 
-/// Builds the tree a program describes, and frees what the program holds while it does so; and the
-/// notes on what plain values of it stand for, as JSON, if there are any.
+/// Builds the tree a program describes, and frees what the program holds while it does so; also
+/// returns the notes on what plain values stand for, as JSON, if there are any.
 pub(in super::super) fn build_with(
     program: Program,
     foreign: Foreign,
@@ -90,7 +90,7 @@ pub(in super::super) fn each_storage(
     Ok(())
 }
 
-/// For each node whether nothing, one or more than one of the others refers to it as a value.
+/// For each node whether none, one or several of the others refer to it as a value.
 fn references(program: &Program) -> Vec<u8> {
     let mut references = vec![0_u8; program.nodes.len()];
     let mut count = |id: Id| {
@@ -128,8 +128,8 @@ fn references(program: &Program) -> Vec<u8> {
     parts.references
 }
 
-/// Counts what is inside values that are taken apart by whoever refers to them, instead of being
-/// built once: arguments, what a dict or a set is made of, attributes.
+/// Counts what is inside values that are taken apart at each reference instead of being built once:
+/// arguments, what a dict or a set is made of, attributes.
 struct Parts<'a> {
     nodes: &'a [Node],
     references: Vec<u8>,
@@ -174,7 +174,7 @@ impl Parts<'_> {
         }
     }
 
-    /// Of a value that several take apart, each part is referred to by several.
+    /// If several take a value apart, each part of it has several references.
     fn apart(&mut self, id: Id, levels: usize) {
         let by_several = self.references[id as usize] > 1;
         if !by_several && levels == 0 || by_several && !self.done.insert((id, levels)) {
@@ -201,30 +201,30 @@ impl Parts<'_> {
     }
 }
 
-/// What of the attributes of a `torch.nn.Module` its state dict is made of.
+/// The attributes of a `torch.nn.Module` that make up its state dict.
 const OF_A_MODULE: [&str; 3] = ["_parameters", "_buffers", "_modules"];
 
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 
 pub(super) struct Builder<'a> {
     nodes: Vec<Node>,
-    /// Names of what only code could make something of.
+    /// Names of classes and functions that only code could use.
     pub(super) foreign: Vec<Box<str>>,
     stands_in: bool,
     /// The objects that are being built, innermost last.
     pub(super) open: Vec<Id>,
     /// Numbers of the children on the way to the value that is being built.
     path: Vec<i64>,
-    /// How many of the values around it have no notes on what is inside.
+    /// How many of the values around it do not take notes on what is inside.
     unnoted: usize,
     /// What plain values stand for, by path.
     notes: Vec<(Vec<i64>, Json)>,
     /// Where the notes on a shared value are.
     noted: FxHashMap<Id, Vec<i64>>,
     references: Vec<u8>,
-    /// Values that several places refer to; `None` while one is being built.
+    /// Values with several references; `None` while one is being built.
     shared: FxHashMap<Id, Option<Built>>,
-    /// How deep the value that is being built goes.
+    /// How deep the value that is being built is nested.
     deepest: usize,
     identities: Identities,
     budget: usize,
@@ -264,7 +264,7 @@ impl<'a> Builder<'a> {
                 self.deepest = self.deepest.max(depth + height);
                 let value = value.clone();
                 if let Some(first) = self.noted.get(&id).cloned() {
-                    // The notes on it are those on the first place of it.
+                    // The notes on it are those on its first occurrence.
                     self.note(None, serde_json::json!(["=", first]))?;
                 }
                 return Ok(value);
@@ -331,7 +331,7 @@ impl<'a> Builder<'a> {
         value
     }
 
-    /// Builds what has no places of its own in the tree that notes could be about.
+    /// Builds what has no path of its own in the tree that notes could refer to.
     pub(super) fn without_notes<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
         self.unnoted += 1;
         let built = build(self);
@@ -339,7 +339,7 @@ impl<'a> Builder<'a> {
         built
     }
 
-    /// Notes what the value stands for that is being built, of the node `id`.
+    /// Notes what the value being built from the node `id` stands for.
     pub(super) fn note(&mut self, id: Option<Id>, tag: Json) -> Result<()> {
         if self.unnoted == 0 {
             let path = size_of_val(self.path.as_slice());
@@ -352,17 +352,17 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Whether several places refer to the value of a node.
+    /// Whether the value of a node has several references.
     pub(super) fn is_shared(&self, id: Id) -> bool {
         self.references[id as usize] > 1
     }
 
-    /// Whether objects that need code are kept as what they are made of.
+    /// Whether objects that need code are replaced by stand-ins.
     pub(super) fn stands_in(&self) -> bool {
         self.stands_in
     }
 
-    /// A node that is needed now: the only one who refers to it takes it away.
+    /// A node that is needed now; moved out of the arena if it has only one reference.
     fn take(&mut self, id: Id) -> Node {
         let node = &mut self.nodes[id as usize];
         if self.references[id as usize] < 2 {
@@ -372,7 +372,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Takes `bytes` of memory, or work in proportion to them, off the budget.
+    /// Takes `bytes` of memory, or work in proportion, off the budget.
     pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
         match self.budget.checked_sub(bytes) {
             Some(left) => {
@@ -491,8 +491,7 @@ impl<'a> Builder<'a> {
                     Global::Counter => DictKind::Counter,
                     _ => DictKind::Ordered,
                 };
-                // Looked at where they lie, so that a `Counter` is one level of the tree, as it is
-                // for whoever writes it.
+                // Read in place, so that a `Counter` is one level of the tree, as for the writer.
                 let entries = match self.node(*entries) {
                     Node::EmptyDict(_) => Vec::new(),
                     Node::List(items) if items.is_empty() => Vec::new(),
@@ -568,7 +567,7 @@ impl<'a> Builder<'a> {
     }
 
     /// What a class of tensors makes: PyTorch before 0.4 wrote an object of the class and its
-    /// state, where functions make tensors since.
+    /// state; since then, functions make tensors.
     fn of_class(
         &mut self,
         class: &'static str,
@@ -591,7 +590,7 @@ impl<'a> Builder<'a> {
             return bad("a tensor of something else");
         };
         let parameter = class == PARAMETER_CLASS;
-        // A parameter is to be learned unless it says otherwise.
+        // A parameter requires gradients unless it says otherwise.
         let requires_grad = grad.map_or(Ok(parameter), |grad| self.bool(grad))?;
         let attributes = Attributes { requires_grad, parameter, ..tensor.attributes() };
         Ok(Value::Tensor(tensor.with_attributes(attributes)))
@@ -701,7 +700,7 @@ impl<'a> Builder<'a> {
         self.tuple(id)?.iter().map(|&item| self.index(item)).collect()
     }
 
-    /// A string of its own, paid for.
+    /// A copy of a string, charged to the budget.
     fn owned(&mut self, id: Id) -> Result<String> {
         self.charge(self.text(id)?.len())?;
         Ok(self.text(id)?.to_owned())
@@ -715,7 +714,7 @@ impl<'a> Builder<'a> {
         bytes.collect::<Result<_, _>>().or_else(|_| bad("bytes with a code point above 255"))
     }
 
-    /// As in Python, a key that is set again keeps its place and takes the new value.
+    /// As in Python, a key that is set again keeps its position and takes the new value.
     pub(super) fn keep_last_of_equal_keys(
         &mut self,
         mut entries: Vec<(Value, Value)>,
@@ -775,7 +774,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Looks at nodes.
+/// Read access to nodes.
 #[derive(Clone, Copy)]
 struct Nodes<'a>(&'a [Node]);
 
@@ -855,7 +854,7 @@ fn named(global: &'static str) -> Value {
     Value::Call(Box::new(Call { global, args: Vec::new(), state: None }))
 }
 
-/// A device as torch writes it: a kind, and its number where it has one.
+/// A device as torch writes it: a kind, and its number if it has one.
 fn device(name: String) -> Result<String> {
     if is_device(&name) { Ok(name) } else { bad("no device has such a name") }
 }

@@ -1,8 +1,8 @@
 //! Objects that only code could make: what they are made of, without making them.
 //!
-//! A lenient read gives a [`crate::value::Object`] for each: the name of its class, and the data it would
-//! have been made from. Of a whole `torch.nn.Module` that is its state dict, by the names that
-//! `state_dict()` gives.
+//! A lenient read returns a [`crate::value::Object`] for each: the name of its class, and the data it
+//! would have been made from. For a whole `torch.nn.Module` that is its state dict, with the names that
+//! `state_dict()` uses.
 
 use super::build::{Builder, check_depth};
 use super::globals::Global;
@@ -10,7 +10,7 @@ use super::machine::{DictNode, Id, Node, ObjectNode};
 use crate::error::Result;
 use crate::value::{Dict, DictKind, Object, Value};
 
-/// What code makes is seldom called itself; a name does not follow further.
+/// The result of a call is rarely called itself; names are not followed further.
 const MAX_CALLS: usize = 8;
 
 /// What TorchScript puts around a list or dict to say what it holds.
@@ -50,7 +50,7 @@ impl Builder<'_> {
         is_mark.then(|| self.tuple(object.args).ok()?.first().copied()).flatten()
     }
 
-    /// A class or function of which nothing was made.
+    /// A class or function that was not called.
     pub(super) fn foreign_class(&mut self, number: u32) -> Result<Value> {
         let class = self.foreign_name(number);
         self.charge(class.len())?;
@@ -213,7 +213,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Adds the state dict of a module that has several names.
+    /// Adds the state dict of a module that is in the tree under several names.
     fn again(
         &mut self,
         entries: &mut Vec<(Value, Value)>,

@@ -32,11 +32,11 @@ pub(super) enum Global {
     /// A constructor kept as it was written ([`crate::value::Call`]), or a class of tensors.
     Kept(&'static str),
     NumPy(NumPy),
-    /// What only code could make: the number of its name in the program.
+    /// One that only code could use: the number of its name in the program.
     Foreign(u32),
 }
 
-/// What belongs to NumPy.
+/// Those of NumPy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NumPy {
     /// `scalar(dtype, bytes)`.
@@ -114,7 +114,7 @@ const QSCHEMES: [&str; 5] = [
     "per_channel_affine_float_qparams",
 ];
 
-/// Constructors that are kept where their result has no form of its own, or as arguments.
+/// Constructors that are kept if their result has no variant of its own, or as arguments.
 const SOMETIMES_KEPT: [&str; 4] = [
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_parameter",
@@ -182,13 +182,13 @@ const NUMPY_CLASSES: [&str; 33] = [
     "complexfloating",
 ];
 
-/// The name of a global that a [`crate::value::Call`] may have, where it is one.
+/// The name of a global that a [`crate::value::Call`] may have, if it is one.
 pub(in crate::codec) fn kept(name: &str) -> Option<&'static str> {
     let all = KEPT.into_iter().chain([TENSOR, PARAMETER_CLASS]).chain(SOMETIMES_KEPT);
     all.into_iter().find(|&kept| kept == name)
 }
 
-/// The name of a class or function that may stand in a tree as a value, where it is one.
+/// The name of a class or function that may stand in a tree as a value, if it is one.
 pub(in crate::codec) fn class(name: &str) -> Option<&'static str> {
     let values = VALUES.into_iter().map(|(name, _)| name);
     let all = values.chain(STORAGE_CLASSES).chain(TENSOR_CLASSES);
@@ -233,7 +233,7 @@ impl Global {
             || TENSOR_CLASSES.contains(&name))
     }
 
-    /// Its name, where it may stand in a tree as a value.
+    /// Its name, if it may stand in a tree as a value.
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Kept(name) => Some(name),
@@ -255,7 +255,7 @@ impl NumPy {
             return None;
         }
         let class = |classes: &[&'static str]| classes.iter().copied().find(|&class| class == name);
-        // What began as `numpy.core` is `numpy._core` since NumPy 2.
+        // `numpy.core` is `numpy._core` since NumPy 2.
         let module = match module.strip_prefix("numpy._core") {
             Some(rest) => format!("numpy.core{rest}"),
             None => module.to_owned(),

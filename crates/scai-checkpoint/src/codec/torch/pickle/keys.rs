@@ -1,4 +1,4 @@
-//! Which keys of a dict, and which elements of a set, Python holds for equal.
+//! Which keys of a dict, and which elements of a set, Python considers equal.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -13,13 +13,13 @@ use crate::value::Value;
 pub(super) enum Identity {
     /// Keys with this digest are equal.
     Equal(u128),
-    /// It equals nothing but itself, such as a tensor.
+    /// It equals only itself, such as a tensor.
     Unique,
     /// It cannot be a key, since it could be changed.
     Mutable,
 }
 
-/// Finds the identities of keys, by digests with a seed that nobody can know beforehand.
+/// Finds the identities of keys, by digests with a seed that cannot be known beforehand.
 #[derive(Debug)]
 pub(super) struct Identities {
     seed: u64,
@@ -45,7 +45,7 @@ impl Identities {
                 }
             },
             Value::None => equal(b'N', &[]),
-            // Python takes 1, 1.0, True and 1+0j for one key.
+            // Python considers 1, 1.0, True and 1+0j one key.
             Value::Bool(v) => equal(b'i', &i64::from(*v).to_le_bytes()),
             Value::Int(v) => equal(b'i', &v.to_le_bytes()),
             Value::BigInt(v) => equal(b'I', &v.to_signed_bytes_le()),
@@ -102,13 +102,13 @@ impl Identities {
     }
 
     fn digest(&self, kind: u8, content: &[u8]) -> Identity {
-        // A kind is one byte of the seed, so that nothing reads like something else.
+        // A kind is one byte of the seed, so that values of different kinds differ.
         let seed = self.seed ^ u64::from(kind);
         Identity::Equal(XxHash3_128::oneshot_with_seed(seed, content))
     }
 }
 
-/// The first key that Python holds for equal to one before it.
+/// The first key that Python considers equal to one before it.
 pub(in super::super) fn repeated(entries: &[(Value, Value)]) -> Option<&Value> {
     let mut identities = Identities::new();
     let mut seen = FxHashSet::default();

@@ -1,4 +1,4 @@
-//! The stack machine: opcodes to an arena of nodes.
+//! The stack machine: from opcodes to an arena of nodes.
 
 use num_bigint::BigInt;
 use rustc_hash::FxHashMap;
@@ -38,8 +38,7 @@ pub(super) enum Node {
     /// A storage, by the tuple of its persistent id.
     Persistent(Id),
     Called(Box<Called>),
-    /// What something makes that only code could run: nothing is run, and what it is made of is
-    /// kept.
+    /// What only code could make: nothing is run, and what it is made of is kept.
     Object(Box<ObjectNode>),
 }
 
@@ -101,7 +100,8 @@ impl ObjectNode {
 /// The empty tuple among [`CONSTANTS`].
 const NO_ARGUMENTS: Id = 3;
 
-/// The nodes that every arena begins with: what one byte stands for needs no node each time.
+/// The nodes that every arena begins with: a value that one byte stands for does not need a node
+/// each time.
 const CONSTANTS: [(u8, fn() -> Node); 4] = [
     (op::NONE, || Node::None),
     (op::NEWTRUE, || Node::Bool(true)),
@@ -124,9 +124,9 @@ const NOTHING: Id = Id::MAX;
 pub(in super::super) struct Program {
     pub(super) nodes: Vec<Node>,
     pub(super) root: Id,
-    /// The classes and functions that only code could make something of, by their numbers.
+    /// The classes and functions that only code could use, by their numbers.
     pub(super) foreign: Vec<Box<str>>,
-    /// Bytes up to and with the `STOP`.
+    /// Bytes up to and including the `STOP`.
     pub(in super::super) consumed: usize,
 }
 
@@ -135,7 +135,7 @@ pub(in super::super) struct Program {
 pub(in super::super) enum Stop {
     /// The bytes end before the pickle does.
     Short,
-    /// It is no pickle, or none that is read here.
+    /// It is not a pickle, or not one that this crate reads.
     Bad(Error),
 }
 
@@ -163,7 +163,7 @@ pub(in super::super) fn run(bytes: &[u8]) -> Step<Program> {
         copied: 0,
     };
     machine.run().map_err(|stop| match stop {
-        // What is odd about a pickle that needs code is most likely what that code would do.
+        // If a pickle that needs code has something unsupported, it most likely belongs to that code.
         Stop::Bad(Error::Unsupported { .. }) if !machine.foreign.is_empty() => {
             Stop::Bad(needs_code(&machine.foreign))
         }
@@ -173,7 +173,7 @@ pub(in super::super) fn run(bytes: &[u8]) -> Step<Program> {
 
 /// The error for a pickle that refers to classes and functions of these names.
 pub(super) fn needs_code(names: &[Box<str>]) -> Error {
-    /// Names that a message holds.
+    /// Names that a message lists.
     const FEW: usize = 10;
     let shown: Vec<String> = names.iter().take(FEW).map(|name| shown(name)).collect();
     let more = names.len().saturating_sub(FEW);
@@ -194,9 +194,9 @@ struct Machine<'a> {
     at: usize,
     stack: Vec<Id>,
     nodes: Vec<Node>,
-    /// What is remembered under each number; [`NOTHING`] where that is nothing.
+    /// What is remembered under each number; [`NOTHING`] if there is nothing.
     memo: Vec<Id>,
-    /// The nodes of the integers of one byte that were met: sizes and strides of tensors.
+    /// The nodes of the one-byte integers seen so far: sizes and strides of tensors.
     small: [Id; 256],
     /// How many numbers are taken.
     remembered: u32,
@@ -216,7 +216,7 @@ fn bad<T>(at: usize, what: impl std::fmt::Display) -> Step<T> {
     )))
 }
 
-/// It is a pickle, and what it does is not done here.
+/// An error for a pickle that does something unsupported.
 fn odd<T>(at: usize, what: impl std::fmt::Display) -> Step<T> {
     Err(Stop::Bad(Error::unsupported(
         Place::record(RECORD),
@@ -572,7 +572,7 @@ impl<'a> Machine<'a> {
         if !is_plain {
             return odd(at, "a known class is called with arguments by name");
         }
-        // `__new__` of these takes no notice of its arguments.
+        // `__new__` of these ignores its arguments.
         let makes_empty = arguments.is_empty() || matches!(code, op::NEWOBJ | op::NEWOBJ_EX);
         let only = <[Id; 1]>::try_from(&**arguments);
         Ok(match (global, only) {
@@ -591,8 +591,8 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// The entries of a dict that is made of a list or tuple of pairs. `None` for anything else, and where
-    /// the same list was copied before so often that no program wrote it.
+    /// The entries of a dict that is made of a list or tuple of pairs. `None` for anything else, and if
+    /// the same list was copied so often that the file must be malicious.
     fn entries_of(&mut self, list: Id) -> Option<Vec<(Id, Id)>> {
         let items: &[Id] = match self.node(list) {
             Node::List(items) => items,
@@ -715,7 +715,7 @@ impl<'a> Machine<'a> {
     fn put(&mut self, key: u32) -> Step<()> {
         let id = self.top()?;
         let place = key as usize;
-        // Whoever writes a pickle counts up, and takes a byte at least for each number.
+        // A writer counts up, and takes a byte at least for each number.
         if place >= self.bytes.len() {
             return bad(self.at, format_args!("{key} is no number to remember a value under"));
         }
@@ -780,8 +780,8 @@ impl Node {
         matches!(self, Node::EmptyDict(_) | Node::Dict(_))
     }
 
-    /// Whether a value made of this is one object where several places refer to it. For small
-    /// values that cannot change, it makes no difference.
+    /// Whether a value made of this stays one object if it has several references. For small
+    /// immutable values, it makes no difference.
     pub(super) fn can_be_shared(&self) -> bool {
         match self {
             Node::None
@@ -854,7 +854,7 @@ fn pairs(at: usize, items: &[Id]) -> Step<Vec<(Id, Id)>> {
     Ok(pairs.map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// Whether `bytes` are UTF-8 but for lone surrogates encoded as three bytes each.
+/// Whether `bytes` are UTF-8 except for lone surrogates encoded as three bytes each.
 pub(super) fn is_wtf8(mut bytes: &[u8]) -> bool {
     loop {
         match std::str::from_utf8(bytes) {

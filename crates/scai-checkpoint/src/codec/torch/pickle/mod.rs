@@ -2,9 +2,9 @@
 //!
 //! Pickle is a small stack machine. Most of its danger is in two opcodes that look up a function
 //! by name and call it. Here a name is looked up in a closed table ([`globals`]); each entry
-//! builds one kind of value and runs nothing. What another name would make is kept as an object
-//! without being made ([`foreign`]): a strict read is an error that names it, a lenient one leads
-//! to the tensors inside. NumPy's arrays and scalars are read as data ([`mod@numpy`]).
+//! builds one kind of value and runs nothing. What another name would make is not made, but kept as
+//! an object ([`foreign`]): a strict read is an error that names it, a lenient one returns the
+//! tensors inside. NumPy's arrays and scalars are read as data ([`mod@numpy`]).
 //!
 //! Reading has two steps: [`machine`] runs the opcodes over an arena of nodes, so that objects
 //! referred to before they are complete come out complete; [`build`] turns the arena into a

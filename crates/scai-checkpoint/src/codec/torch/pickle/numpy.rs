@@ -1,7 +1,7 @@
 //! NumPy's arrays, scalars and types, read as data.
 //!
 //! The tree holds a plain form (a tensor, a number, text, bytes), and a note says what it was, as
-//! for what [`crate::Checkpoint::notes`] keeps for a binding: the tags are those of
+//! [`crate::Checkpoint::notes`] does for a binding; the tags are those of
 //! `python/scai/_convert/_numpy.py`.
 
 use num_bigint::BigInt;
@@ -14,7 +14,7 @@ use crate::error::{Error, Place, Result};
 use crate::tensor::{DType, Storage, Tensor};
 use crate::value::{self, Dict, Object, Value};
 
-/// Types of structures may hold others this deep.
+/// Structured types may nest this deep.
 const MAX_FIELDS_DEPTH: usize = 8;
 
 /// The type of the elements of an array.
@@ -109,7 +109,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Bytes in any of the ways in which they are written.
+    /// Bytes, in any form in which they are written.
     fn raw(&self, id: Id) -> Result<&[u8]> {
         match self.node(id) {
             Node::Bytes(bytes) | Node::ByteArray(bytes) => Ok(bytes),
@@ -343,7 +343,7 @@ impl Builder<'_> {
         }
     }
 
-    /// An array of Python objects, which has no plain form that would come back as an array.
+    /// An array of Python objects, which has no plain form that could be turned back into an array.
     fn objects(&mut self, class: String, data: Id, depth: usize) -> Result<(Value, Option<Json>)> {
         if !self.stands_in() {
             return odd("an array of Python objects");
@@ -453,7 +453,7 @@ impl Type {
             b'i' | b'u' | b'f' | b'M' | b'm' => self.size,
             b'c' => self.size / 2,
             b'b' => {
-                // PyTorch takes any other byte for neither true nor false.
+                // To PyTorch any other byte is neither true nor false.
                 bytes.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
                 return bytes;
             }

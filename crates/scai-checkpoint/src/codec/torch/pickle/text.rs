@@ -34,8 +34,7 @@ pub(super) fn unquote(line: &[u8]) -> Option<Box<[u8]>> {
     Some(out.into())
 }
 
-/// The text of a line in which characters beyond Latin-1 are escaped; as WTF-8 where it has lone
-/// surrogates.
+/// The text of a line in which characters beyond Latin-1 are escaped; as WTF-8 if it has lone surrogates.
 pub(super) fn raw_unicode_escape(line: &[u8]) -> Option<Result<String, Vec<u8>>> {
     let mut out = Vec::with_capacity(line.len());
     let mut bytes = line.iter().copied().peekable();

@@ -1,7 +1,7 @@
-//! A state tree to a pickle that `torch.load(weights_only=True)` accepts.
+//! From a state tree to a pickle that `torch.load(weights_only=True)` accepts.
 //!
-//! What is written here is read by `machine` and `build`, so every limit they have is known here,
-//! and a tree beyond one is refused before a file is touched:
+//! `machine` and `build` read what is written here, so their limits are checked here, and a tree
+//! beyond one is refused before a file is touched:
 //!
 //! | the reader refuses | the writer |
 //! |---|---|
@@ -12,11 +12,11 @@
 //! | classes, functions and constructors that are not in the table | looks each up in it |
 //! | devices whose name torch does not write | checks it by the same function |
 //! | strings that are not UTF-8, or WTF-8 | checks WTF-8; a `String` is UTF-8 |
-//! | references to a storage that disagree about its length | remembers the length |
+//! | references to a storage with different lengths | remembers the length |
 //! | attributes of a dict that are not a plain dict | refuses them |
 //! | more memory than [`super::build`] allows a pickle to ask for | writes each object once |
 //!
-//! Strings and bytes of 4 GiB have no form in protocol 2, and are refused as well.
+//! Strings and bytes of 4 GiB cannot be written in protocol 2, and are refused as well.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ use crate::error::{Error, Result, shown};
 use crate::tensor::{DType, Storage, Tensor};
 use crate::value::{BigInt, Call, Dict, DictKind, MAX_DEPTH, Shared, Value};
 
-/// A pickle, the storages it refers to, of which number `i` has the key `i`, and its tensors.
+/// A pickle, the storages it refers to (storage `i` has the key `i`), and its tensors.
 #[derive(Debug)]
 pub(in super::super) struct Pickled {
     pub(in super::super) bytes: Vec<u8>,
@@ -43,7 +43,7 @@ pub(in super::super) struct Pickled {
 /// Writes `value` as a pickle of protocol 2.
 ///
 /// # Errors
-/// [`Error::Conversion`] with the path of the value that has no place in a safe pickle.
+/// [`Error::Conversion`] with the path of a value that a safe pickle cannot hold.
 pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     let mut writer = Writer {
         out: vec![op::PROTO, 2],
@@ -84,11 +84,11 @@ const FEW: usize = 4 << 10;
 /// The device of most storages.
 const CPU: &str = "cpu";
 
-/// Why a value cannot be written; which one, the writer's path says.
+/// Why the value at the writer's path cannot be written.
 enum Why {
-    /// It has no place in a safe pickle, since…
+    /// A safe pickle cannot hold it, since…
     NoPlace(String),
-    /// There is no memory for so many bytes.
+    /// There is no memory for this many bytes.
     NoMemory(usize),
 }
 
@@ -118,7 +118,7 @@ impl Key<'_> {
 
 /// A storage that is in the pickle.
 struct Known {
-    /// The place of its key.
+    /// The memo index of its key.
     place: u32,
     /// How many bytes are referred to.
     len: u64,
@@ -148,29 +148,29 @@ fn cut(storage: &Storage) -> Why {
 
 struct Writer<'a> {
     out: Vec<u8>,
-    /// The places at which strings of the tree that were written before are remembered. A tree may
-    /// come from a file whose strings were chosen, so they are hashed with a secret.
+    /// The memo indices of strings of the tree that were written before. A tree may come from a
+    /// malicious file with chosen strings, so they are hashed with a secret.
     texts: HashMap<&'a str, u32, Secret>,
     /// The same for the words that every tensor is written with.
     words: Vec<(&'static str, u32)>,
-    /// The same for modules and names of classes and functions, of which there are a few.
+    /// The same for modules and names of classes and functions, of which there are few.
     globals: Vec<(&'a str, &'a str, u32)>,
-    /// How many places are taken.
+    /// How many memo indices are taken.
     remembered: u32,
     storages: Vec<Storage>,
     /// The same by the identity of each.
     keys: FxHashMap<usize, Known>,
     tensors: Tensors,
-    /// Where the value is that is being written, with the step's number in `tensors` if it has one.
+    /// The path of the value that is being written, with each step's number in `tensors` if it has one.
     path: Vec<(Key<'a>, Option<Step>)>,
-    /// The places of shared values, and how many levels are below each.
+    /// The memo indices of shared values, and how many levels are below each.
     shared: FxHashMap<usize, (u32, usize)>,
     /// Shared values that can be keys.
     hashable: FxHashSet<usize>,
-    /// What the reader makes of it so far, at most.
+    /// The most values that the reader makes of it so far.
     values: u64,
     depth: usize,
-    /// How deep the value that is being written goes.
+    /// How deep the value that is being written is nested.
     deepest: usize,
 }
 
@@ -187,7 +187,7 @@ impl<'a> Writer<'a> {
         text
     }
 
-    /// The child `key` of the value that is being written. A failure leaves the path where it is.
+    /// The child `key` of the value that is being written. On failure the path remains that of the value.
     fn child(&mut self, key: Key<'a>, value: &'a Value) -> Written {
         self.path.push((key, None));
         self.value(value)?;
@@ -244,8 +244,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Makes room for so many bytes. Where there is no memory, the standard library would end the
-    /// process.
+    /// Makes room for this many bytes. Without memory, the standard library would abort the process.
     fn room_for(&mut self, bytes: usize) -> Written {
         if self.out.capacity() - self.out.len() >= bytes {
             return Ok(());
@@ -466,9 +465,9 @@ impl<'a> Writer<'a> {
     }
 
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, OrderedDict()[, bits])`,
-    /// or `_v3` with the element type as a further argument where no storage class exists for it, or
+    /// or `_v3` with the element type as a further argument if no storage class exists for it, or
     /// the storage has another one already: PyTorch before 2.8 reads all views of one storage with
-    /// the element type that it met first, but for these.
+    /// the element type that it met first, except for these.
     fn tensor(&mut self, tensor: &'a Tensor) -> Written {
         let dtype = tensor.dtype();
         let attributes = tensor.attributes();
@@ -558,7 +557,7 @@ impl<'a> Writer<'a> {
         self.keys.get(&storage.id()).is_none_or(|known| known.dtype == dtype)
     }
 
-    /// The number of a storage, of which so many bytes are referred to, as text; returns it.
+    /// Writes the number of a storage, of which `len` bytes are referred to, as text; returns it.
     fn storage_key(
         &mut self,
         storage: &Storage,
@@ -587,7 +586,7 @@ impl<'a> Writer<'a> {
             // A class or function as a value.
             (Some(global), []) => call.state.is_none() && global.name().is_some(),
             (Some(global @ Global::Kept(_)), _) => !global.is_tensor_class(),
-            // Of an ordinary tensor it would be read as a tensor.
+            // With an ordinary tensor it would be read as a tensor.
             (Some(Global::Parameter), [data, Value::Bool(_), hooks]) => {
                 matches!(data.resolved(), Value::Call(call) if !call.args.is_empty())
                     && hooks.as_dict().is_some_and(Dict::is_empty)
@@ -664,7 +663,7 @@ impl<'a> Writer<'a> {
         self.out.extend(float.to_be_bytes());
     }
 
-    /// A string; one that was written before is referred to.
+    /// A string, or a reference to it if it was written before.
     fn text(&mut self, text: &'a str) -> Written {
         match self.texts.get(text) {
             Some(&place) => self.recall(place),
@@ -677,7 +676,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// One of the few strings that are not of the tree, found faster among themselves.
+    /// One of the few strings that are not from the tree, which are found faster separately.
     fn word(&mut self, word: &'static str) {
         match self.words.iter().find(|known| same(known.0, word)) {
             Some(&(_, place)) => self.recall(place),
@@ -748,7 +747,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Gives the top of the stack the next free place.
+    /// Gives the top of the stack the next free memo index.
     fn remember(&mut self) -> u32 {
         let place = self.remembered;
         self.remembered += 1;
@@ -763,7 +762,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Whether two strings are equal; most that are lie in one place.
+/// Whether two strings are equal; most equal ones have one address.
 fn same(a: &str, b: &str) -> bool {
     std::ptr::eq(a, b) || a == b
 }

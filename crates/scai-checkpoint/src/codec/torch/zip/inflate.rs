@@ -1,4 +1,4 @@
-//! Records that another program has deflated, in memory once they are asked for.
+//! Records that another program has deflated, in memory once they are read.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use super::Record;
 use crate::error::{Error, Place, Result, shown};
 use crate::store::ReadAt;
 
-/// Deflated records may come to this many times the length of the file, and as many bytes more.
-/// Weights and code do not shrink like that, and a file of a few bytes must not fill the memory.
+/// Deflated records may have this many times the length of the file, plus [`MOST_BYTES`]. Weights
+/// and code do not compress that well, and a malicious file of a few bytes must not fill the memory.
 const MOST_TIMES: u64 = 16;
 const MOST_BYTES: u64 = 16 << 20;
 

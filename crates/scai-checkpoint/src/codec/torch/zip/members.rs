@@ -1,5 +1,5 @@
-//! What any zip file holds, whoever wrote it: good enough to name it and to find its members. A
-//! file of PyTorch is read by [`read`](super::read), which believes nothing.
+//! What any zip file holds, whoever wrote it: enough to name it and to find its members. A file of
+//! PyTorch is read by [`read`](super::read), which trusts nothing.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ use crate::store::ReadAt;
 
 /// The longest comment the end record can have.
 const MAX_COMMENT: u64 = u16::MAX as u64;
-/// A longer directory is not read for a name.
+/// A longer directory is not read.
 const MAX_DIRECTORY: u64 = 64 << 20;
 
 /// A member of a zip file, as its directory lists it.
@@ -29,7 +29,7 @@ pub(in crate::codec) struct Member {
     crc: u32,
 }
 
-/// The members of a zip file; `None` where it is none, or not whole.
+/// The members of a zip file; `None` if it is not one, or not whole.
 pub(in crate::codec) fn members(file: &dyn ReadAt) -> Option<Vec<Member>> {
     let len = file.len();
     let window = len.min(END_LEN as u64 + MAX_COMMENT + (END64_LEN + LOCATOR64_LEN) as u64);
@@ -77,8 +77,8 @@ impl Member {
     /// The content, checked against its CRC-32 as it is read.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where it lies outside the file; [`Error::Unsupported`] for encryption and
-    /// for compression other than deflate.
+    /// [`Error::Damaged`] if it is outside the file; [`Error::Unsupported`] for encryption and for
+    /// compression other than deflate.
     pub(in crate::codec) fn content(&self, file: &Arc<dyn ReadAt>) -> Result<RecordSource> {
         let place = || Place::record(self.name.as_str());
         if self.encrypted || ![STORED, DEFLATED].contains(&self.method) {
@@ -122,7 +122,7 @@ pub(in super::super) fn source(
     RecordSource { file, name: record.name.into(), data, size: record.size, crc, check }
 }
 
-/// The numbers of the ZIP64 extra field, where there is one.
+/// The numbers of the ZIP64 extra field, if there is one.
 fn wide(mut extra: &[u8]) -> Vec<u64> {
     while extra.len() >= 4 {
         let (id, len) = (u16_at(extra, 0), usize::from(u16_at(extra, 2)));

@@ -4,12 +4,12 @@
 //! ```text
 //! local header, name, extra fields | data | [data descriptor]   one for each record, no gaps
 //! central directory                                              one entry for each record
-//! [ZIP64 end record, ZIP64 locator]                              where numbers do not fit
+//! [ZIP64 end record, ZIP64 locator]                              if numbers do not fit
 //! end record, comment                                            the last bytes of the file
 //! ```
 //!
-//! Zip says many things twice, and readers differ in what they believe. Here a file in which two
-//! places disagree is refused, as is one with a byte that belongs to nothing.
+//! Zip says many things twice, and readers differ in which they trust. Here a file is refused if
+//! two copies disagree, or if a byte belongs to nothing.
 
 pub(super) mod inflate;
 pub(super) mod members;
@@ -52,9 +52,9 @@ const FLAG_DESCRIPTOR: u16 = 1 << 3;
 /// How hard the program that deflated a record tried.
 const FLAGS_EFFORT: u16 = 0b110;
 
-/// In a 32-bit field: look into the ZIP64 extra field.
+/// In a 32-bit field: the value is in the ZIP64 extra field.
 const IN_ZIP64: u32 = u32::MAX;
-/// In a 16-bit field: look into the ZIP64 end record.
+/// In a 16-bit field: the value is in the ZIP64 end record.
 const IN_ZIP64_COUNT: u16 = u16::MAX;
 
 /// A record: a named run of bytes in the file.
@@ -68,13 +68,13 @@ pub(super) struct Record<N = String> {
     pub(super) data: u64,
     /// The length of its data.
     pub(super) size: u64,
-    /// The bytes they take in the file where they are deflated, which only other programs do.
+    /// The bytes they take in the file if they are deflated, which only other programs do.
     pub(super) deflated: Option<u64>,
-    /// The CRC-32 of its data; zero where it was not computed.
+    /// The CRC-32 of its data; zero if it was not computed.
     pub(super) crc: u32,
 }
 
-/// The name of a record that is written. Most are numbers, which take no memory of their own.
+/// The name of a record that is written. Most are numbers, which need no allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
     /// One of a few.

@@ -1,4 +1,4 @@
-//! The directory of a zip file, believed only where everything agrees.
+//! The directory of a zip file, accepted only if everything agrees.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -18,17 +18,16 @@ use crate::store::ReadAt;
 /// The longest comment the end record can have.
 const MAX_COMMENT: u64 = u16::MAX as u64;
 
-/// Extra fields that some readers believe and others ignore: another name, another comment,
-/// encryption.
+/// Extra fields that some readers trust and others ignore: another name, another comment, encryption.
 const MISLEADING: [u16; 4] = [0x7075, 0x6375, 0x9901, 0x0017];
 
-/// Deflate makes no more than this of a byte.
+/// The most bytes that deflate expands one byte to.
 const MOST_INFLATED: u64 = 1032;
 
 /// All records of a zip file, and what else it consists of.
 #[derive(Debug)]
 pub(in super::super) struct Directory {
-    /// The records in the order in which they lie in the file.
+    /// The records in the order of the file.
     pub(in super::super) records: Vec<Record>,
     /// Everything from the central directory to the end of the file.
     pub(in super::super) tail: Vec<u8>,
@@ -41,10 +40,10 @@ pub(in super::super) struct Directory {
 /// Reads the directory and compares it with every local header.
 ///
 /// # Errors
-/// [`Error::Damaged`] where two places disagree, records overlap, names repeat or are no plain
-/// relative names, a byte belongs to nothing; [`Error::Unsupported`] for encryption and for
-/// compression other than deflate; [`Error::NotACheckpoint`] for what is no zip file at all, and
-/// for one of other things.
+/// [`Error::Damaged`] if two copies disagree, records overlap, names repeat or are not plain
+/// relative names, or a byte belongs to nothing; [`Error::Unsupported`] for encryption and for
+/// compression other than deflate; [`Error::NotACheckpoint`] for a file that is not a zip file, or
+/// one that holds other things.
 pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
     read_directory(file).map_err(|error| match error {
         Error::Damaged { detail: what, .. } | Error::Unsupported { what, .. }
@@ -122,7 +121,7 @@ fn read_directory(file: &dyn ReadAt) -> Result<Directory> {
         entry.record
     });
     Ok(Directory {
-        // Who packs an archive anew adds an entry for each folder.
+        // Tools that repack an archive add an entry for each folder.
         records: records.filter(|record| !is_folder(&record.name)).collect(),
         tail,
         comment: end.comment,
@@ -158,7 +157,7 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
     let base = len - window;
     let mut bytes = vec![0; window as usize];
     read(file, base, &mut bytes)?;
-    // All readers search backwards for the signature, so the last one is what they believe.
+    // All readers search backwards for the signature, so they take the last one.
     let at = bytes.windows(END.len()).rposition(|four| four == END);
     let Some(at) = at.filter(|at| bytes.len() - at >= END_LEN) else {
         return no_end(file, base, &bytes);
@@ -198,11 +197,11 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
     Ok(End { count, directory: start..directory_end, comment })
 }
 
-/// What is said of bytes that are of no kind known here.
+/// The message for bytes in no known format.
 pub(crate) const UNRECOGNIZED: &str = "the file is neither of PyTorch nor safetensors";
 
 /// What a file without an end record is: a zip file that was cut off, one that was never written,
-/// or no checkpoint.
+/// or not a checkpoint.
 fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
     const FIRST: u64 = 4 << 10;
     let mut start = vec![0; file.len().min(FIRST) as usize];
@@ -225,7 +224,7 @@ fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
     bad(base..file.len(), what)
 }
 
-/// The ZIP64 end record; its numbers must be those of the end record where that has them.
+/// The ZIP64 end record; its numbers must be those of the end record if that has them.
 fn end64(bytes: &[u8], base: u64, locator: usize, narrow: [u64; 4]) -> Result<([u64; 4], u64)> {
     let whole = base..base + bytes.len() as u64;
     let Some(at) = locator.checked_sub(END64_LEN).filter(|&at| bytes[at..].starts_with(&END64))
@@ -329,7 +328,7 @@ fn check_method(name: &str, flags: u16, method: u16) -> Result<bool> {
     Ok(method == DEFLATED)
 }
 
-/// Whether the name of a record, without the folder that all are in, is that of a folder.
+/// Whether the name of a record, without the folder of the archive, is that of a folder.
 fn is_folder(name: &str) -> bool {
     name.is_empty() || name.ends_with('/')
 }
@@ -417,7 +416,7 @@ fn local_header(
         IN_ZIP64 => wide == Some(&value),
         field => u64::from(field) == value,
     };
-    // A ZIP64 field that nothing here refers to must not lie either: others may believe it.
+    // A ZIP64 field that nothing here refers to must be right too: other readers may trust it.
     let known = |number: &u64| [0, record.size, record.stored(), record.header].contains(number);
     if fields.u16(6) != *flags
         || fields.u16(8) != if record.deflated.is_some() { DEFLATED } else { STORED }
@@ -485,7 +484,7 @@ fn descriptor(
     }
 }
 
-/// Little-endian numbers at fixed places; the caller has checked the length.
+/// Little-endian numbers at fixed offsets; the caller has checked the length.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -538,7 +537,7 @@ impl Window<'_> {
 
 /// Where the content of the first record is, if it is called `name`: offset, size, CRC-32.
 ///
-/// For a glance at the start of a file; nothing is compared with the directory.
+/// For reading only the start of a file; nothing is compared with the directory.
 pub(in super::super) fn first_record(start: &[u8], name: &str) -> Option<(usize, u64, u32)> {
     if start.len() < LOCAL_LEN || !start.starts_with(&LOCAL) {
         return None;

@@ -97,7 +97,7 @@ pub(in super::super) fn directory(records: &[Record<Name>], at: u64, comment: &[
     out
 }
 
-/// The length of what [`directory`] returns, which depends on no checksum.
+/// The length of what [`directory`] returns, which does not depend on the checksums.
 pub(in super::super) fn directory_len(records: &[Record<Name>], at: u64, comment: usize) -> usize {
     let entries: usize = records
         .iter()
