@@ -64,10 +64,10 @@ def main() -> None:
                 place = choose()
                 manager.save_checkpoint({"busy": BUSY}, iteration=2 * iteration, wait=False)
                 handle = manager.save_checkpoint(model, optimizer, 2 * iteration + 1, wait=False)
-                assert not handle._handle.wait_captured(0), "the save was not held back"
+                assert not handle._save.is_captured(), "the save was not held back"
                 model.weight.detach().numpy()[place] += 1.0
                 # Otherwise the write may have come after everything was read.
-                is_beside = not handle._handle.wait_captured(0)
+                is_beside = not handle._save.is_captured()
                 tried += is_beside
                 try:
                     handle.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, ValuesView
-from pathlib import Path
 from typing import Any
 
 from scai import _native
@@ -56,7 +55,7 @@ class Checkpoint(dict[str, Any]):
         report: what was loaded, and what was not.
     """
 
-    path: Path
+    path: str
     report: LoadReport
 
     @classmethod
@@ -100,11 +99,11 @@ class Checkpoint(dict[str, Any]):
         return self._field(key, super().__getitem__(key))
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The field, or `default` where there is none."""
+        """The field, or `default` if there is none."""
         return self[key] if key in self else default
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """The field; `default` becomes it where there is none."""
+        """The field; `default` becomes it if there is none."""
         return self._field(key, super().setdefault(key, default))
 
     def pop(self, key: str, *default: Any) -> Any:
@@ -151,4 +150,4 @@ class Checkpoint(dict[str, Any]):
     def __repr__(self) -> str:
         # Its tensors would fill many screens.
         path = getattr(self, "path", None)
-        return f"Checkpoint({str(path)!r}, iteration={self.get('iteration')}: {', '.join(self)})"
+        return f"Checkpoint({path!r}, iteration={self.get('iteration')}: {', '.join(self)})"

@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scai import _native
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from scai._cuda import Staging
-
-POLL = 0.1
-"""Seconds between two looks whether the user wants to interrupt a wait."""
 
 _fences: list[Fence] = []
 _is_hooked = False
@@ -48,24 +45,43 @@ class Versions:
         return [t for t in counted if before.get(t.data_ptr()) == t._version]
 
 
-def live_memory(model: Any, optimizer: Any, versions: Versions) -> _native.Live | None:
-    """The memory that only a step of `optimizer` changes; `None` where there is none of size."""
+def waiting(optimizers: Iterable[Any]) -> list[torch.optim.Optimizer]:
+    """Those whose steps can be made to wait."""
     import torch
 
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    return [
+        optimizer
+        for optimizer in optimizers
+        if isinstance(optimizer, torch.optim.Optimizer)
+        and getattr(type(optimizer).step, "hooked", False)
+    ]
+
+
+def live_memory(
+    models: Iterable[Any], optimizers: Sequence[torch.optim.Optimizer], versions: Versions
+) -> _native.Live | None:
+    """The memory that only a step of one of the optimizers changes; `None` if there is little of it.
+
+    Args:
+        models: whose buffers and frozen parameters are known then.
+        optimizers: those whose steps can be made to wait.
+        versions: of the frozen parameters.
+    """
+    import torch
+
+    if not optimizers:
         return None
-    if not getattr(type(optimizer).step, "hooked", False):
-        # Its steps would not wait.
-        return None
-    parameters = [*_parameters(optimizer)]
-    tensors = [*parameters, *_state(optimizer)]
+    parameters = [*itertools.chain.from_iterable(map(_parameters, optimizers))]
+    tensors = [*parameters, *itertools.chain.from_iterable(map(_state, optimizers))]
     # A backward pass changes these, and an optimizer may have kept one.
     others: Iterator[torch.Tensor] = (grad for p in parameters if (grad := p.grad) is not None)
-    if isinstance(model, torch.nn.Module):
-        frozen = [p for p in model.parameters() if not p.requires_grad and _is_plain(p)]
-        tensors += versions.unchanged(frozen)
-        # A forward pass changes these, and they may lie in the memory of a parameter.
-        others = itertools.chain(others, model.buffers(), _renormalized(model))
+    frozen: list[torch.Tensor] = []
+    for model in models:
+        if isinstance(model, torch.nn.Module):
+            frozen += (p for p in model.parameters() if not p.requires_grad and _is_plain(p))
+            # A forward pass changes these, and they may lie in the memory of a parameter.
+            others = itertools.chain(others, model.buffers(), _renormalized(model))
+    tensors += versions.unchanged(frozen)
     return _native.Live(tensors, others) or None
 
 
@@ -100,14 +116,16 @@ class Fence:
     """Keeps live memory as it is until it has been read.
 
     It waits before the next step of any optimizer of the process, and before anything is loaded
-    into the model or the optimizer. It stands within a ``with``, in which the save is begun and
+    into one of the models or optimizers. It stands within a ``with``, in which the save is begun and
     announced by `guard`, and from then on until the memory has been read.
 
     Attributes:
         waited: seconds for which others waited, by now.
     """
 
-    def __init__(self, model: Any, optimizer: Any) -> None:
+    def __init__(
+        self, models: Iterable[Any], optimizers: Iterable[torch.optim.Optimizer]
+    ) -> None:
         import torch
 
         self.waited = 0.0
@@ -117,9 +135,10 @@ class Fence:
         # Held until the save has begun: a step on another thread has to wait for that.
         self._begins = threading.RLock()
         _hook_steps()
-        self._hooks: list[Any] = [optimizer.register_load_state_dict_pre_hook(lift_all)]
-        if isinstance(model, torch.nn.Module):
-            self._hooks.append(before_loads(model, lift_all))
+        self._hooks: list[Any] = [
+            *(each.register_load_state_dict_pre_hook(lift_all) for each in optimizers),
+            *(before_loads(each, lift_all) for each in models if isinstance(each, torch.nn.Module)),
+        ]
 
     def __enter__(self) -> Fence:
         self._begins.acquire()
@@ -144,8 +163,7 @@ class Fence:
         with self._begins:
             handle, staging = self._handle, self._staging
         if handle is not None:
-            while not handle.wait_captured(POLL):
-                pass
+            handle.wait_captured()
             handle.release()
         if staging is not None:
             staging.fence()

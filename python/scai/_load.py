@@ -42,16 +42,6 @@ class Load(Protocol):
         ...
 
 
-def check_order(model: Any, optimizer: Any) -> None:
-    """Refuse an optimizer as the model, and a model as the optimizer."""
-    if hasattr(model, "param_groups"):
-        kind = type(model).__name__
-        raise TypeError(f"`model` is a {kind}, an optimizer; the model comes first")
-    if hasattr(optimizer, "named_parameters"):
-        kind = type(optimizer).__name__
-        raise TypeError(f"`optimizer` is a {kind}, a model; the model comes first")
-
-
 def state_of(thing: Any, what: str) -> Any:
     """The state dict of a module, of anything else with one, or a mapping as it is."""
     if isinstance(thing, Mapping):

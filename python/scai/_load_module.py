@@ -72,7 +72,7 @@ class _Own:
 
     def check_has_memory(self, what: str) -> None:
         for name, value in self.state.items():
-            if getattr(value, "is_meta", False) and not _is_lazy(value):
+            if getattr(value, "is_meta", False) and not is_lazy(value):
                 raise ValueError(
                     f"`{name}` of `{what}` is on the meta device, where there is no memory to "
                     f'load into; give it some first: {what}.to_empty(device="cpu")'
@@ -102,15 +102,15 @@ def is_ordinary(value: Any) -> bool:
         and value.layout is torch.strided
         and not value.is_quantized
         and not value.is_nested
-        and not _is_lazy(value)
+        and not is_lazy(value)
     )
 
 
-def _is_lazy(value: Any) -> bool:
+def is_lazy(value: Any) -> bool:
     """Whether a tensor gets its shape when the module is first used or loaded."""
-    from torch.nn.parameter import is_lazy
+    import torch
 
-    lazy: bool = is_lazy(value)
+    lazy: bool = torch.nn.parameter.is_lazy(value)
     return lazy
 
 
@@ -491,14 +491,14 @@ class _Tensor:
         self._tensor = tensor
         self._class = type(tensor)
         self._memory = tensor.data
-        has_content = not (_is_lazy(tensor) or tensor.is_meta)
+        has_content = not (is_lazy(tensor) or tensor.is_meta)
         self._content = tensor.detach().clone() if has_content else None
 
     def restore(self) -> None:
         tensor = self._tensor
         if type(tensor) is not self._class:
             tensor.__class__ = self._class
-        moved = _is_lazy(tensor) or tensor.is_meta or (
+        moved = is_lazy(tensor) or tensor.is_meta or (
             is_ordinary(tensor)
             and (tensor.data_ptr(), tensor.shape) != (self._memory.data_ptr(), self._memory.shape)
         )

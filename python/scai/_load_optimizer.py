@@ -11,7 +11,8 @@ from typing import Any
 from scai import _native
 from scai._files import THREADS
 from scai._load import state_of
-from scai._load_module import Remap, Spec, _is_lazy
+from scai._load_module import Remap, Spec, is_lazy
+from scai._named import ONE, Members, member_name, named_parameters
 from scai._report import LoadReport
 from scai.errors import CheckpointError, MismatchError, MissingFieldError
 
@@ -21,21 +22,39 @@ Names = list[list[str]]
 _NOT_HYPERPARAMETERS = {"params", "param_names"}
 
 
-def state_and_note(model: Any, optimizer: Any) -> tuple[Any, str | None]:
-    """What is saved of an optimizer, with the names of its parameters, and what is kept beside."""
-    if optimizer is None:
-        return {}, None
-    state = state_of(optimizer, "optimizer")
-    if isinstance(optimizer, Mapping):
-        return state, None
-    optimizer = owner_of(state, optimizer)
-    if _is_of_groups(state, optimizer):
-        names = parameter_names(model, optimizer)
-        if names is not None:
-            groups = zip(state["param_groups"], names, strict=True)
-            named = [{**group, "param_names": each} for group, each in groups]
-            state = {**state, "param_groups": named}
-    return state, _note(optimizer)
+def state_and_note(
+    models: Members, optimizers: Members
+) -> tuple[Any, str | None]:
+    """What is saved of optimizers, with the names of their parameters, and what is kept beside.
+
+    Args:
+        models, optimizers: as `members` gives them.
+    """
+    states: dict[str | None, Any] = {}
+    classes: dict[str | None, list[str]] = {}
+    for name, optimizer in optimizers.items():
+        state = state_of(optimizer, member_name("optimizer", name))
+        if not isinstance(optimizer, Mapping):
+            optimizer = owner_of(state, optimizer)
+            state = _with_names(state, models, name, optimizer)
+            classes[name] = _classes(optimizer)
+        states[name] = state
+    if ONE in states:
+        return states[ONE], json.dumps({"optimizer": classes[ONE]}) if classes else None
+    return states, json.dumps({"optimizers": classes}) if classes else None
+
+
+def _with_names(
+    state: Any, models: Members, name: str | None, optimizer: Any
+) -> Any:
+    if not _is_of_groups(state, optimizer):
+        return state
+    names = parameter_names(models, name, optimizer)
+    if names is None:
+        return state
+    groups = zip(state["param_groups"], names, strict=True)
+    named = [{**group, "param_names": each} for group, each in groups]
+    return {**state, "param_groups": named}
 
 
 def owner_of(state: Any, optimizer: Any) -> Any:
@@ -84,26 +103,24 @@ def _is_state_of(state: Any, optimizer: Any) -> bool:
     return isinstance(state, Mapping) and {id(values) for values in state.values()} == own
 
 
-def parameter_names(model: Any, optimizer: Any) -> Names | None:
-    """The names of the optimizer's parameters, group by group, as far as the model knows them."""
+def parameter_names(
+    models: Members, name: str | None, optimizer: Any
+) -> Names | None:
+    """The names of the parameters of the optimizer called `name`, group by group, as far as the models
+    know them."""
     groups = getattr(optimizer, "param_groups", None)
     if groups is None:
         return None
     if all("param_names" in group for group in groups):
         return [list(group["param_names"]) for group in groups]
-    named_parameters = getattr(model, "named_parameters", None)
-    if named_parameters is None:
+    named = named_parameters(models, name)
+    if named is None:
         return None
-    names = {id(parameter): name for name, parameter in named_parameters()}
+    names = {id(parameter): each for each, parameter in named}
     found = [[names.get(id(parameter)) for parameter in group["params"]] for group in groups]
-    if any(name is None for group in found for name in group):
+    if any(each is None for group in found for each in group):
         return None
-    return [[str(name) for name in group] for group in found]
-
-
-def _note(optimizer: Any) -> str:
-    """What is kept beside a checkpoint: the class of the optimizer, and those it is derived from."""
-    return json.dumps({"optimizer": _classes(optimizer)})
+    return [[str(each) for each in group] for group in found]
 
 
 def _classes(optimizer: Any) -> list[str]:
@@ -126,10 +143,11 @@ _NO_KIND = {"torch.optim.Optimizer", "typing.Generic", "abc.ABC"}
 _ALIKE = [{"torch.optim.Adam", "torch.optim.AdamW"}]
 
 
-def _written_by(tree: _native.Tree) -> list[str]:
-    """The classes of the optimizer whose state the checkpoint holds; none where it does not say."""
+def written_by(tree: _native.Tree, name: str | None) -> list[str]:
+    """The classes of the optimizer whose state a checkpoint holds; none if it does not say."""
     try:
-        classes = json.loads(tree.note() or "{}")["optimizer"]
+        note = json.loads(tree.note() or "{}")
+        classes = note["optimizer"] if name is ONE else note["optimizers"][name]
     except (KeyError, TypeError, ValueError):
         return []
     return [str(name) for name in classes] if isinstance(classes, list) else []
@@ -139,28 +157,42 @@ class OptimizerLoad:
     """A load of an optimizer.
 
     A strict one takes everything from the file, as PyTorch does. Otherwise the state of each
-    parameter is taken, by its name where names are known, and hyperparameters stay as they are.
+    parameter is taken, by its name if names are known, and hyperparameters keep their values.
+
+    Args:
+        tree: its state in the checkpoint.
+        theirs: the classes of the optimizer that it was saved from, as `written_by` gives them.
+        optimizer: the optimizer.
+        name: its name among several.
+        models: whose parameters it has, as `members` gives them.
+        strict, remap: as in `CheckpointManager.load_checkpoint`.
     """
 
-    what = "optimizer"
-
     def __init__(
-        self, checkpoint: _native.Tree, optimizer: Any, model: Any, strict: bool, remap: Remap
+        self,
+        tree: _native.Tree,
+        theirs: list[str],
+        optimizer: Any,
+        name: str | None,
+        models: Members,
+        strict: bool,
+        remap: Remap,
     ) -> None:
-        self._tree = checkpoint.field("optimizer_state_dict")
+        self.what = member_name("optimizer", name)
+        self._tree = tree
         if not callable(getattr(optimizer, "load_state_dict", None)):
             raise TypeError(
-                f"`optimizer` is a {type(optimizer).__name__}, which has no load_state_dict()"
+                f"`{self.what}` is a {type(optimizer).__name__}, which has no load_state_dict()"
             )
         self.target = optimizer
         self.report = LoadReport()
         self._strict = strict
-        self._current = _present_state(optimizer)
+        self._current = _present_state(optimizer, self.what)
         # A wrapper may have no groups itself.
         self._owner = owner_of(self._current, optimizer)
         # PyTorch's own way only takes what it is given, once the groups are known to match.
         self.may_fail = self._owner is not optimizer or not _loads_as_torch(optimizer)
-        self._theirs = _written_by(checkpoint)
+        self._theirs = theirs
         self._ours = _classes(self._owner)
         self._groups: Groups | None = None
         # By the numbers that the state in `_tree` has: the optimizer's own, and names by these.
@@ -171,15 +203,14 @@ class OptimizerLoad:
         self._filling: _native.Filling | None = None
         self._has_begun = False
         if _is_of_groups(self._current, self._owner):
-            self._match(model, remap)
+            self._match(parameter_names(models, name, self._owner), remap)
         elif self._current and not self._tree.keys():
             raise _no_groups(self._tree)
 
     # What is taken
 
-    def _match(self, model: Any, remap: Remap) -> None:
+    def _match(self, names: Names | None, remap: Remap) -> None:
         saved, ours = _groups(self._tree), self._current["param_groups"]
-        names = parameter_names(model, self._owner)
         theirs = [list(group["param_names"]) for group in saved if "param_names" in group]
         if len(theirs) != len(saved):
             theirs = []
@@ -420,7 +451,7 @@ class OptimizerLoad:
             self.target.__dict__.update(self._before)
         if not self._has_begun or self._filling is None:
             return []
-        return [f"optimizer.{name}" for name in self._filling.names()]
+        return [f"{self.what}.{name}" for name in self._filling.names()]
 
 
 _SHOWN = 5
@@ -527,16 +558,16 @@ def _drop_names(state: Any, current: Any) -> None:
                 group.pop("param_names", None)
 
 
-def _present_state(optimizer: Any) -> Any:
+def _present_state(optimizer: Any, what: str) -> Any:
     """The state dict of an optimizer to be loaded."""
     try:
-        return state_of(optimizer, "optimizer")
+        return state_of(optimizer, what)
     except TypeError:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"`optimizer` is a {type(optimizer).__name__} that does not tell its state, which a load "
-            f"needs in order to give it back if something fails; nothing was loaded: {error}"
+            f"`{what}` is a {type(optimizer).__name__} whose state_dict() fails, which a load needs in "
+            f"order to give the state back if something fails; nothing was loaded: {error}"
         ) from error
 
 
@@ -557,5 +588,5 @@ def _does_not_match(tree: _native.Tree) -> str:
 
 
 def _spec(name: str, parameter: Any) -> Spec:
-    shape = [] if _is_lazy(parameter) else list(parameter.shape)
+    shape = [] if is_lazy(parameter) else list(parameter.shape)
     return name, str(parameter.dtype).removeprefix("torch."), shape

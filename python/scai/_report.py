@@ -40,6 +40,14 @@ class LoadReport:
             names["hints"],
         )
 
+    def add(self, prefix: str, other: LoadReport) -> None:
+        """Add what was found of one of several objects, whose names begin with `prefix`."""
+        self.loaded += [prefix + name for name in other.loaded]
+        self.missing += [prefix + name for name in other.missing]
+        self.unexpected += [prefix + name for name in other.unexpected]
+        self.mismatched += [prefix + name for name in other.mismatched]
+        self.hints += [f"{prefix.rstrip('.')}: {hint}" for hint in other.hints]
+
     def as_dict(self) -> dict[str, list[str]]:
         """The names by what was found of them, as `MismatchError.report` has them."""
         return {

@@ -78,9 +78,9 @@ def test_a_live_save_is_the_state_at_the_moment_of_the_call(
         if early:
             training.before()
         under_way["steps"] += 1
-        under_way["still reading"] += not handle._handle.wait_captured(0)
+        under_way["still reading"] += not handle._save.is_captured()
         training.step()
-        assert handle._handle.wait_captured(0)
+        assert handle._save.is_captured()
         training.before()
         training.step()
         assert differing(state, handle.wait()) == []

@@ -47,7 +47,7 @@ def held_back(
     """A save that does not begin to read yet, because another one is under way."""
     manager.save_checkpoint({"busy": BUSY}, iteration=0, wait=False)
     handle = save(manager, training, iteration, **options)
-    assert not handle._handle.wait_captured(0)
+    assert not handle._save.is_captured()
     return handle
 
 
@@ -330,7 +330,7 @@ def test_loads_wait(manager: CheckpointManager) -> None:
         state = training.state()
         handle = held_back(manager, training)
         load()
-        assert handle._handle.wait_captured(0)
+        assert handle._save.is_captured()
         assert differing(state, handle.wait()) == []
 
 

@@ -108,12 +108,3 @@ pub mod testing {
 
 /// Bytes that one digest covers. Damage is located to this size.
 pub const CHUNK_SIZE: usize = 64 * 1024;
-
-/// The code in the README compiles and runs.
-#[cfg(doctest)]
-mod readme {
-    #[doc = include_str!("../../../README.md")]
-    struct English;
-    #[doc = include_str!("../../../README.zh.md")]
-    struct Chinese;
-}

@@ -118,11 +118,17 @@ impl Manager {
         Ok(paths.iter().map(|path| file_name(path)).collect())
     }
 
-    /// The newest checkpoint that is not superseded.
-    fn latest(&self, py: Python<'_>) -> PyResult<Option<String>> {
+    /// The iterations of the checkpoints, in order.
+    fn iterations(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        let manager = self.here()?;
+        py.detach(|| manager.iterations()).or_raise()
+    }
+
+    /// The newest checkpoint that is not superseded, and its iteration.
+    fn latest(&self, py: Python<'_>) -> PyResult<Option<(String, u64)>> {
         let manager = self.here()?;
         let latest = py.detach(|| manager.latest()).or_raise()?;
-        Ok(latest.map(|latest| latest.name))
+        Ok(latest.map(|latest| (latest.name, latest.iteration)))
     }
 
     /// The checkpoint of an iteration.

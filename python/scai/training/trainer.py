@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from scai import _native, load
+from scai._checkpoint import Checkpoint
 from scai._report import LoadReport
-from scai.utils.checkpoint import Checkpoint, Skipped
+from scai._results import Skipped
 
 __all__ = ["Checkpoint", "LoadReport", "ResumedAt", "Skipped", "Trainer"]
 
@@ -26,7 +26,7 @@ class ResumedAt:
         iterations_lost: iterations between the newest checkpoint there was and this one.
     """
 
-    path: Path
+    path: str
     iteration: int
     skipped: list[Skipped]
     iterations_lost: int
@@ -73,9 +73,9 @@ class Trainer:
         return self._native.config
 
     @property
-    def checkpoint_dir(self) -> Path:
+    def checkpoint_dir(self) -> str:
         """The directory of the checkpoints."""
-        return Path(self._native.checkpoint_dir)
+        return os.path.normpath(self._native.checkpoint_dir)
 
     @property
     def training_stats(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Trainer:
         given = {key: value for key, value in given.items() if value is not None}
         return self._native.evaluate(given)
 
-    def save_checkpoint(self, iteration: int | None = None) -> Path:
+    def save_checkpoint(self, iteration: int | None = None) -> str:
         """Save the state after the last iteration that is done; return once it is durable.
 
         Args:
@@ -175,7 +175,7 @@ class Trainer:
             OSError: the file system refused; ``errno`` says why. The directory is as it was.
             scai.errors.LockedError: another process writes to the directory.
         """
-        return Path(self._native.save_checkpoint(iteration))
+        return self._native.save_checkpoint(iteration)
 
     def load_checkpoint(
         self,
@@ -215,7 +215,7 @@ class Trainer:
             path, strict, network_only, list((remap or {}).items())
         )
         checkpoint = Checkpoint(content)
-        checkpoint.path = Path(path)
+        checkpoint.path = os.fspath(path)
         checkpoint.report = LoadReport.of(network)
         checkpoint.report.optimizer = LoadReport.of(optimizer)
         return checkpoint
@@ -234,7 +234,7 @@ class Trainer:
             return None
         directory = self.checkpoint_dir
         return ResumedAt(
-            directory / found["name"],
+            os.path.join(directory, found["name"]),
             found["iteration"],
             Skipped.all_of(directory, found["skipped"]),
             found["iterations_lost"],
@@ -242,4 +242,4 @@ class Trainer:
 
     def __repr__(self) -> str:
         done, of = self.training_stats["total_iterations"], self.config["training"]["iterations"]
-        return f"<Trainer: iteration {done} of {of}, checkpoints in {str(self.checkpoint_dir)!r}>"
+        return f"<Trainer: iteration {done} of {of}, checkpoints in {self.checkpoint_dir!r}>"

@@ -317,6 +317,18 @@ impl CheckpointManager {
         Ok(found.map(|named| self.shared.path(&named.name)).collect())
     }
 
+    /// The iterations of all checkpoints, in order. Opens none of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn iterations(&self) -> Result<Vec<u64>> {
+        self.flush()?;
+        let found = name::checkpoints(&self.shared.entries()?);
+        let mut iterations: Vec<u64> = found.into_iter().map(|named| named.iteration).collect();
+        iterations.dedup();
+        Ok(iterations)
+    }
+
     /// The path of the checkpoint of an iteration.
     ///
     /// # Errors

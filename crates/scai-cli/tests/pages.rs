@@ -1,6 +1,6 @@
-//! Every command in the READMEs prints what stands below it.
+//! Every command in docs/cli.md and its Chinese page prints what stands below it.
 //!
-//! `UPDATE=1 cargo test -p scai-cli --test readme` writes the output anew; a line `…` stands for
+//! `UPDATE=1 cargo test -p scai-cli --test pages` writes the output anew; a line `…` stands for
 //! any number of lines and is kept.
 
 #![allow(
@@ -18,7 +18,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A folder with a copy of the checkpoints the README speaks of.
+/// A folder with a copy of the checkpoints that the pages show.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("checkpoints");
@@ -69,8 +69,8 @@ fn updated(written: &[&str], printed: &[&str]) -> Vec<String> {
     }
 }
 
-fn check(readme: &str) {
-    let path = root().join(readme);
+fn check(page: &str) {
+    let path = root().join(page);
     let text = std::fs::read_to_string(&path).unwrap();
     let folder = folder();
     let mut out = Vec::new();
@@ -94,20 +94,20 @@ fn check(readme: &str) {
         }
         out.extend(updated(&written, &printed));
     }
-    assert!(commands > 5, "{readme} has {commands} commands");
+    assert!(commands > 5, "{page} has {commands} commands");
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, out.join("\n") + "\n").unwrap();
     } else {
-        assert!(differences.is_empty(), "{readme} is out of date:\n{}", differences.join("\n"));
+        assert!(differences.is_empty(), "{page} is out of date:\n{}", differences.join("\n"));
     }
 }
 
 #[test]
-fn the_english_readme_shows_what_is_printed() {
-    check("README.md");
+fn the_english_page_shows_what_is_printed() {
+    check("docs/cli.md");
 }
 
 #[test]
-fn the_chinese_readme_shows_what_is_printed() {
-    check("README.zh.md");
+fn the_chinese_page_shows_what_is_printed() {
+    check("docs/cli.zh.md");
 }

@@ -1,0 +1,86 @@
+"""Arguments of a manager: checked once, with errors in the words of the caller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scai._retention import whole
+
+
+def checked_iteration(iteration: Any, name: str = "iteration") -> int:
+    """A number that an iteration can have."""
+    if iteration is None:
+        raise TypeError(f"`{name}` is missing: say which iteration the state belongs to")
+    number = whole(name, iteration)
+    if number < 0:
+        raise ValueError(f"`{name}` is {number}; iterations count from 0")
+    if number >= 2**63:
+        raise ValueError(f"`{name}` is {number}; it must be less than 2**63")
+    return number
+
+
+def checked_count(name: str, value: int | None) -> int | None:
+    """A number of something, at least one."""
+    if value is None:
+        return None
+    number = whole(name, value)
+    if not 0 < number < 2**63:
+        raise ValueError(f"`{name}` is {number}; it is at least 1")
+    return number
+
+
+def checked_remap(remap: Any) -> Mapping[str, str]:
+    """Regular expressions for names, and their replacements."""
+    if remap is None:
+        return {}
+    if not isinstance(remap, Mapping):
+        raise TypeError(
+            f"`remap` is a {type(remap).__name__}; write a dict of regular expressions and "
+            r'replacements, such as {r"^module\.": ""}'
+        )
+    return remap
+
+
+def checked_mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A mapping; empty if it was left out."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must be a mapping, got {type(value).__name__}")
+    return value
+
+
+def plain_statistics(
+    statistics: Mapping[str, Any] | None, compared: Sequence[str]
+) -> dict[str, Any]:
+    """`training_stats` with tensors of one number as that number.
+
+    What `keep_best` compares, the statistics in `compared`, becomes a number whatever it was.
+
+    Raises:
+        TypeError: `keep_best` compares it, and it is not one number.
+    """
+
+    def number(name: Any, value: Any) -> Any:
+        if hasattr(value, "untyped_storage") and value.ndim == 0:
+            return value.item()
+        if name not in compared or value is None or isinstance(value, (bool, int, float)):
+            return value
+        shape = getattr(value, "shape", ())
+        if hasattr(value, "item") and math.prod(shape) == 1:
+            value = value.item()
+        try:
+            if isinstance(value, (str, bytes)):
+                raise TypeError("text is not a number")
+            return value if isinstance(value, int) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            of = f" of shape {tuple(shape)}" if shape else ""
+            raise TypeError(
+                f"`training_stats[{name!r}]` is a {type(value).__name__}{of}, which `keep_best` "
+                "cannot compare; save one number under this name"
+            ) from None
+
+    given = checked_mapping("training_stats", statistics)
+    return {name: number(name, value) for name, value in given.items()}

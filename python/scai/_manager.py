@@ -1,0 +1,727 @@
+"""A directory of checkpoints: save, load, list, verify, prune, resume."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, overload
+
+from scai import _native, _random
+from scai._arguments import (
+    checked_count,
+    checked_iteration,
+    checked_mapping,
+    checked_remap,
+    plain_statistics,
+)
+from scai._capture import Capture, Snapshot, checked_snapshot
+from scai._checkpoint import Checkpoint
+from scai._files import THREADS, PathLike, locator, mapped
+from scai._files import verify as _verify
+from scai._foreign import warn_of_objects
+from scai._garbage import no_collections
+from scai._handle import Completing, SaveHandle
+from scai._live import lift_all
+from scai._load import apply_all
+from scai._native import File
+from scai._parts import Parts
+from scai._results import Resumed, SaveInfo, Skipped, Verdict
+from scai._retention import Retention, retention
+
+_log = logging.getLogger("scai")
+_open_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+
+
+class CheckpointManager:
+    """The checkpoints of a training, `checkpoint_iter_{N}.pt` in one directory.
+
+    A save that returned its path is there, whatever happens next; until it returns, the one before
+    it is. Nothing that is damaged is loaded. One process writes to a directory at a time.
+
+    Paths that are returned are strings: relative, as the directory was given, as long as the working
+    directory stays the same, and absolute after an `os.chdir`. A checkpoint is named by its iteration,
+    by its path, or by the name of its file in the directory.
+
+    Args:
+        checkpoint_dir: the directory; created if it does not exist. A leading ``~`` is the home
+            directory, ``file://`` is understood, and URLs of other schemes are refused.
+        keep: which checkpoints stay after each save, as rules of retention, each of which keeps
+            some: ``"last:3, every:1000, within:2d, best:loss:min:2"``. Without any rule, and with
+            ``"all"``, everything is kept.
+        keep_last: keep the newest N, as ``keep="last:N"``.
+        keep_every: keep those whose iteration is a multiple of this.
+        keep_best: keep the best by a statistic of `training_stats`: ``"loss:min"``, or
+            ``"accuracy:max:3"`` for the best three; or a list of such.
+        keep_within: keep those saved within this time: ``"12h"``, seconds or a `timedelta`.
+        snapshot: how tensors are taken by ``save_checkpoint(wait=False)``. ``"live"``: parameters
+            and optimizer state are read while training goes on, up to the next `optimizer.step()`,
+            which waits if need be; all else is copied at once, also frozen parameters that were
+            written to since the last save. If anything but a step changes what is read live,
+            the save fails. ``"copy"``: everything is copied at once, into memory that is used
+            again. ``"sync"``: the call waits until everything has been read.
+        on_commit: called with a `SaveInfo` when a checkpoint is durable; one or several. For saves
+            in the background this happens on another thread. What they raise is logged.
+        threads: threads that read, write and check; by default one per core, at most 8.
+        io: ``"direct"`` writes past the page cache if the file system allows it, ``"buffered"``
+            through it; ``"auto"`` takes the first for files of 4 MiB or more.
+        memory: bytes that writing a checkpoint may take beside the state, and beside its copy with
+            ``snapshot="copy"``; 64 MiB by default. With less, fewer threads write; at least one
+            thread (2 MiB) always does.
+        save_interval: iterations between saves, for `should_save`.
+        allow_unprotected: also load files without any checksums, in which damage is not noticed.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: PathLike = "./checkpoints",
+        *,
+        keep: str | Sequence[str] | None = None,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        keep_best: str | Sequence[str] | None = None,
+        keep_within: datetime.timedelta | float | str | None = None,
+        snapshot: Snapshot = "live",
+        on_commit: Callable[[SaveInfo], object] | Sequence[Callable[[SaveInfo], object]] = (),
+        threads: int | None = None,
+        io: Literal["auto", "direct", "buffered"] = "auto",
+        memory: int | None = None,
+        save_interval: int = 1,
+        allow_unprotected: bool = False,
+    ) -> None:
+        self._given = os.fspath(checkpoint_dir)
+        rules = retention(keep, keep_last, keep_every, keep_best, keep_within)
+        self._keep = rules or Retention("all", [])
+        self._snapshot = checked_snapshot(snapshot)
+        self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
+        for callback in self._on_commit:
+            if not callable(callback):
+                raise TypeError(
+                    f"`on_commit` is a {type(callback).__name__}, which cannot be called"
+                )
+        self._threads = checked_count("threads", threads) or THREADS
+        self._io = io
+        self._memory = checked_count("memory", memory)
+        self._save_interval = checked_count("save_interval", save_interval) or 1
+        self._allow_unprotected = allow_unprotected
+        self._begin()
+        self._manager = self._open()
+        _open_managers.add(self)
+
+    def _begin(self) -> None:
+        """What belongs to one process."""
+        self._capture = Capture()
+        self._completing = Completing(self._on_commit)
+        self._handles: list[SaveHandle] = []
+
+    def _reopen(self) -> _native.Manager:
+        # Another working directory must not make it another directory.
+        self._given = self._manager.directory()
+        return self._open()
+
+    def _open(self) -> _native.Manager:
+        return _native.Manager(
+            self._given,
+            self._keep.text,
+            self._threads,
+            self._allow_unprotected,
+            self._io,
+            self._memory,
+        )
+
+    @property
+    def checkpoint_dir(self) -> str:
+        """The directory: as it was given while that leads there, absolute after an `os.chdir`."""
+        return os.path.normpath(self._manager.directory())
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self.checkpoint_dir, name)
+
+    @property
+    def _native(self) -> _native.Manager:
+        if not self._manager.is_here():
+            # A forked child has none of the threads, and nothing of what was under way.
+            self._begin()
+            self._manager = self._reopen()
+            _open_managers.add(self)
+        return self._manager
+
+    # Saving
+
+    @overload
+    def save_checkpoint(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        iteration: int | None = None,
+        training_stats: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        wait: Literal[True] = True,
+        snapshot: Snapshot | None = None,
+    ) -> str: ...
+
+    @overload
+    def save_checkpoint(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        iteration: int | None = None,
+        training_stats: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        wait: Literal[False],
+        snapshot: Snapshot | None = None,
+    ) -> SaveHandle: ...
+
+    @overload
+    def save_checkpoint(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        iteration: int | None = None,
+        training_stats: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        wait: bool,
+        snapshot: Snapshot | None = None,
+    ) -> str | SaveHandle: ...
+
+    def save_checkpoint(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        iteration: int | None = None,
+        training_stats: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        wait: bool = True,
+        snapshot: Snapshot | None = None,
+    ) -> str | SaveHandle:
+        """Save a checkpoint as ``checkpoint_iter_{iteration}.pt``; one that is there is replaced.
+
+        Args:
+            model: a module, anything with `state_dict()`, or a mapping of names to tensors. Several
+                by name: ``{"actor": actor, "critic": critic}``; the field then has their state dicts
+                by these names.
+            optimizer: an optimizer of PyTorch, or anything with `state_dict()`; or several by name.
+            iteration: the iteration the state belongs to, from 0 on; it must be given.
+            training_stats: statistics; short ones are shown by lists, and `keep_best` compares
+                them. Tensors of one number are saved as that number.
+            metadata: whatever describes the run.
+            scheduler, scaler, ema, dataloader: further parts with `state_dict()`.
+            parts: any other objects with `state_dict()` by name: ``{"replay": buffer}`` is saved as
+                the field ``replay_state_dict``.
+            rng: whether to save the state of the random generators of Python, NumPy and PyTorch.
+            extra: further parts by name; values of all kinds that `scai.save` takes.
+            wait: whether to return only when the checkpoint is durable. Without, saves still
+                follow one another: a second one is read, and the step let go, once the first is
+                durable; a third waits before it begins.
+            snapshot: for ``wait=False``, in place of the manager's own.
+
+        Returns:
+            The path, when the checkpoint is durable; with ``wait=False`` at once a `SaveHandle`.
+
+        Raises:
+            TypeError: a value cannot be saved; the message has its path.
+            OSError: the file system refuses, such as a full disk; nothing has changed then.
+            scai.errors.LockedError: another process writes to the directory.
+            Exception: what an earlier save in the background failed with, where nobody has asked
+                its handle; this checkpoint is then not saved.
+        """
+        began = time.monotonic()
+        further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        objects = Parts(model, optimizer, further, parts)
+        iteration = checked_iteration(iteration)
+        mode = self._snapshot if snapshot is None else checked_snapshot(snapshot)
+        manager = self._native
+        self._settle()
+        objects.check_sound()
+        states, about = objects.state()
+        state = {
+            "iteration": iteration,
+            **{field: states.pop(field) for field in ("model_state_dict", "optimizer_state_dict")},
+            "training_stats": plain_statistics(training_stats, self._keep.statistics),
+            "metadata": dict(checked_mapping("metadata", metadata)),
+            # A zone is looked up under a lock, which a fork might copy while the thread that
+            # saves holds it.
+            "timestamp": datetime.datetime.now().astimezone().isoformat(timespec="microseconds"),
+            **states,
+        }
+        if rng:
+            state["rng_state"] = _random.capture()
+        for name, value in checked_mapping("extra", extra).items():
+            if name in state:
+                raise ValueError(f"a part of `extra` is called `{name}`, as a field is")
+            state[name] = value
+        if wait:
+            # Saves follow one another: one in the background comes first.
+            saved = manager.save(_native.Tree.encode(state, note=about))
+            seconds = time.monotonic() - began
+            info = SaveInfo.of(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
+            self._completing.committed(info)
+            return info.path
+        # Of those that wait for another one, each would hold a copy of a state.
+        manager.wait_for_saves(1)
+        save, fence = self._capture.begin(
+            state,
+            about,
+            mode,
+            objects.models.values(),
+            objects.optimizers.values(),
+            manager.save_in_background,
+        )
+        path = self._at(f"checkpoint_iter_{iteration}.pt")
+        handle = SaveHandle(path, iteration, save, fence, began, self._completing)
+        self._handles.append(handle)
+        self._completing.add(handle)
+        return handle
+
+    def should_save(self, iteration: int) -> bool:
+        """Whether `iteration` is a multiple of `save_interval`, and later than the latest checkpoint."""
+        iteration = checked_iteration(iteration)
+        if iteration % self._save_interval:
+            return False
+        latest = self.latest_iteration()
+        return latest is None or iteration > latest
+
+    def _settle(self) -> None:
+        """Forget the saves that have ended."""
+        for handle in [handle for handle in self._handles if handle._save.done()]:
+            handle._lift()
+            # Another thread may have been faster.
+            with contextlib.suppress(ValueError):
+                self._handles.remove(handle)
+
+    # Loading
+
+    def load_checkpoint(
+        self,
+        checkpoint_path: PathLike | int | None = None,
+        model: Any = None,
+        optimizer: Any = None,
+        device: Any = None,
+        strict: bool = True,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = False,
+        dataloader: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        remap: Mapping[str, str] | None = None,
+        dry_run: bool = False,
+        mmap: bool = False,
+    ) -> Checkpoint:
+        """Load a checkpoint, of scai or of `torch.save`, into what is passed.
+
+        Every byte is checked before anything is changed, and so is whether everything fits: a load
+        that fails leaves model, optimizer and the rest as they were.
+
+        Args:
+            checkpoint_path: the file, or the iteration; the newest of the directory if it is left out.
+            model: a module, anything with `state_dict()` and `load_state_dict()`, or a mapping of
+                names to tensors; or several by name, as they were saved. A strict load wants all
+                that were saved.
+            optimizer: an optimizer of PyTorch, or anything with these two methods; or several.
+            device: where the tensors of the result go, as `map_location` of `torch.load`. What is
+                loaded into model and optimizer stays on their devices.
+            strict: every name, shape and element type must match. Otherwise what matches is
+                loaded and the rest is reported; the optimizer's state then follows each parameter
+                by its name, and its hyperparameters stay as they are. A module with a way of its
+                own to load (`_load_from_state_dict`, hooks, extra state) is asked what it accepts.
+                An object in the file that only code could make is then a `scai.ForeignObject` in
+                the result, with a warning; a strict load raises `NeedsCodeError`.
+            scheduler, scaler, ema, dataloader, parts: further parts, as they were saved.
+            rng: whether to restore the state of the random generators.
+            remap: regular expressions for saved names, and replacements (``$1`` or ``\\1`` is the
+                first group).
+            dry_run: change nothing; the report says what would be loaded. A module with a way of
+                its own to load is asked, and given back what it had.
+            mmap: leave the tensors of the result in a private memory map of the file. They cost no
+                memory until they are used, and stay if the file is replaced or deleted. If it is
+                cut short instead, using them ends the process (SIGBUS); if it is overwritten in
+                place, they change.
+
+        Returns:
+            A dict of everything in the file, with the attributes `path` and `report`. Each field is
+            read from the file, and checked again, when it is first touched.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            scai.errors.MissingFieldError: a field is missing that is asked for (a `KeyError`).
+            scai.errors.MismatchError: it does not fit (a `RuntimeError`); the message is the report.
+            scai.errors.DamagedError: bytes are not what was saved (a `RuntimeError`).
+            scai.errors.PartialLoadError: bytes that were right could not be read a second time, when
+                model or optimizer were filled; they are not saved before a load has succeeded.
+        """
+        further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        objects = Parts(model, optimizer, further, parts)
+        return self._load(
+            self._existing(checkpoint_path),
+            objects,
+            device,
+            strict=strict,
+            rng="required" if rng else "no",
+            remap=remap,
+            dry_run=dry_run,
+            mmap=mmap,
+        )
+
+    @no_collections()
+    def _load(
+        self,
+        path: str,
+        objects: Parts,
+        device: Any,
+        *,
+        strict: bool,
+        rng: Literal["required", "if saved", "no"],
+        remap: Any,
+        dry_run: bool,
+        mmap: bool,
+        checked: File | None = None,
+    ) -> Checkpoint:
+        """Load a file, or one that is open and of which every byte was checked."""
+        remap = checked_remap(remap)
+        locate = locator(device)
+        if device is not None and not callable(device) and not isinstance(device, dict):
+            # Before anything is changed, not when the first field is read.
+            locate("cpu")
+        self.flush()
+        file = checked
+        if file is None:
+            file = _native.File(path, self._allow_unprotected)
+            file.check(self._threads)
+        tree = file.tree(foreign=not strict)
+        if not strict:
+            warn_of_objects(tree, path)
+        # Another manager may be saving what is to be filled.
+        lift_all()
+
+        tree.check_fields()
+        loads = objects.loads(tree, strict, remap)
+        restore = None
+        if rng == "required" or (rng == "if saved" and "rng_state" in tree.keys()):
+            random_state = tree.field("rng_state").decode(threads=self._threads)
+            restore = _random.prepared(random_state)
+        if mmap and (mapping := mapped(file)) is not None:
+            content = tree.decode(map=mapping, locate=locate, threads=self._threads)
+            checkpoint = Checkpoint(content)
+        else:
+            checkpoint = Checkpoint.of(tree, locate, self._threads)
+        apply_all(loads.all, restore, dry_run)
+
+        if not dry_run:
+            self._note_read(path)
+        checkpoint.path = path
+        checkpoint.report = loads.report()
+        return checkpoint
+
+    def resume(
+        self,
+        model: Any = None,
+        optimizer: Any = None,
+        device: Any = None,
+        strict: bool = True,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        ema: Any = None,
+        rng: bool = True,
+        dataloader: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        remap: Mapping[str, str] | None = None,
+        at: int | None = None,
+        on_unreadable: Literal["raise", "skip"] = "raise",
+        mmap: bool = False,
+    ) -> Resumed | None:
+        """Load the newest checkpoint that is sound; `None` in a directory without any.
+
+        Damaged ones are set aside: renamed to ``….pt.damaged`` with the reason in a text file
+        beside, never deleted. The arguments are those of `load_checkpoint`; the state of the random
+        generators is restored where it was saved, unless ``rng=False``.
+
+        Args:
+            at: go back to the checkpoint of this iteration. Those of later iterations are superseded
+                from then on, as `rollback` says.
+            on_unreadable: what becomes of a newer checkpoint that is not damaged and cannot be read
+                all the same (it needs code, has no checksums, the disk refuses): raise why, or
+                ``"skip"`` it with a warning.
+
+        Raises:
+            scai.errors.NothingToResumeError: there are checkpoints, and none is sound.
+            Exception: what `load_checkpoint` raises where a sound one cannot be read or does not fit.
+        """
+        further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        objects = Parts(model, optimizer, further, parts)
+        if on_unreadable not in ("raise", "skip"):
+            raise ValueError(f'`on_unreadable` is {on_unreadable!r}; it is "raise" or "skip"')
+        if at is not None:
+            at = checked_iteration(at, "at")
+            name = self._native.name_of(at)
+            found: dict[str, Any] | None = {
+                "name": name,
+                "iteration": at,
+                "iterations_lost": 0,
+                "skipped": [],
+            }
+        else:
+            found = self._native.resume(on_unreadable == "skip")
+        if found is None:
+            return None
+        path = self._at(found["name"])
+        checkpoint = self._load(
+            path,
+            objects,
+            device,
+            strict=strict,
+            rng="if saved" if rng else "no",
+            remap=remap,
+            dry_run=False,
+            mmap=mmap,
+            checked=found.get("file"),
+        )
+        if at is not None:
+            self.rollback(at)
+        skipped = Skipped.all_of(self.checkpoint_dir, found["skipped"])
+        for one in skipped:
+            aside = f"; it is now called `{one.set_aside}`" if one.set_aside else ""
+            _log.warning("`%s` was not resumed from: %s%s", one.path, one.reason, aside)
+        return Resumed(checkpoint, path, found["iteration"], skipped, found["iterations_lost"])
+
+    # The directory
+
+    def rollback(self, iteration: int) -> None:
+        """Record that the training goes on from the checkpoint of `iteration`.
+
+        Those of later iterations are superseded: listed as such, never resumed from by themselves,
+        counted by no rule, deleted only by ``prune(superseded=True)``, and replaced by a save of the
+        same iteration. The record is durable when this returns. To take it back, roll back to a later
+        iteration. ``resume(at=…)`` loads the checkpoint as well.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint of this iteration.
+            scai.errors.LockedError: another process writes to the directory.
+        """
+        self.flush()
+        self._native.rollback(checked_iteration(iteration))
+
+    def list_checkpoints(self) -> list[str]:
+        """The paths of all checkpoints, by iteration."""
+        return [self._at(name) for name in self._native.names()]
+
+    def all_iterations(self) -> list[int]:
+        """The iterations of all checkpoints, in order. None of them is verified."""
+        return self._native.iterations()
+
+    def get_latest_checkpoint(self) -> str | None:
+        """The checkpoint with the largest iteration, or `latest.pt` if that is all there is.
+
+        `None` in an empty directory. Superseded ones do not count. It is not verified; see `resume`.
+        """
+        latest = self._native.latest()
+        return None if latest is None else self._at(latest[0])
+
+    def latest_iteration(self) -> int | None:
+        """The iteration of the checkpoint that `get_latest_checkpoint` returns."""
+        latest = self._native.latest()
+        return None if latest is None else latest[1]
+
+    def best_checkpoint(self, by: str) -> str | None:
+        """The best checkpoint by a statistic of `training_stats`; `None` if none has it as a number.
+
+        Damaged and superseded ones do not count. It is not verified.
+
+        Args:
+            by: the statistic and which end is good, ``"loss:min"`` or ``"accuracy:max"``, as
+                `keep_best` has it.
+
+        Raises:
+            ValueError: `by` has another form.
+        """
+        if not isinstance(by, str):
+            raise TypeError(f'`by` must be a string such as "loss:min", got {type(by).__name__}')
+        best = self._native.best(by)
+        return None if best is None else self._at(best)
+
+    def verify_checkpoint(self, checkpoint_path: PathLike | int) -> dict[str, bool]:
+        """Read every byte of a checkpoint, and answer eight questions about it.
+
+        ``exists, readable, has_required_fields, has_model_state, has_optimizer_state,
+        has_training_stats, has_metadata, has_timestamp``; ``readable`` says that every byte is
+        right. `scai.verify` also says what is wrong.
+        """
+        self.flush()
+        return _verify(self._path(checkpoint_path)).answers
+
+    def pin(self, checkpoint_path: PathLike | int) -> None:
+        """Keep a checkpoint from being deleted.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        self._native.pin(os.path.basename(self._path(checkpoint_path)))
+
+    def unpin(self, checkpoint_path: PathLike | int) -> None:
+        """Let a checkpoint be deleted again."""
+        self._native.unpin(os.path.basename(self._path(checkpoint_path)))
+
+    def delete(self, checkpoint_path: PathLike | int) -> None:
+        """Delete one checkpoint, whatever the rules of retention say.
+
+        `latest.pt` then leads to the newest of those that are left.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: it is pinned.
+            scai.errors.LockedError: another process writes to the directory.
+        """
+        self.flush()
+        self._native.delete(os.path.basename(self._path(checkpoint_path)))
+
+    def prune(
+        self,
+        dry_run: bool = True,
+        *,
+        keep: str | Sequence[str] | None = None,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        keep_best: str | Sequence[str] | None = None,
+        keep_within: datetime.timedelta | float | str | None = None,
+        superseded: bool = False,
+    ) -> list[Verdict]:
+        """Delete what no rule keeps, or with ``dry_run`` say what would be.
+
+        The rules are those given here, or the manager's own where none is. Nothing is deleted
+        before what stays in its place was read back, in this very call, and found right. With
+        ``superseded`` those that a run went back behind are deleted, and nothing else.
+        """
+        if superseded:
+            if any((keep, keep_last, keep_every, keep_best, keep_within)):
+                raise ValueError("`superseded` goes with no rule; prune by rules in another call")
+            return [
+                Verdict(self._at(name), reasons, removed)
+                for name, reasons, removed in self._native.prune_superseded(dry_run)
+            ]
+        rules = retention(keep, keep_last, keep_every, keep_best, keep_within) or self._keep
+        return [
+            Verdict(self._at(name), reasons, removed)
+            for name, reasons, removed in self._native.prune(rules.text, dry_run)
+        ]
+
+    def flush(self) -> None:
+        """Wait until all saves in the background are durable.
+
+        Raises:
+            Exception: what one failed with, where nobody has asked its handle.
+        """
+        manager = self._native
+        manager.wait_for_saves(0)
+        self._completing.wait()
+        self._settle()
+        manager.flush()
+
+    def close(self) -> None:
+        """Wait for the saves under way, and let other processes write to the directory.
+
+        The manager can still be used: its next save takes the right to write again.
+        """
+        self.flush()
+        # Managers of one directory share the right to write; the last one to go gives it back.
+        self._given = self._manager.directory()
+        del self._manager
+        self._manager = self._open()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except Exception:
+            # The error under way is the one to be seen.
+            _log.exception("a save in the background failed")
+
+    def __repr__(self) -> str:
+        return f"CheckpointManager({self.checkpoint_dir!r})"
+
+    def _path(self, checkpoint: PathLike | int) -> str:
+        """The path of a checkpoint by its iteration, by its path, or by the name of its file in the
+        directory."""
+        if not isinstance(checkpoint, (str, os.PathLike)):
+            return self._at(self._native.name_of(checked_iteration(checkpoint, "checkpoint_path")))
+        path = os.fspath(checkpoint)
+        is_name = os.path.dirname(path) == "" and not os.path.exists(path)
+        return within if is_name and os.path.exists(within := self._at(path)) else path
+
+    def _note_read(self, path: str) -> None:
+        """What was loaded may be replaced by a save of this manager."""
+        directory, name = os.path.split(path)
+        if os.path.realpath(directory or ".") == os.path.realpath(self.checkpoint_dir):
+            with contextlib.suppress(OSError):
+                self._native.note_read(name)
+
+    def _existing(self, checkpoint: PathLike | int | None) -> str:
+        if checkpoint is not None:
+            return self._path(checkpoint)
+        latest = self.get_latest_checkpoint()
+        if latest is None:
+            raise FileNotFoundError(f"there is no checkpoint in `{self.checkpoint_dir}`")
+        return latest
+
+
+@atexit.register
+def _flush_all() -> None:
+    """A program that ends waits for its saves."""
+    for manager in list(_open_managers):
+        if not manager._manager.is_here():
+            continue
+        try:
+            manager.flush()
+        except Exception:
+            _log.exception("a save in the background of %r failed", manager)
+
+
+def _forget_in_child() -> None:
+    _open_managers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,178 @@
+"""What a call saves or loads: models, optimizers and further parts, each by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scai import _native
+from scai._arguments import checked_mapping
+from scai._load import Load, PartLoad, check_sound, state_of
+from scai._load_module import Remap, model_load
+from scai._load_optimizer import OptimizerLoad, state_and_note, written_by
+from scai._named import ONE, Members, member_name, members, saved_members
+from scai._report import LoadReport
+from scai._versions import plain_state
+
+_FIELD = "{}_state_dict"
+_TAKEN = {"model", "optimizer"}
+
+
+class Parts:
+    """The objects of one call.
+
+    Args:
+        model, optimizer: one, or several by name.
+        further: other arguments by their names; those that are `None` were left out.
+        parts: the argument `parts`.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: a name is used twice.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        further: Mapping[str, Any],
+        parts: Mapping[str, Any] | None,
+    ) -> None:
+        self.models = members(model, "model")
+        self.optimizers = members(optimizer, "optimizer")
+        given = {name: part for name, part in further.items() if part is not None}
+        for name, part in checked_mapping("parts", parts).items():
+            if not isinstance(name, str):
+                raise TypeError(f"the names in `parts` must be strings, got {type(name).__name__}")
+            if name in given or name in _TAKEN:
+                raise ValueError(f"`{name}` is an argument of its own, and also a name in `parts`")
+            given[name] = part
+        self.further = {name: members(part, name) for name, part in given.items()}
+
+    def check_sound(self) -> None:
+        """Refuse to save what a load has changed in part."""
+        all_of = {"model": self.models, "optimizer": self.optimizers, **self.further}
+        check_sound(
+            {
+                member_name(what, name): thing
+                for what, things in all_of.items()
+                for name, thing in things.items()
+            }
+        )
+
+    def state(self) -> tuple[dict[str, Any], str | None]:
+        """The fields of the checkpoint that hold their states, and what is kept beside."""
+        # Without a model, the error that says so.
+        model = _states(self.models, "model") if self.models else state_of(None, "model")
+        optimizer, note = state_and_note(self.models, self.optimizers)
+        fields = {_FIELD.format("model"): model, _FIELD.format("optimizer"): optimizer}
+        for what, things in self.further.items():
+            fields[_FIELD.format(what)] = _states(things, what)
+        return fields, note
+
+    def loads(self, tree: _native.Tree, strict: bool, remap: Remap) -> Loads:
+        """The loads of all of them from a checkpoint; nothing is changed yet."""
+        loads = Loads()
+        models = {"model": self.models} if self.models else {}
+        for what, things in self.further.items():
+            if what == "ema" or all(map(_is_model, things.values())):
+                models[what] = things
+            else:
+                loads.add_parts(tree, things, what)
+        for what, things in models.items():
+            loads.add_models(tree, things, what, strict, remap)
+        if self.optimizers:
+            loads.add_optimizers(tree, self.optimizers, self.models, strict, remap)
+        return loads
+
+
+class Loads:
+    """The loads of a call, in the order in which they are done.
+
+    Attributes:
+        all: one for each object.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[Load] = []
+        self._models: dict[str | None, Any] = {}
+        self._optimizers: dict[str | None, Any] = {}
+        self._absent = {"model": LoadReport(), "optimizer": LoadReport()}
+
+    def add_parts(self, tree: _native.Tree, things: Members, what: str) -> None:
+        """Those that are asked themselves, such as a scheduler."""
+        field = _FIELD.format(what)
+        found, _, _ = saved_members(tree.field(field), things, field, strict=True)
+        self.all += [
+            PartLoad(part, things[name], member_name(what, name)) for name, part in found.items()
+        ]
+
+    def add_models(
+        self, tree: _native.Tree, things: Members, what: str, strict: bool, remap: Remap
+    ) -> None:
+        """Models, into the memory of their tensors or by their own way."""
+        field = _FIELD.format(what)
+        found, missing, unexpected = saved_members(tree.field(field), things, field, strict)
+        loads = {
+            name: model_load(part, things[name], member_name(what, name), strict, remap)
+            for name, part in found.items()
+        }
+        self.all += loads.values()
+        if what == "model":
+            self._models = loads
+            self._absent[what] = LoadReport(
+                missing=[
+                    f"{name}.{key}"
+                    for name in missing
+                    for key in state_of(things[name], member_name(what, name))
+                ],
+                unexpected=unexpected,
+            )
+
+    def add_optimizers(
+        self,
+        tree: _native.Tree,
+        things: Members,
+        models: Members,
+        strict: bool,
+        remap: Remap,
+    ) -> None:
+        """Optimizers, by the names of their parameters."""
+        field = _FIELD.format("optimizer")
+        found, missing, unexpected = saved_members(tree.field(field), things, field, strict)
+        self._optimizers = {
+            name: OptimizerLoad(
+                part, written_by(tree, name), things[name], name, models, strict, remap
+            )
+            for name, part in found.items()
+        }
+        self.all += self._optimizers.values()
+        self._absent["optimizer"] = LoadReport(missing=missing, unexpected=unexpected)
+
+    def report(self) -> LoadReport:
+        """What the loads found, once they are done."""
+        report = _combined(self._models, self._absent["model"])
+        if self._optimizers or self._absent["optimizer"].missing:
+            report.optimizer = _combined(self._optimizers, self._absent["optimizer"])
+        return report
+
+
+def _combined(loads: Mapping[str | None, Any], absent: LoadReport) -> LoadReport:
+    if ONE in loads:
+        report: LoadReport = loads[ONE].report
+        return report
+    for name, load in loads.items():
+        absent.add(f"{name}.", load.report)
+    return absent
+
+
+def _states(things: Members, what: str) -> Any:
+    states = {
+        name: plain_state(state_of(thing, member_name(what, name)))
+        for name, thing in things.items()
+    }
+    return states[ONE] if ONE in states else states
+
+
+def _is_model(thing: Any) -> bool:
+    return callable(getattr(thing, "named_parameters", None))
