@@ -64,6 +64,15 @@ class Capture:
             handle.release()
         return handle, None
 
+    def copied(self, obj: Any) -> _native.Tree:
+        """A tree of an object in which every tensor is a copy of what it is now."""
+        staging = _cuda.staging(self._pinned, False)
+        tree = _native.Tree.encode(obj, self._pool, False, staging)
+        if staging is not None:
+            staging.seal()
+            staging.wait()
+        return tree
+
     def _take(
         self,
         state: dict[str, Any],

@@ -6,10 +6,12 @@ import functools
 import mmap as _mmap
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from scai import _native
+from scai._background import background
 from scai._foreign import warn_of_objects
 from scai._garbage import no_collections
 
@@ -79,7 +81,15 @@ class LazyTensor:
         return f"LazyTensor(shape={self.shape}, dtype={self.dtype})"
 
 
-def save(obj: object, path: PathLike) -> None:
+@overload
+def save(obj: object, path: PathLike | IO[bytes], *, wait: Literal[True] = True) -> None: ...
+
+
+@overload
+def save(obj: object, path: PathLike, *, wait: Literal[False]) -> Future[str]: ...
+
+
+def save(obj: object, path: PathLike | IO[bytes], *, wait: bool = True) -> Future[str] | None:
     """Save an object as a `.pt` file, and return when it is durable.
 
     In place of `torch.save`: what was at `path` is replaced in one step, and is there unchanged
@@ -87,16 +97,37 @@ def save(obj: object, path: PathLike) -> None:
     arrays, paths, dates, enums, dataclasses and the like are stored as plain values and come back
     as what they were from `scai.load`.
 
+    Args:
+        obj: the object.
+        path: the file; or an object with `write()` such as `io.BytesIO`, which is given all bytes at
+            once. That takes memory of the size of the file, and how durable it is, is up to the object.
+        wait: whether to return only when the file is durable. Otherwise all tensors are copied, and
+            the file is written in the background, after those that were saved before it.
+
+    Returns:
+        With ``wait=False`` a future of the path; a save that fails is also logged as an error. A
+        program that ends waits for them.
+
     Raises:
         TypeError: a value cannot be saved; the message has its path in the object.
         OSError: the file system refuses, such as a full disk.
     """
-    _native.Tree.encode(obj).write(os.fspath(path), THREADS)
+    if isinstance(path, (str, os.PathLike)):
+        if not wait:
+            return background().save(obj, os.fspath(path))
+        _native.Tree.encode(obj).write(os.fspath(path), THREADS)
+        return None
+    if not callable(getattr(path, "write", None)):
+        raise TypeError(f"`path` must be a path or have write(), got {type(path).__name__}")
+    if not wait:
+        raise ValueError("`wait=False` needs a path; an object with write() may be used by others")
+    path.write(_native.Tree.encode(obj).to_bytes(THREADS))
+    return None
 
 
 @no_collections()
 def load(
-    path: PathLike,
+    path: PathLike | IO[bytes],
     map_location: Any = None,
     *,
     mmap: bool = False,
@@ -108,7 +139,8 @@ def load(
     """Load what `scai.save` or `torch.save` wrote; nothing damaged is returned, and no code is run.
 
     Args:
-        path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file.
+        path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file; or an
+            object with `read()` such as `io.BytesIO`, of which all that is left is read into memory.
         map_location: where tensors go that were saved from another device, as in `torch.load`.
         mmap: leave tensors in a private memory map of the file, after every byte was checked.
             If the file is cut short while they are in use the process ends (SIGBUS), and if it is
@@ -135,10 +167,10 @@ def load(
             "scai.load never runs code from a file; load it with torch.load(weights_only=False) "
             "where you trust it"
         )
-    file = _native.File(os.fspath(path), allow_unprotected)
+    file = _opened(path, allow_unprotected)
     tree = file.tree(foreign=foreign == "stand-in")
     if foreign == "stand-in":
-        warn_of_objects(tree, path)
+        warn_of_objects(tree, path if isinstance(path, (str, os.PathLike)) else repr(path))
     if lazy:
         return tree.decode(disk=lambda *place: LazyTensor(tree, *place), threads=THREADS)
     locate = locator(map_location)
@@ -157,8 +189,21 @@ def verify(path: PathLike) -> Verification:
     return Verification(**_native.verify(os.fspath(path), THREADS))
 
 
+def _opened(path: PathLike | IO[bytes], allow_unprotected: bool) -> _native.File:
+    if isinstance(path, (str, os.PathLike)):
+        return _native.File(os.fspath(path), allow_unprotected)
+    if not callable(getattr(path, "read", None)):
+        raise TypeError(f"`path` must be a path or have read(), got {type(path).__name__}")
+    content = path.read()
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"read() of `path` returned {type(content).__name__}, not bytes; open the file in binary mode"
+        )
+    return _native.File.of_bytes(bytes(content), allow_unprotected)
+
+
 def mapped(file: _native.File) -> _mmap.mmap | None:
-    """A private memory map of an open file, where it is one of PyTorch's."""
+    """A private memory map of an open file, if it is one of PyTorch's on a disk."""
     number = file.fileno()
     if number is None:
         return None

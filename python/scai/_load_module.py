@@ -7,7 +7,7 @@ import copy
 import inspect
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from scai import _native
 from scai._files import THREADS
@@ -17,11 +17,23 @@ from scai._versions import count_writes
 from scai.errors import MismatchError
 
 Spec = tuple[str, str, list[int]]
-Remap = Mapping[str, str]
+
+
+class Matching(NamedTuple):
+    """What counts as a match, as in `CheckpointManager.load_checkpoint`."""
+
+    strict: bool
+    remap: Mapping[str, str]
+    cast: bool
+
+    @property
+    def table(self) -> list[tuple[str, str]]:
+        """The remap table, as the engine takes it."""
+        return list(self.remap.items())
 
 
 def model_load(
-    tree: _native.Tree, model: Any, what: str, strict: bool, remap: Remap
+    tree: _native.Tree, model: Any, what: str, matching: Matching
 ) -> MappingLoad | ModuleLoad | ObjectLoad:
     """The load of a module, of anything else with its two methods, or of a mapping."""
     state = state_of(model, what)
@@ -32,17 +44,17 @@ def model_load(
         raise TypeError(f"`{what}` is a {type(model).__name__}, which has no load_state_dict()")
     own.check_has_memory(what)
     if own.is_mapping:
-        return MappingLoad(tree, own, what, strict, remap)
+        return MappingLoad(tree, own, what, matching)
     if not own.is_module:
-        return ObjectLoad(tree, own, what, strict, remap)
+        return ObjectLoad(tree, own, what, matching)
     if own.has_a_say():
-        return ModuleLoad(tree, own, what, strict, remap)
-    load = MappingLoad(tree, own, what, False, remap)
-    if strict and not load.report.complete:
+        return ModuleLoad(tree, own, what, matching)
+    load = MappingLoad(tree, own, what, matching._replace(strict=False))
+    if matching.strict and not load.report.complete:
         if own.accepts(load.report):
-            return ModuleLoad(tree, own, what, strict, remap)
+            return ModuleLoad(tree, own, what, matching)
         # The same once more, for the error.
-        return MappingLoad(tree, own, what, True, remap)
+        return MappingLoad(tree, own, what, matching)
     return load
 
 
@@ -158,16 +170,15 @@ class MappingLoad:
 
     may_fail = False
 
-    def __init__(
-        self, tree: _native.Tree, own: _Own, what: str, strict: bool, remap: Remap
-    ) -> None:
+    def __init__(self, tree: _native.Tree, own: _Own, what: str, matching: Matching) -> None:
         self.what = what
         self.target = own.model
         self._own = own
         if own.others and not isinstance(own.model, MutableMapping) and own.is_mapping:
             raise TypeError(f"`{what}` cannot be changed, and holds more than tensors")
-        table = list(remap.items())
-        self._tree, self._others, report = tree.matched(own.specs, own.others, strict, table)
+        self._tree, self._others, report = tree.matched(
+            own.specs, own.others, matching.strict, matching.table, matching.cast
+        )
         self.report = LoadReport.of(report)
         self._values: dict[str, Any] = {}
         self._filling: _native.Filling | None = None
@@ -214,16 +225,16 @@ class MappingLoad:
 class ObjectLoad(PartLoad):
     """A load of what is not a module and has a `load_state_dict` of its own."""
 
-    def __init__(
-        self, tree: _native.Tree, own: _Own, what: str, strict: bool, remap: Remap
-    ) -> None:
-        super().__init__(tree.renamed(list(remap.items())), own.model, what)
+    def __init__(self, tree: _native.Tree, own: _Own, what: str, matching: Matching) -> None:
+        super().__init__(tree.renamed(matching.table), own.model, what)
         self._own = own
         self._partly: tuple[_native.Tree, Any] | None = None
-        if strict:
+        if matching.strict:
             self.report = LoadReport(loaded=self._tree.keys())
         else:
-            loaded, others, report = self._tree.matched(own.specs, own.others, False, [])
+            loaded, others, report = self._tree.matched(
+                own.specs, own.others, False, [], matching.cast
+            )
             self.report = LoadReport.of(report)
             self._partly = loaded, others
 
@@ -263,16 +274,14 @@ class ModuleLoad:
 
     may_fail = True
 
-    def __init__(
-        self, tree: _native.Tree, own: _Own, what: str, strict: bool, remap: Remap
-    ) -> None:
+    def __init__(self, tree: _native.Tree, own: _Own, what: str, matching: Matching) -> None:
         self.what = what
         self.target = own.model
         self.report = LoadReport()
         self._own = own
         self._tree = tree
-        self._strict = strict
-        self._renamed = tree.renamed(list(remap.items())) if remap else tree
+        self._strict = matching.strict
+        self._renamed = tree.renamed(matching.table) if matching.remap else tree
         self._state: Any = None
         self._before: _Before | None = None
 
@@ -342,13 +351,11 @@ class ModuleLoad:
             mismatched=[self._differing(name, value) for name, value in left_out.items()],
         )
         specs = {name: (dtype, shape) for name, dtype, shape in self._own.specs}
-        cast = [
+        report.cast = [
             self._differing(name, value)
             for name, value in self._state.items()
             if is_ordinary(value) and name in specs and _spec(value)[0] != specs[name][0]
         ]
-        if cast:
-            report.hints.append(f"converted to the model's element type: {'; '.join(cast)}")
         if report.missing or report.unexpected:
             report.hints += self._hints()
         return report

@@ -11,7 +11,7 @@ from typing import Any
 from scai import _native
 from scai._files import THREADS
 from scai._load import state_of
-from scai._load_module import Remap, Spec, is_lazy
+from scai._load_module import Matching, Spec, is_lazy
 from scai._named import ONE, Members, member_name, named_parameters
 from scai._report import LoadReport
 from scai.errors import CheckpointError, MismatchError, MissingFieldError
@@ -165,7 +165,7 @@ class OptimizerLoad:
         optimizer: the optimizer.
         name: its name among several.
         models: whose parameters it has, as `members` gives them.
-        strict, remap: as in `CheckpointManager.load_checkpoint`.
+        matching: what counts as a match.
     """
 
     def __init__(
@@ -175,8 +175,7 @@ class OptimizerLoad:
         optimizer: Any,
         name: str | None,
         models: Members,
-        strict: bool,
-        remap: Remap,
+        matching: Matching,
     ) -> None:
         self.what = member_name("optimizer", name)
         self._tree = tree
@@ -186,7 +185,8 @@ class OptimizerLoad:
             )
         self.target = optimizer
         self.report = LoadReport()
-        self._strict = strict
+        self._strict = matching.strict
+        self._remap = matching.table
         self._current = _present_state(optimizer, self.what)
         # A wrapper may have no groups itself.
         self._owner = owner_of(self._current, optimizer)
@@ -203,18 +203,18 @@ class OptimizerLoad:
         self._filling: _native.Filling | None = None
         self._has_begun = False
         if _is_of_groups(self._current, self._owner):
-            self._match(parameter_names(models, name, self._owner), remap)
+            self._match(parameter_names(models, name, self._owner))
         elif self._current and not self._tree.keys():
             raise _no_groups(self._tree)
 
     # What is taken
 
-    def _match(self, names: Names | None, remap: Remap) -> None:
+    def _match(self, names: Names | None) -> None:
         saved, ours = _groups(self._tree), self._current["param_groups"]
         theirs = [list(group["param_names"]) for group in saved if "param_names" in group]
         if len(theirs) != len(saved):
             theirs = []
-        theirs = [_native.renamed(group, list(remap.items())) for group in theirs]
+        theirs = [_native.renamed(group, self._remap) for group in theirs]
         if self._strict:
             self._check_class(saved, ours)
         if names is None or not theirs:
@@ -233,7 +233,7 @@ class OptimizerLoad:
             self._groups = _merged(saved, ours)
             self._numbers = dict(zip(_flat(saved), flat, strict=True))
         else:
-            self._check_names(saved, theirs, names, bool(remap))
+            self._check_names(saved, theirs, names, bool(self._remap))
             self._groups = _merged(saved, ours)
             self._move(theirs)
 

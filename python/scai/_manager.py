@@ -29,6 +29,7 @@ from scai._garbage import no_collections
 from scai._handle import Completing, SaveHandle
 from scai._live import lift_all
 from scai._load import apply_all
+from scai._load_module import Matching
 from scai._native import File
 from scai._parts import Parts
 from scai._results import Resumed, SaveInfo, Skipped, Verdict
@@ -343,6 +344,7 @@ class CheckpointManager:
         dataloader: Any = None,
         parts: Mapping[str, Any] | None = None,
         remap: Mapping[str, str] | None = None,
+        cast: bool = False,
         dry_run: bool = False,
         mmap: bool = False,
     ) -> Checkpoint:
@@ -369,6 +371,8 @@ class CheckpointManager:
             rng: whether to restore the state of the random generators.
             remap: regular expressions for saved names, and replacements (``$1`` or ``\\1`` is the
                 first group).
+            cast: also load numbers of floating point into those of another type, such as float16 into
+                float32 and back; the report names each. Without, another type is a mismatch.
             dry_run: change nothing; the report says what would be loaded. A module with a way of
                 its own to load is asked, and given back what it had.
             mmap: leave the tensors of the result in a private memory map of the file. They cost no
@@ -394,9 +398,8 @@ class CheckpointManager:
             self._existing(checkpoint_path),
             objects,
             device,
-            strict=strict,
+            matching=Matching(strict, checked_remap(remap), cast),
             rng="required" if rng else "no",
-            remap=remap,
             dry_run=dry_run,
             mmap=mmap,
         )
@@ -408,15 +411,13 @@ class CheckpointManager:
         objects: Parts,
         device: Any,
         *,
-        strict: bool,
+        matching: Matching,
         rng: Literal["required", "if saved", "no"],
-        remap: Any,
         dry_run: bool,
         mmap: bool,
         checked: File | None = None,
     ) -> Checkpoint:
         """Load a file, or one that is open and of which every byte was checked."""
-        remap = checked_remap(remap)
         locate = locator(device)
         if device is not None and not callable(device) and not isinstance(device, dict):
             # Before anything is changed, not when the first field is read.
@@ -426,14 +427,14 @@ class CheckpointManager:
         if file is None:
             file = _native.File(path, self._allow_unprotected)
             file.check(self._threads)
-        tree = file.tree(foreign=not strict)
-        if not strict:
+        tree = file.tree(foreign=not matching.strict)
+        if not matching.strict:
             warn_of_objects(tree, path)
         # Another manager may be saving what is to be filled.
         lift_all()
 
         tree.check_fields()
-        loads = objects.loads(tree, strict, remap)
+        loads = objects.loads(tree, matching)
         restore = None
         if rng == "required" or (rng == "if saved" and "rng_state" in tree.keys()):
             random_state = tree.field("rng_state").decode(threads=self._threads)
@@ -465,6 +466,7 @@ class CheckpointManager:
         dataloader: Any = None,
         parts: Mapping[str, Any] | None = None,
         remap: Mapping[str, str] | None = None,
+        cast: bool = False,
         at: int | None = None,
         on_unreadable: Literal["raise", "skip"] = "raise",
         mmap: bool = False,
@@ -508,9 +510,8 @@ class CheckpointManager:
             path,
             objects,
             device,
-            strict=strict,
+            matching=Matching(strict, checked_remap(remap), cast),
             rng="if saved" if rng else "no",
-            remap=remap,
             dry_run=False,
             mmap=mmap,
             checked=found.get("file"),

@@ -8,7 +8,7 @@ from typing import Any
 from scai import _native
 from scai._arguments import checked_mapping
 from scai._load import Load, PartLoad, check_sound, state_of
-from scai._load_module import Remap, model_load
+from scai._load_module import Matching, model_load
 from scai._load_optimizer import OptimizerLoad, state_and_note, written_by
 from scai._named import ONE, Members, member_name, members, saved_members
 from scai._report import LoadReport
@@ -70,7 +70,7 @@ class Parts:
             fields[_FIELD.format(what)] = _states(things, what)
         return fields, note
 
-    def loads(self, tree: _native.Tree, strict: bool, remap: Remap) -> Loads:
+    def loads(self, tree: _native.Tree, matching: Matching) -> Loads:
         """The loads of all of them from a checkpoint; nothing is changed yet."""
         loads = Loads()
         models = {"model": self.models} if self.models else {}
@@ -80,9 +80,9 @@ class Parts:
             else:
                 loads.add_parts(tree, things, what)
         for what, things in models.items():
-            loads.add_models(tree, things, what, strict, remap)
+            loads.add_models(tree, things, what, matching)
         if self.optimizers:
-            loads.add_optimizers(tree, self.optimizers, self.models, strict, remap)
+            loads.add_optimizers(tree, self.optimizers, self.models, matching)
         return loads
 
 
@@ -108,13 +108,13 @@ class Loads:
         ]
 
     def add_models(
-        self, tree: _native.Tree, things: Members, what: str, strict: bool, remap: Remap
+        self, tree: _native.Tree, things: Members, what: str, matching: Matching
     ) -> None:
         """Models, into the memory of their tensors or by their own way."""
         field = _FIELD.format(what)
-        found, missing, unexpected = saved_members(tree.field(field), things, field, strict)
+        found, missing, unexpected = saved_members(tree.field(field), things, field, matching.strict)
         loads = {
-            name: model_load(part, things[name], member_name(what, name), strict, remap)
+            name: model_load(part, things[name], member_name(what, name), matching)
             for name, part in found.items()
         }
         self.all += loads.values()
@@ -134,15 +134,14 @@ class Loads:
         tree: _native.Tree,
         things: Members,
         models: Members,
-        strict: bool,
-        remap: Remap,
+        matching: Matching,
     ) -> None:
         """Optimizers, by the names of their parameters."""
         field = _FIELD.format("optimizer")
-        found, missing, unexpected = saved_members(tree.field(field), things, field, strict)
+        found, missing, unexpected = saved_members(tree.field(field), things, field, matching.strict)
         self._optimizers = {
             name: OptimizerLoad(
-                part, written_by(tree, name), things[name], name, models, strict, remap
+                part, written_by(tree, name), things[name], name, models, matching
             )
             for name, part in found.items()
         }

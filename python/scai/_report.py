@@ -17,7 +17,8 @@ class LoadReport:
         missing: tensors the model has and the checkpoint lacks; they keep their values.
         unexpected: tensors the checkpoint has and the model lacks; they are left out.
         mismatched: tensors both have, with another shape or element type; they keep their values.
-        hints: what may explain the differences; of an optimizer also what stays as it is, and
+        cast: tensors that were loaded, and converted to the element type that they have in the model.
+        hints: what may explain the differences; of an optimizer also what keeps its value, and
             what is converted.
         optimizer: the same for the parameters whose state the optimizer was given.
     """
@@ -26,6 +27,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    cast: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     optimizer: LoadReport | None = None
 
@@ -37,6 +39,7 @@ class LoadReport:
             names["missing"],
             names["unexpected"],
             names["mismatched"],
+            names["cast"],
             names["hints"],
         )
 
@@ -46,6 +49,7 @@ class LoadReport:
         self.missing += [prefix + name for name in other.missing]
         self.unexpected += [prefix + name for name in other.unexpected]
         self.mismatched += [prefix + name for name in other.mismatched]
+        self.cast += [prefix + name for name in other.cast]
         self.hints += [f"{prefix.rstrip('.')}: {hint}" for hint in other.hints]
 
     def as_dict(self) -> dict[str, list[str]]:
@@ -55,6 +59,7 @@ class LoadReport:
             "missing": self.missing,
             "unexpected": self.unexpected,
             "mismatched": self.mismatched,
+            "cast": self.cast,
             "hints": self.hints,
         }
 
@@ -69,6 +74,7 @@ class LoadReport:
             ("missing in the checkpoint", self.missing),
             ("unexpected in the checkpoint", self.unexpected),
             ("mismatched", self.mismatched),
+            ("converted to the element type of the model", self.cast),
         ]:
             if names:
                 lines.append(f"  {title}: {len(names)}")

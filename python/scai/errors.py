@@ -75,7 +75,7 @@ class MismatchError(CheckpointError):
 
     Attributes:
         report: names by what was found of them: ``loaded``, ``missing``, ``unexpected``,
-            ``mismatched``, and ``hints``.
+            ``mismatched``, ``cast``, and ``hints``.
     """
 
     def __init__(self, message: str, report: dict[str, list[str]] | None = None) -> None:

@@ -352,8 +352,7 @@ import asyncio, faulthandler, sys, torch
 from builtins import *
 from scai import CheckpointManager
 
-faulthandler.dump_traceback_later(60, exit=True)
-ended = []
+faulthandler.dump_traceback_later(20, exit=True)
 
 def fail(_):
     raise {kind.__name__ if kind is not asyncio.CancelledError else "asyncio.CancelledError"}("no more")
@@ -399,7 +398,7 @@ ACTIONS = """
 import faulthandler, sys, threading, torch
 from scai import CheckpointManager
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(60, exit=True)
 where, directory = sys.argv[1:]
 weights = {"w": torch.ones(1000)}
 
@@ -468,7 +467,7 @@ def test_a_callback_of_a_blocking_save_may_save_and_wait(tmp_path: Path) -> None
 import faulthandler, sys, torch
 from scai import CheckpointManager
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(60, exit=True)
 weights = {"w": torch.ones(1000)}
 
 def call(info):
@@ -514,7 +513,7 @@ def test_a_save_is_completed_where_no_thread_can_be_started(tmp_path: Path) -> N
 import faulthandler, sys, threading, torch
 from scai import CheckpointManager
 
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(20, exit=True)
 called = []
 
 def call(info):
@@ -556,7 +555,7 @@ FORK = """
 import faulthandler, os, sys, threading, time, torch
 from scai import CheckpointManager
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(60, exit=True)
 directory, when = sys.argv[1:]
 torch.set_num_threads(1)
 weights = {"w": torch.ones(64 << 20, dtype=torch.uint8)}
@@ -586,7 +585,7 @@ else:
 child = os.fork()
 if child == 0:
     # It inherits no watch.
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(20, exit=True)
     for name, arguments in [
         ("result", ()), ("wait", ()), ("exception", ()), ("result", (0,)), ("exception", (0,)),
         ("add_done_callback", (print,)),
@@ -647,7 +646,7 @@ import faulthandler, os, signal, sys, threading, time, torch
 from scai import CheckpointManager
 from test_handle import Held
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(60, exit=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 which, directory = sys.argv[1:]
 model = torch.nn.Linear(1024, 1024)

@@ -1,12 +1,13 @@
-//! One checkpoint file by its path, outside any directory of checkpoints.
+//! One checkpoint file by its path, outside any directory of checkpoints; or its bytes in memory.
 
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::codec::{CheckpointFile, Plan, Unprotected};
 use crate::error::{Error, Result};
-use crate::store::{Directory, Io, Links, LocalDirectory, ReadAt, commit};
-use crate::threads::default_threads;
+use crate::store::{Directory, Io, Links, LocalDirectory, ReadAt, WriteAt, commit};
+use crate::threads::{default_threads, held};
 use crate::verify::{Verification, verify_opened};
 
 pub use crate::read_options::ReadOptions;
@@ -50,6 +51,62 @@ impl From<usize> for WriteOptions {
 /// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`].
 pub fn open(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<CheckpointFile> {
     CheckpointFile::open(opened(path.as_ref())?, unprotected)
+}
+
+/// Opens the bytes of a file, in any format.
+///
+/// # Errors
+/// As [`CheckpointFile::open`].
+pub fn from_bytes(bytes: Vec<u8>, unprotected: Unprotected) -> Result<CheckpointFile> {
+    CheckpointFile::open(Arc::new(Bytes(bytes)), unprotected)
+}
+
+/// Writes the planned file into memory of exactly [`Plan::len`] bytes.
+///
+/// # Errors
+/// [`Error::Invalid`] if the memory has another length; as [`Plan::write`]. The contents of the
+/// memory are then unspecified.
+pub fn write_into(memory: &mut [u8], plan: Plan, threads: usize) -> Result<()> {
+    if memory.len() as u64 != plan.len() {
+        return Err(Error::invalid(format!(
+            "the file takes {} bytes, the memory has {}",
+            plan.len(),
+            memory.len()
+        )));
+    }
+    plan.write(threads, &Memory(Mutex::new(memory))).map(drop)
+}
+
+/// The bytes of a file.
+#[derive(Debug)]
+struct Bytes(Vec<u8>);
+
+impl ReadAt for Bytes {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(buf.len());
+        let part = self.0.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(part);
+        Ok(())
+    }
+}
+
+/// Memory that several threads write to.
+#[derive(Debug)]
+struct Memory<'a>(Mutex<&'a mut [u8]>);
+
+impl WriteAt for Memory<'_> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let mut memory = held(&self.0);
+        let part = memory.get_mut(start..start.saturating_add(bytes.len()));
+        part.ok_or(io::ErrorKind::WriteZero)?.copy_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Writes the planned file to `path`, replacing what is there, and returns when it is durable.

@@ -15,6 +15,8 @@ pub struct LoadReport {
     pub unexpected: Vec<String>,
     /// Tensors both have, with another shape or element type; they keep their values.
     pub mismatched: Vec<ShapeMismatch>,
+    /// Tensors that are loaded and have another element type in the model, to which they are converted.
+    pub cast: Vec<ShapeMismatch>,
     /// What may explain the differences.
     pub hints: Vec<String>,
 }
@@ -56,6 +58,10 @@ impl fmt::Display for LoadReport {
         list("missing in the checkpoint", self.missing.clone());
         list("unexpected in the checkpoint", self.unexpected.clone());
         list("mismatched", self.mismatched.iter().map(ToString::to_string).collect());
+        list(
+            "converted to the element type of the model",
+            self.cast.iter().map(ToString::to_string).collect(),
+        );
         lines.extend(self.hints.iter().map(|hint| format!("  hint: {hint}")));
         f.write_str(&lines.join("\n"))
     }

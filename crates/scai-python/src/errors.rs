@@ -98,6 +98,7 @@ pub(crate) fn report_dict<'py>(
     dict.set_item("missing", &report.missing)?;
     dict.set_item("unexpected", &report.unexpected)?;
     dict.set_item("mismatched", mismatched)?;
+    dict.set_item("cast", report.cast.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     dict.set_item("hints", &report.hints)?;
     Ok(dict)
 }

@@ -15,12 +15,13 @@ use crate::tree::Tree;
 #[pyclass(frozen, module = "scai._native")]
 pub(crate) struct File {
     file: CheckpointFile,
-    path: String,
+    /// `None` for bytes in memory.
+    path: Option<String>,
 }
 
 impl File {
     pub(crate) fn of(file: CheckpointFile, path: &Path) -> Self {
-        Self { file, path: path.to_string_lossy().into_owned() }
+        Self { file, path: Some(path.to_string_lossy().into_owned()) }
     }
 }
 
@@ -32,6 +33,14 @@ impl File {
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
         let file = py.detach(|| file::open(&path, unprotected)).or_raise()?;
         Ok(Self::of(file, &path))
+    }
+
+    /// The bytes of a file.
+    #[staticmethod]
+    fn of_bytes(py: Python<'_>, bytes: &[u8], allow_unprotected: bool) -> PyResult<Self> {
+        let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
+        let file = py.detach(|| file::from_bytes(bytes.to_vec(), unprotected)).or_raise()?;
+        Ok(Self { file, path: None })
     }
 
     /// Reads every byte; raises the first damage there is.
@@ -52,7 +61,7 @@ impl File {
             scai_checkpoint::Result::Ok(Tree::new(
                 self.file.tree_with(foreign)?,
                 self.file.notes()?,
-                &self.path,
+                self.path.as_deref(),
             ))
         };
         py.detach(read).or_raise()

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 use rustc_hash::FxHashSet;
 use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::load::{
@@ -295,7 +295,7 @@ impl Tree {
 
     /// The tensors of a state dict that fit a model's, by the model's names; what it has besides
     /// under one of the names `others`; and the report on both.
-    #[pyo3(signature = (specs, others, strict, remap))]
+    #[pyo3(signature = (specs, others, strict, remap, cast=false))]
     fn matched<'py>(
         &self,
         py: Python<'py>,
@@ -303,8 +303,12 @@ impl Tree {
         others: Vec<String>,
         strict: bool,
         remap: Vec<(String, String)>,
+        cast: bool,
     ) -> PyResult<(Self, Named, Bound<'py, PyDict>)> {
-        let options = options(false, &remap)?;
+        let mut options = options(false, &remap)?;
+        if cast {
+            options = options.cast();
+        }
         let specs = tensor_specs(specs)?;
         let (tensors, mut saved_others) = self.split(&options);
         // Of what is a tensor on one side only, the report speaks as of two things.
@@ -352,15 +356,24 @@ impl Tree {
         })
         .or_raise()
     }
+
+    /// The bytes of a `.pt` file.
+    fn to_bytes<'py>(&self, py: Python<'py>, threads: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let plan = py.detach(|| Plan::with_notes(&self.value(), self.notes.text(), Format::Torch));
+        let plan = plan.or_raise()?;
+        PyBytes::new_with(py, plan.len() as usize, |memory| {
+            py.detach(|| file::write_into(memory, plan, threads)).or_raise()
+        })
+    }
 }
 
 impl Tree {
-    pub(crate) fn new(value: Value, notes: Option<String>, path: &str) -> Self {
+    pub(crate) fn new(value: Value, notes: Option<String>, path: Option<&str>) -> Self {
         Self {
             root: Mutex::new(Arc::new(value)),
             at: Vec::new(),
             notes: Notes::new(notes),
-            path: Some(path.into()),
+            path: path.map(Into::into),
             above: String::new(),
             capture: Arc::default(),
             owners: None,

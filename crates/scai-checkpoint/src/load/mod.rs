@@ -41,6 +41,7 @@ pub enum Strictness {
 #[derive(Debug, Clone, Default)]
 pub struct MatchOptions {
     strictness: Strictness,
+    cast: bool,
     /// Changes made to the saved names, in order: pattern and replacement, where `$1` is the first
     /// group.
     remap: Vec<(Regex, String)>,
@@ -56,6 +57,18 @@ impl MatchOptions {
     /// Whether everything must match.
     pub fn is_strict(&self) -> bool {
         self.strictness == Strictness::Strict
+    }
+
+    /// Tensors of any two floating-point types match if their shapes do. They are taken with the saved
+    /// element type, and whoever loads them converts them.
+    #[must_use]
+    pub fn cast(self) -> Self {
+        Self { cast: true, ..self }
+    }
+
+    /// Whether a tensor of one type is loaded into one of another.
+    fn allows(&self, saved: DType, model: DType) -> bool {
+        saved == model || (self.cast && saved.is_float() && model.is_float())
     }
 
     /// A remap table from patterns as text.
@@ -175,8 +188,17 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
     for TensorSpec { name, dtype, shape } in model {
         match by_name.get(name.as_str()).map(|value| value.resolved()) {
             None => report.missing.push(name.clone()),
-            Some(Value::Tensor(tensor)) if tensor.dtype() == *dtype && tensor.shape() == shape => {
+            Some(Value::Tensor(tensor))
+                if tensor.shape() == shape && options.allows(tensor.dtype(), *dtype) =>
+            {
                 report.loaded.push(name.clone());
+                if tensor.dtype() != *dtype {
+                    report.cast.push(ShapeMismatch {
+                        name: name.clone(),
+                        checkpoint: (tensor.dtype(), shape.clone()),
+                        model: (*dtype, shape.clone()),
+                    });
+                }
                 matched.tensors.push((name.clone(), tensor.clone()));
             }
             Some(Value::Tensor(tensor)) => report.mismatched.push(ShapeMismatch {
@@ -208,8 +230,8 @@ fn hints(report: &LoadReport) -> Vec<String> {
     let same_shape = |found: &ShapeMismatch| found.checkpoint.1 == found.model.1;
     if !report.mismatched.is_empty() && report.mismatched.iter().all(same_shape) {
         hints.push(
-            "only the element types differ: load into a model of the saved ones, and convert it \
-             afterwards"
+            "only the element types differ: load with `cast`, which converts numbers of floating point, \
+             or into a model of the saved types"
                 .to_owned(),
         );
     }

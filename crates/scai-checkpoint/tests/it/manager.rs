@@ -395,6 +395,28 @@ fn growing_20_blocks_to_25_keeps_the_20_and_their_moments_by_name() {
 }
 
 #[test]
+fn floating_point_is_loaded_into_another_type_only_if_that_is_asked_for() {
+    let half =
+        Tensor::contiguous(DType::Float16, vec![2], Storage::from_vec(vec![0_u8; 4])).unwrap();
+    let count = Tensor::from_vec(vec![1], vec![3_i64]).unwrap();
+    let saved = Value::Dict([("w", half), ("n", count)].into_iter().collect());
+    let spec = |name: &str, dtype, shape| TensorSpec { name: name.to_owned(), dtype, shape };
+    let model = |n| [spec("w", DType::Float32, vec![2]), spec("n", n, vec![1])];
+    let cast = MatchOptions::default().cast();
+
+    let error = match_state(&saved, &model(DType::Int64), &MatchOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("load with `cast`"), "{error}");
+    let matched = match_state(&saved, &model(DType::Int64), &cast).unwrap();
+    assert_eq!(matched.report.loaded, ["w", "n"]);
+    assert_eq!(matched.report.cast.len(), 1);
+    assert_eq!(matched.tensors[0].1.dtype(), DType::Float16);
+    // Whole numbers are not converted, and other shapes do not fit.
+    assert!(match_state(&saved, &model(DType::Float32), &cast).is_err());
+    let longer = [spec("w", DType::Float32, vec![3]), spec("n", DType::Int64, vec![1])];
+    assert!(match_state(&saved, &longer, &cast).is_err());
+}
+
+#[test]
 fn a_moved_optimizer_state_is_in_the_order_of_the_parameters_and_the_same_each_time() {
     let (_, optimizer, mut names) = saved_blocks(40);
     // The model has them in another order, and states of its own, some of which stay.
