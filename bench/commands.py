@@ -22,7 +22,7 @@ from scai.utils.checkpoint import CheckpointManager
 TENSORS = 64
 
 
-def pair(directory: Path, nbytes: int) -> list[Path]:
+def pair(directory: Path, nbytes: int) -> list[str]:
     """Two checkpoints of so many bytes; one tensor of 64 differs."""
     size = nbytes // 4 // TENSORS
     model = {f"layer.{i}.weight": torch.randn(size) for i in range(TENSORS)}
@@ -53,8 +53,8 @@ def main() -> None:
         commands = {"--version": ["--version"], "list of 1,000 checkpoints": ["list", str(many)]}
         for name, nbytes in {"1 MiB": 1 << 20, "1 GiB": 1 << 30}.items():
             paths = pair(Path(base) / name, nbytes)
-            commands[f"diff of {name}"] = ["diff", *map(str, paths)]
-            commands[f"diff --digests-only of {name}"] = ["diff", "--digests-only", *map(str, paths)]
+            commands[f"diff of {name}"] = ["diff", *paths]
+            commands[f"diff --digests-only of {name}"] = ["diff", "--digests-only", *paths]
         times: dict[str, list[float]] = {name: [] for name in commands}
         for round_ in range(args.rounds + 1):
             for name, command in random.sample(sorted(commands.items()), len(commands)):

@@ -33,6 +33,14 @@ def whole(state: State) -> dict[str, Any]:
     }
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        # The package that it would be in.
+        return False
+
+
 class System:
     """One way to save and load."""
 
@@ -45,7 +53,7 @@ class System:
 
     @classmethod
     def installed(cls) -> bool:
-        return all(importlib.util.find_spec(module) for module in cls.needs)
+        return all(map(_is_installed, cls.needs))
 
     def begin(self, state: State) -> Wait:
         """Save; what is returned waits until it is durable."""
@@ -101,6 +109,16 @@ class Scai(System):
 class ScaiLive(Scai):
     name = "scai, live"
     mode = {"wait": False, "snapshot": "live"}
+
+
+class ScaiLiveAlone(ScaiLive):
+    """A step waits until all live memory has been read, and copies nothing."""
+
+    name = "scai, live, without copying"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.manager._capture._room = lambda: 0
 
 
 class ScaiCopy(Scai):
@@ -244,6 +262,7 @@ SYSTEMS: list[type[System]] = [
     Torch,
     Scai,
     ScaiLive,
+    ScaiLiveAlone,
     ScaiCopy,
     Safetensors,
     Dcp,

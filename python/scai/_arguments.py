@@ -43,6 +43,13 @@ def checked_remap(remap: Any) -> Mapping[str, str]:
     return remap
 
 
+def checked_flags(**flags: Any) -> None:
+    """Refuse what is neither true nor false: a generator for `rng`, ``"no"`` for `strict`."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"`{name}` must be True or False, got {type(value).__name__}")
+
+
 def checked_mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A mapping; empty if it was left out."""
     if value is None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from scai import _cuda, _native
 from scai._live import Fence, Versions, live_memory, waiting
+from scai._room import free_memory
 
 Snapshot = Literal["live", "copy", "sync"]
 """How tensors are taken: read while training goes on, copied at once, or read before the call returns."""
@@ -24,9 +25,15 @@ def checked_snapshot(snapshot: Any) -> Snapshot:
 
 class Capture:
     """Takes states, and keeps from one to the next what can be used again: memory, and which frozen
-    parameters were written to. Of one process; a forked one needs its own."""
+    parameters were written to. Of one process; a forked one needs its own.
 
-    def __init__(self) -> None:
+    Args:
+        memory: bytes that may be copied while a step waits; a quarter of the memory that is free if it
+            is left out.
+    """
+
+    def __init__(self, memory: int | None = None) -> None:
+        self._memory = memory
         self._pool = _native.Pool()
         self._pinned = _cuda.PinnedPool()
         self._versions = Versions()
@@ -54,7 +61,7 @@ class Capture:
         if snapshot == "live":
             steps = waiting(optimizers)
             if live := live_memory(models, steps, self._versions):
-                with Fence(models, steps) as fence:
+                with Fence(models, steps, self._room) as fence:
                     handle, staging = self._take(state, note, live, save)
                     fence.guard(handle, staging)
                 return handle, fence
@@ -63,6 +70,9 @@ class Capture:
             handle.wait_captured()
             handle.release()
         return handle, None
+
+    def _room(self) -> int:
+        return free_memory() // 4 if self._memory is None else self._memory
 
     def copied(self, obj: Any) -> _native.Tree:
         """A tree of an object in which every tensor is a copy of what it is now."""

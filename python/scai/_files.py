@@ -113,6 +113,11 @@ def save(obj: object, path: PathLike | IO[bytes], *, wait: bool = True) -> Futur
         OSError: the file system refuses, such as a full disk.
     """
     if isinstance(path, (str, os.PathLike)):
+        if os.fspath(path).endswith(".safetensors"):
+            raise ValueError(
+                f"`{os.fspath(path)}` ends in `.safetensors`, and scai.save writes the format of PyTorch; save "
+                "it as `.pt` and convert it: scai convert model.pt model.safetensors"
+            )
         if not wait:
             return background().save(obj, os.fspath(path))
         _native.Tree.encode(obj).write(os.fspath(path), THREADS)

@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scai import _native
@@ -119,16 +119,24 @@ class Fence:
     into one of the models or optimizers. It stands within a ``with``, in which the save is begun and
     announced by `guard`, and from then on until the memory has been read.
 
+    Args:
+        models, optimizers: whose memory is read.
+        room: bytes that may be copied instead of waiting until they have been read.
+
     Attributes:
         waited: seconds for which others waited, by now.
     """
 
     def __init__(
-        self, models: Iterable[Any], optimizers: Iterable[torch.optim.Optimizer]
+        self,
+        models: Iterable[Any],
+        optimizers: Iterable[torch.optim.Optimizer],
+        room: Callable[[], int],
     ) -> None:
         import torch
 
         self.waited = 0.0
+        self._room = room
         self._process = os.getpid()
         self._handle: _native.Handle | None = None
         self._staging: Staging | None = None
@@ -163,7 +171,10 @@ class Fence:
         with self._begins:
             handle, staging = self._handle, self._staging
         if handle is not None:
-            handle.wait_captured()
+            if not handle.is_captured():
+                # Copying takes less time than waiting for the device.
+                handle.copy_rest(self._room())
+                handle.wait_captured()
             handle.release()
         if staging is not None:
             staging.fence()

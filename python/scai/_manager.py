@@ -15,6 +15,7 @@ from typing import Any, Literal, overload
 from scai import _native, _random
 from scai._arguments import (
     checked_count,
+    checked_flags,
     checked_iteration,
     checked_mapping,
     checked_remap,
@@ -62,7 +63,7 @@ class CheckpointManager:
         keep_within: keep those saved within this time: ``"12h"``, seconds or a `timedelta`.
         snapshot: how tensors are taken by ``save_checkpoint(wait=False)``. ``"live"``: parameters
             and optimizer state are read while training goes on, up to the next `optimizer.step()`,
-            which waits if need be; all else is copied at once, also frozen parameters that were
+            which copies what is left, as far as `memory` goes, and waits for the rest; all else is copied at once, also frozen parameters that were
             written to since the last save. If anything but a step changes what is read live,
             the save fails. ``"copy"``: everything is copied at once, into memory that is used
             again. ``"sync"``: the call waits until everything has been read.
@@ -73,7 +74,8 @@ class CheckpointManager:
             through it; ``"auto"`` takes the first for files of 4 MiB or more.
         memory: bytes that writing a checkpoint may take beside the state, and beside its copy with
             ``snapshot="copy"``; 64 MiB by default. With less, fewer threads write; at least one
-            thread (2 MiB) always does.
+            thread (2 MiB) always does. As many bytes may be copied while a step waits for
+            ``snapshot="live"``; by default a quarter of the memory that is free.
         save_interval: iterations between saves, for `should_save`.
         allow_unprotected: also load files without any checksums, in which damage is not noticed.
     """
@@ -96,6 +98,8 @@ class CheckpointManager:
         allow_unprotected: bool = False,
     ) -> None:
         self._given = os.fspath(checkpoint_dir)
+        if not self._given:
+            raise ValueError('`checkpoint_dir` is empty; the working directory is "."')
         rules = retention(keep, keep_last, keep_every, keep_best, keep_within)
         self._keep = rules or Retention("all", [])
         self._snapshot = checked_snapshot(snapshot)
@@ -116,7 +120,7 @@ class CheckpointManager:
 
     def _begin(self) -> None:
         """What belongs to one process."""
-        self._capture = Capture()
+        self._capture = Capture(self._memory)
         self._completing = Completing(self._on_commit)
         self._handles: list[SaveHandle] = []
 
@@ -265,6 +269,7 @@ class CheckpointManager:
         """
         began = time.monotonic()
         further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        checked_flags(rng=rng, wait=wait)
         objects = Parts(model, optimizer, further, parts)
         iteration = checked_iteration(iteration)
         mode = self._snapshot if snapshot is None else checked_snapshot(snapshot)
@@ -393,9 +398,11 @@ class CheckpointManager:
                 model or optimizer were filled; they are not saved before a load has succeeded.
         """
         further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        checked_flags(strict=strict, rng=rng, cast=cast, dry_run=dry_run, mmap=mmap)
+        path = self._existing(checkpoint_path)
         objects = Parts(model, optimizer, further, parts)
         return self._load(
-            self._existing(checkpoint_path),
+            path,
             objects,
             device,
             matching=Matching(strict, checked_remap(remap), cast),
@@ -415,6 +422,7 @@ class CheckpointManager:
         rng: Literal["required", "if saved", "no"],
         dry_run: bool,
         mmap: bool,
+        is_resume: bool = False,
         checked: File | None = None,
     ) -> Checkpoint:
         """Load a file, or one that is open and of which every byte was checked."""
@@ -435,6 +443,10 @@ class CheckpointManager:
 
         tree.check_fields()
         loads = objects.loads(tree, matching)
+        if is_resume and objects.models and (rest := objects.not_among(tree)):
+            _log.warning(
+                "`%s` also holds %s, for which nothing was passed: not restored", path, ", ".join(rest)
+            )
         restore = None
         if rng == "required" or (rng == "if saved" and "rng_state" in tree.keys()):
             random_state = tree.field("rng_state").decode(threads=self._threads)
@@ -489,6 +501,7 @@ class CheckpointManager:
             Exception: what `load_checkpoint` raises where a sound one cannot be read or does not fit.
         """
         further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+        checked_flags(strict=strict, rng=rng, cast=cast, mmap=mmap)
         objects = Parts(model, optimizer, further, parts)
         if on_unreadable not in ("raise", "skip"):
             raise ValueError(f'`on_unreadable` is {on_unreadable!r}; it is "raise" or "skip"')
@@ -514,6 +527,7 @@ class CheckpointManager:
             rng="if saved" if rng else "no",
             dry_run=False,
             mmap=mmap,
+            is_resume=True,
             checked=found.get("file"),
         )
         if at is not None:
@@ -576,7 +590,11 @@ class CheckpointManager:
         """
         if not isinstance(by, str):
             raise TypeError(f'`by` must be a string such as "loss:min", got {type(by).__name__}')
-        best = self._native.best(by)
+        try:
+            best = self._native.best(by)
+        except ValueError:
+            message = f'`by` is {by!r}; it must be a statistic and a goal, such as "loss:min"'
+            raise ValueError(message) from None
         return None if best is None else self._at(best)
 
     def verify_checkpoint(self, checkpoint_path: PathLike | int) -> dict[str, bool]:
@@ -595,11 +613,11 @@ class CheckpointManager:
         Raises:
             FileNotFoundError: there is no such checkpoint.
         """
-        self._native.pin(os.path.basename(self._path(checkpoint_path)))
+        self._native.pin(self._named(checkpoint_path))
 
     def unpin(self, checkpoint_path: PathLike | int) -> None:
         """Let a checkpoint be deleted again."""
-        self._native.unpin(os.path.basename(self._path(checkpoint_path)))
+        self._native.unpin(self._named(checkpoint_path))
 
     def delete(self, checkpoint_path: PathLike | int) -> None:
         """Delete one checkpoint, whatever the rules of retention say.
@@ -612,7 +630,7 @@ class CheckpointManager:
             scai.errors.LockedError: another process writes to the directory.
         """
         self.flush()
-        self._native.delete(os.path.basename(self._path(checkpoint_path)))
+        self._native.delete(self._named(checkpoint_path))
 
     def prune(
         self,
@@ -686,11 +704,23 @@ class CheckpointManager:
     def _path(self, checkpoint: PathLike | int) -> str:
         """The path of a checkpoint by its iteration, by its path, or by the name of its file in the
         directory."""
-        if not isinstance(checkpoint, (str, os.PathLike)):
-            return self._at(self._native.name_of(checked_iteration(checkpoint, "checkpoint_path")))
-        path = os.fspath(checkpoint)
-        is_name = os.path.dirname(path) == "" and not os.path.exists(path)
+        path = self._named(checkpoint)
+        is_name = os.path.dirname(path) == ""
         return within if is_name and os.path.exists(within := self._at(path)) else path
+
+    def _named(self, checkpoint: PathLike | int) -> str:
+        """A path or a name as it is; the name of an iteration's checkpoint."""
+        if isinstance(checkpoint, (str, os.PathLike)):
+            return os.fspath(checkpoint)
+        try:
+            number = checked_iteration(checkpoint, "checkpoint_path")
+        except TypeError:
+            kind = type(checkpoint).__name__
+            message = f"`checkpoint_path` must be a path or an iteration, got {kind}"
+            if hasattr(checkpoint, "state_dict"):
+                message += "; pass what is to be loaded by keyword: `model=…, optimizer=…`"
+            raise TypeError(message) from None
+        return self._native.name_of(number)
 
     def _note_read(self, path: str) -> None:
         """What was loaded may be replaced by a save of this manager."""

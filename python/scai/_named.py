@@ -55,13 +55,14 @@ def _is_stateful(value: Any) -> bool:
 
 
 def _check_kind(value: Any, name: str, what: str) -> None:
-    """Refuse an optimizer as a model, and a model as an optimizer."""
+    """Refuse an optimizer as a model, a model as an optimizer, and a scheduler as either."""
+    kind = type(value).__name__
     if what == "model" and hasattr(value, "param_groups"):
-        kind = type(value).__name__
-        raise TypeError(f"`{name}` is a {kind}, an optimizer; the model comes first")
+        raise TypeError(f"`{name}` is an optimizer ({kind}); the model comes first")
     if what == "optimizer" and hasattr(value, "named_parameters"):
-        kind = type(value).__name__
-        raise TypeError(f"`{name}` is a {kind}, a model; the model comes first")
+        raise TypeError(f"`{name}` is a model ({kind}); the model comes first")
+    if what in ("model", "optimizer") and hasattr(value, "get_last_lr"):
+        raise TypeError(f"`{name}` is a scheduler ({kind}); pass it as `scheduler`")
 
 
 def saved_members(

@@ -70,6 +70,15 @@ class Parts:
             fields[_FIELD.format(what)] = _states(things, what)
         return fields, note
 
+    def not_among(self, tree: _native.Tree) -> list[str]:
+        """The fields of a checkpoint that hold the state of something which is not among these."""
+        passed = {"model", *self.further, *(["optimizer"] if self.optimizers else [])}
+        fields = {_FIELD.format(name) for name in passed}
+        ending = _FIELD.format("")
+        states = [name for name in tree.keys() if name.endswith(ending) and name not in fields]
+        # Without an optimizer, an empty dict was saved.
+        return [name for name in states if tree.field(name).keys()]
+
     def loads(self, tree: _native.Tree, matching: Matching) -> Loads:
         """The loads of all of them from a checkpoint; nothing is changed yet."""
         loads = Loads()

@@ -52,7 +52,9 @@ def test_nothing_is_read_before_the_device_has_copied_it(tmp_path: Path) -> None
     tree = _native.Tree.encode(state(), _native.Pool(), False, device)
     assert device.waits == 0
     manager = _native.Manager(tmp_path, "all", 4)
-    assert manager.save_in_background(tree).wait(60.0)
+    handle = manager.save_in_background(tree)
+    handle.wait()
+    assert isinstance(handle.outcome(), dict)
     assert device.waits == 1
     saved = scai.load(tmp_path / "checkpoint_iter_3.pt", map_location="cpu")
     weight = torch.empty(0, dtype=torch.uint8).set_(saved["model_state_dict"]["weight"])

@@ -100,7 +100,7 @@ def assert_nothing_changes(
 def full(manager: CheckpointManager) -> Path:
     """A checkpoint with all parts."""
     parts = all_parts(0)
-    return manager.save_checkpoint(iteration=1, extra={"more": torch.rand(5)}, **parts)
+    return Path(manager.save_checkpoint(iteration=1, extra={"more": torch.rand(5)}, **parts))
 
 
 def test_all_parts_are_loaded_where_nothing_fails(manager: CheckpointManager, full: Path) -> None:

@@ -34,15 +34,15 @@ def parts(seed: int, steps: int = 2, width: int = 3) -> Parts:
     return model, optimizer
 
 
-def flip(path: Path, needle: bytes, bit: int = 1) -> None:
-    with path.open("r+b") as file:
+def flip(path: str | Path, needle: bytes, bit: int = 1) -> None:
+    with open(path, "r+b") as file:
         content = file.read()
         at = content.index(needle) + len(needle) // 2
         file.seek(at)
         file.write(bytes([content[at] ^ bit]))
 
 
-def bytes_of(path: Path, field: str, name: str) -> bytes:
+def bytes_of(path: str | Path, field: str, name: str) -> bytes:
     state = torch.load(path)[field]
     for part in name.split(".") if field.startswith("optimizer") else [name]:
         state = state[int(part) if part.isdigit() else part]
@@ -139,7 +139,7 @@ def test_a_bit_that_toggles_is_read_again(manager: CheckpointManager) -> None:
 
     def toggle() -> None:
         descriptor = os.open(path, os.O_RDWR)
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
         at = content.index(needle) + len(needle) // 2
         byte = content[at]
         while not stop.is_set():

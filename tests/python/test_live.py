@@ -17,6 +17,7 @@ import pytest
 import torch
 import trainings
 from scai import _live, _native
+from scai._handle import Completing
 from scai.utils.checkpoint import CheckpointManager, SaveHandle
 
 FULL = os.environ.get("SCAI_PROOFS") == "full"
@@ -37,14 +38,14 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def loaded(path: Path) -> dict[str, Any]:
+def loaded(path: str | Path) -> dict[str, Any]:
     state = torch.load(path, weights_only=True)
     for group in state["optimizer_state_dict"].get("param_groups", []):
         group.pop("param_names", None)
     return state
 
 
-def differing(state: dict[str, Any], path: Path) -> list[str]:
+def differing(state: dict[str, Any], path: str | Path) -> list[str]:
     """The parts of a file that are not what they should be."""
     found = loaded(path)
     return [name for name in state if not same(state[name], found.get(name))]
@@ -115,7 +116,7 @@ def test_saves_that_follow_each_other_closely_are_each_of_their_moment(
     manager: CheckpointManager,
 ) -> None:
     training = trainings.KINDS["AdamW-fused"]()
-    manager = CheckpointManager(manager.checkpoint_dir / "many")
+    manager = CheckpointManager(Path(manager.checkpoint_dir, "many"))
     saved = []
     for iteration in range(8):
         training.before()
@@ -128,8 +129,8 @@ def test_saves_that_follow_each_other_closely_are_each_of_their_moment(
 def test_frozen_parameters_are_read_live_once_they_are_known_to_rest() -> None:
     training = trainings.KINDS["frozen"]()
     versions = _live.Versions()
-    first = _live.live_memory(training.model, training.optimizer, versions)
-    second = _live.live_memory(training.model, training.optimizer, versions)
+    first = _live.live_memory([training.model], [training.optimizer], versions)
+    second = _live.live_memory([training.model], [training.optimizer], versions)
     assert first is not None and second is not None
     # Biases are small, and copied.
     frozen = [p for p in training.model.parameters() if p.ndim == 2 and not p.requires_grad]
@@ -167,7 +168,8 @@ def test_an_optimizer_whose_steps_nobody_hears_of_is_copied() -> None:
 
     model = trainings.mlp()
     optimizer = Deaf(model.parameters(), lr=1e-3)
-    assert _live.live_memory(model, optimizer, _live.Versions()) is None
+    assert _live.waiting([optimizer]) == []
+    assert _live.live_memory([model], _live.waiting([optimizer]), _live.Versions()) is None
 
 
 def test_no_hook_stays_on_model_or_optimizer(manager: CheckpointManager) -> None:
@@ -209,7 +211,7 @@ def test_a_save_is_let_go_of_when_it_has_ended(tmp_path: Path) -> None:
             sizes.append(resident())
     manager.flush()
     size = sum(p.nbytes for p in training.model.parameters())
-    assert manager._pool.nbytes() < 10 * size
+    assert manager._capture._pool.nbytes() < 10 * size
     # Other things of the process come and go; a leak would be one state for each save.
     assert sizes[-1] < sizes[1] + 4 * size, [f"{size >> 20} MiB" for size in sizes]
 
@@ -255,30 +257,49 @@ def save(
 
 def test_what_a_step_waited_for_a_save_is_in_its_timeline(tmp_path: Path) -> None:
     class Slow:
-        """A save that has read what is live after two looks of 50 ms."""
+        """A save that has read what is live after 100 ms."""
 
-        looks = 0
+        def is_captured(self) -> bool:
+            return False
 
-        def wait_captured(self, seconds: float) -> bool:
-            time.sleep(0.05)
-            self.looks += 1
-            return self.looks > 1
+        def copy_rest(self, room: int) -> None:
+            pass
+
+        def wait_captured(self) -> None:
+            time.sleep(0.1)
 
         def release(self) -> None:
             pass
 
+        def mark_reported(self) -> None:
+            pass
+
+        def outcome(self) -> dict[str, Any]:
+            saved = {"name": "a.pt", "bytes": 5, "removed": [], "warnings": [], "rate": 1.0}
+            return {**saved, "timeline": [0.1, 0.2, 0.3, 0.4, 0.5]}
+
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters())
-    with _live.Fence(model, optimizer) as fence:
-        slow: Any = Slow()
+    slow: Any = Slow()
+
+    def handle() -> SaveHandle:
+        began = time.monotonic() - 2
+        path = str(tmp_path / "a.pt")
+        return SaveHandle(path, 1, slow, fence, began, Completing([]))
+
+    with _live.Fence([model], [optimizer], lambda: 0) as fence:
         fence.guard(slow, None)
-    handle = SaveHandle(tmp_path / "a.pt", 1, slow, fence, began=time.monotonic() - 2)
-    saved = {"name": "a.pt", "bytes": 5, "removed": [], "warnings": [], "rate": 1.0}
-    stages = [0.1, 0.2, 0.3, 0.4, 0.5]
-    before = handle._told({**saved, "timeline": stages}).timeline
-    assert before.waited == pytest.approx(2, abs=0.5) and before.total == pytest.approx(1.5)
-    optimizer.step()
-    # As a handle that was not asked before.
-    handle._info = None
-    after = handle._told({**saved, "timeline": stages}).timeline
-    assert 0.1 <= after.waited - before.waited < 0.6
+    try:
+        before, after = handle(), handle()
+        before._complete()
+        optimizer.step()
+        after._complete()
+    finally:
+        # Otherwise all steps of later tests would wait for it.
+        fence.remove()
+    assert not _live._fences
+    assert before.info is not None and after.info is not None
+    assert before.info.path == after.result(0) == str(tmp_path / "a.pt")
+    assert before.info.timeline.waited == pytest.approx(2, abs=0.5)
+    assert before.info.timeline.total == pytest.approx(1.5)
+    assert 0.1 <= after.info.timeline.waited - before.info.timeline.waited < 0.6

@@ -49,7 +49,7 @@ def test_a_program_that_is_gone_leaves_the_earlier_checkpoint(
     assert statuses[name] == status, output(directory, name)
     manager = CheckpointManager(directory / name / "run")
     expected = torch.load(directory / name / "expected.pt")
-    names = [path.name for path in manager.list_checkpoints()]
+    names = [Path(path).name for path in manager.list_checkpoints()]
     assert "checkpoint_iter_1.pt" in names
     # The later one may be there, but not half.
     for iteration in (1, 2):

@@ -86,7 +86,7 @@ def test_the_state_of_another_optimizer_is_never_one_that_cannot_step(
     one: str, other: str, said: bool, manager: CheckpointManager, tmp_path: Path
 ) -> None:
     model, optimizer = trained(one, 2, 0)
-    path: Path = manager.save_checkpoint(model, optimizer, 1)
+    path = manager.save_checkpoint(model, optimizer, 1)
     if not said:
         # A file of PyTorch does not say which class wrote it.
         torch.save(torch.load(path), path)

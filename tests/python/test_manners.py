@@ -30,7 +30,7 @@ def test_a_tensor_of_one_number_counts_as_a_statistic(tmp_path: Path) -> None:
     for iteration, loss in enumerate([0.1, 0.9, 0.8]):
         stats = {"loss": torch.tensor(loss, requires_grad=True)}
         manager.save_checkpoint(model(), iteration=iteration, training_stats=stats)
-    kept = [path.name for path in manager.list_checkpoints()]
+    kept = [Path(path).name for path in manager.list_checkpoints()]
     assert kept == ["checkpoint_iter_0.pt", "checkpoint_iter_2.pt"]
 
 
@@ -88,7 +88,7 @@ def test_a_manager_that_was_closed_lets_others_write(tmp_path: Path) -> None:
         "CheckpointManager(sys.argv[1]).save_checkpoint({'w': torch.ones(1)}, iteration=2)"
     )
     subprocess.run([sys.executable, "-c", other, str(tmp_path)], check=True)
-    assert manager.save_checkpoint(model(), iteration=3).exists()
+    assert Path(manager.save_checkpoint(model(), iteration=3)).exists()
 
 
 def test_a_long_report_is_cut(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 PROGRAM = """
 import faulthandler, resource, sys
+from pathlib import Path
 import torch
 from scai.utils.checkpoint import CheckpointManager
 import scai
@@ -60,7 +61,7 @@ print(end, flush=True)
 changed = any(parameter.any() for parameter in model.parameters())
 print("changed" if changed else "unchanged", flush=True)
 manager.save_checkpoint(model, optimizer, 3)
-assert sorted(path.name for path in manager.checkpoint_dir.glob("*.damaged*")) == []
+assert sorted(path.name for path in Path(manager.checkpoint_dir).glob("*.damaged*")) == []
 assert scai.verify(f"{directory}/checkpoint_iter_1.pt").answers["readable"]
 """
 

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def model() -> nn.Module:
 
 
 def iterations(manager: CheckpointManager) -> list[int]:
-    return [int(path.stem.rsplit("_", 1)[1]) for path in manager.list_checkpoints()]
+    return [int(Path(path).stem.rsplit("_", 1)[1]) for path in manager.list_checkpoints()]
 
 
 def test_a_step_back_that_was_not_declared_is_logged_once_and_deletes_nothing(
@@ -62,9 +63,10 @@ def test_going_back_on_purpose_holds_in_later_managers(tmp_path, model) -> None:
     resumed = manager.resume(model, optimizer)
     assert resumed is not None and resumed.iteration == 1
     latest = manager.get_latest_checkpoint()
-    assert latest is not None and latest.name == "checkpoint_iter_1.pt"
+    assert latest is not None and Path(latest).name == "checkpoint_iter_1.pt"
     assert torch.load(tmp_path / "latest.pt")["iteration"] == 1
-    gone = [verdict.path.name for verdict in manager.prune(False, superseded=True) if verdict.removed]
+    verdicts = manager.prune(False, superseded=True)
+    gone = [Path(verdict.path).name for verdict in verdicts if verdict.removed]
     assert gone == ["checkpoint_iter_2.pt", "checkpoint_iter_3.pt"]
     with pytest.raises(FileNotFoundError):
         manager.resume(model, at=7)
@@ -87,7 +89,7 @@ def test_a_newest_checkpoint_that_needs_code_is_raised_or_skipped_and_never_repl
     with caplog.at_level(logging.WARNING, "scai"):
         resumed = manager.resume(model, on_unreadable="skip")
     assert resumed is not None and resumed.iteration == 1
-    assert [skipped.path for skipped in resumed.skipped] == [newest]
+    assert [skipped.path for skipped in resumed.skipped] == [str(newest)]
     assert any(str(newest) in record.getMessage() for record in caplog.records)
     manager.save_checkpoint(model, iteration=2)
     assert (tmp_path / "checkpoint_iter_2.pt.earlier").read_bytes() == before
@@ -109,7 +111,7 @@ def test_a_latest_that_is_all_there_is_is_resumed_from(tmp_path, model) -> None:
     shutil.copy(tmp_path / "b" / "latest.pt", tmp_path / "a")
     manager = CheckpointManager(tmp_path / "a")
     resumed = manager.resume(model)
-    assert resumed is not None and (resumed.iteration, resumed.path.name) == (7, "latest.pt")
+    assert resumed is not None and (resumed.iteration, Path(resumed.path).name) == (7, "latest.pt")
     manager.save_checkpoint(model, iteration=8)
     assert iterations(manager) == [7, 8]
 
@@ -148,14 +150,14 @@ def test_a_statistic_that_nobody_has_is_warned_of_once(tmp_path, model, caplog, 
 def test_a_relative_directory_is_the_same_one_after_a_chdir(tmp_path, model, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     manager = CheckpointManager("run")
-    assert str(manager.save_checkpoint(model, iteration=1)) == "run/checkpoint_iter_1.pt"
+    assert manager.save_checkpoint(model, iteration=1) == "run/checkpoint_iter_1.pt"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     path = manager.save_checkpoint(model, iteration=2)
-    assert path == tmp_path / "run" / "checkpoint_iter_2.pt" and path.exists()
+    assert path == str(tmp_path / "run" / "checkpoint_iter_2.pt") and os.path.exists(path)
     manager.close()
     manager.save_checkpoint(model, iteration=3)
-    assert all(path.exists() for path in manager.list_checkpoints())
+    assert all(map(os.path.exists, manager.list_checkpoints()))
     assert len(manager.list_checkpoints()) == 3 and not os.listdir(tmp_path / "elsewhere")
 
 

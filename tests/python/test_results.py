@@ -26,7 +26,7 @@ def path(manager: CheckpointManager) -> Path:
     torch.manual_seed(0)
     shared = torch.randn(30_000)
     extra = {"more": {"x": shared, 1: torch.ones(3)}, "view": [shared[10:20]], "path": Path("a")}
-    return manager.save_checkpoint(nn.Linear(300, 300), iteration=1, extra=extra)
+    return Path(manager.save_checkpoint(nn.Linear(300, 300), iteration=1, extra=extra))
 
 
 def whole(path: Path) -> dict[str, Any]:
@@ -197,4 +197,4 @@ def test_a_result_lets_the_file_go_when_it_has_been_read(
 def test_a_result_shows_itself(manager: CheckpointManager, path: Path) -> None:
     checkpoint = manager.load_checkpoint(path)
     assert repr(checkpoint).startswith(f"Checkpoint({str(path)!r}, iteration=1: iteration, model")
-    assert repr(Checkpoint(a=1)) == "Checkpoint('None', iteration=None: a)"
+    assert repr(Checkpoint(a=1)) == "Checkpoint(None, iteration=None: a)"

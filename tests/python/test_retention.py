@@ -51,7 +51,7 @@ def test_a_text_decides_alike_in_python_and_in_the_command(
             decided += 1
             assert code == 0, text
             said = [(each["name"], each["reasons"]) for each in json.loads(out)]
-            assert said == [(verdict.path.name, verdict.reasons) for verdict in verdicts], text
+            assert said == [(Path(verdict.path).name, verdict.reasons) for verdict in verdicts], text
             assert verdicts == reader.prune(keep=text), text
     assert decided > 20 and refused > 20
 

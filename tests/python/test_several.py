@@ -143,11 +143,11 @@ MIXED = r"`model` is a mapping in which `net` has a state_dict\(\) and `w`, a Te
         ({"model": {"net": nn.Linear(1, 1), "w": torch.ones(1)}}, MIXED),
         (
             {"model": {"net": torch.optim.SGD([torch.ones(1)])}},
-            r"`model\['net'\]` is a SGD, an optimizer",
+            r"`model\['net'\]` is an optimizer \(SGD\)",
         ),
         (
             {"model": nn.Linear(1, 1), "optimizer": {"net": nn.Linear(1, 1)}},
-            r"`optimizer\['net'\]` is a Linear, a model",
+            r"`optimizer\['net'\]` is a model \(Linear\)",
         ),
         ({"model": {3: nn.Linear(1, 1)}}, "the names in `model` must be strings, got int"),
         ({"model": {}, "parts": {3: Buffer()}}, "the names in `parts` must be strings, got int"),

@@ -93,7 +93,7 @@ def test_a_training_in_parts_and_resumed_is_that_of_one_go(tmp_path: Path) -> No
     trainer = small(parts)
     resumed = trainer.resume()
     assert resumed is not None
-    assert (resumed.iteration, resumed.path) == (3, parts / "checkpoint_iter_3.pt")
+    assert (resumed.iteration, resumed.path) == (3, str(parts / "checkpoint_iter_3.pt"))
     assert (resumed.skipped, resumed.iterations_lost) == ([], 0)
     assert trainer.train(iterations=100) is True
     for name in ("checkpoint_iter_4.pt", "checkpoint_iter_6.pt"):
@@ -287,7 +287,7 @@ def test_a_save_that_fails_is_a_warning_and_the_last_one_an_error(tmp_path: Path
     assert len(warned) == 3
     assert trainer.training_stats["total_iterations"] == 6
     paths[1].rmdir()
-    assert trainer.save_checkpoint() == paths[1]
+    assert trainer.save_checkpoint() == str(paths[1])
 
 
 def test_a_warning_that_is_an_error_stops_the_training(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_panic_is_an_error_and_the_training_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the trainer has failed: capacity overflow"):
         trainer.train()
     assert trainer.training_stats["total_iterations"] == 1
-    assert trainer.save_checkpoint() == tmp_path / "checkpoint_iter_1.pt"
+    assert trainer.save_checkpoint() == str(tmp_path / "checkpoint_iter_1.pt")
 
 
 def test_another_process_that_writes_keeps_the_training_out(tmp_path: Path) -> None:
@@ -356,9 +356,9 @@ def test_another_process_that_writes_keeps_the_training_out(tmp_path: Path) -> N
 def test_a_save_is_called_as_it_is_told(tmp_path: Path) -> None:
     trainer = small(tmp_path)
     trainer.train(iterations=1)
-    assert trainer.save_checkpoint() == tmp_path / "checkpoint_iter_1.pt"
+    assert trainer.save_checkpoint() == str(tmp_path / "checkpoint_iter_1.pt")
     path = trainer.save_checkpoint(iteration=100)
-    assert path == tmp_path / "checkpoint_iter_100.pt"
+    assert path == str(tmp_path / "checkpoint_iter_100.pt")
     assert torch.load(path, weights_only=True)["iteration"] == 100
     assert scai.verify(path)
 
@@ -368,7 +368,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     trainer.train()
     other = small(tmp_path / "other")
     checkpoint = other.load_checkpoint(tmp_path / "checkpoint_iter_4.pt")
-    assert checkpoint.path == tmp_path / "checkpoint_iter_4.pt"
+    assert checkpoint.path == str(tmp_path / "checkpoint_iter_4.pt")
     assert checkpoint.report.complete
     plain = torch.load(checkpoint.path, weights_only=True)
     assert differences(dict(checkpoint), plain) == []
@@ -475,12 +475,12 @@ def test_a_resume_says_what_it_skipped(tmp_path: Path) -> None:
     resumed = trainer.resume()
     assert resumed is not None
     assert (resumed.iteration, resumed.iterations_lost) == (2, 4)
-    assert [skipped.path.name for skipped in resumed.skipped] == [
+    assert [Path(skipped.path).name for skipped in resumed.skipped] == [
         "checkpoint_iter_6.pt", "checkpoint_iter_4.pt"
     ]  # fmt: skip
     for skipped in resumed.skipped:
         assert isinstance(skipped.reason, errors.DamagedError)
-        assert skipped.set_aside is not None and skipped.set_aside.exists()
+        assert skipped.set_aside is not None and Path(skipped.set_aside).exists()
     assert trainer.training_stats["total_iterations"] == 2
 
 
@@ -543,7 +543,7 @@ def test_settings_come_from_a_file_and_from_arguments(tmp_path: Path) -> None:
         assert config["training"]["batch_size"] == 32
         assert config["training"]["learning_rate"] == 0.5
         assert config["evaluation"]["opponents"] == ["random"]
-        assert trainer.checkpoint_dir == tmp_path / "a"
+        assert trainer.checkpoint_dir == str(tmp_path / "a")
     assert "iteration 0 of 7" in repr(trainer)
 
 

@@ -234,7 +234,7 @@ def test_a_wrapper_is_loaded_as_it_loads_itself(
     expected = state(optimizer)
     manager.save_checkpoint(model, optimizer, 1, wait=wait)
     manager.flush()
-    path = manager.checkpoint_dir / "checkpoint_iter_1.pt"
+    path = Path(manager.checkpoint_dir, "checkpoint_iter_1.pt")
     saved = torch.load(path)
     assert_same(stripped(saved["optimizer_state_dict"]), expected)
     for steps in (0, 2):

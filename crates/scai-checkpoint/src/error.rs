@@ -159,7 +159,7 @@ pub enum Error {
     /// The file carries no checksum at all, so damage could not be detected.
     #[error(
         "{place}the file carries no checksums, so damage could not be noticed; to read it all the \
-         same, allow unprotected files (`--allow-unprotected`, in Python `allow_unprotected=True`), \
+         same, allow unprotected files (`--allow-unprotected`; `allow_unprotected=True` of `CheckpointManager` and `scai.load`), \
          and save it again with scai"
     )]
     Unprotected {

@@ -292,6 +292,15 @@ impl Handle {
         py.detach(|| self.has_captured(Duration::ZERO))
     }
 
+    /// Copies live memory that has not been read yet, up to `room` bytes.
+    fn copy_rest(&self, py: Python<'_>, room: usize) {
+        py.detach(|| {
+            if !self.handle.is_done() {
+                self.capture.copy_rest(room);
+            }
+        });
+    }
+
     /// Waits until all live memory has been read, or the save has ended. Ctrl-C ends the wait.
     fn wait_captured(&self, py: Python<'_>) -> PyResult<()> {
         interruptible(py, |limit| self.has_captured(limit))

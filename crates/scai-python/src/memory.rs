@@ -6,7 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use pyo3::intern;
@@ -16,8 +16,8 @@ use scai_checkpoint::memory::room_for;
 use scai_checkpoint::tensor::Source;
 use scai_checkpoint::{Error, Result};
 
-use crate::pool::Buffer;
-use crate::sync::held;
+use crate::pool::{Buffer, Pool};
+use crate::sync::{held, shared_out};
 
 /// What is copied, compared or filled at a time.
 pub(crate) const COPY_PIECE: usize = 1 << 20;
@@ -275,6 +275,8 @@ pub(crate) struct Copied {
 
 struct LiveBytes {
     samples: Samples,
+    /// What the bytes were, once they were copied and the memory may change. Held by whoever reads.
+    copied: RwLock<Option<Buffer>>,
     unread: AtomicUsize,
     capture: Arc<Capture>,
 }
@@ -321,14 +323,58 @@ impl Snapshot {
         let unread = AtomicUsize::new(self.region.len);
         let _ = self.taken.set(Content::Live(LiveBytes {
             samples,
+            copied: RwLock::default(),
             unread,
             capture: Arc::clone(capture),
         }));
         Ok(())
     }
 
+    /// Bytes that are read live and were not read yet.
+    pub(crate) fn unread(&self) -> usize {
+        match self.taken.get() {
+            Some(Content::Live(live)) => live.unread.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
+    /// Copies the bytes now, if any of them is still to be read live.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn copy_now(&self, pool: &Pool) -> Result<()> {
+        let Some(Content::Live(live)) = self.taken.get() else { return Ok(()) };
+        let mut buffer = pool.take(self.region.len)?;
+        let mut copied = live.copied.write().unwrap_or_else(PoisonError::into_inner);
+        let unread = live.unread.load(Ordering::Relaxed);
+        // If the memory is gone, whoever reads it will report that.
+        if copied.is_none() && unread > 0 && self.region.read(0, buffer.bytes_mut()) {
+            *copied = Some(buffer);
+            live.unread.store(0, Ordering::Relaxed);
+            live.capture.sub(unread);
+        }
+        Ok(())
+    }
+
     fn changed(&self) -> Error {
         changed_error(&self.name)
+    }
+}
+
+impl LiveBytes {
+    /// Reads bytes from where they are now.
+    fn read(&self, region: Region, offset: usize, buf: &mut [u8]) -> bool {
+        let copied = self.copied.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copied) = &*copied {
+            let part = copied.get(offset..offset.saturating_add(buf.len()));
+            return part.map(|part| buf.copy_from_slice(part)).is_some();
+        }
+        let is_there = region.read(offset, buf);
+        if is_there {
+            self.unread.fetch_sub(buf.len(), Ordering::Relaxed);
+            self.capture.sub(buf.len());
+        }
+        is_there
     }
 }
 
@@ -416,14 +462,9 @@ impl Source for Snapshot {
                 Ok(())
             }
             Some(Content::Live(live)) => {
-                if !self.region.read(offset, buf)
-                    || !live.samples.agree(offset, buf, self.region.len)
-                {
-                    return Err(self.changed());
-                }
-                live.unread.fetch_sub(buf.len(), Ordering::Relaxed);
-                live.capture.sub(buf.len());
-                Ok(())
+                let is_same = live.read(self.region, offset, buf)
+                    && live.samples.agree(offset, buf, self.region.len);
+                if is_same { Ok(()) } else { Err(self.changed()) }
             }
             Some(Content::Staged) => {
                 self.owners.await_staged()?;
@@ -442,10 +483,12 @@ impl Drop for LiveBytes {
 }
 
 /// Says when all live memory of a save has been read, so that it may change again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Capture {
     left: Mutex<usize>,
     done: Condvar,
+    /// What is read live, in the order of the file, and where memory for copies comes from.
+    live: OnceLock<(Vec<Weak<Snapshot>>, Pool)>,
 }
 
 impl Capture {
@@ -459,6 +502,30 @@ impl Capture {
         if *left == 0 {
             self.done.notify_all();
         }
+    }
+
+    /// From now on `copy_rest` may copy these, whose order is that of the file.
+    pub(crate) fn may_copy(&self, live: Vec<Weak<Snapshot>>, pool: Pool) {
+        let _ = self.live.set((live, pool));
+    }
+
+    /// Copies what is still to be read live, up to `room` bytes, from the end of the file on: the
+    /// writer comes from its beginning. That takes less time than to wait until all is on the device.
+    pub(crate) fn copy_rest(&self, room: usize) {
+        let Some((live, pool)) = self.live.get() else { return };
+        let room = AtomicUsize::new(room);
+        let has_room = |len: usize| {
+            let left = |room: usize| room.checked_sub(len);
+            room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
+        };
+        // If there is no memory, what is left is waited for.
+        let _ = shared_out(live.len(), live.len(), |i| {
+            let snapshot = live[live.len() - 1 - i].upgrade();
+            match snapshot.filter(|snapshot| snapshot.unread() > 0 && has_room(snapshot.len())) {
+                Some(snapshot) => snapshot.copy_now(pool),
+                None => Ok(()),
+            }
+        });
     }
 
     /// Waits at most so long; says whether all has been read.

@@ -47,9 +47,17 @@ impl Pool {
         Ok(Buffer { bytes, pool: self.clone() })
     }
 
-    /// Drops what the save that has just taken its buffers had no use for.
-    pub(crate) fn trim(&self) {
-        held(&self.0).clear();
+    /// Drops what the save that has just taken its buffers had no use for, but for so many bytes that
+    /// it may still need.
+    pub(crate) fn trim(&self, needed: usize) {
+        let mut left = needed;
+        held(&self.0).retain(|bytes| match left.checked_sub(bytes.capacity()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        });
     }
 }
 

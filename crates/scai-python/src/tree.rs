@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pyo3::intern;
@@ -13,7 +12,6 @@ use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::load::{
     MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
 };
-use scai_checkpoint::memory::room_for_thread;
 use scai_checkpoint::value::join;
 use scai_checkpoint::{Checkpoint, DType, Dict, Error, Value, file};
 use serde_json::Value as Json;
@@ -25,7 +23,7 @@ use crate::live::Live;
 use crate::memory::{COPY_PIECE, Capture, Owners, SMALL, Snapshot, Watched, reads_are_safe};
 use crate::notes::{Note, Notes};
 use crate::pool::{Buffer, Pool};
-use crate::sync::held;
+use crate::sync::{held, shared_out};
 
 /// Live memory in bytes that is worth a thread of its own.
 const LOOKED_AT: usize = 32 << 20;
@@ -563,7 +561,7 @@ fn take(
     let at_once = views.iter().filter(|view| view.on_cpu && !is_later(view));
     let copied: Vec<Watched> = at_once.map(watched).collect();
     let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum()).or_raise()?;
-    pool.trim();
+    pool.trim(later.iter().map(|snapshot| snapshot.len()).sum());
     copy_small(&small, together).or_raise()?;
     // The interpreter stays held: nobody may free what is looked at. A thread costs as much as to
     // look at some MiB.
@@ -577,6 +575,7 @@ fn take(
     for (snapshot, bytes) in large {
         snapshot.set_copy(Arc::new(bytes), 0..snapshot.len());
     }
+    capture.may_copy(later.into_iter().map(Arc::downgrade).collect(), pool.clone());
     Ok(())
 }
 
@@ -615,37 +614,4 @@ fn copy(large: &mut [(&Arc<Snapshot>, Buffer)]) -> scai_checkpoint::Result<()> {
         let (snapshot, offset, bytes) = &mut *piece;
         snapshot.copy_to(*offset, bytes)
     })
-}
-
-/// Does `count` pieces of work, on up to `threads` threads and no more than four.
-fn shared_out(
-    count: usize,
-    threads: usize,
-    work: impl Fn(usize) -> scai_checkpoint::Result<()> + Sync,
-) -> scai_checkpoint::Result<()> {
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(Ok(()));
-    let all = || {
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= count {
-                break;
-            }
-            if let Err(error) = work(i) {
-                *held(&failed) = Err(error);
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(threads).min(4);
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            // Where the system has no more threads to give, fewer do it.
-            let has_room = room_for_thread();
-            if !has_room || std::thread::Builder::new().spawn_scoped(scope, all).is_err() {
-                break;
-            }
-        }
-        all();
-    });
-    failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

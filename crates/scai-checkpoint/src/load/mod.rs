@@ -212,7 +212,7 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
     let expected: HashSet<&str> = model.iter().map(|spec| spec.name.as_str()).collect();
     let names = saved.iter().map(|(name, _)| name);
     report.unexpected = names.filter(|name| !expected.contains(name.as_str())).cloned().collect();
-    report.hints = hints(report);
+    report.hints = hints(report, options.cast);
     if options.is_strict() && !report.is_complete() {
         return Err(Error::mismatch(matched.report));
     }
@@ -224,16 +224,17 @@ const NEAR: f64 = 0.9;
 /// Names that are compared at most: the time grows with the product of the two counts.
 const COMPARED: usize = 200;
 
-fn hints(report: &LoadReport) -> Vec<String> {
+fn hints(report: &LoadReport, is_cast: bool) -> Vec<String> {
     let (missing, unexpected) = (&report.missing, &report.unexpected);
     let mut hints = Vec::new();
     let same_shape = |found: &ShapeMismatch| found.checkpoint.1 == found.model.1;
     if !report.mismatched.is_empty() && report.mismatched.iter().all(same_shape) {
-        hints.push(
-            "only the element types differ: load with `cast`, which converts numbers of floating point, \
-             or into a model of the saved types"
-                .to_owned(),
-        );
+        let advice = if is_cast {
+            "only floating-point types are converted into one another"
+        } else {
+            "load with `cast`, which converts floating point, or into a model of the saved types"
+        };
+        hints.push(format!("only the element types differ: {advice}"));
     }
     if missing.is_empty() || unexpected.is_empty() {
         return hints;

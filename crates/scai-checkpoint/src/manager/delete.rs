@@ -15,14 +15,7 @@ impl CheckpointManager {
         self.flush()?;
         let shared = &self.shared;
         let operation = shared.writing.begin(&*shared.store)?;
-        let name = shared.name_of(id.into())?;
-        drop(shared.open(&name)?);
-        if name::iteration(&name).is_none() {
-            return Err(Error::invalid(format!(
-                "`{}` is not called `checkpoint_iter_….pt` and is not deleted; delete the file itself",
-                shared.path(&name).display()
-            )));
-        }
+        let name = shared.checkpoint_at(id.into())?;
         if shared.exists(&name::pin(&name))? {
             return Err(Error::invalid(format!(
                 "`{}` is pinned and is not deleted; unpin it first",

@@ -56,6 +56,28 @@ impl Shared {
         }
     }
 
+    /// The name of a checkpoint that exists.
+    ///
+    /// # Errors
+    /// As [`Shared::name_of`]; [`Error::NotFound`]; [`Error::Invalid`] for a file that is not called like
+    /// a checkpoint, such as `latest.pt`.
+    pub(super) fn checkpoint_at(&self, id: CheckpointId) -> Result<String> {
+        let name = self.name_of(id)?;
+        drop(self.open(&name)?);
+        if name::iteration(&name).is_some() {
+            return Ok(name);
+        }
+        let path = self.path(&name);
+        let path = path.display();
+        Err(Error::invalid(match name.as_str() {
+            name::LATEST => format!(
+                "`{path}` is another name of the newest checkpoint; name that one, by its iteration \
+                 or as `checkpoint_iter_….pt`"
+            ),
+            _ => format!("`{path}` is not called `checkpoint_iter_….pt`, as checkpoints are"),
+        }))
+    }
+
     /// The checkpoint of an iteration.
     pub(super) fn named(&self, iteration: u64) -> Result<name::Named> {
         let found = name::checkpoints(&self.entries()?).into_iter().rev();

@@ -375,11 +375,11 @@ impl CheckpointManager {
     /// Keeps a checkpoint from being pruned.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such checkpoint.
+    /// [`Error::NotFound`] if there is no such checkpoint; [`Error::Invalid`] if the file is not called
+    /// like one.
     pub fn pin(&self, id: impl Into<CheckpointId>) -> Result<()> {
         self.flush()?;
-        let name = self.shared.name_of(id.into())?;
-        drop(self.shared.open(&name)?);
+        let name = self.shared.checkpoint_at(id.into())?;
         let mark = name::pin(&name);
         self.shared.store.publish(Publication::of_bytes(&mark, &[]))?;
         // A prune may have deleted it before the mark was there.

@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 #[cfg(doc)]
@@ -255,4 +256,9 @@ pub trait Directory: Send + Sync + fmt::Debug {
 
     /// What messages call this directory, such as its path.
     fn describe(&self) -> String;
+
+    /// Whether it is the directory at `path`. Compares the text if not overridden.
+    fn is_at(&self, path: &Path) -> bool {
+        path == Path::new(&self.describe())
+    }
 }

@@ -128,6 +128,12 @@ impl<D: Directory> Store for DirectoryStore<D> {
         self.0.describe()
     }
 
+    fn name_at(&self, path: &Path) -> Option<String> {
+        let name = path.file_name()?.to_str()?.to_owned();
+        let parent = path.parent().unwrap_or(Path::new(""));
+        (parent == Path::new("") || self.0.is_at(parent)).then_some(name)
+    }
+
     fn check_location(&self) -> Result<()> {
         self.0.check_location().map_err(|error| commit::directory_failed(&*self.0, "write", error))
     }

@@ -136,3 +136,35 @@ fn unfinished_saves_can_be_waited_for_without_asking_how_they_ended() {
     // The failure is still to be reported.
     assert!(matches!(writer.flush(), Err(Error::Background(_))));
 }
+
+#[test]
+fn a_path_into_another_directory_never_means_a_file_of_this_one() {
+    let (mine, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (writer, elsewhere) = (manager(&mine), manager(&other));
+    for iteration in [1, 2] {
+        writer.save(checkpoint(iteration, None)).unwrap();
+        elsewhere.save(checkpoint(iteration, None)).unwrap();
+    }
+    let path = other.path().join("checkpoint_iter_1.pt");
+    assert!(matches!(writer.delete(&path), Err(Error::Invalid(_))));
+    assert!(matches!(writer.pin(&path), Err(Error::Invalid(_))));
+    assert!(matches!(writer.unpin(&path), Err(Error::Invalid(_))));
+    assert!(matches!(writer.delete("/nonexistent/checkpoint_iter_1.pt"), Err(Error::Invalid(_))));
+    assert_eq!(names(&mine), ["checkpoint_iter_1.pt", "checkpoint_iter_2.pt", "latest.pt"]);
+    // By another way to the directory it is the same one.
+    let link = other.path().join("link");
+    std::os::unix::fs::symlink(mine.path(), &link).unwrap();
+    writer.delete(link.join("checkpoint_iter_1.pt")).unwrap();
+    writer.delete(mine.path().join(".").join("checkpoint_iter_2.pt")).unwrap();
+    assert_eq!(names(&mine), [""; 0]);
+}
+
+#[test]
+fn another_name_of_the_newest_checkpoint_is_not_pinned() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = manager(&directory);
+    writer.save(checkpoint(1, None)).unwrap();
+    let error = writer.pin("latest.pt").unwrap_err().to_string();
+    assert!(error.contains("another name of the newest checkpoint"), "{error}");
+    assert!(!directory.path().join("latest.pt.pinned").exists());
+}

@@ -262,6 +262,11 @@ impl Directory for LocalDirectory {
     fn describe(&self) -> String {
         self.location.shown().display().to_string()
     }
+
+    fn is_at(&self, path: &Path) -> bool {
+        let of = |path: &Path| std::fs::canonicalize(path).ok();
+        of(path).is_some_and(|path| of(self.path()) == Some(path))
+    }
 }
 
 /// The entries of this type in a directory.
