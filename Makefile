@@ -6,6 +6,8 @@ VENV ?= .venv
 OLDEST ?= .venv-oldest
 OLDEST_PYTHON ?= $(PYTHON)
 OLDEST_RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+# The Pythons in which the wheel is tried.
+WHEEL_PYTHONS ?= $(PYTHON)
 # Seconds each fuzz target runs with `make fuzz`.
 FUZZ_SECONDS ?= 600
 
@@ -16,7 +18,7 @@ REWRITTEN := target/rewritten
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" \
   || echo "timeout 7200 cargo test")
 
-.PHONY: check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
+.PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
   bench-unfenced instructions
 
@@ -45,6 +47,11 @@ test-oldest: python $(OLDEST)/ready ## The Python tests with the oldest PyTorch 
 
 python: $(VENV)/ready ## The Python package, built for work on it, in $(VENV)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet
+
+wheel: $(VENV)/zig ## A manylinux wheel in dist/, installed and used in each of WHEEL_PYTHONS
+	rm -f dist/scai-*.whl
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" maturin build --release --zig --compatibility manylinux2014 --out dist
+	$(VENV)/bin/python tests/wheel.py dist/scai-*.whl $(WHEEL_PYTHONS:%=--python %)
 
 python-release: $(VENV)/ready
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet --release
@@ -133,6 +140,11 @@ $(VENV)/ready: tests/requirements.txt
 $(OLDEST)/ready: tests/requirements-oldest.txt
 	test -d $(OLDEST) || $(OLDEST_PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-oldest.txt
+	touch $@
+
+# zig links against an old glibc, so that the wheel runs on any Linux of the last ten years.
+$(VENV)/zig: $(VENV)/ready
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]>=1.9,<2'
 	touch $@
 
 $(VENV)/rivals: bench/requirements.txt $(VENV)/ready
