@@ -289,7 +289,9 @@ class CheckpointManager:
         }
         if rng:
             state["rng_state"] = _random.capture()
-        for name, value in checked_mapping("extra", extra).items():
+        extra = checked_mapping("extra", extra)
+        objects.warn_of_strays(extra)
+        for name, value in extra.items():
             if name in state:
                 raise ValueError(f"a part of `extra` is called `{name}`, as a field is")
             state[name] = value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,8 @@ from scai._named import ONE, Members, member_name, members, saved_members
 from scai._report import LoadReport
 from scai._versions import plain_state
 
+_log = logging.getLogger("scai")
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()
 _FIELD = "{}_state_dict"
 _TAKEN = {"model", "optimizer"}
 
@@ -48,6 +52,10 @@ class Parts:
                 raise ValueError(f"`{name}` is an argument of its own, and also a name in `parts`")
             given[name] = part
         self.further = {name: members(part, name) for name, part in given.items()}
+        for what, things in self.further.items():
+            for key, thing in things.items():
+                if what != "ema" or not isinstance(thing, Mapping):
+                    _check_can_be_loaded(thing, member_name(what, key))
 
     def check_sound(self) -> None:
         """Refuse to save what a load has changed in part."""
@@ -59,6 +67,27 @@ class Parts:
                 for name, thing in things.items()
             }
         )
+
+    def warn_of_strays(self, extra: Mapping[str, Any]) -> None:
+        """Log a warning, once, of each optimizer that steps tensors which are not saved."""
+        all_of = {"model": self.models, **self.further}
+        things = [thing for named in all_of.values() for thing in named.values()]
+        if not all(map(_is_model, self.models.values())):
+            # Whose tensors they are cannot be known.
+            return
+        saved = {id(p) for thing in things if _is_model(thing) for _, p in thing.named_parameters()}
+        saved |= {id(value) for value in extra.values()}
+        for name, optimizer in self.optimizers.items():
+            groups = getattr(optimizer, "param_groups", None) or []
+            strays = sum(id(p) not in saved for group in groups for p in group["params"])
+            if strays and optimizer not in _warned:
+                _warned.add(optimizer)
+                _log.warning(
+                    "`%s` steps %d tensors that are in no model that is saved, so their values are not "
+                    "saved; pass what holds them in `model` or `parts`, such as a torch.nn.ParameterDict",
+                    member_name("optimizer", name),
+                    strays,
+                )
 
     def state(self) -> tuple[dict[str, Any], str | None]:
         """The fields of the checkpoint that hold their states, and what is kept beside."""
@@ -180,6 +209,17 @@ def _states(things: Members, what: str) -> Any:
         for name, thing in things.items()
     }
     return states[ONE] if ONE in states else states
+
+
+def _check_can_be_loaded(thing: Any, what: str) -> None:
+    """Refuse at a save what a load will refuse."""
+    for method in ("state_dict", "load_state_dict"):
+        if not callable(getattr(thing, method, None)):
+            kind = type(thing).__name__
+            advice = "; values that you restore yourself go into `extra` of a save"
+            raise TypeError(
+                f"`{what}` is a {kind}, which has no {method}(){advice * isinstance(thing, Mapping)}"
+            )
 
 
 def _is_model(thing: Any) -> bool:

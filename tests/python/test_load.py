@@ -59,8 +59,8 @@ def test_another_element_type_is_a_mismatch(manager: CheckpointManager) -> None:
     ) as raised:
         manager.load_checkpoint(path, nn.Linear(2, 2, bias=False).bfloat16())
     assert str(raised.value).endswith(
-        "hint: only the element types differ: load with `cast`, which converts numbers of floating "
-        "point, or into a model of the saved types"
+        "hint: only the element types differ: load with `cast`, which converts floating point, or into "
+        "a model of the saved types"
     )
 
 

@@ -147,3 +147,57 @@ def test_a_cast_that_was_asked_for_is_not_advised(tmp_path: Path) -> None:
     manager.save_checkpoint({"n": torch.arange(3)}, iteration=1)
     with pytest.raises(scai.errors.MismatchError, match="only floating-point types are converted"):
         manager.load_checkpoint(1, {"n": torch.zeros(3)}, cast=True)
+
+
+class OnlySaves:
+    """An object whose state can be saved, and not loaded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("name", ["scheduler", "scaler", "dataloader", "ema", "replay"])
+@pytest.mark.parametrize("part", [OnlySaves(), 3, {"w": torch.ones(1)}])
+def test_what_cannot_be_loaded_is_refused_when_it_is_saved(
+    tmp_path: Path, name: str, part: Any
+) -> None:
+    if name == "ema" and isinstance(part, dict):
+        # Averaged tensors are loaded in place.
+        return
+    arguments: dict[str, Any] = {"parts": {name: part}} if name == "replay" else {name: part}
+    manager = CheckpointManager(tmp_path)
+    for call in (
+        lambda: manager.save_checkpoint({}, iteration=1, **arguments),
+        lambda: manager.resume(**arguments),  # also in an empty directory
+    ):
+        with pytest.raises(TypeError, match=f"`{name}` is a .*, which has no (load_)?state_dict"):
+            call()
+    if isinstance(part, dict):
+        with pytest.raises(TypeError, match="go into `extra`"):
+            manager.save_checkpoint({}, iteration=1, **arguments)
+    assert manager.list_checkpoints() == []
+
+
+def test_tensors_that_are_stepped_and_not_saved_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = small()
+    alpha = nn.Parameter(torch.zeros(1))
+    stray = torch.optim.Adam([alpha])
+    manager = CheckpointManager(tmp_path)
+    with caplog.at_level(logging.WARNING, "scai"):
+        for iteration in (1, 2):
+            manager.save_checkpoint({"m": model}, {"m": optimizer, "alpha": stray}, iteration)
+        assert caplog.text.count("`optimizer['alpha']` steps 1 tensors that are in no model") == 1
+        caplog.clear()
+        # Whoever saves it in one of these ways is not warned.
+        held = nn.ParameterDict({"alpha": alpha})
+        for saved in ({"parts": {"alpha": held}}, {"extra": {"alpha": alpha}}):
+            again = torch.optim.Adam([alpha])
+            arguments: dict[str, Any] = saved
+            manager.save_checkpoint(
+                {"m": model}, {"m": optimizer, "alpha": again}, 3, **arguments
+            )
+        manager.save_checkpoint({"m": model, "alpha": held}, torch.optim.Adam([alpha]), 4)
+        manager.save_checkpoint(model.state_dict(), torch.optim.Adam([alpha]), 5)
+        assert caplog.text == ""
