@@ -201,7 +201,10 @@ impl Search<'_> {
     fn look(&mut self) -> Result<Option<(Named, Loaded)>> {
         let entries = self.shared.entries()?;
         let superseded = self.shared.superseded()?;
-        let mut found = name::checkpoints(&entries);
+        let unopenable = self.shared.store.unopenable()?;
+        let mut candidates = entries.clone();
+        candidates.extend(unopenable.iter().map(|name| Entry { name: name.clone(), len: 0 }));
+        let mut found = name::checkpoints(&candidates);
         found.retain(|named| !superseded.contains(&named.name));
         self.newest = self.newest.max(found.last().map_or(0, |newest| newest.iteration));
         self.gone = false;
@@ -209,6 +212,10 @@ impl Search<'_> {
         self.skipped.retain(|skipped| skipped.set_aside.is_some());
         let no_other = found.is_empty();
         for named in found.into_iter().rev() {
+            if unopenable.contains(&named.name) {
+                self.pass_over(&named.name)?;
+                continue;
+            }
             if let Some(loaded) = self.attempt(&named.name, Some(named.iteration))? {
                 return Ok(Some((named, loaded)));
             }
@@ -247,6 +254,20 @@ impl Search<'_> {
         }
         self.skipped.push(Skipped { name: name.to_owned(), reason, set_aside: None });
         Ok(None)
+    }
+
+    /// Passes over what is called like a checkpoint and is not a file, if that is asked for.
+    fn pass_over(&mut self, name: &str) -> Result<()> {
+        let place = Place { path: Some(self.shared.path(name)), ..Place::default() };
+        let what = "it is not a file that can be opened: a symbolic link to a file that is not there, a \
+                    directory, or a pipe";
+        let hint = "if it is on a disk that is not mounted, mount it; otherwise move it away";
+        let reason = Error::unsupported(place, what, hint);
+        if self.unreadable == Unreadable::Fail {
+            return Err(reason);
+        }
+        self.skipped.push(Skipped { name: name.to_owned(), reason, set_aside: None });
+        Ok(())
     }
 
     /// If no checkpoint can be used: records what else there is that a resume does not use by itself.

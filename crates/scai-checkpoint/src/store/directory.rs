@@ -257,6 +257,15 @@ pub trait Directory: Send + Sync + fmt::Debug {
     /// What messages call this directory, such as its path.
     fn describe(&self) -> String;
 
+    /// The names of what is not a file that can be opened: dangling symbolic links, directories, pipes.
+    /// None if not overridden.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    fn unopenable(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Whether it is the directory at `path`. Compares the text if not overridden.
     fn is_at(&self, path: &Path) -> bool {
         path == Path::new(&self.describe())

@@ -351,6 +351,15 @@ pub trait Store: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// The names that [`Store::list`] leaves out since what they hold cannot be opened: in a directory,
+    /// dangling symbolic links, directories, pipes. None if not overridden.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    fn unopenable(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// The name in this store of the file at `path`; `None` if it is elsewhere. A bare name is one of
     /// this store.
     fn name_at(&self, path: &Path) -> Option<String> {

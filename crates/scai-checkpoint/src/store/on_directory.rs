@@ -128,6 +128,11 @@ impl<D: Directory> Store for DirectoryStore<D> {
         self.0.describe()
     }
 
+    fn unopenable(&self) -> Result<Vec<String>> {
+        let names = self.0.unopenable();
+        names.map_err(|error| commit::directory_failed(&*self.0, "list", error))
+    }
+
     fn name_at(&self, path: &Path) -> Option<String> {
         let name = path.file_name()?.to_str()?.to_owned();
         let parent = path.parent().unwrap_or(Path::new(""));

@@ -41,6 +41,7 @@ mod lazy_reader;
 mod list_cost;
 mod made_twice;
 mod manager;
+mod not_files;
 mod notes;
 mod own_store;
 mod payload;

@@ -263,6 +263,19 @@ impl Directory for LocalDirectory {
         self.location.shown().display().to_string()
     }
 
+    fn unopenable(&self) -> io::Result<Vec<String>> {
+        let mut found = names(&self.dir)?;
+        found.retain(|name| {
+            let stat = rustix::fs::statat(&self.dir, name, AtFlags::empty());
+            match stat {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile,
+                // Something that was deleted meanwhile is not there at all.
+                Err(_) => rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok(),
+            }
+        });
+        Ok(found)
+    }
+
     fn is_at(&self, path: &Path) -> bool {
         let of = |path: &Path| std::fs::canonicalize(path).ok();
         of(path).is_some_and(|path| of(self.path()) == Some(path))
