@@ -56,7 +56,7 @@ def test_a_file_that_is_not_there_is_named(manager: CheckpointManager, tmp_path:
         assert str(raised.value) == f"checkpoint `{missing}` does not exist"
     for call in (manager.pin, manager.unpin):
         with pytest.raises(FileNotFoundError):
-            call(missing)
+            call(Path(manager.checkpoint_dir, "nothing.pt"))
     with pytest.raises(OSError):
         manager.load_checkpoint(tmp_path)
 

@@ -33,7 +33,11 @@ from torch import nn
         ({"extra": {"model": nn.Linear(1, 1)}}, "model"),
         ({"model": {"a.b": open}}, "model_state_dict.a.b"),
         (
-            {"dataloader": types.SimpleNamespace(state_dict=lambda: {"it": iter([])})},
+            {
+                "dataloader": types.SimpleNamespace(
+                    state_dict=lambda: {"it": iter([])}, load_state_dict=print
+                )
+            },
             "dataloader_state_dict.it",
         ),
         ({"metadata": {1.5: {("a", 2): print}}}, r"metadata.1.5.('a', 2)"),

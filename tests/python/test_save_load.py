@@ -347,7 +347,7 @@ def test_paths_of_all_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         scai.save([1], path)
         assert scai.load(path) == [1]
         assert scai.verify(path)
-    for wrong in (5, None, io.BytesIO(), b"x.pt"):
+    for wrong in (5, None, b"x.pt"):
         with pytest.raises(TypeError):
             scai.save([1], wrong)
         with pytest.raises(TypeError):
