@@ -79,10 +79,13 @@ class SaveHandle(concurrent.futures.Future[str]):
         self._check_process()
         if self._completing.is_current():
             # A callback waits for a later save, which this very thread would complete.
-            self._save.wait()
-            self._complete()
+            if self._save.wait(timeout):
+                self._complete()
+            limit: float | None = 0.0
+        else:
+            limit = timeout
         try:
-            error = super().exception(timeout)
+            error = super().exception(limit)
         except concurrent.futures.TimeoutError:
             # Another class than Python's own before 3.11.
             message = f"{self.path} is not durable yet after {timeout} s"
@@ -178,8 +181,8 @@ class Completing:
                 self._thread.start()
                 return
             except RuntimeError:
-                # The interpreter is about to end, and has no thread to give.
-                self._thread = None
+                # The interpreter is about to end, and has no thread to give: this one does it.
+                self._thread = threading.current_thread()
         self._run()
 
     def wait(self) -> None:
@@ -199,18 +202,25 @@ class Completing:
                     self._thread = None
                     return
                 handle = self._pending[0]
-            handle._save.wait()
-            handle._complete()
-            if handle.info is not None:
-                self.committed(handle.info)
-            with self._changed:
-                self._pending.popleft()
-                self._changed.notify_all()
+            try:
+                handle._save.wait()
+                handle._complete()
+                if handle.info is not None:
+                    self.committed(handle.info)
+            except BaseException:
+                # A callback that exits must not stop the saves after this one from being completed.
+                _log.exception("a callback for %s failed", handle.path)
+            finally:
+                with self._changed:
+                    self._pending.popleft()
+                    self._changed.notify_all()
 
     def committed(self, info: SaveInfo) -> None:
         """Call back for a checkpoint that is durable. What a callback raises is logged."""
         for callback in self._on_commit:
             try:
                 callback(info)
-            except Exception:
+            except BaseException as error:
                 _log.exception("a callback for %s failed", info.path)
+                if not self.is_current() and not isinstance(error, Exception):
+                    raise

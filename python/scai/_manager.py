@@ -33,7 +33,7 @@ from scai._load import apply_all
 from scai._load_module import Matching
 from scai._native import File
 from scai._parts import Parts
-from scai._results import Resumed, SaveInfo, Skipped, Verdict
+from scai._results import Resumed, SaveInfo, Skipped, Verdict, within
 from scai._retention import Retention, retention
 
 _log = logging.getLogger("scai")
@@ -97,7 +97,7 @@ class CheckpointManager:
         save_interval: int = 1,
         allow_unprotected: bool = False,
     ) -> None:
-        self._given = os.fspath(checkpoint_dir)
+        self._given = _plain(os.fspath(checkpoint_dir))
         if not self._given:
             raise ValueError('`checkpoint_dir` is empty; the working directory is "."')
         rules = retention(keep, keep_last, keep_every, keep_best, keep_within)
@@ -142,10 +142,10 @@ class CheckpointManager:
     @property
     def checkpoint_dir(self) -> str:
         """The directory: as it was given while that leads there, absolute after an `os.chdir`."""
-        return os.path.normpath(self._manager.directory())
+        return self._manager.directory()
 
     def _at(self, name: str) -> str:
-        return os.path.join(self.checkpoint_dir, name)
+        return within(self.checkpoint_dir, name)
 
     @property
     def _native(self) -> _native.Manager:
@@ -319,11 +319,14 @@ class CheckpointManager:
         return handle
 
     def should_save(self, iteration: int) -> bool:
-        """Whether `iteration` is a multiple of `save_interval`, and later than the latest checkpoint."""
+        """Whether `iteration` is a multiple of `save_interval`, and later than the latest checkpoint and
+        all that is being saved."""
         iteration = checked_iteration(iteration)
         if iteration % self._save_interval:
             return False
-        latest = self.latest_iteration()
+        # What is still being saved is not waited for.
+        under_way = [handle.iteration for handle in self._handles if not handle.done()]
+        latest = max(under_way) if under_way else self.latest_iteration()
         return latest is None or iteration > latest
 
     def _settle(self) -> None:
@@ -593,10 +596,11 @@ class CheckpointManager:
         if not isinstance(by, str):
             raise TypeError(f'`by` must be a string such as "loss:min", got {type(by).__name__}')
         try:
-            best = self._native.best(by)
+            _native.retention([f"best:{by}"])
         except ValueError:
             message = f'`by` is {by!r}; it must be a statistic and a goal, such as "loss:min"'
             raise ValueError(message) from None
+        best = self._native.best(by)
         return None if best is None else self._at(best)
 
     def verify_checkpoint(self, checkpoint_path: PathLike | int) -> dict[str, bool]:
@@ -607,7 +611,12 @@ class CheckpointManager:
         right. `scai.verify` also says what is wrong.
         """
         self.flush()
-        return _verify(self._path(checkpoint_path)).answers
+        try:
+            path = self._path(checkpoint_path)
+        except FileNotFoundError:
+            # No checkpoint of this iteration.
+            path = self._at(f"checkpoint_iter_{checkpoint_path}.pt")
+        return _verify(path).answers
 
     def pin(self, checkpoint_path: PathLike | int) -> None:
         """Keep a checkpoint from being deleted.
@@ -738,6 +747,13 @@ class CheckpointManager:
         if latest is None:
             raise FileNotFoundError(f"there is no checkpoint in `{self.checkpoint_dir}`")
         return latest
+
+
+def _plain(location: str) -> str:
+    """A location without ``./`` before it and a slash behind it, as paths are returned."""
+    while location.startswith("./") and location.strip("./"):
+        location = location[2:].lstrip("/")
+    return location.rstrip("/") or location
 
 
 @atexit.register

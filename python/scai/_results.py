@@ -13,6 +13,11 @@ from scai._timeline import Timeline
 _log = logging.getLogger("scai")
 
 
+def within(directory: str, name: str) -> str:
+    """The path of a file in a directory; in the working directory, its name."""
+    return name if directory == "." else os.path.join(directory, name)
+
+
 @dataclass(frozen=True)
 class SaveInfo:
     """A checkpoint that is durable.
@@ -42,7 +47,7 @@ class SaveInfo:
         cls, saved: dict[str, Any], directory: str, iteration: int, seconds: float, waited: float
     ) -> SaveInfo:
         """What the engine says of a save. Its warnings are logged."""
-        path = os.path.join(directory, saved["name"])
+        path = within(directory, saved["name"])
         for warning in saved["warnings"]:
             _log.warning("`%s` is saved, but %s", path, warning)
         return cls(
@@ -50,7 +55,7 @@ class SaveInfo:
             iteration=iteration,
             bytes=saved["bytes"],
             seconds=seconds,
-            removed=[os.path.join(directory, name) for name in saved["removed"]],
+            removed=[within(directory, name) for name in saved["removed"]],
             warnings=saved["warnings"],
             timeline=Timeline(waited, *saved["timeline"]),
             rate=saved["rate"],
@@ -78,9 +83,9 @@ class Skipped:
         """Those of a resume in a directory, as the engine gives them."""
         return [
             cls(
-                os.path.join(directory, name),
+                within(directory, name),
                 reason,
-                None if aside is None else os.path.join(directory, aside),
+                None if aside is None else within(directory, aside),
             )
             for name, reason, aside in skipped
         ]

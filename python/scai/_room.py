@@ -17,15 +17,16 @@ def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
 
 def _of_system(proc: Path) -> Iterator[int]:
     for line in _text(proc / "meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith("MemAvailable:") and line.split()[1].isdecimal():
             yield int(line.split()[1]) * 1024
 
 
 def _of_container(proc: Path, cgroup: Path) -> Iterator[int]:
     """What is left below the limits of the control group (version 2, or 1) and those above it."""
     for line in _text(proc / "self" / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        _, separator, rest = line.partition(":")
+        controllers, again, path = rest.partition(":")
+        if not (separator and again) or controllers not in ("", "memory"):
             continue
         is_second = controllers == ""
         folder = cgroup if is_second else cgroup / "memory"

@@ -18,10 +18,12 @@ class Held:
     def done(self) -> bool:
         return self._go.is_set() and bool(self._save.done())
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> bool:
+        if seconds is not None:
+            return self._go.wait(seconds) and bool(self._save.wait(seconds))
         # A test that fails must not leave a thread that waits for ever.
         assert self._go.wait(60)
-        self._save.wait()
+        return bool(self._save.wait())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._save, name)

@@ -334,7 +334,10 @@ for error in (SystemExit, asyncio.CancelledError):
             for iteration in (1, 2):
                 handle = manager.save_checkpoint({"w": torch.ones(5)}, iteration=iteration, wait=False)
                 if where == "done callback":
-                    handle.add_done_callback(fail)
+                    try:
+                        handle.add_done_callback(fail)
+                    except BaseException:
+                        pass  # the save had ended, and it was called right here
                 handle.result()
         assert manager.all_iterations() == [1, 2]
 print("well")

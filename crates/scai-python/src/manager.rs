@@ -266,10 +266,19 @@ impl Handle {
         self.handle.is_done()
     }
 
-    /// Waits until the save has ended, well or not, without asking how. Not for the main thread, where
+    /// Waits until the save has ended, well or not, without asking how; says whether it has. Not for the main thread, where
     /// signals are handled.
-    fn wait(&self, py: Python<'_>) {
-        py.detach(|| while !self.handle.wait_end(Duration::MAX) {});
+    #[pyo3(signature = (seconds=None))]
+    fn wait(&self, py: Python<'_>, seconds: Option<f64>) -> bool {
+        let limit = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        py.detach(|| match limit {
+            Some(limit) => self.handle.wait_end(limit),
+            None => loop {
+                if self.handle.wait_end(Duration::MAX) {
+                    break true;
+                }
+            },
+        })
     }
 
     /// How the save ended: what was saved, or the exception that it failed with, which still counts as
