@@ -717,7 +717,7 @@ class CheckpointManager:
         directory."""
         path = self._named(checkpoint)
         is_name = os.path.dirname(path) == ""
-        return within if is_name and os.path.exists(within := self._at(path)) else path
+        return inside if is_name and os.path.exists(inside := self._at(path)) else path
 
     def _named(self, checkpoint: PathLike | int) -> str:
         """A path or a name as it is; the name of an iteration's checkpoint."""
