@@ -667,7 +667,7 @@ def step():
     optimizer.step()
 
 def run(which):
-    manager = CheckpointManager(f"{sys.argv[1]}/{which}", threads=1, keep_last=1)
+    manager = CheckpointManager(f"{sys.argv[1]}/{which}", threads=1, keep_last=2)
     # A step waits for what is not read yet, and does not copy it.
     manager._capture._room = lambda: 0
     # The handle is not complete before this program says so, or the engine is really busy.
