@@ -76,12 +76,7 @@ class Capture:
 
     def copied(self, obj: Any) -> _native.Tree:
         """A tree of an object in which every tensor is a copy of what it is now."""
-        staging = _cuda.staging(self._pinned, False)
-        tree = _native.Tree.encode(obj, self._pool, False, staging)
-        if staging is not None:
-            staging.seal()
-            staging.wait()
-        return tree
+        return self._encoded(obj, None, False, wait=True)[0]
 
     def _take(
         self,
@@ -90,11 +85,18 @@ class Capture:
         live: _native.Live | bool,
         save: Callable[[_native.Tree], _native.Handle],
     ) -> tuple[_native.Handle, _cuda.Staging | None]:
-        staging = _cuda.staging(self._pinned, live)
-        tree = _native.Tree.encode(state, self._pool, live, staging, note)
-        if staging is not None:
-            staging.seal()
-            if live is True:
-                staging.wait()
+        tree, staging = self._encoded(state, note, live, wait=live is True)
         # The tree lives no longer than the save: it keeps all tensors alive.
         return save(tree), staging
+
+    def _encoded(
+        self, obj: Any, note: str | None, live: _native.Live | bool, *, wait: bool
+    ) -> tuple[_native.Tree, _cuda.Staging | None]:
+        """The tree of an object, and the copies of other devices; `wait` until these are there."""
+        staging = _cuda.staging(self._pinned, live)
+        tree = _native.Tree.encode(obj, self._pool, live, staging, note)
+        if staging is not None:
+            staging.seal()
+            if wait:
+                staging.wait()
+        return tree, staging

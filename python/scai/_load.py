@@ -61,9 +61,6 @@ class PartLoad:
     may_fail = True
 
     def __init__(self, tree: _native.Tree, part: Any, what: str) -> None:
-        for method in ("state_dict", "load_state_dict"):
-            if not callable(getattr(part, method, None)):
-                raise TypeError(f"`{what}` is a {type(part).__name__}, which has no {method}()")
         self.what = what
         self.target = part
         self._tree = tree

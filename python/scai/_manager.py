@@ -735,10 +735,9 @@ class CheckpointManager:
 
     def _note_read(self, path: str) -> None:
         """What was loaded may be replaced by a save of this manager."""
-        directory, name = os.path.split(path)
-        if os.path.realpath(directory or ".") == os.path.realpath(self.checkpoint_dir):
-            with contextlib.suppress(OSError):
-                self._native.note_read(name)
+        # The engine refuses a path into another directory.
+        with contextlib.suppress(OSError, ValueError):
+            self._native.note_read(path)
 
     def _existing(self, checkpoint: PathLike | int | None) -> str:
         if checkpoint is not None:

@@ -50,6 +50,11 @@ def member_name(what: str, key: str | None) -> str:
     return what if key is ONE else f"{what}[{key!r}]"
 
 
+def is_model(thing: Any) -> bool:
+    """Whether something names its parameters, as a module does."""
+    return callable(getattr(thing, "named_parameters", None))
+
+
 def _is_stateful(value: Any) -> bool:
     return callable(getattr(value, "state_dict", None))
 
@@ -109,9 +114,7 @@ def named_parameters(
     Those of the model that is called like the optimizer have their own names, those of others begin
     with the name of their model. `None` if no model has any.
     """
-    having = {
-        key: model for key, model in models.items() if callable(getattr(model, "named_parameters", None))
-    }
+    having = {key: model for key, model in models.items() if is_model(model)}
     if not having:
         return None
     return (

@@ -12,7 +12,7 @@ from scai._arguments import checked_mapping
 from scai._load import Load, PartLoad, check_sound, state_of
 from scai._load_module import Matching, model_load
 from scai._load_optimizer import OptimizerLoad, state_and_note, written_by
-from scai._named import ONE, Members, member_name, members, saved_members
+from scai._named import ONE, Members, is_model, member_name, members, saved_members
 from scai._report import LoadReport
 from scai._versions import plain_state
 
@@ -72,10 +72,10 @@ class Parts:
         """Log a warning, once, of each optimizer that steps tensors which are not saved."""
         all_of = {"model": self.models, **self.further}
         things = [thing for named in all_of.values() for thing in named.values()]
-        if not all(map(_is_model, self.models.values())):
+        if not all(map(is_model, self.models.values())):
             # Whose tensors they are cannot be known.
             return
-        saved = {id(p) for thing in things if _is_model(thing) for _, p in thing.named_parameters()}
+        saved = {id(p) for thing in things if is_model(thing) for _, p in thing.named_parameters()}
         saved |= {id(value) for value in extra.values()}
         for name, optimizer in self.optimizers.items():
             groups = getattr(optimizer, "param_groups", None) or []
@@ -113,7 +113,7 @@ class Parts:
         loads = Loads()
         models = {"model": self.models} if self.models else {}
         for what, things in self.further.items():
-            if what == "ema" or all(map(_is_model, things.values())):
+            if what == "ema" or all(map(is_model, things.values())):
                 models[what] = things
             else:
                 loads.add_parts(tree, things, what)
@@ -220,7 +220,3 @@ def _check_can_be_loaded(thing: Any, what: str) -> None:
             raise TypeError(
                 f"`{what}` is a {kind}, which has no {method}(){advice * isinstance(thing, Mapping)}"
             )
-
-
-def _is_model(thing: Any) -> bool:
-    return callable(getattr(thing, "named_parameters", None))

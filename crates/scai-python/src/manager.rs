@@ -303,11 +303,7 @@ impl Handle {
 
     /// Copies live memory that has not been read yet, up to `room` bytes.
     fn copy_rest(&self, py: Python<'_>, room: usize) {
-        py.detach(|| {
-            if !self.handle.is_done() {
-                self.capture.copy_rest(room);
-            }
-        });
+        py.detach(|| self.capture.copy_rest(room));
     }
 
     /// Waits until all live memory has been read, or the save has ended. Ctrl-C ends the wait.

@@ -10,7 +10,7 @@ from typing import Any
 from scai import _native, load
 from scai._checkpoint import Checkpoint
 from scai._report import LoadReport
-from scai._results import Skipped
+from scai._results import Skipped, within
 
 __all__ = ["Checkpoint", "LoadReport", "ResumedAt", "Skipped", "Trainer"]
 
@@ -234,7 +234,7 @@ class Trainer:
             return None
         directory = self.checkpoint_dir
         return ResumedAt(
-            os.path.join(directory, found["name"]),
+            within(directory, found["name"]),
             found["iteration"],
             Skipped.all_of(directory, found["skipped"]),
             found["iterations_lost"],

@@ -591,12 +591,17 @@ impl Shared {
         self.store.open(name)
     }
 
-    fn exists(&self, name: &str) -> Result<bool> {
+    /// Opens an entry; `None` if there is none of this name.
+    fn find(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
         match self.open(name) {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
+            Ok(file) => Ok(Some(file)),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn exists(&self, name: &str) -> Result<bool> {
+        self.find(name).map(|file| file.is_some())
     }
 
     fn path(&self, name: &str) -> PathBuf {

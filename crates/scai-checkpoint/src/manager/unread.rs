@@ -87,11 +87,7 @@ impl Shared {
 
     /// Deletes `latest.pt` if it is another name of a checkpoint.
     pub(super) fn drop_latest(&self, entries: &[Entry]) -> Result<()> {
-        let latest = match self.store.open(name::LATEST) {
-            Ok(latest) => latest,
-            Err(Error::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        let Some(latest) = self.find(name::LATEST)? else { return Ok(()) };
         if !self.is_a_name_of_another(&latest, entries)? {
             return Ok(());
         }
@@ -100,12 +96,8 @@ impl Shared {
     }
 
     fn keep_latest(&self, operation: &Operation<'_>) -> Result<Option<Error>> {
-        let latest = match self.store.open(name::LATEST) {
-            Ok(latest) => latest,
-            // Also a dangling link.
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        // A dangling link is not there either.
+        let Some(latest) = self.find(name::LATEST)? else { return Ok(None) };
         if latest.stamp().is_some() && self.writing.seen().knows(MOVED, latest.stamp()) {
             return Ok(None);
         }
