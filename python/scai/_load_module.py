@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from scai import _native
 from scai._files import THREADS
+from scai._frozen import Base, Record
 from scai._load import PartLoad, state_of
 from scai._report import LoadReport
 from scai._versions import count_writes
@@ -33,9 +34,17 @@ class Matching(NamedTuple):
 
 
 def model_load(
-    tree: _native.Tree, model: Any, what: str, matching: Matching
+    tree: _native.Tree, model: Any, what: str, matching: Matching, frozen: Record
 ) -> MappingLoad | ModuleLoad | ObjectLoad:
-    """The load of a module, of anything else with its two methods, or of a mapping."""
+    """The load of a module, of anything else with its two methods, or of a mapping.
+
+    Args:
+        tree: the saved state.
+        model: the module, object or mapping.
+        what: how errors call it.
+        matching: what counts as a match.
+        frozen: the parameters that the checkpoint leaves out.
+    """
     state = state_of(model, what)
     if not isinstance(state, Mapping):
         raise TypeError(f"the state_dict() of `{what}` is a {type(state).__name__}")
@@ -43,6 +52,8 @@ def model_load(
     if not own.is_mapping and not callable(getattr(model, "load_state_dict", None)):
         raise TypeError(f"`{what}` is a {type(model).__name__}, which has no load_state_dict()")
     own.check_has_memory(what)
+    if frozen:
+        own.leave_out(Base(frozen, own.state, matching.table), tree, matching.strict)
     if own.is_mapping:
         return MappingLoad(tree, own, what, matching)
     if not own.is_module:
@@ -71,6 +82,7 @@ class _Own:
         self.specs: list[Spec] = []
         self.others: list[str] = []
         self.keys: dict[str, Any] = {}
+        self.base: Base | None = None
         for key, value in state.items():
             name = key if isinstance(key, str) else str(key)
             self.keys[name] = key
@@ -81,6 +93,32 @@ class _Own:
                 self.others.append(name)
         if len(self.keys) != len(state):
             raise ValueError("two keys of a mapping are the same as text; use other ones")
+
+    def leave_out(self, base: Base, tree: _native.Tree, strict: bool) -> None:
+        """Expect no frozen parameter in the checkpoint that holds here what it held at the save.
+
+        Raises:
+            MismatchError: a strict load finds others.
+        """
+        self.base = base
+        if strict and (base.other or base.absent):
+            report = LoadReport(missing=base.other, unexpected=base.absent, hints=[base.hint])
+            raise _mismatch(tree, report)
+        self.specs = [spec for spec in self.specs if spec[0] not in base.same]
+        self.others = [name for name in self.others if name not in base.same]
+        for name in base.same:
+            self.keys.pop(name)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The frozen parameters that stay as they are."""
+        return {} if self.base is None else {name: self.state[name] for name in self.base.same}
+
+    def add_to(self, report: LoadReport) -> None:
+        """Add what is to be said of frozen parameters."""
+        if self.base is not None and (self.base.other or self.base.absent):
+            report.unexpected += self.base.absent
+            report.hints.append(self.base.hint)
 
     def check_has_memory(self, what: str) -> None:
         for name, value in self.state.items():
@@ -180,6 +218,7 @@ class MappingLoad:
             own.specs, own.others, matching.strict, matching.table, matching.cast
         )
         self.report = LoadReport.of(report)
+        own.add_to(self.report)
         self._values: dict[str, Any] = {}
         self._filling: _native.Filling | None = None
         self._copies: list[tuple[Any, Any]] = []
@@ -236,6 +275,7 @@ class ObjectLoad(PartLoad):
                 own.specs, own.others, False, [], matching.cast
             )
             self.report = LoadReport.of(report)
+            own.add_to(self.report)
             self._partly = loaded, others
 
     def prepare(self) -> None:
@@ -296,6 +336,7 @@ class ModuleLoad:
             if self._renamed is not self._tree:
                 metadata = _renamed(metadata, self._tree.keys(), self._renamed.keys())
             self._state._metadata = metadata
+        self._state.update(self._own.kept)
         self._before = _Before(self.target)
 
     def apply(self) -> None:
@@ -337,13 +378,12 @@ class ModuleLoad:
         )
         wrong = {*report.missing, *report.unexpected, *refusal.mismatched}
         report.loaded = [name for name in self._state if name not in wrong]
-        place = f"checkpoint `{self._tree.path}`: " if self._tree.path else ""
-        message = f"{place}the state does not match, and nothing was loaded\n{report}"
-        return MismatchError(message, report.as_dict())
+        return _mismatch(self._tree, report)
 
     def _reported(self, found: Any, left_out: dict[str, Any]) -> LoadReport:
         missing = [name for name in getattr(found, "missing_keys", []) if name not in left_out]
-        names = list(state_of(self.target, self.what))
+        kept = self._own.kept
+        names = [name for name in state_of(self.target, self.what) if name not in kept]
         report = LoadReport(
             loaded=[name for name in names if name not in missing and name not in left_out],
             missing=missing,
@@ -358,6 +398,7 @@ class ModuleLoad:
         ]
         if report.missing or report.unexpected:
             report.hints += self._hints()
+        self._own.add_to(report)
         return report
 
     def _hints(self) -> list[str]:
@@ -380,6 +421,12 @@ class ModuleLoad:
         assert self._before is not None
         self._before.restore()
         return []
+
+
+def _mismatch(tree: _native.Tree, report: LoadReport) -> MismatchError:
+    place = f"checkpoint `{tree.path}`: " if tree.path else ""
+    message = f"{place}the state does not match, and nothing was loaded\n{report}"
+    return MismatchError(message, report.as_dict())
 
 
 def _spec(tensor: Any) -> tuple[str, list[int]]:

@@ -173,6 +173,7 @@ class CheckpointManager:
         rng: bool = True,
         dataloader: Any = None,
         parts: Mapping[str, Any] | None = None,
+        only: Literal["trainable"] | None = None,
         extra: Mapping[str, Any] | None = None,
         wait: Literal[True] = True,
         snapshot: Snapshot | None = None,
@@ -193,6 +194,7 @@ class CheckpointManager:
         rng: bool = True,
         dataloader: Any = None,
         parts: Mapping[str, Any] | None = None,
+        only: Literal["trainable"] | None = None,
         extra: Mapping[str, Any] | None = None,
         wait: Literal[False],
         snapshot: Snapshot | None = None,
@@ -213,6 +215,7 @@ class CheckpointManager:
         rng: bool = True,
         dataloader: Any = None,
         parts: Mapping[str, Any] | None = None,
+        only: Literal["trainable"] | None = None,
         extra: Mapping[str, Any] | None = None,
         wait: bool,
         snapshot: Snapshot | None = None,
@@ -232,6 +235,7 @@ class CheckpointManager:
         rng: bool = True,
         dataloader: Any = None,
         parts: Mapping[str, Any] | None = None,
+        only: Literal["trainable"] | None = None,
         extra: Mapping[str, Any] | None = None,
         wait: bool = True,
         snapshot: Snapshot | None = None,
@@ -250,6 +254,9 @@ class CheckpointManager:
             scheduler, scaler, ema, dataloader: further parts with `state_dict()`.
             parts: any other objects with `state_dict()` by name: ``{"replay": buffer}`` is saved as
                 the field ``replay_state_dict``.
+            only: ``"trainable"`` leaves out the parameters of the models that need no gradient, such as
+                the base model of LoRA. The field ``frozen_parameters`` has their names and digests; a
+                load wants a model that holds the same, and leaves them as they are.
             rng: whether to save the state of the random generators of Python, NumPy and PyTorch.
             extra: further parts by name; values of all kinds that `scai.save` takes.
             wait: whether to return only when the checkpoint is durable. Without, saves still
@@ -270,13 +277,15 @@ class CheckpointManager:
         began = time.monotonic()
         further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
         checked_flags(rng=rng, wait=wait)
+        if only not in (None, "trainable"):
+            raise ValueError(f'`only` is {only!r}; it is "trainable", or None to save everything')
         objects = Parts(model, optimizer, further, parts)
         iteration = checked_iteration(iteration)
         mode = self._snapshot if snapshot is None else checked_snapshot(snapshot)
         manager = self._native
         self._settle()
         objects.check_sound()
-        states, about = objects.state()
+        states, about = objects.state(only)
         state = {
             "iteration": iteration,
             **{field: states.pop(field) for field in ("model_state_dict", "optimizer_state_dict")},
@@ -465,6 +474,7 @@ class CheckpointManager:
 
         if not dry_run:
             self._note_read(path)
+            loads.note_done()
         checkpoint.path = path
         checkpoint.report = loads.report()
         return checkpoint

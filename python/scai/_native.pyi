@@ -15,10 +15,12 @@ __all__ = [
     "Trainer",
     "Tree",
     "__version__",
+    "create_directory",
     "main",
     "renamed",
     "retention",
     "verify",
+    "write_bytes",
 ]
 
 __version__: str
@@ -85,7 +87,10 @@ class Tree:
         specs: list[tuple[str, str, list[int]]],
         remap: list[tuple[str, str]],
     ) -> tuple[Tree, dict[str, list[str]]]: ...
-    def write(self, path: str | PathLike[str], threads: int) -> None: ...
+    def digests(self) -> list[tuple[str, str]]: ...
+    def write(
+        self, path: str | PathLike[str], threads: int, *, follow: bool = True
+    ) -> None: ...
     def to_bytes(self, threads: int) -> bytes: ...
 
 @final
@@ -114,6 +119,8 @@ class File:
     def tree(self, foreign: bool = False) -> Tree: ...
     def fileno(self) -> int | None: ...
 
+def create_directory(path: str | PathLike[str]) -> None: ...
+def write_bytes(path: str | PathLike[str], bytes: bytes) -> None: ...
 def verify(path: str | PathLike[str], threads: int) -> dict[str, Any]: ...
 
 # manager.rs

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from scai import _native
 from scai._arguments import checked_mapping
+from scai._frozen import FIELD as FROZEN
+from scai._frozen import note_loaded, without_frozen
 from scai._load import Load, PartLoad, check_sound, state_of
 from scai._load_module import Matching, model_load
 from scai._load_optimizer import OptimizerLoad, state_and_note, written_by
@@ -89,15 +91,33 @@ class Parts:
                     strays,
                 )
 
-    def state(self) -> tuple[dict[str, Any], str | None]:
-        """The fields of the checkpoint that hold their states, and what is kept beside."""
+    def state(self, only: Literal["trainable"] | None) -> tuple[dict[str, Any], str | None]:
+        """The fields of the checkpoint that hold their states, and what is kept beside.
+
+        Args:
+            only: `"trainable"` leaves out the frozen parameters of the models.
+        """
         # Without a model, the error that says so.
         model = _states(self.models, "model") if self.models else state_of(None, "model")
         optimizer, note = state_and_note(self.models, self.optimizers)
         fields = {_FIELD.format("model"): model, _FIELD.format("optimizer"): optimizer}
+        if only is not None:
+            fields[_FIELD.format("model")], fields[FROZEN] = self._without_frozen(model)
         for what, things in self.further.items():
             fields[_FIELD.format(what)] = _states(things, what)
         return fields, note
+
+    def _without_frozen(self, state: Any) -> tuple[Any, Any]:
+        """The state of the models without their frozen parameters, and the record of these."""
+        optimizers = list(self.optimizers.values())
+        if ONE in self.models:
+            return without_frozen(self.models[ONE], optimizers, state, "model")
+        parts = {
+            name: without_frozen(model, optimizers, state[name], member_name("model", name))
+            for name, model in self.models.items()
+        }
+        states = {name: kept for name, (kept, _) in parts.items()}
+        return states, {name: record for name, (_, record) in parts.items()}
 
     def not_among(self, tree: _native.Tree) -> list[str]:
         """The fields of a checkpoint that hold the state of something which is not among these."""
@@ -134,6 +154,7 @@ class Loads:
     def __init__(self) -> None:
         self.all: list[Load] = []
         self._models: dict[str | None, Any] = {}
+        self._partial: list[tuple[Any, list[str]]] = []
         self._optimizers: dict[str | None, Any] = {}
         self._absent = {"model": LoadReport(), "optimizer": LoadReport()}
 
@@ -151,10 +172,22 @@ class Loads:
         """Models, into the memory of their tensors or by their own way."""
         field = _FIELD.format(what)
         found, missing, unexpected = saved_members(tree.field(field), things, field, matching.strict)
+        frozen = tree.part(FROZEN) if what == "model" else None
+        records = {} if frozen is None else frozen.decode()
         loads = {
-            name: model_load(part, things[name], member_name(what, name), matching)
+            name: model_load(
+                part,
+                things[name],
+                member_name(what, name),
+                matching,
+                records if name is ONE else records.get(name, {}),
+            )
             for name, part in found.items()
         }
+        if frozen is not None:
+            self._partial = [
+                (things[name], part.renamed(matching.table).keys()) for name, part in found.items()
+            ]
         self.all += loads.values()
         if what == "model":
             self._models = loads
@@ -185,6 +218,12 @@ class Loads:
         }
         self.all += self._optimizers.values()
         self._absent["optimizer"] = LoadReport(missing=missing, unexpected=unexpected)
+
+    def note_done(self) -> None:
+        """Remember what later saves have to know of a load that was done."""
+        for model, names in self._partial:
+            if is_model(model):
+                note_loaded(model, names)
 
     def report(self) -> LoadReport:
         """What the loads found, once they are done."""

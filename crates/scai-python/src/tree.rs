@@ -13,7 +13,7 @@ use scai_checkpoint::load::{
     MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
 };
 use scai_checkpoint::value::join;
-use scai_checkpoint::{Checkpoint, DType, Dict, Error, Value, file};
+use scai_checkpoint::{Checkpoint, DType, Dict, Error, Tensor, Value, file};
 use serde_json::Value as Json;
 
 use crate::decode::{self, TensorPlace};
@@ -246,7 +246,7 @@ impl Tree {
             let renamed = options.rename(name);
             if !names.insert(renamed.clone()) {
                 return Err(raise(&self.named(Error::Invalid(format!(
-                    "the remap table gives two saved tensors the name `{renamed}`"
+                    "the remap table maps two saved tensors to the name `{renamed}`"
                 )))));
             }
             *key = renamed.into();
@@ -346,11 +346,35 @@ impl Tree {
         Ok((self.with(value), report_dict(py, &report)?))
     }
 
-    /// Writes a `.pt` file and returns when it is durable.
-    fn write(&self, py: Python<'_>, path: std::path::PathBuf, threads: usize) -> PyResult<()> {
+    /// The digests of the tensors of a state dict, in hexadecimal, by name.
+    fn digests(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        let value = self.value();
+        let tensors = value.as_dict().into_iter().flat_map(|dict| &dict.entries);
+        let digests = tensors
+            .filter_map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_tensor()?)));
+        let digest =
+            |(name, tensor): (String, &Tensor)| Ok((name, format!("{:032x}", tensor.digest()?)));
+        let computed: scai_checkpoint::Result<_> = py.detach(|| digests.map(digest).collect());
+        computed.map_err(|error| self.named(error)).or_raise()
+    }
+
+    /// Writes a `.pt` file and returns when it is durable. If `path` is a symbolic link, the file it
+    /// points to is replaced; without `follow` the link itself.
+    #[pyo3(signature = (path, threads, *, follow=true))]
+    fn write(
+        &self,
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        threads: usize,
+        follow: bool,
+    ) -> PyResult<()> {
         py.detach(|| {
             let plan = Plan::with_notes(&self.value(), self.notes.text(), Format::Torch)?;
-            file::write(path, plan, threads)
+            if follow {
+                return file::write(path, plan, threads);
+            }
+            let len = plan.len();
+            crate::file::replace(&path, len, |to| plan.write(threads, to).map(drop))
         })
         .or_raise()
     }

@@ -4,6 +4,7 @@ mod read;
 mod storage;
 
 use bytemuck::{NoUninit, Pod};
+use twox_hash::XxHash3_128;
 
 pub use crate::dtype::{DType, UnknownDType};
 use read::read_whole;
@@ -34,6 +35,9 @@ pub const MAX_RANK: usize = 64;
 /// A view that repeats elements (stride zero) may be written out up to this many bytes, or as many
 /// as its storage has. Without a limit a file of 1 KiB could ask for petabytes.
 const MAX_EXPANDED: u64 = 1 << 30;
+
+/// Bytes that are read at a time for a digest.
+const DIGEST_PIECE: usize = 1 << 20;
 
 /// What PyTorch keeps with a tensor besides its elements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,7 +99,7 @@ impl Tensor {
         if needed as u64 > storage.len() {
             return Err(Error::invalid(format!(
                 "a {dtype} tensor of shape {shape:?} with strides {strides:?} at offset {offset} \
-                 needs {needed} bytes, its storage has {}",
+                 needs {needed} bytes, but its storage has {}",
                 storage.len()
             )));
         }
@@ -242,6 +246,28 @@ impl Tensor {
         Ok(out)
     }
 
+    /// The XXH3-128 digest of [`Tensor::to_bytes`]: equal for tensors that hold the same elements.
+    ///
+    /// A contiguous tensor takes no memory of its size.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_bytes`].
+    pub fn digest(&self) -> Result<u128> {
+        if !self.is_contiguous() {
+            return Ok(XxHash3_128::oneshot(&self.to_bytes()?));
+        }
+        let start = (self.offset * self.dtype.size()) as u64;
+        let end = start + self.nbytes();
+        if let Some(bytes) = self.storage.as_slice() {
+            return Ok(XxHash3_128::oneshot(&bytes[start as usize..end as usize]));
+        }
+        let mut hasher = XxHash3_128::new();
+        for at in (start..end).step_by(DIGEST_PIECE) {
+            hasher.write(&self.storage.read(at..end.min(at + DIGEST_PIECE as u64))?);
+        }
+        Ok(hasher.finish_128())
+    }
+
     /// The elements in row-major order.
     ///
     /// # Errors
@@ -344,5 +370,27 @@ mod tests {
         assert!(view(&[usize::MAX, usize::MAX], &[0, 0], 0).is_err());
         assert!(view(&[0, 5], &[usize::MAX, 1], 6).is_ok());
         assert!(view(&[2], &[1, 1], 0).is_err());
+    }
+
+    #[test]
+    fn a_digest_is_of_the_elements_wherever_they_are() {
+        let values: Vec<u16> = (0..3 * DIGEST_PIECE / 4).map(|i| i as u16 % 251).collect();
+        let digest = |storage, offset: usize| {
+            let len = values.len() - 1;
+            Tensor::new(DType::UInt16, vec![len], vec![1], offset, storage).unwrap().digest()
+        };
+        let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
+        let len = bytes.len() as u64;
+        let on_disk = Storage::produced(len, move || Ok(bytes.clone()));
+        let in_memory = Storage::from_vec(values.clone());
+        assert!(on_disk.as_slice().is_none());
+        let expected = XxHash3_128::oneshot(bytemuck::cast_slice(&values[1..]));
+        assert_eq!(digest(in_memory.clone(), 1).unwrap(), expected);
+        assert_eq!(digest(on_disk, 1).unwrap(), expected);
+        assert_ne!(digest(in_memory, 0).unwrap(), expected);
+
+        let storage = Storage::from_vec(vec![0_u8, 1, 2, 3, 4, 5]);
+        let view = Tensor::new(DType::UInt8, vec![3, 2], vec![1, 3], 0, storage).unwrap();
+        assert_eq!(view.digest().unwrap(), XxHash3_128::oneshot(&[0, 3, 1, 4, 2, 5]));
     }
 }
