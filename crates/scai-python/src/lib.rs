@@ -45,7 +45,7 @@ mod _native {
     #[pymodule_export]
     use super::command::main;
     #[pymodule_export]
-    use super::file::{File, verify};
+    use super::file::{File, create_directory, verify, write_bytes};
     #[pymodule_export]
     use super::live::Live;
     #[pymodule_export]
