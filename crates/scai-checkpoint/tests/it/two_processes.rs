@@ -214,10 +214,11 @@ impl Knowledge {
     /// saved, has by now passed it: of the last ones, those that it saved itself come first.
     fn was_displaced(&self, iteration: u64, all: &BTreeSet<u64>) -> bool {
         self.managers.iter().any(|(_, saved)| {
-            let went_back = saved.first().is_some_and(|first| *first < iteration);
+            let went_back = saved.range(..iteration).next().is_some();
+            let passed_it = saved.range(iteration + 1..).next().is_some();
             let others = all.iter().rev().filter(|other| !saved.contains(other));
             let mut last = saved.iter().rev().chain(others).take(KEEP as usize);
-            went_back && !saved.contains(&iteration) && !last.any(|last| *last == iteration)
+            went_back && passed_it && !last.any(|last| *last == iteration)
         })
     }
 }
