@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from scai import _native
-from scai._background import background
+from scai._background import save_later
 from scai._foreign import warn_of_objects
 from scai._garbage import no_collections
 
@@ -119,7 +119,7 @@ def save(obj: object, path: PathLike | IO[bytes], *, wait: bool = True) -> Futur
                 "it as `.pt` and convert it: scai convert model.pt model.safetensors"
             )
         if not wait:
-            return background().save(obj, os.fspath(path))
+            return save_later(obj, os.fspath(path))
         _native.Tree.encode(obj).write(os.fspath(path), THREADS)
         return None
     if not callable(getattr(path, "write", None)):
