@@ -74,7 +74,9 @@ impl Checkpoint {
                 return Err(Error::invalid("the name of a part is not a string"));
             };
             if tree.insert(name, value).is_some() {
-                return Err(Error::invalid(format!("a part is called `{name}`, as a field is")));
+                return Err(Error::invalid(format!(
+                    "a part cannot be called `{name}`: a field of the checkpoint has that name"
+                )));
             }
         }
         Ok(Value::Dict(tree))
@@ -90,7 +92,7 @@ impl Checkpoint {
             return Err(Error::MissingField {
                 place: Box::default(),
                 field: "iteration".to_owned(),
-                present: format!("none, it is a {}", tree.type_name()),
+                present: format!("none (it is a {})", tree.type_name()),
             });
         };
         if let Some(field) = Self::REQUIRED.into_iter().find(|field| tree.get(field).is_none()) {
@@ -109,8 +111,8 @@ impl Checkpoint {
         };
         Err(Error::not_a_checkpoint(
             Place::default(),
-            format!("`iteration` is {found}, not a whole number from 0 on"),
-            "read the file with `scai show` or `scai.load`, and save it again with a number",
+            format!("`iteration` is {found}, expected an integer of 0 or more"),
+            "read the file with `scai show` or `scai.load`, and save it again with an integer",
         ))
     }
 
@@ -121,7 +123,7 @@ impl Checkpoint {
     pub fn from_tree(tree: Value) -> Result<Self> {
         let iteration = Self::iteration_of(&tree)?;
         let Value::Dict(mut tree) = tree.into_resolved() else {
-            return Err(Error::invalid("a checkpoint is a dict"));
+            return Err(Error::invalid("a checkpoint must be a dict"));
         };
         let mut take = |field: &str| tree.remove(field).unwrap_or(Value::None);
         take("iteration");
@@ -140,4 +142,9 @@ impl Checkpoint {
             notes: None,
         })
     }
+}
+
+/// The local time as ISO 8601 with offset, to the microsecond as Python writes it.
+pub(crate) fn now_iso() -> String {
+    jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
 }

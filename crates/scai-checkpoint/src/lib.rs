@@ -54,6 +54,7 @@
 //! | [`load`](mod@load) | a saved state and the model it is loaded into: strict, partial, renamed |
 //! | [`value`], [`tensor`] | the state tree, which serde turns Rust structs into, and its tensors |
 //! | [`file`](mod@file), [`codec`] | one file anywhere, in any format; the formats |
+//! | [`folder`] | a directory of files that others write, committed as one |
 //! | [`verify`](mod@verify) | what is wrong with a file, in one word and in full |
 //! | [`store`] | where files are kept; how to write your own store |
 //! | [`error`] | what can go wrong, by what can be done about it |
@@ -73,6 +74,7 @@ pub mod codec;
 mod dtype;
 pub mod error;
 pub mod file;
+pub mod folder;
 pub mod load;
 pub mod manager;
 pub mod memory;
@@ -98,8 +100,10 @@ pub use writer::{SaveHandle, Saved};
 /// Steps of the commit protocol, contract tests, a simulated disk and fault injection, for tests.
 #[cfg(feature = "testing")]
 pub mod testing {
+    pub use crate::folder::{commit_in, verify_directory};
     pub use crate::store::commit::{
-        lock, point, publish, publish_entry, publish_in_child, remove_durably, set_aside,
+        lock, point, publish, publish_child, publish_entry, publish_in_child, remove_child_durably,
+        remove_durably, set_aside, sweep_children,
     };
     pub use crate::store::contract::{check_directory, check_store};
     pub use crate::store::disk::{CrashReport, CrashState, Ledger, SimulatedDisk};

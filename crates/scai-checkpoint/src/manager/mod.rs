@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, now_iso};
 use crate::codec::torch::{TorchFile, TorchPlan, UNRECOGNIZED, Unprotected};
 use crate::codec::{CheckpointFile, MEMORY, foreign, in_file};
 use crate::error::{Error, Place, Result};
@@ -524,7 +524,7 @@ impl Shared {
             {
                 let _ = self.move_latest(&newest.name, writing);
             }
-            let detail = format!("it was written and synced, but does not read back: {problem}");
+            let detail = format!("it was written and synced, but cannot be read back: {problem}");
             return Err(Error::damaged(place, detail));
         }
         Ok(())
@@ -576,8 +576,8 @@ impl Shared {
         let first = self.writing.seen().warns_first(format!("above {}", newest.name));
         first.then(|| {
             Error::invalid(format!(
-                "iteration {iteration} was saved below `{}`, which stays, and which the next resume \
-                 takes; to go back on purpose, resume at the older iteration (`resume(at=…)`)",
+                "iteration {iteration} was saved below `{}`, which is kept and which the next resume \
+                 will use; to go back on purpose, resume at the older iteration (`resume(at=…)`)",
                 self.path(&newest.name).display()
             ))
         })
@@ -628,9 +628,4 @@ fn in_its_place(name: &str, file: &dyn ReadAt, error: Error) -> Error {
         }
         error => error,
     }
-}
-
-/// The local time as ISO 8601 with offset, to the microsecond as Python writes it.
-fn now_iso() -> String {
-    jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
 }

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::Shared;
 use super::lock::Operation;
-use super::{Shared, now_iso};
+use crate::checkpoint::now_iso;
 use crate::error::{Error, Result};
 use crate::store::Publication;
 
@@ -47,15 +48,18 @@ impl Shared {
         file.read_at(0, &mut bytes).map_err(at)?;
         let unusable = |why: String| {
             Error::invalid(format!(
-                "`{}` cannot be used: {why}; it names the checkpoints that a run went back behind: \
-                 delete it to have all of them count again",
+                "`{}` cannot be used: {why}; it lists the checkpoints superseded by a rollback: \
+                 delete it to make all of them count again",
                 self.path(RECORD).display()
             ))
         };
         let record: Record =
             serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
         if record.version > VERSION {
-            let why = format!("it is of version {}, this program knows {VERSION}", record.version);
+            let why = format!(
+                "it has version {}, but this program reads versions up to {VERSION}",
+                record.version
+            );
             return Err(unusable(why));
         }
         Ok(Some(record))

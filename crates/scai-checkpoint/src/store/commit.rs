@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Directory, Draft, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
-    free_name,
+    free_name, is_draft, replaced, replaced_name,
 };
 use crate::error::{Error, Result};
 use crate::timeline::{Stopwatch, Timeline};
@@ -99,6 +99,117 @@ pub fn publish_in_child<'a>(
         .map_err(|error| failed(directory, child, "open the directory", error))?;
     files.into_iter().try_for_each(|file| publish_entry(&*inside, file).map(drop))?;
     directory.sync().map_err(|source| Error::NotDurable { path: path_of(directory, child), source })
+}
+
+/// Gives the child `staged`, in which everything is durable, the name `name`. A child of that name is
+/// replaced in one step, and then removed.
+///
+/// If the directory cannot exchange two children, that takes two steps: after a crash between them the old
+/// one has another name, from which [`sweep_children`] brings it back.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be renamed; nothing has changed then. [`Error::NotDurable`] if the directory
+/// could not be synced.
+pub fn publish_child(directory: &dyn Directory, staged: &str, name: &str) -> Result<()> {
+    let refused = |error| failed(directory, name, "give the directory its final name", error);
+    let old = match directory.rename_child(staged, name) {
+        Ok(()) => None,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Some(replace_child(directory, staged, name).map_err(refused)?)
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    directory
+        .sync()
+        .map_err(|source| Error::NotDurable { path: path_of(directory, name), source })?;
+    if let Some(old) = old {
+        // What cannot be removed now is left to the next sweep.
+        let _ = remove_all(directory, &old);
+    }
+    Ok(())
+}
+
+/// Puts the child `staged` in the place of the child `name`, and returns what that is called now.
+fn replace_child(directory: &dyn Directory, staged: &str, name: &str) -> io::Result<String> {
+    match directory.exchange_children(staged, name) {
+        Ok(()) => return Ok(staged.to_owned()),
+        Err(error) if error.kind() == ErrorKind::Unsupported => {}
+        Err(error) => return Err(error),
+    }
+    // While it is held, no sweep takes it for what a crash has left.
+    let _held = directory.child(name)?.hold();
+    let old = replaced_name(name);
+    directory.rename_child(name, &old)?;
+    match directory.rename_child(staged, name) {
+        Ok(()) => Ok(old),
+        Err(error) => {
+            let _ = directory.rename_child(&old, name);
+            Err(error)
+        }
+    }
+}
+
+/// Removes the child `name` with all that is in it, and makes that durable: from one moment on it is gone
+/// as a whole. A name without a child is not an error.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be renamed or the directory not be synced. Files that cannot be removed are
+/// left under a temporary name.
+pub fn remove_child_durably(directory: &dyn Directory, name: &str) -> Result<()> {
+    let temporary = draft_name();
+    match directory.rename_child(name, &temporary) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.map_err(|error| failed(directory, name, "remove", error))?,
+    }
+    directory
+        .sync()
+        .map_err(|error| directory_failed(directory, "make a removal durable", error))?;
+    remove_all(directory, &temporary)
+        .map_err(|error| failed(directory, &temporary, "remove", error))
+}
+
+/// Removes children under temporary names that nobody holds, and brings back what was about to be replaced
+/// when a crash came.
+///
+/// # Errors
+/// [`Error::Io`] if the directory cannot be read or synced. What cannot be removed is left.
+pub fn sweep_children(directory: &dyn Directory) -> Result<()> {
+    let failed = |error| directory_failed(directory, "sweep the directory", error);
+    let mut changed = false;
+    for name in directory.children().map_err(failed)? {
+        let original = replaced(&name);
+        if !is_draft(&name) && original.is_none() {
+            continue;
+        }
+        let Ok(child) = directory.child(&name) else { continue };
+        let held = child.hold();
+        if held.as_ref().is_err_and(|error| error.kind() != ErrorKind::Unsupported) {
+            continue;
+        }
+        let restored =
+            original.is_some_and(|name_before| directory.rename_child(&name, name_before).is_ok());
+        // Whether somebody writes there cannot be known if it cannot be held.
+        let removed = !restored && held.is_ok() && remove_all(directory, &name).is_ok();
+        changed |= restored || removed;
+    }
+    if changed { directory.sync().map_err(failed) } else { Ok(()) }
+}
+
+/// Removes the child `name` with all that is in it. Symbolic links are removed, not followed.
+pub(crate) fn remove_all(directory: &dyn Directory, name: &str) -> io::Result<()> {
+    let child = match directory.child(name) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        child => child?,
+    };
+    let files = child.list()?.into_iter().map(|entry| entry.name);
+    for file in files.chain(child.unopenable()?) {
+        // A directory is not removed by this, and a link to one is.
+        let _ = child.remove(&file);
+    }
+    for below in child.children()? {
+        remove_all(&*child, &below)?;
+    }
+    directory.remove_child(name)
 }
 
 /// Makes `alias` another name of the file `target`, replacing what had that name.
@@ -295,7 +406,7 @@ impl<'a> Created<'a> {
         let error = match result {
             Ok(()) if written == target.len => return Ok(Written(target, draft)),
             Ok(()) => Error::invalid(format!(
-                "`{}`: {written} bytes were written where {} were planned",
+                "`{}`: {written} bytes were written, but {} were planned",
                 target.name, target.len
             )),
             Err(error) => error,
@@ -419,8 +530,7 @@ impl WriteAt for Planned<'_> {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let len = bytes.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
-            let message =
-                format!("{len} bytes at {offset} are not inside the {} planned", self.len);
+            let message = format!("{len} bytes at {offset} exceed the {} planned", self.len);
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
         self.draft.write_at(offset, bytes)?;

@@ -254,6 +254,38 @@ pub trait Directory: Send + Sync + fmt::Debug {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Exchanges the names of two children, in one step and with all that is in them.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if one does not exist, [`io::ErrorKind::NotADirectory`] if one is a
+    /// file; nothing has changed then. [`io::ErrorKind::Unsupported`] if that takes more than one step, and
+    /// by default.
+    fn exchange_children(&self, one: &str, other: &str) -> io::Result<()> {
+        let _ = (one, other);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes the content of the file `name` durable, which somebody else has written. Its name is
+    /// durable after [`Directory::sync`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if it does not exist; [`io::ErrorKind::Unsupported`] as for
+    /// [`Directory::make_child`]. After any other error its content is unknown.
+    fn sync_file(&self, name: &str) -> io::Result<()> {
+        let _ = name;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Shows to [`Directory::hold`] of others that somebody works in this directory, until the lock is
+    /// dropped or its process ends. Leaves no file, unlike [`Directory::lock`], of which it knows nothing.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if somebody else does; [`io::ErrorKind::Unsupported`] if the
+    /// directory cannot show that, and by default.
+    fn hold(&self) -> io::Result<Box<dyn Lock>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// What messages call this directory, such as its path.
     fn describe(&self) -> String;
 

@@ -35,6 +35,12 @@ pub enum Op {
     RemoveChild { name: String },
     /// [`Directory::rename_child`].
     RenameChild { from: String, to: String },
+    /// [`Directory::exchange_children`].
+    ExchangeChildren { one: String, other: String },
+    /// [`Directory::sync_file`].
+    SyncFile { name: String },
+    /// [`Directory::hold`].
+    Hold,
     /// [`Directory::child`].
     Enter { name: String },
     /// [`Directory::children`].
@@ -59,6 +65,7 @@ impl Op {
         let reads = matches!(
             self,
             Self::Lock
+                | Self::Hold
                 | Self::List
                 | Self::ListChildren
                 | Self::Open { .. }
@@ -342,6 +349,19 @@ impl<S: Directory + ?Sized + 'static> Directory for FaultDirectory<S> {
     fn rename_child(&self, from: &str, to: &str) -> io::Result<()> {
         let op = Op::RenameChild { from: self.named(from), to: self.named(to) };
         self.change(op, |inner| inner.rename_child(from, to))
+    }
+
+    fn exchange_children(&self, one: &str, other: &str) -> io::Result<()> {
+        let op = Op::ExchangeChildren { one: self.named(one), other: self.named(other) };
+        self.change(op, |inner| inner.exchange_children(one, other))
+    }
+
+    fn sync_file(&self, name: &str) -> io::Result<()> {
+        self.change(Op::SyncFile { name: self.named(name) }, |inner| inner.sync_file(name))
+    }
+
+    fn hold(&self) -> io::Result<Box<dyn Lock>> {
+        self.ask(Op::Hold, S::hold)
     }
 
     fn describe(&self) -> String {

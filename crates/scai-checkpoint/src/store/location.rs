@@ -88,7 +88,7 @@ impl Location {
     pub(super) fn split(self) -> io::Result<(Self, String)> {
         let named = |path: &Path| path.file_name().and_then(OsStr::to_str).map(str::to_owned);
         let name = named(&self.absolute).ok_or_else(|| {
-            let message = format!("`{}` cannot name a file", self.shown().display());
+            let message = format!("`{}` is not a valid file name", self.shown().display());
             io::Error::new(io::ErrorKind::InvalidInput, message)
         })?;
         let parent = |path: &Path| match path.parent() {
@@ -157,8 +157,8 @@ fn local(given: &Path) -> io::Result<PathBuf> {
     let Some(scheme) = scheme(given) else { return Ok(given.to_owned()) };
     if scheme != "file" {
         let message = format!(
-            "`{}` is no path of this machine's file system: `{scheme}` is not supported; save to a \
-             local directory and copy the files from there",
+            "`{}` is not a local path: `{scheme}` is not supported; save to a local directory and \
+             copy the files from there",
             given.display()
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
@@ -210,7 +210,7 @@ fn decoded(path: &[u8]) -> Vec<u8> {
 fn home() -> io::Result<PathBuf> {
     let home = env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     home.ok_or_else(|| {
-        let message = "`~` stands for nothing: the environment has no `HOME`";
+        let message = "cannot expand `~`: the environment variable `HOME` is not set";
         io::Error::new(io::ErrorKind::NotFound, message)
     })
 }

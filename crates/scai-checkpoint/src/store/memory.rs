@@ -38,6 +38,17 @@ struct Files {
     /// Writers of temporary files by name; an entry that cannot be upgraded has lost its writer.
     writers: HashMap<String, Weak<Alive>>,
     lock: Weak<Alive>,
+    held: Weak<Alive>,
+}
+
+/// Takes a lock, unless somebody has it.
+fn take(lock: &mut Weak<Alive>) -> io::Result<Box<dyn Lock>> {
+    if lock.strong_count() > 0 {
+        return Err(io::Error::new(io::ErrorKind::WouldBlock, "this process"));
+    }
+    let alive = Arc::new(Alive);
+    *lock = Arc::downgrade(&alive);
+    Ok(Box::new(MemoryLock { _alive: alive }))
 }
 
 /// What exists while a writer or the holder of a lock does.
@@ -201,7 +212,7 @@ impl Directory for MemoryDirectory {
     fn create_for(&self, name: &str, len: u64) -> io::Result<Box<dyn Draft>> {
         check_name(name)?;
         if self.files().children.contains_key(name) {
-            let message = format!("`{name}` is a directory, and no file takes its place");
+            let message = format!("`{name}` is a directory, and cannot be replaced by a file");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         if self.names_drafts() {
@@ -281,13 +292,7 @@ impl Directory for MemoryDirectory {
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        let mut files = self.files();
-        if files.lock.strong_count() > 0 {
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "this process"));
-        }
-        let alive = Arc::new(Alive);
-        files.lock = Arc::downgrade(&alive);
-        Ok(Box::new(MemoryLock { _alive: alive }))
+        take(&mut self.files().lock)
     }
 
     fn sweep(&self) -> io::Result<Vec<String>> {
@@ -350,6 +355,33 @@ impl Directory for MemoryDirectory {
             files.children.insert(to.into(), child);
         }
         Ok(())
+    }
+
+    fn exchange_children(&self, one: &str, other: &str) -> io::Result<()> {
+        check_name(one)?;
+        check_name(other)?;
+        let mut files = self.files();
+        for name in [one, other] {
+            if !files.children.contains_key(name) {
+                return Err(files.no_child(name).into());
+            }
+        }
+        if let (Some(first), Some(second)) =
+            (files.children.remove(one), files.children.get(other).cloned())
+        {
+            files.children.insert(one.into(), second);
+            files.children.insert(other.into(), first);
+        }
+        Ok(())
+    }
+
+    fn sync_file(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        self.files().get(name).map(drop)
+    }
+
+    fn hold(&self) -> io::Result<Box<dyn Lock>> {
+        take(&mut self.files().held)
     }
 
     fn describe(&self) -> String {

@@ -13,6 +13,7 @@ pub(crate) const LOCK_NAME: &str = ".scai.lock";
 
 const DRAFT_PREFIX: &str = ".scai-";
 const DRAFT_SUFFIX: &str = ".tmp";
+const REPLACED: &str = ".was-";
 
 /// A temporary name that no other file has: `.scai-<32 hex digits>.tmp`.
 pub fn draft_name() -> String {
@@ -24,6 +25,18 @@ pub fn is_draft(name: &str) -> bool {
     name.starts_with(DRAFT_PREFIX) && name.ends_with(DRAFT_SUFFIX)
 }
 
+/// A name for what the directory `name` was, while another one takes its place in two steps.
+pub(crate) fn replaced_name(name: &str) -> String {
+    format!("{DRAFT_PREFIX}{:016x}{:016x}{REPLACED}{name}", random(), random())
+}
+
+/// The directory whose place something was in, by the name that [`replaced_name`] gave it.
+pub(crate) fn replaced(name: &str) -> Option<&str> {
+    let (digits, name) = name.strip_prefix(DRAFT_PREFIX)?.split_once(REPLACED)?;
+    let is_ours = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_ours.then_some(name)
+}
+
 /// Accepts what can name a file in a store: one path component, not the store's own lock file.
 ///
 /// # Errors
@@ -33,7 +46,7 @@ pub fn check_name(name: &str) -> io::Result<()> {
     if component && name != LOCK_NAME {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} cannot name a file here")))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is not a valid file name")))
 }
 
 /// The first of `base`, `base-2`, `base-3` and so on that no entry has.
@@ -69,6 +82,15 @@ mod tests {
         for name in names {
             assert!(is_draft(&name));
             check_name(&name).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_name_of_what_was_replaced_is_found_again() {
+        assert_eq!(replaced(&replaced_name("checkpoint-12")), Some("checkpoint-12"));
+        assert_eq!(replaced(&replaced_name("a.was-b")), Some("a.was-b"));
+        for name in ["checkpoint-12", ".scai-1.was-a", &draft_name()] {
+            assert_eq!(replaced(name), None);
         }
     }
 

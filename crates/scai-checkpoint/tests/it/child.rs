@@ -125,6 +125,7 @@ fn run() {
     match role.split_once(": ") {
         Some(("crash", role)) => crate::crash::child(role, &directory),
         Some(("disk full", role)) => crate::disk_full::child(role, &directory),
+        Some(("folder", role)) => crate::folder::child(role, &directory),
         Some(("places", role)) => crate::places::child(role, &directory),
         Some(("replay", role)) => crate::replay::child(role, &directory),
         Some(("syscall faults", role)) => crate::syscall_faults::child(role, &directory),

@@ -25,6 +25,7 @@ mod delete;
 mod describe;
 mod direct;
 mod disk_full;
+mod folder;
 #[allow(dead_code, reason = "`hostile_memory` uses the rest")]
 mod forge;
 mod fuzz_bench;

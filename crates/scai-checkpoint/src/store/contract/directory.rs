@@ -43,6 +43,9 @@ pub fn check_directory<S: Directory>(make: impl Fn() -> S) -> usize {
         nothing_is_made_in_a_child_that_was_removed,
         a_child_is_renamed_with_all_that_is_in_it_to_a_name_that_is_free,
         an_entered_child_stays_the_same_when_it_is_renamed,
+        children_are_exchanged_or_that_is_not_supported,
+        a_file_of_others_is_made_durable,
+        one_holds_a_directory_at_a_time,
         children_may_have_children,
         a_sweep_of_one_directory_leaves_the_others_alone,
     ];
@@ -475,6 +478,59 @@ fn an_entered_child_stays_the_same_when_it_is_renamed(directory: &dyn Directory)
     save(&*child, "a.pt", b"content");
     assert_eq!(read(&*directory.child("run").unwrap(), "a.pt"), b"content");
     assert_names(&*directory.child("staged").unwrap(), []);
+}
+
+fn children_are_exchanged_or_that_is_not_supported(directory: &dyn Directory) {
+    save(directory, "a.pt", b"content");
+    for name in ["one", "other"] {
+        directory.make_child(name).unwrap();
+        save(&*directory.child(name).unwrap(), "name.pt", name.as_bytes());
+    }
+    let name_in = |child: &str| read(&*directory.child(child).unwrap(), "name.pt");
+    match directory.exchange_children("one", "other") {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            assert_eq!(name_in("one"), b"one");
+            return;
+        }
+        exchanged => exchanged.unwrap(),
+    }
+    assert_eq!((name_in("one"), name_in("other")), (b"other".to_vec(), b"one".to_vec()));
+    directory.exchange_children("one", "one").unwrap();
+    assert_error(directory.exchange_children("one", "none"), ErrorKind::NotFound);
+    assert_error(directory.exchange_children("none", "one"), ErrorKind::NotFound);
+    assert_error(directory.exchange_children("one", "a.pt"), ErrorKind::NotADirectory);
+    assert_error(directory.exchange_children("one", "a/b"), ErrorKind::InvalidInput);
+    assert_eq!((name_in("one"), name_in("other")), (b"other".to_vec(), b"one".to_vec()));
+    assert_children(directory, ["one", "other"]);
+}
+
+fn a_file_of_others_is_made_durable(directory: &dyn Directory) {
+    save(directory, "a.pt", b"content");
+    match directory.sync_file("a.pt") {
+        Err(error) if error.kind() == ErrorKind::Unsupported => return,
+        synced => synced.unwrap(),
+    }
+    assert_error(directory.sync_file("none"), ErrorKind::NotFound);
+    assert_error(directory.sync_file("../a.pt"), ErrorKind::InvalidInput);
+    assert_eq!(read(directory, "a.pt"), b"content");
+}
+
+fn one_holds_a_directory_at_a_time(directory: &dyn Directory) {
+    directory.make_child("run").unwrap();
+    let (child, again) = (directory.child("run").unwrap(), directory.child("run").unwrap());
+    let held = match child.hold() {
+        Err(error) if error.kind() == ErrorKind::Unsupported => return,
+        held => held.unwrap(),
+    };
+    assert_error(again.hold(), ErrorKind::WouldBlock);
+    // It is of the directory, not of its name, and another thing than its lock.
+    directory.rename_child("run", "done").unwrap();
+    assert_error(again.hold(), ErrorKind::WouldBlock);
+    assert!(again.lock().is_ok());
+    assert_names(&*child, []);
+    drop(held);
+    drop(again.hold().unwrap());
+    drop(child.hold().unwrap());
 }
 
 fn children_may_have_children(directory: &dyn Directory) {

@@ -317,6 +317,30 @@ impl Directory for SimulatedDisk {
         Ok(())
     }
 
+    fn exchange_children(&self, one: &str, other: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.exchange_children(one, other)?;
+        if one != other {
+            let node = |name| journal.names[self.directory].get(name).copied();
+            let changes = vec![(one.into(), node(other)), (other.into(), node(one))];
+            journal.set(self.directory, changes, None);
+        }
+        Ok(())
+    }
+
+    fn sync_file(&self, name: &str) -> io::Result<()> {
+        let mut journal = self.journal();
+        self.live.sync_file(name)?;
+        if let Some(Node::File(file)) = journal.names[self.directory].get(name).copied() {
+            journal.steps.push(Step::SyncFile(file));
+        }
+        Ok(())
+    }
+
+    fn hold(&self) -> io::Result<Box<dyn Lock>> {
+        self.live.hold()
+    }
+
     fn describe(&self) -> String {
         // A child's path begins with its parent's.
         match Path::new(&self.live.describe()).strip_prefix(MemoryDirectory::new().describe()) {

@@ -49,6 +49,30 @@ fn rename_no_replace(_dir: &OwnedFd, _from: &str, _to: &str) -> Result<(), Errno
     Err(Errno::NOSYS)
 }
 
+/// Exchanges the names of two directories.
+pub(super) fn exchange(dir: &OwnedFd, one: &str, other: &str) -> io::Result<()> {
+    for name in [one, other] {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(Errno::NOTDIR.into());
+        }
+    }
+    match rename_exchange(dir, one, other) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Err(io::ErrorKind::Unsupported.into()),
+        exchanged => Ok(exchanged?),
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn rename_exchange(dir: &OwnedFd, one: &str, other: &str) -> Result<(), Errno> {
+    rustix::fs::renameat_with(dir, one, dir, other, RenameFlags::EXCHANGE)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn rename_exchange(_dir: &OwnedFd, _one: &str, _other: &str) -> Result<(), Errno> {
+    Err(Errno::NOSYS)
+}
+
 /// Makes the names in a directory durable.
 ///
 /// `EINVAL` is how a file system says that its directories cannot be synced at all. Refusing to
@@ -64,7 +88,7 @@ pub(super) fn sync(dir: &OwnedFd) -> io::Result<()> {
 pub(super) fn create_durably(path: &Path) -> io::Result<()> {
     let path = std::path::absolute(path)?;
     if let Some(file) = path.ancestors().find(|path| path.exists()).filter(|path| !path.is_dir()) {
-        let message = format!("`{}` is a file, and a directory is needed", file.display());
+        let message = format!("`{}` is a file, not a directory", file.display());
         return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
     }
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();

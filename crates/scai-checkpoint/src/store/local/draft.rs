@@ -65,7 +65,7 @@ impl LocalDraft {
                 return Ok(draft);
             }
         }
-        Err(io::Error::other("every new temporary file was removed by somebody else"))
+        Err(io::Error::other("every new temporary file was removed by another process"))
     }
 
     /// A draft without a name; `None` if the file system has no unnamed files.
@@ -165,7 +165,7 @@ impl Replaced {
             FileType::Socket => "a socket",
             _ => "a device",
         };
-        let message = format!("`{name}` is {what}, and no file takes its place");
+        let message = format!("`{name}` is {what}, and cannot be replaced by a file");
         Err(io::Error::new(io::ErrorKind::InvalidInput, message))
     }
 }

@@ -30,7 +30,7 @@ impl LocalFile {
         let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
+            let what = if metadata.is_dir() { "a directory" } else { "not a regular file" };
             let message = format!("`{name}` is {what}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }

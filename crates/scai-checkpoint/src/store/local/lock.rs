@@ -155,6 +155,40 @@ impl Drop for LocalLock {
 
 impl Lock for LocalLock {}
 
+/// A lock on a directory itself, which shows that somebody works in it.
+#[derive(Debug)]
+pub(super) struct Held {
+    dir: OwnedFd,
+    owner: u32,
+}
+
+impl Held {
+    pub(super) fn take(dir: &OwnedFd) -> io::Result<Self> {
+        // A descriptor of its own: a lock belongs to what was opened.
+        let dir = super::directory::open_in(dir, ".")?;
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { dir, owner: process::id() }),
+            Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::WouldBlock.into()),
+            // NFS locks only files that are open for writing, which a directory never is.
+            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK | Errno::BADF) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // As for the lock of a file: not in a forked child, which has the directory open too.
+        if process::id() == self.owner {
+            let _ = rustix::fs::flock(&self.dir, FlockOperation::Unlock);
+        }
+    }
+}
+
+impl Lock for Held {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::location::{IntoLocation, Location};
@@ -211,8 +211,8 @@ impl Directory for LocalDirectory {
             Err(_) => false,
         };
         if moved {
-            let message = "the directory was renamed, or removed and made anew, while it was in use; \
-                           make a new manager for the one that is meant";
+            let message = "the directory was renamed, or removed and recreated, while it was in \
+                           use; create a new manager for the directory you mean";
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         Ok(())
@@ -257,6 +257,22 @@ impl Directory for LocalDirectory {
         check_name(from)?;
         check_name(to)?;
         directory::rename_to_free(&self.dir, from, to)
+    }
+
+    fn exchange_children(&self, one: &str, other: &str) -> io::Result<()> {
+        check_name(one)?;
+        check_name(other)?;
+        directory::exchange(&self.dir, one, other)
+    }
+
+    fn sync_file(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        file::full_sync(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?)
+    }
+
+    fn hold(&self) -> io::Result<Box<dyn Lock>> {
+        Ok(Box::new(lock::Held::take(&self.dir)?))
     }
 
     fn describe(&self) -> String {

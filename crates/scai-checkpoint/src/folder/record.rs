@@ -1,0 +1,186 @@
+//! `commit.json`: what a directory was committed as.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
+
+use crate::error::{Error, Place, Result};
+use crate::store::{ReadAt, check_name};
+
+/// The file that makes a directory a checkpoint.
+pub const COMMIT: &str = "commit.json";
+
+const VERSION: u32 = 1;
+
+/// A record is read into memory; a longer one was not written here.
+const LONGEST: u64 = 1 << 30;
+
+/// What a directory was committed as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Commit {
+    /// `scai`.
+    pub format: String,
+    /// The version of this record.
+    pub version: u32,
+    /// `files`: files with names of their own.
+    pub kind: String,
+    /// The iteration, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iteration: Option<u64>,
+    /// 32 hexadecimal digits that no other commit has.
+    pub attempt: String,
+    /// When it was committed, ISO 8601 with offset.
+    pub timestamp: String,
+    /// What the writer says of itself, such as the framework and its version.
+    #[serde(default)]
+    pub about: BTreeMap<String, String>,
+    /// The files that belong to it, by their names with slashes.
+    pub files: BTreeMap<String, Bound>,
+}
+
+/// A file that belongs to a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Bound {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its XXH3-128 digest, in hexadecimal.
+    pub xxh3_128: String,
+}
+
+impl Bound {
+    pub(super) fn new(size: u64, xxh3_128: String) -> Self {
+        Self { size, xxh3_128 }
+    }
+}
+
+impl Commit {
+    pub(super) fn new(
+        iteration: Option<u64>,
+        attempt: String,
+        about: BTreeMap<String, String>,
+        files: BTreeMap<String, Bound>,
+    ) -> Self {
+        Self {
+            format: "scai".to_owned(),
+            version: VERSION,
+            kind: "files".to_owned(),
+            iteration,
+            attempt,
+            timestamp: crate::checkpoint::now_iso(),
+            about,
+            files,
+        }
+    }
+
+    /// The bytes of the file. Its last line has the digest of all bytes before that line's name.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        let mut head = text.trim_end_matches(['\n', '}']).to_owned();
+        // The braces of the last member are not those of the record.
+        if text.ends_with("}\n}") {
+            head.push('}');
+        }
+        head.push_str(BEFORE);
+        let digest = digest(head.as_bytes());
+        format!("{head}{NAME}{digest}{AFTER}").into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let damaged = |detail: &str| Error::damaged(Place::default(), detail.to_owned());
+        let tail = NAME.len() + DIGITS + AFTER.len();
+        let head = bytes.len().checked_sub(tail).ok_or_else(|| damaged("the file is too short"))?;
+        let (head, tail) = bytes.split_at(head);
+        let expected = format!("{NAME}{}{AFTER}", digest(head));
+        if tail != expected.as_bytes() {
+            return Err(damaged("the record of the commit does not match its own digest"));
+        }
+        // These are the bytes that were written, so what is not understood is of a newer version.
+        let newer = |what: String| {
+            let hint = format!("this program reads versions up to {VERSION}; upgrade `scai`");
+            Error::unsupported(Place::default(), what, hint)
+        };
+        let commit: Self = serde_json::from_slice(bytes)
+            .map_err(|error| newer(format!("the commit has an unknown form ({error})")))?;
+        if commit.version > VERSION || commit.kind != "files" {
+            let Self { version, kind, .. } = &commit;
+            return Err(newer(format!("the commit is of version {version}, kind `{kind}`")));
+        }
+        let is_name = |name: &String| name.split('/').all(|part| check_name(part).is_ok());
+        match commit.files.keys().find(|name| !is_name(name)) {
+            Some(name) => Err(damaged(&format!("{name:?} cannot be the name of a file"))),
+            None => Ok(commit),
+        }
+    }
+}
+
+const BEFORE: &str = ",\n  ";
+const NAME: &str = "\"digest\": \"";
+const AFTER: &str = "\"\n}\n";
+const DIGITS: usize = 32;
+
+fn digest(bytes: &[u8]) -> String {
+    format!("{:032x}", XxHash3_128::oneshot(bytes))
+}
+
+/// Reads the record.
+pub(super) fn read(file: &dyn ReadAt) -> Result<Commit> {
+    if file.len() > LONGEST {
+        return Err(Error::damaged(Place::default(), "the record of the commit is too long"));
+    }
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes).map_err(|error| Error::io("read", error))?;
+    Commit::decode(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(files: &[(&str, u64)]) -> Commit {
+        let bound =
+            |(name, size): &(&str, u64)| ((*name).to_owned(), Bound::new(*size, "0".repeat(32)));
+        let about = [("framework".to_owned(), "a \"name\"\n}".to_owned())].into();
+        Commit::new(Some(7), "1".repeat(32), about, files.iter().map(bound).collect())
+    }
+
+    #[test]
+    fn a_record_comes_back_and_is_json() {
+        for files in [&[][..], &[("a", 1)], &[("a/b.bin", u64::MAX), ("c", 0)]] {
+            let commit = commit(files);
+            let bytes = commit.encode();
+            assert_eq!(Commit::decode(&bytes).unwrap(), commit);
+            let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(json["digest"].as_str().unwrap().len(), DIGITS);
+            assert_eq!(json["files"].as_object().unwrap().len(), files.len());
+        }
+    }
+
+    #[test]
+    fn any_other_byte_is_noticed() {
+        let bytes = commit(&[("a", 1)]).encode();
+        for i in 0..bytes.len() {
+            let mut other = bytes.clone();
+            other[i] ^= 1;
+            assert!(Commit::decode(&other).unwrap_err().is_damage(), "byte {i}");
+            assert!(Commit::decode(&bytes[..i]).unwrap_err().is_damage(), "cut at {i}");
+        }
+    }
+
+    #[test]
+    fn what_leads_out_of_the_directory_is_refused() {
+        for name in ["../a", "a/../../b", "/a", "", "a//b", "a/."] {
+            let bytes = commit(&[(name, 1)]).encode();
+            assert!(Commit::decode(&bytes).unwrap_err().to_string().contains("cannot be the name"));
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_no_damage() {
+        let newer = Commit { version: 2, ..commit(&[]) };
+        let error = Commit::decode(&newer.encode()).unwrap_err();
+        assert!(error.to_string().contains("upgrade"), "{error}");
+    }
+}
