@@ -47,7 +47,8 @@ class Telling(Callback):
         self.tell("begin", trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, _: Any) -> None:
-        self.tell("step", trainer.global_step)
+        if trainer.current_epoch > 0:
+            self.tell("step", trainer.global_step)
 
 
 def io_of(way: str) -> list[Any]:

@@ -1,16 +1,16 @@
 """Trainings killed at random moments and begun again by the same program: `python bench/kills.py --help`.
 
 For each way to save there is one training that nobody disturbs, and N that are killed once (SIGKILL) at a
-random moment after the first save could have been made; then the same program is run again, and resumes as
-its framework does. Counted are the runs that
+random moment after it has saved a few times; then the same program is run again, and resumes as its framework
+does. Counted are the runs that
 
 * could not go on: the program failed when it was run again;
 * started over, though checkpoints had been saved;
 * went on wrong: what they ended with differs in a bit from the training that was not disturbed.
 
 A framework is a module `kill_NAME.py` beside this one with WAYS and
-``train(way, directory, tell) -> final state``; ``tell("begin", step)`` says where a run begins and
-``tell("step", step)`` how far it is.
+``train(way, directory, tell) -> final state``; ``tell("begin", step)`` says where a run begins, and
+``tell("step", step)`` after each save how far it is.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from typing import Any
 import torch
 
 FRAMEWORKS = ("lightning",)
+SAVES = 3
+"""What is asked to be saved before a kill. In the background two may not be durable."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ def digest_of(state: Any) -> str:
 
 
 def run(train: Callable[..., Any], way: str, directory: Path, kill_at: float | None = None) -> Run:
-    """Train in a process of its own; kill it so many seconds after its first epoch has ended."""
+    """Train in a process of its own; kill it so many seconds after its first saves."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -94,6 +96,7 @@ def run(train: Callable[..., Any], way: str, directory: Path, kill_at: float | N
     os.close(writing)
     found = Run()
     timer: threading.Timer | None = None
+    saves = 0
     with os.fdopen(reading, "rb") as messages:
         while True:
             try:
@@ -104,7 +107,8 @@ def run(train: Callable[..., Any], way: str, directory: Path, kill_at: float | N
                 found.begun, began = value, time.monotonic()
             elif kind == "step":
                 found.step = value
-                if kill_at is not None and timer is None and value > (found.begun or 0):
+                saves += 1
+                if kill_at is not None and saves == SAVES:
                     timer = threading.Timer(kill_at, os.kill, (child, signal.SIGKILL))
                     timer.start()
             elif kind == "end":

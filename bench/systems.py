@@ -220,6 +220,22 @@ class LightningAsync(System):
         super().close()
 
 
+class LightningScai(LightningAsync):
+    """scai's plug-in for Lightning, called as Lightning calls it."""
+
+    name = "scai in Lightning"
+
+    def __init__(self, directory: Path) -> None:
+        System.__init__(self, directory)
+        from scai.integrations.lightning import ScaiCheckpointIO
+
+        self.io: Any = ScaiCheckpointIO()
+
+    def begin(self, state: State) -> Wait:
+        self.io.save_checkpoint(whole(state), self.path)
+        return self.io.flush
+
+
 class Orbax(System):
     name = "Orbax, async"
     needs = ("orbax.checkpoint", "jax")
@@ -268,5 +284,6 @@ SYSTEMS: list[type[System]] = [
     Dcp,
     DcpAsync,
     LightningAsync,
+    LightningScai,
     Orbax,
 ]

@@ -6,8 +6,9 @@ import functools
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from scai import _native
@@ -21,15 +22,17 @@ UNFINISHED = 2
 
 
 class Background:
-    """One queue, and one thread that does what is in it, in order. Of one process: a forked one has
-    no such thread."""
+    """One queue, and a thread that does what is in it, in order, as long as there is anything. Of one
+    process: a forked one has no such thread."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self._capture = Capture()
-        # A program that ends waits for it.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scai-save")
-        self._room = threading.BoundedSemaphore(UNFINISHED)
+        self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._unfinished = 0
+        # Reentrant, since the handler of a signal may save.
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
 
     def save(self, path: str, take: Callable[[Capture], Callable[[], _T]]) -> Future[_T]:
         """Take a state now, and write it after what came before; a failure is logged.
@@ -38,23 +41,68 @@ class Background:
             path: where it is written, for the log.
             take: takes the state, and returns what writes it.
         """
-        self._room.acquire()
+        with self._changed:
+            self._changed.wait_for(lambda: self._unfinished < UNFINISHED)
+            self._unfinished += 1
         try:
-            future = self._thread.submit(take(self._capture))
+            future = self.then(take(self._capture))
         except BaseException:
-            self._room.release()
+            self._finished()
             raise
         future.add_done_callback(functools.partial(self._ended, path))
         return future
 
     def then(self, work: Callable[[], _T]) -> Future[_T]:
         """Do something that holds no state, after what came before."""
-        return self._thread.submit(work)
+        future: Future[_T] = Future()
+        with self._changed:
+            self._queue.append((future, work))
+            if self._thread is not None:
+                return future
+            # A program that ends waits for it.
+            self._thread = threading.Thread(target=self._run, name="scai-save", daemon=False)
+            try:
+                self._thread.start()
+                return future
+            except RuntimeError:
+                # The interpreter is about to end, and has no thread to give: this one does it.
+                self._thread = threading.current_thread()
+        self._run()
+        return future
+
+    def wait(self) -> None:
+        """Wait until all is done, and the thread has ended."""
+        while (thread := self._thread) is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._queue:
+                    self._thread = None
+                    return
+                future, work = self._queue.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                outcome = work()
+            except BaseException as error:
+                del work
+                future.set_exception(error)
+            else:
+                # What it holds is given back before anybody is told.
+                del work
+                future.set_result(outcome)
 
     def _ended(self, path: str, future: Future[Any]) -> None:
-        self._room.release()
+        self._finished()
         if not future.cancelled() and (error := future.exception()) is not None:
             _log.error("`%s` was not saved: %s", path, error)
+
+    def _finished(self) -> None:
+        with self._changed:
+            self._unfinished -= 1
+            self._changed.notify_all()
 
 
 def save_later(obj: object, path: str) -> Future[str]:

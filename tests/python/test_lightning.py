@@ -7,6 +7,7 @@ import collections
 import copy
 import datetime
 import enum
+import errno
 import functools
 import os
 import pickle
@@ -239,14 +240,23 @@ def fail(io: ScaiCheckpointIO, directory: Path) -> None:
 
 
 def test_what_replaces_nothing_costs_nothing(io: ScaiCheckpointIO, tmp_path: Path) -> None:
-    io.save_checkpoint(STATE, tmp_path / "old.ckpt")
+    old, last = tmp_path / "old.ckpt", tmp_path / "last.ckpt"
+    io.save_checkpoint(STATE, last)
+    io.save_checkpoint(STATE, old)
+    io.flush()
     gate = Gate(io)
-    fail(io, tmp_path)
-    io.remove_checkpoint(tmp_path / "old.ckpt")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    io._write = full  # type: ignore[method-assign]
+    io.save_checkpoint({**STATE, "epoch": 4}, last)
+    io.remove_checkpoint(old)
     gate.open()
-    with pytest.raises(OSError, match=r"taken\.ckpt"):
+    with pytest.raises(OSError, match="no space"):
         io.flush()
-    assert equal(io.load_checkpoint(tmp_path / "old.ckpt"), STATE)
+    assert equal(io.load_checkpoint(old), STATE)
+    assert equal(io.load_checkpoint(last), STATE)
 
 
 def test_a_checkpoint_that_is_damaged_on_the_disk_replaces_none(
@@ -609,6 +619,43 @@ def test_two_callbacks_never_take_the_same_name(io: ScaiCheckpointIO, tmp_path: 
     ]
 
 
+class Saving(Callback):
+    """Saves in the middle of a training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: bool | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.found is None:
+            trainer.save_checkpoint(self.path)
+            self.found = self.path.exists()
+
+
+class Counting(ModelCheckpoint):
+    def file_exists(self, filepath: Any, trainer: Trainer) -> bool:
+        return super().file_exists(filepath, trainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "saving", "waits"),
+    [
+        ("a.ckpt", ModelCheckpoint, False),
+        ("hpc_ckpt_1.ckpt", ModelCheckpoint, True),
+        ("a.ckpt", Counting, True),
+    ],
+    ids=["a callback", "before SLURM requeues", "a callback that looks for names itself"],
+)
+def test_a_save_in_a_training_waits_where_the_file_is_needed_at_once(
+    name: str, saving: type[ModelCheckpoint], waits: bool, io: ScaiCheckpointIO, tmp_path: Path
+) -> None:
+    slow(io)
+    callback = Saving(tmp_path / name)
+    trainer(tmp_path, io, callback, saving(tmp_path / "run"), epochs=1).fit(Model(), data())
+    assert callback.found is waits
+    assert torch.load(tmp_path / name)["global_step"] == 1
+
+
 def test_trainers_with_other_plugins_are_as_before(tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "run", save_last="link")
     running = trainer(tmp_path, TorchCheckpointIO(), saving, epochs=1)
@@ -646,6 +693,49 @@ fabric.save(sys.argv[1] + "/a.ckpt", {"weight": torch.zeros(4_000_000)})
         tmp_path,
     )
     assert torch.load(tmp_path / "a.ckpt")["weight"].shape == (4_000_000,)
+
+
+def test_several_processes_save_once_and_load_together(tmp_path: Path) -> None:
+    code = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from scai.integrations.lightning import ScaiCheckpointIO
+
+class Looking(Callback):
+    def on_train_end(self, trainer, _):
+        trainer.save_checkpoint(sys.argv[1] + f"/{trainer.current_epoch}.ckpt")
+
+def run(epochs, ckpt_path):
+    saving = ModelCheckpoint(sys.argv[1] + "/run", save_last=True)
+    trainer = Trainer(
+        max_epochs=epochs, limit_train_batches=4, limit_val_batches=0, accelerator="cpu", devices=2,
+        strategy="ddp_fork", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[saving, Looking()], plugins=[ScaiCheckpointIO()],
+    )
+    model = BoringModel()
+    trainer.fit(model, ckpt_path=ckpt_path)
+
+run(2, None)
+run(3, "last")
+"""
+    run_python(code, tmp_path)
+    steps = {name: torch.load(tmp_path / name)["global_step"] for name in ("2.ckpt", "3.ckpt")}
+    assert steps == {"2.ckpt": 8, "3.ckpt": 12}
+    assert torch.load(tmp_path / "run" / "last.ckpt")["global_step"] == 12
+
+
+def test_a_plugin_around_this_one_saves_in_its_own_thread(tmp_path: Path) -> None:
+    from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+    io = ScaiCheckpointIO()
+    around = AsyncCheckpointIO(io)
+    around.save_checkpoint(STATE, tmp_path / "a.ckpt")
+    around.teardown()
+    assert equal(torch.load(tmp_path / "a.ckpt"), STATE)
 
 
 def test_remote_paths_are_left_to_lightning(io: ScaiCheckpointIO) -> None:

@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -56,7 +57,8 @@ class ScaiCheckpointIO(TorchCheckpointIO):
     Remote paths (``s3://…``) are left to Lightning, as is all that sharded strategies write.
 
     Args:
-        wait: whether each save returns only when the file is durable.
+        wait: whether each save returns only when the file is durable. Saves from another thread than the
+            one that made the plugin always do.
     """
 
     def __init__(self, *, wait: bool = False) -> None:
@@ -66,6 +68,7 @@ class ScaiCheckpointIO(TorchCheckpointIO):
 
     def _begin(self) -> None:
         """What belongs to one process."""
+        self._thread = threading.get_ident()
         self._background: Background | None = None
         # By path, what is not known to have ended, in order.
         self._unfinished: list[tuple[str, Future[None]]] = []
@@ -104,10 +107,11 @@ class ScaiCheckpointIO(TorchCheckpointIO):
         local = _local(path)
         if storage_options is not None or local is None:
             self.flush()
-            return super().save_checkpoint(checkpoint, path, storage_options)
+            return super().save_checkpoint(checkpoint, path, storage_options=storage_options)
         self._raise_failure()
         os.makedirs(os.path.dirname(local), exist_ok=True)
-        if self._wait:
+        # Another thread is in the background already, such as that of an AsyncCheckpointIO around this.
+        if self._wait or threading.get_ident() != self._thread:
             self.flush()
             # On this thread: nothing changes a tensor meanwhile, so that none is copied.
             self._taken(checkpoint, local, _native.Tree.encode)()
@@ -227,8 +231,8 @@ class ScaiCheckpointIO(TorchCheckpointIO):
         Raises:
             Exception: what the first of them failed with; what others did is logged.
         """
-        for _, future in tuple(self._unfinished):
-            future.exception()
+        if self._background is not None and self._background.process == os.getpid():
+            self._background.wait()
         self._raise_failure()
 
     def teardown(self) -> None:
