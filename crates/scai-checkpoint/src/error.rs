@@ -108,8 +108,8 @@ pub enum Error {
     /// There is no room for the file: the disk is full, a quota is used up, or files may not be
     /// that large. Nothing that existed before was touched.
     #[error(
-        "checkpoint `{path}`: no space: {needed} bytes are needed{}; the checkpoints saved before \
-         are untouched; {} ({source})",
+        "checkpoint `{path}`: no space: {needed} bytes are needed{}; existing checkpoints are \
+         untouched; {} ({source})",
         free.map(|free| format!(", {free} are free")).unwrap_or_default(),
         make_room(source, *needed, *free)
     )]
@@ -129,7 +129,7 @@ pub enum Error {
     /// After a power loss there may be the new file or the one it replaced, complete in either
     /// case. The save is not acknowledged.
     #[error(
-        "checkpoint `{path}`: written, but it may be gone after a power loss, because its \
+        "checkpoint `{path}`: written, but it may be lost in a power failure, because its \
          directory could not be synced; check the disk and save again ({source})"
     )]
     NotDurable {
@@ -150,7 +150,7 @@ pub enum Error {
     /// The memory of a tensor was changed while it was being saved. Nothing was published.
     #[error(
         "{place}its memory was changed, moved or freed while it was being saved; nothing was \
-         published, and the checkpoints saved before are untouched"
+         published, and existing checkpoints are untouched"
     )]
     Changed {
         /// The tensor.
@@ -158,9 +158,9 @@ pub enum Error {
     },
     /// The file carries no checksum at all, so damage could not be detected.
     #[error(
-        "{place}the file carries no checksums, so damage could not be noticed; to read it all the \
-         same, allow unprotected files (`--allow-unprotected`; `allow_unprotected=True` of `CheckpointManager` and `scai.load`), \
-         and save it again with scai"
+        "{place}the file has no checksums, so damage cannot be detected; to read it anyway, allow \
+         unprotected files (`--allow-unprotected`; `allow_unprotected=True` of `CheckpointManager` \
+         and `scai.load`), and save it again with scai"
     )]
     Unprotected {
         /// Where.
@@ -178,7 +178,7 @@ pub enum Error {
     },
     /// The file is sound, but objects in it can be made only by running code that it names, which
     /// is never done here.
-    #[error("{place}the file needs code to be run ({names}); {hint}")]
+    #[error("{place}loading this file would require running code ({names}); {hint}")]
     NeedsCode {
         /// Where.
         place: Box<Place>,
@@ -259,7 +259,7 @@ pub enum Error {
         detail: String,
     },
     /// A save in the background failed; this call was not carried out.
-    #[error("an earlier save in the background failed: {0}")]
+    #[error("an earlier background save failed: {0}")]
     Background(#[source] Arc<Error>),
 }
 
@@ -274,11 +274,11 @@ fn make_room(source: &std::io::Error, needed: u64, free: Option<u64>) -> &'stati
         std::io::ErrorKind::StorageFull if free.is_some_and(|free| free >= needed) => {
             "the file system may be out of inodes (`df -i`): remove some files"
         }
-        std::io::ErrorKind::QuotaExceeded => "raise the quota, or keep fewer",
+        std::io::ErrorKind::QuotaExceeded => "raise the quota, or keep fewer checkpoints",
         std::io::ErrorKind::FileTooLarge => {
             "raise the limit on the size of files (`ulimit -f`), or save to another file system"
         }
-        _ => "make room, or keep fewer",
+        _ => "free some space, or keep fewer checkpoints",
     }
 }
 

@@ -69,7 +69,7 @@ pub fn from_bytes(bytes: Vec<u8>, unprotected: Unprotected) -> Result<Checkpoint
 pub fn write_into(memory: &mut [u8], plan: Plan, threads: usize) -> Result<()> {
     if memory.len() as u64 != plan.len() {
         return Err(Error::invalid(format!(
-            "the file takes {} bytes, the memory has {}",
+            "the file takes {} bytes, but the buffer has {}",
             plan.len(),
             memory.len()
         )));

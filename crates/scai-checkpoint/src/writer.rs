@@ -197,7 +197,7 @@ impl Writer {
         let handle = SaveHandle(Arc::default());
         let sent = self.jobs.as_ref().map(|jobs| jobs.send((Box::new(save), handle.clone())));
         if !matches!(sent, Some(Ok(()))) {
-            return Err(Error::invalid("the thread that saves has ended"));
+            return Err(Error::invalid("the save thread has ended"));
         }
         held(&self.handles).push(handle.clone());
         Ok(handle)

@@ -278,7 +278,7 @@ impl Plan {
         match format {
             Format::Torch => torch::TorchPlan::converted(tree, notes, origin).map(Self::Torch),
             Format::TorchLegacy | Format::TorchScript | Format::Sharded | Format::Archive => {
-                Err(Error::invalid(format!("the format `{format}` is read but not written")))
+                Err(Error::invalid(format!("the format `{format}` can be read but not written")))
             }
             Format::Safetensors => {
                 let plan = safetensors::SafetensorsPlan::converted(tree, origin)?;

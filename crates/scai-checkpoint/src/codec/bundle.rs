@@ -102,7 +102,9 @@ impl Bundle {
         let mut parts = Vec::new();
         for name in files_of(&index) {
             if name.is_empty() || name.contains(['/', '\\', '\0']) || name.starts_with('.') {
-                let what = format!("the index names `{name}`, which is not a file beside it");
+                let what = format!(
+                    "the index refers to `{name}`, which is not a file in the same directory"
+                );
                 return Err(Error::damaged(Place::default(), what));
             }
             let shard = file.beside(name).map_err(|error| missing(name, error))?;
@@ -189,7 +191,7 @@ impl Bundle {
             let entries = trees.get(shard.as_str());
             let Some(value) = entries.and_then(|entries| entries.get(name)) else {
                 let place = Place { tensor: Some(name.clone()), ..Place::record(shard.as_str()) };
-                let what = "the index names a tensor that the shard does not have: the two are of \
+                let what = "the index lists a tensor that is not in the shard: they belong to \
                             different checkpoints";
                 return Err(Error::damaged(place, what));
             };
@@ -229,7 +231,7 @@ fn missing(name: &str, error: io::Error) -> Error {
         io::ErrorKind::Unsupported => Error::not_a_checkpoint(
             Place::default(),
             "the index of a sharded checkpoint",
-            "name it by its path, beside its shards",
+            "open it by its path, with its shards in the same directory",
         ),
         _ => Error::io("open a shard of the index", error).in_part(name),
     }

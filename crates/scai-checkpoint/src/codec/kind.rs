@@ -18,7 +18,7 @@ const LOAD_THERE: &str = "load it with the library that wrote it, and save its t
 const STARTS: [(&[u8], &str, &str); 24] = [
     (
         b"version https://git-lfs",
-        "a Git LFS pointer, which stands for a file that was not fetched",
+        "a Git LFS pointer to a file that was not fetched",
         "fetch the file itself with `git lfs pull`",
     ),
     (b"\x1f\x8b\x08", "compressed with gzip", "decompress it first: `gzip -dc FILE > OUT`"),
@@ -57,7 +57,7 @@ pub(crate) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
     if start.is_empty() {
         return Ok(Some(Error::damaged(
             Place::default(),
-            "the file is empty: it was never written, or was cut off",
+            "the file is empty: it was never written, or was truncated",
         )));
     }
     let begins = STARTS.iter().find(|(bytes, ..)| start.starts_with(bytes));
@@ -78,8 +78,8 @@ pub(crate) fn foreign(file: &dyn ReadAt) -> Result<Option<Error>> {
     };
     match found {
         None if is_plain_pickle(file)? => Ok(Some(named(
-            "a pickle that `torch.save` did not write",
-            "where it can be trusted, load it with `pickle.load`, and save it with `scai.save`",
+            "a pickle not written by `torch.save`",
+            "if you trust it, load it with `pickle.load`, and save it with `scai.save`",
         ))),
         found => Ok(found),
     }
@@ -108,8 +108,8 @@ fn tar(file: &dyn ReadAt) -> Error {
         return Error::unsupported(
             Place::default(),
             "a checkpoint of PyTorch before 0.2 (a tar archive)",
-            "where it can be trusted, load it with `torch.load(FILE, weights_only=False)`, and save \
-             it with scai",
+            "if you trust it, load it with `torch.load(FILE, weights_only=False)`, and save it \
+             with scai",
         );
     }
     const FEW: usize = 4;
@@ -117,7 +117,7 @@ fn tar(file: &dyn ReadAt) -> Error {
     let more = if names.len() > FEW { ", …" } else { "" };
     named(
         format!("a tar archive of other files ({few}{more})"),
-        "unpack it with `tar -xf FILE`, and name the file with the tensors",
+        "unpack it with `tar -xf FILE`, and open the file with the tensors",
     )
 }
 
@@ -129,13 +129,14 @@ fn markup(start: &[u8]) -> Option<Error> {
     };
     if ["<!doctype html", "<html", "<head", "<body", "<!--"].into_iter().any(is) {
         return Some(named(
-            "an HTML page, as a server sends in place of a file that asks for a login or is gone",
-            "download the file again, and look at the page in a browser to see why",
+            "an HTML page, which a server sends instead of the file if it needs a login or no \
+             longer exists",
+            "open the page in a browser to see why, and download the file again",
         ));
     }
     let is_xml = ["<?xml", "<error"].into_iter().any(is);
     is_xml.then(|| {
-        named("an XML document, as a server sends with an error", "download the file again")
+        named("an XML document, probably an error message from a server", "download the file again")
     })
 }
 
@@ -167,15 +168,15 @@ fn json(file: &dyn ReadAt, start: &[u8]) -> Result<Option<Error>> {
     let json: Json = match serde_json::from_slice(&text) {
         Ok(json) => json,
         Err(error) if error.is_eof() => {
-            return Ok(Some(Error::damaged(Place::default(), "a JSON document that is cut off")));
+            return Ok(Some(Error::damaged(Place::default(), "a truncated JSON document")));
         }
         Err(_) => return Ok(None),
     };
     let has = |key: &str| json.get(key).is_some();
     Ok(Some(if has("model_type") || has("architectures") {
-        named("the configuration of a model (JSON)", "name the file with its weights")
+        named("the configuration of a model (JSON)", "open the file with its weights")
     } else {
-        named("a JSON document", "name the file with the tensors")
+        named("a JSON document", "open the file with the tensors")
     }))
 }
 
@@ -198,25 +199,25 @@ pub(super) fn foreign_zip(members: &[Member]) -> Option<Error> {
     } else if under(".data/extern_modules") || under(".data/python_version") {
         named(
             "a package of code and data (torch.package)",
-            "where it can be trusted, load it with `torch.package.PackageImporter`, and save the \
-             state dict",
+            "if you trust it, load it with `torch.package.PackageImporter`, and save the state \
+             dict",
         )
     } else if any("archive_format")
         || any("archive_version")
         || any("serialized_exported_program.json")
     {
         named(
-            "a program that torch.export wrote (.pt2)",
+            "a program written by torch.export (.pt2)",
             "load it with `torch.export.load`, and save the `state_dict` of the program",
         )
     } else if any("MAR-INF/MANIFEST.json") {
-        named("a TorchServe archive (.mar) without weights", "name the file with the weights")
+        named("a TorchServe archive (.mar) without weights", "open the file with the weights")
     } else if any("META-INF/MANIFEST.MF") {
-        named("a Java archive", "name the file with the weights")
+        named("a Java archive", "open the file with the weights")
     } else if names().any(|name| name.ends_with(".dist-info/WHEEL")) {
-        named("a Python wheel", "install or unpack it, and name the file with the weights")
+        named("a Python wheel", "install or unpack it, and open the file with the weights")
     } else if any("[Content_Types].xml") {
-        named("an Office document", "name the file with the weights")
+        named("an Office document", "open the file with the weights")
     } else if names().any(|name| name.starts_with("model.json") || name.ends_with("/model.json"))
         && under("tensors/")
     {
@@ -232,7 +233,7 @@ pub(super) fn foreign_zip(members: &[Member]) -> Option<Error> {
         let more = if files().nth(FEW).is_some() { ", …" } else { "" };
         named(
             format!("a zip archive of other files ({}{more})", few.join(", ")),
-            "unpack it with `unzip FILE`, and name the file with the tensors",
+            "unpack it with `unzip FILE`, and open the file with the tensors",
         )
     })
 }

@@ -179,7 +179,7 @@ pub fn match_state(saved: &Value, model: &[TensorSpec], options: &MatchOptions) 
     for (name, value) in &saved {
         if by_name.insert(name, value).is_some() {
             return Err(Error::invalid(format!(
-                "the remap table gives two saved tensors the name `{name}`"
+                "the remap table maps two saved tensors to the name `{name}`"
             )));
         }
     }
@@ -230,9 +230,10 @@ fn hints(report: &LoadReport, is_cast: bool) -> Vec<String> {
     let same_shape = |found: &ShapeMismatch| found.checkpoint.1 == found.model.1;
     if !report.mismatched.is_empty() && report.mismatched.iter().all(same_shape) {
         let advice = if is_cast {
-            "only floating-point types are converted into one another"
+            "only floating-point types can be converted into each other"
         } else {
-            "load with `cast`, which converts floating point, or into a model of the saved types"
+            "load with `cast`, which converts floating-point types, or into a model with the saved \
+             types"
         };
         hints.push(format!("only the element types differ: {advice}"));
     }
@@ -254,7 +255,7 @@ fn hints(report: &LoadReport, is_cast: bool) -> Vec<String> {
             .max_by(|(a, _), (b, _)| a.total_cmp(b));
         if let Some((_, other)) = near {
             taken.insert(other);
-            hints.push(format!("`{name}` of the model may be `{other}` of the checkpoint"));
+            hints.push(format!("`{name}` in the model may be `{other}` in the checkpoint"));
         }
         if hints.len() == 5 {
             break;
@@ -338,7 +339,7 @@ fn state_of(optimizer: &Value) -> Result<&Dict> {
 
 fn not_an_optimizer(value: &Value) -> Error {
     Error::invalid(format!(
-        "the state of an optimizer is a dict with `state` and `param_groups`, this is a {}",
+        "an optimizer state must be a dict with `state` and `param_groups`, got a {}",
         value.type_name()
     ))
 }

@@ -69,7 +69,7 @@ fn in_checkpoint(names: &[String], parts: &[&str]) -> String {
     }
     let listed: Vec<String> = parts.iter().map(|part| format!("`{part}.`")).collect();
     format!(
-        "the saved names have {} in them, which wrappers add; remap `(^|\\.)(?:(?:{})\\.)+` to `$1`",
+        "the saved names contain {}, which wrappers add; remap `(^|\\.)(?:(?:{})\\.)+` to `$1`",
         listed.join(" and "),
         parts.join("|")
     )
@@ -103,7 +103,7 @@ fn in_model(names: &[String], parts: &[&str]) -> String {
         .map(|(before, with)| format!("`^{}` to `{with}`", before.replace('.', "\\.")))
         .collect();
     let more = if changes.len() > FEW { ", and so on" } else { "" };
-    format!("wrappers add to the names of the model; remap {}{more}", listed.join(", "))
+    format!("wrappers have changed the names of the model; remap {}{more}", listed.join(", "))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ impl CheckpointManager {
         let name = shared.checkpoint_at(id.into())?;
         if shared.exists(&name::pin(&name))? {
             return Err(Error::invalid(format!(
-                "`{}` is pinned and is not deleted; unpin it first",
+                "`{}` is pinned and cannot be deleted; unpin it first",
                 shared.path(&name).display()
             )));
         }

@@ -47,8 +47,8 @@ impl Shared {
             CheckpointId::Iteration(iteration) => Ok(self.named(iteration)?.name),
             CheckpointId::Path(path) => self.store.name_at(&path).ok_or_else(|| {
                 Error::invalid(format!(
-                    "`{}` is not in the directory `{}` of this manager; open a file elsewhere by \
-                     itself (`file::open`)",
+                    "`{}` is not in this manager's directory `{}`; read it with `file::open` \
+                     instead",
                     path.display(),
                     self.store.describe()
                 ))
@@ -71,10 +71,10 @@ impl Shared {
         let path = path.display();
         Err(Error::invalid(match name.as_str() {
             name::LATEST => format!(
-                "`{path}` is another name of the newest checkpoint; name that one, by its iteration \
-                 or as `checkpoint_iter_….pt`"
+                "`{path}` is an alias of the newest checkpoint; use its iteration, or its own name \
+                 `checkpoint_iter_….pt`"
             ),
-            _ => format!("`{path}` is not called `checkpoint_iter_….pt`, as checkpoints are"),
+            _ => format!("`{path}` is not named like a checkpoint (`checkpoint_iter_….pt`)"),
         }))
     }
 

@@ -207,8 +207,11 @@ impl Glance {
 pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
     Error::unsupported(
         Place::default(),
-        format!("its name is of iteration {named}, and the file says {inside}"),
-        format!("call it `{}`, or load it by its path", name::checkpoint(inside.unsigned_abs())),
+        format!("its name says iteration {named}, but the file says {inside}"),
+        format!(
+            "rename it to `{}`, or load it by its path",
+            name::checkpoint(inside.unsigned_abs())
+        ),
     )
 }
 

@@ -136,7 +136,7 @@ impl Writing {
             return Err(Error::Locked {
                 path: store.describe().into(),
                 holder: Some(format!(
-                    "process {}, of which this one is a fork",
+                    "process {}, from which this one was forked",
                     self.turn.process.0
                 )),
             });

@@ -247,8 +247,8 @@ impl Shared {
         let new = missing.into_iter().filter(|name| seen.warns_first(format!("statistic {name}")));
         new.map(|name| {
             Error::invalid(format!(
-                "no checkpoint has a number `{name}` in its `training_stats` (NaN is none), by which \
-                 the best are to be kept: all are kept"
+                "no checkpoint has a number `{name}` in its `training_stats` (NaN does not count), \
+                 so the best ones are unknown and all are kept"
             ))
         })
         .collect()
@@ -276,8 +276,8 @@ pub(super) fn check_statistics(retention: &Retention, statistics: &Value) -> Res
             Some(value) if value.as_int().is_some() => {}
             Some(value) => {
                 return Err(Error::invalid(format!(
-                    "`training_stats.{statistic}` is a {}, and the best are to be kept by it; save \
-                     one number under this name",
+                    "`training_stats.{statistic}` is a {}, but a retention rule keeps the best by \
+                     it; save a single number under this name",
                     value.type_name()
                 )));
             }

@@ -259,8 +259,8 @@ impl Search<'_> {
     /// Passes over what is called like a checkpoint and is not a file, if that is asked for.
     fn pass_over(&mut self, name: &str) -> Result<()> {
         let place = Place { path: Some(self.shared.path(name)), ..Place::default() };
-        let what = "it is not a file that can be opened: a symbolic link to a file that is not there, a \
-                    directory, or a pipe";
+        let what = "it cannot be opened as a file: it is a dangling symbolic link, a directory or \
+                    a pipe";
         let hint = "if it is on a disk that is not mounted, mount it; otherwise move it away";
         let reason = Error::unsupported(place, what, hint);
         if self.unreadable == Unreadable::Fail {
@@ -280,15 +280,15 @@ impl Search<'_> {
         for entry in entries {
             let name = entry.name.as_str();
             if superseded.contains(name) {
-                let what = "a run went back behind it".to_owned();
-                self.skipped.push(skip(name, what, "resume at its iteration to take it after all"));
+                let what = "it was superseded by a rollback".to_owned();
+                self.skipped.push(skip(name, what, "resume at its iteration to use it anyway"));
             } else if is_foreign(name)
                 && let Ok(manifest) = manifest(&*self.shared.store, name)
                 && let Some(inside) = manifest.iteration
             {
-                let what = format!("it is of iteration {inside}, under a name of its own");
+                let what = format!("it is a checkpoint of iteration {inside} under another name");
                 let own = name::checkpoint(inside.unsigned_abs());
-                let hint = format!("call it `{own}`, or load it by its path");
+                let hint = format!("rename it to `{own}`, or load it by its path");
                 self.skipped.push(skip(name, what, &hint));
             }
         }

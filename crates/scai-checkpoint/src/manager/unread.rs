@@ -49,7 +49,7 @@ impl Shared {
             kept => kept?,
         }
         Ok(Some(Error::invalid(format!(
-            "`{}` was there before, and this run has not read it: it is kept as `{earlier}`",
+            "`{}` already existed, and this run has not read it: it is kept as `{earlier}`",
             self.path(name).display()
         ))))
     }
@@ -121,7 +121,7 @@ impl Shared {
             Some(own) => {
                 self.store.point(&own, name::LATEST)?;
                 Ok(Some(Error::invalid(format!(
-                    "`{}` was no further name of any checkpoint: it is kept as `{own}`",
+                    "`{}` was not an alias of any checkpoint: it is kept as `{own}`",
                     self.path(name::LATEST).display()
                 ))))
             }

@@ -61,7 +61,10 @@ impl FromStr for Rule {
             Some(("within", time)) => Self::Within(seconds(text, time)?),
             Some(("best", best)) => self::best(text, best)?,
             _ if text == ALL => {
-                return Err(wrong(text, "it keeps everything, so it stands alone"));
+                return Err(wrong(
+                    text,
+                    "it keeps everything, so it cannot be combined with other rules",
+                ));
             }
             _ => {
                 let forms = "a rule is `last:3`, `every:1000`, `within:2d` or `best:loss:min:2`; \
@@ -146,7 +149,7 @@ fn split(text: &str) -> Vec<String> {
 
 /// `loss:min:2`, read from the right.
 fn best(rule: &str, text: &str) -> Result<Rule> {
-    let form = "it has the form `best:STATISTIC:min` or `best:STATISTIC:max:N`";
+    let form = "expected `best:STATISTIC:min` or `best:STATISTIC:max:N`";
     let (rest, last) = text.rsplit_once(':').ok_or_else(|| wrong(rule, form))?;
     let (statistic, goal, count) = match last.parse() {
         Ok(goal) => (rest, goal, NonZeroU64::MIN),
@@ -182,7 +185,7 @@ fn number(rule: &str, text: &str) -> Result<NonZeroU64> {
     NonZeroU64::new(number).ok_or_else(|| {
         wrong(
             rule,
-            "the number is at least 1; write `all` to keep everything, or leave the rule out",
+            "the number must be at least 1; write `all` to keep everything, or leave the rule out",
         )
     })
 }
@@ -196,7 +199,7 @@ fn seconds(rule: &str, text: &str) -> Result<NonZeroU64> {
         "m" => 60,
         name => {
             let unit = UNITS.iter().find(|(_, unit)| *unit == name);
-            unit.ok_or_else(|| wrong(rule, "a time is `90min`, `12h`, `7d` or `2w`"))?.0
+            unit.ok_or_else(|| wrong(rule, "write a time as `90min`, `12h`, `7d` or `2w`"))?.0
         }
     };
     let count = number(rule, count)?;
@@ -204,7 +207,7 @@ fn seconds(rule: &str, text: &str) -> Result<NonZeroU64> {
 }
 
 fn wrong(rule: &str, why: &str) -> Error {
-    Error::invalid(format!("`{rule}` is not a rule of retention: {why}"))
+    Error::invalid(format!("`{rule}` is not a retention rule: {why}"))
 }
 
 #[cfg(test)]
@@ -241,7 +244,7 @@ mod tests {
             ("3", "a rule is `last:3`"),
             ("last:3,", "a rule is `last:3`"),
             ("newest:3", "a rule is `last:3`"),
-            ("last:3, all", "stands alone"),
+            ("last:3, all", "cannot be combined"),
             ("last:0", "write `all` to keep everything"),
             ("every:0", "at least 1"),
             ("within:0d", "at least 1"),

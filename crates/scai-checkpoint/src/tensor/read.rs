@@ -42,7 +42,7 @@ pub fn read_into<'o>(
     for Destination { name, storage, bytes, .. } in &destinations {
         if bytes.len() as u64 != storage.len() {
             return Err(Error::invalid(format!(
-                "`{name}`: {} bytes cannot hold a storage of {}",
+                "`{name}`: {} bytes cannot hold a storage of {} bytes",
                 bytes.len(),
                 storage.len()
             )));

@@ -105,7 +105,7 @@ impl<'de> de::Deserializer<'de> for FromValue<'_> {
                 visitor.visit_enum(MapAccessDeserializer::new(Map::new(dict)))
             }
             other => Err(de::Error::custom(format!(
-                "a {} is no variant of an enum: a string or a dict of one entry is needed",
+                "a {} is not an enum variant: expected a string or a dict with one entry",
                 other.type_name()
             ))),
         }

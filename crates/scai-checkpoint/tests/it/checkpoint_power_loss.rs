@@ -258,7 +258,7 @@ fn a_disk_that_forgets_a_write_costs_the_new_save_and_no_old_one() {
         store.arm(Fault { concerns, after, times: Times::Once, effect: Effect::Forget });
         let error = manager.save(state(Save { iteration: 3, writer: 1 }, SIZE)).unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
-        assert!(error.to_string().contains("does not read back"), "{error}");
+        assert!(error.to_string().contains("cannot be read back"), "{error}");
         store.disarm();
     }
     let report = disk.crash_from(before, |crash| {

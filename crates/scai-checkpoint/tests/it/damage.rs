@@ -219,7 +219,7 @@ fn of_error(error: &Error) -> Outcome {
     let placed = error.place().is_some_and(|place| {
         place.record.is_some() || place.tensor.is_some() || place.bytes.is_some()
     });
-    let structure = ["the structure of the file", "a part of the manifest is missing"];
+    let structure = ["the structure of the file", "part of the manifest is missing"];
     if placed || structure.iter().any(|words| message.contains(words)) {
         Outcome::Detected
     } else {

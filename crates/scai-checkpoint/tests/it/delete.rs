@@ -165,6 +165,6 @@ fn another_name_of_the_newest_checkpoint_is_not_pinned() {
     let writer = manager(&directory);
     writer.save(checkpoint(1, None)).unwrap();
     let error = writer.pin("latest.pt").unwrap_err().to_string();
-    assert!(error.contains("another name of the newest checkpoint"), "{error}");
+    assert!(error.contains("an alias of the newest checkpoint"), "{error}");
     assert!(!directory.path().join("latest.pt.pinned").exists());
 }

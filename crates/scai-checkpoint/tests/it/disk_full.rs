@@ -108,7 +108,7 @@ fn levels(directory: &Path) {
             "{message}"
         );
         assert!(
-            message.contains("checkpoint_iter_4.pt") && message.contains("make room"),
+            message.contains("checkpoint_iter_4.pt") && message.contains("free some space"),
             "{message}"
         );
         assert!(files(directory) == before, "level {level}: something has changed");

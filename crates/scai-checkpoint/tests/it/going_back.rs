@@ -133,7 +133,7 @@ fn if_all_that_is_not_superseded_is_gone_the_resume_says_so() {
     fs::remove_file(directory.path().join(name(118))).unwrap();
     fs::remove_file(directory.path().join("latest.pt")).unwrap();
     let error = manager.resume().unwrap_err().to_string();
-    assert!(error.contains("went back behind it"), "{error}");
+    assert!(error.contains("superseded by a rollback"), "{error}");
     fs::write(directory.path().join("superseded.json"), "{").unwrap();
     let error = manager.resume().unwrap_err().to_string();
     assert!(error.contains("superseded.json` cannot be used"), "{error}");

@@ -49,7 +49,7 @@ fn a_file_that_is_something_else_is_named_for_what_it_is() {
         ),
         (b"[1, 2, 3]\n", "a JSON document"),
         (index.as_bytes(), "the index of a sharded checkpoint"),
-        (b"\x80\x04\x95\x05\0\0\0\0\0\0\0]K\x01a.", "a pickle that `torch.save` did not write"),
+        (b"\x80\x04\x95\x05\0\0\0\0\0\0\0]K\x01a.", "a pickle not written by `torch.save`"),
         (&archive(&[("a.npy", b"\x93NUMPY"), ("b/c.npy", b"")]), "an archive of NumPy arrays"),
         (&archive(&[("metadata.json", b"{}"), ("model.weights.h5", b"")]), "a Keras model"),
         (&archive(&[("archive_format", b"pt2"), ("models/model.json", b"")]), "torch.export"),
@@ -163,7 +163,7 @@ fn the_shards_of_an_index_are_one_checkpoint() {
     assert!(file.verify(1).is_empty());
 
     let error = index(r#"{"weight": "a-1.safetensors", "b": "a-2.bin"}"#).unwrap().tree();
-    assert!(error.unwrap_err().to_string().contains("does not have"));
+    assert!(error.unwrap_err().to_string().contains("not in the shard"));
     let error = index(r#"{"weight": "a-3.bin"}"#).unwrap_err();
     assert!(matches!(&error, Error::NotFound { path } if path == "a-3.bin"), "{error:?}");
     for outside in ["../a-1.safetensors", "/etc/passwd", ""] {

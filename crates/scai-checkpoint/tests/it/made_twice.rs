@@ -98,7 +98,7 @@ fn a_dict_is_made_of_a_tuple_of_pairs_and_a_counter_is_not() {
     let mut archive = honest();
     *archive.member("data.pkl") = Member::with_descriptor("archive/data.pkl", pickle);
     let error = open(archive.bytes(), Unprotected::Refuse).unwrap().tree().unwrap_err();
-    assert!(error.to_string().contains("something else than entries"), "{error}");
+    assert!(error.to_string().contains("something other than entries"), "{error}");
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn a_directory_that_is_a_file_is_called_one() {
     fs::write(&file, "").unwrap();
     for path in [file.clone(), file.join("below")] {
         let error = CheckpointManager::create(&path, Options::default()).unwrap_err().to_string();
-        assert!(error.contains("is a file, and a directory is needed"), "{error}");
+        assert!(error.contains("is a file, not a directory"), "{error}");
     }
 }
 

@@ -267,7 +267,7 @@ fn a_plan_that_is_not_carried_out_is_not_published() {
         draft.write_at(0, &[1; 99]).unwrap();
         Ok(())
     });
-    assert!(short.unwrap_err().to_string().contains("99 bytes were written where 100"));
+    assert!(short.unwrap_err().to_string().contains("99 bytes were written, but 100"));
     let long = publish(&disk, "a.pt", 100, |draft| {
         assert!(draft.write_at(1, &[1; 100]).is_err());
         assert!(draft.write_at(u64::MAX, &[1]).is_err());

@@ -81,7 +81,7 @@ const NO_PLACE: [&str; 9] = [
     "(qint",
     "(quint",
     "(a conjugate or negative view)",
-    "(a view that repeats a few elements very often)",
+    "(a view that repeats a few elements too often)",
 ];
 
 /// A tree of about everything: tied, transposed and empty tensors, odd keys, special floats.
@@ -332,8 +332,8 @@ fn elements_of_4_bits_are_read_and_written_two_in_a_byte() {
 
     for (name, shape, end, words) in [
         ("F6_E2M3", "[4]", 3, "PyTorch has no element type F6_E2M3"),
-        ("F4", "[2,1]", 1, "an odd number of elements"),
-        ("F2_NEW", "[4]", 1, "the element type `F2_NEW` is not known"),
+        ("F4", "[2,1]", 1, "an odd number of F4 elements"),
+        ("F2_NEW", "[4]", 1, "unknown element type `F2_NEW`"),
     ] {
         let error = dtype(name, shape, end).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{name}: {error:?}");

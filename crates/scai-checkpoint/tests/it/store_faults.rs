@@ -411,7 +411,7 @@ fn a_failing_operation_of_removing_a_child_loses_nothing_else() {
 #[test]
 fn a_limit_is_named_with_what_to_do_about_it() {
     for (number, advice) in
-        [(ENOSPC, "make room"), (EDQUOT, "raise the quota"), (EFBIG, "ulimit -f")]
+        [(ENOSPC, "free some space"), (EDQUOT, "raise the quota"), (EFBIG, "ulimit -f")]
     {
         let store = FaultDirectory::new(SimulatedDisk::new());
         let effect = Effect::Fail(Failure::Os(number));

@@ -118,7 +118,7 @@ fn judge(
     match variant {
         "acknowledged" => promised.acknowledge(NEW),
         // Read errors while retention reads the new file back come without a number.
-        "Damaged" if said.contains("does not read back: ") && said.contains("os error") => {}
+        "Damaged" if said.contains("cannot be read back: ") && said.contains("os error") => {}
         "DiskFull" if said.contains("bytes are needed, ") => {}
         "Io" | "NotDurable" if kind.contains(' ') => {}
         _ => return Err(format!("an error that does not say what to do: {said}")),
@@ -346,7 +346,7 @@ fn forgotten_writes_are_found_out(role: &str) {
         );
         bench.faults.runs += 1;
         let [said] = ended.said.as_slice() else { panic!("{ended:?}") };
-        assert!(said.starts_with("Damaged: ") && said.contains("does not read back"), "{said}");
+        assert!(said.starts_with("Damaged: ") && said.contains("cannot be read back"), "{said}");
         let mut names: Vec<String> = files(directory.path()).into_keys().collect();
         names.sort();
         let expected = [

@@ -64,7 +64,7 @@ impl RecordSource {
         self.file.read_at(self.data + offset, buf).map_err(|error| {
             let range = offset..offset + buf.len() as u64;
             match error.kind() {
-                ErrorKind::UnexpectedEof => self.damaged(range, "the file was cut off"),
+                ErrorKind::UnexpectedEof => self.damaged(range, "the file is truncated"),
                 ErrorKind::InvalidData => self.damaged(range, &error.to_string()),
                 _ => {
                     Error::Io { place: Box::new(self.place(range)), action: "read", source: error }

@@ -47,8 +47,8 @@ impl Stored {
         shape_from_format(self.info.dtype, &self.info.shape).ok_or_else(|| {
             Error::unsupported(
                 Place { tensor: Some(self.name().to_owned()), ..Place::default() },
-                format!("an odd number of elements of type {} in a row", self.info.dtype),
-                "PyTorch keeps two of them in a byte, along the last dimension",
+                format!("the last dimension has an odd number of {} elements", self.info.dtype),
+                "PyTorch packs two of them into a byte along the last dimension",
             )
         })
     }
@@ -94,7 +94,7 @@ impl SafetensorsFile {
             _ => {
                 return Err(Error::damaged(
                     Place::default(),
-                    "a part of what scai wrote into the header is missing",
+                    "part of the metadata that scai wrote into the header is missing",
                 ));
             }
         };

@@ -55,7 +55,7 @@ impl Header {
         let length = u64::from_le_bytes(length);
         let data = length.saturating_add(LENGTH as u64);
         if length > MAX_HEADER as u64 || data > file.len() {
-            return bad(format!("a header of {length} bytes is not possible"));
+            return bad(format!("the header cannot be {length} bytes long"));
         }
         let mut json = zeroed(length, "read the header")?.into_vec();
         read(file, LENGTH as u64, &mut json)?;
@@ -70,7 +70,7 @@ impl Header {
             .or_else(|error| bad(format!("the header is not valid: {error}")))?;
         if data.checked_add(checked.data_len() as u64) != Some(file.len()) {
             return bad(format!(
-                "the tensors take {} bytes, the file has {}",
+                "the tensors take {} bytes, but the file has {}",
                 checked.data_len(),
                 file.len().saturating_sub(data)
             ));
@@ -85,8 +85,8 @@ impl Header {
         let mut blank = self.json.clone();
         if !blank.starts_with(START) || blank.get(place.clone()) != found.map(String::as_bytes) {
             return bad(
-                "the header was rewritten by another program, which kept the digests of scai: \
-                 whether they still belong to these tensors cannot be known",
+                "the header was rewritten by another program that kept scai's digests, which may \
+                 not belong to these tensors",
             );
         }
         blank[place].copy_from_slice(NO_ROOT.as_bytes());
@@ -109,8 +109,8 @@ pub(super) fn encode(
     if json.len() > MAX_HEADER {
         return Err(Error::unsupported(
             Place::default(),
-            format!("the header would take {} bytes, and no reader accepts that", json.len()),
-            "convert a part of the tree only",
+            format!("the header would take {} bytes, which no reader accepts", json.len()),
+            "convert only a part of the tree",
         ));
     }
     let root = root(&json, (LENGTH + json.len()) as u64 + data_len);
@@ -132,7 +132,7 @@ fn digits(root: u128) -> String {
 
 fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
     file.read_at(at, buf).or_else(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => bad("the file was cut off"),
+        std::io::ErrorKind::UnexpectedEof => bad("the file is truncated"),
         _ => Err(Error::io("read", error)),
     })
 }
@@ -145,12 +145,13 @@ fn invalid(json: &[u8], error: &serde_json::Error) -> Error {
     match newer {
         Some(dtype) if !json.starts_with(START) => Error::unsupported(
             Place::default(),
-            format!("the element type `{}` is not known", shown(dtype)),
-            "it may be of a newer version of safetensors: convert the tensor with what wrote it",
+            format!("unknown element type `{}`", shown(dtype)),
+            "it may come from a newer version of safetensors: convert the tensor with the program \
+             that wrote it",
         ),
         _ if is_something_else(json) => Error::not_a_checkpoint(
             Place::default(),
-            "its beginning has the form of a safetensors file, and what follows names no tensor",
+            "it starts like a safetensors file, but its header describes no tensor",
             "look at its first bytes to see what it is (`file`, `head -c 100`)",
         ),
         _ => Error::damaged(Place::default(), format!("the header is not valid: {text}")),
@@ -197,7 +198,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
         let mut seen = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if !seen.insert(name.clone()) {
-                return Err(de::Error::custom(format!("`{name}` is there twice")));
+                return Err(de::Error::custom(format!("`{name}` occurs twice")));
             }
             if name == METADATA {
                 entries.metadata = map.next_value()?;

@@ -105,7 +105,7 @@ impl TorchFile {
             return Err(Error::not_a_checkpoint(
                 Place::default(),
                 format!("a zip archive without `{PICKLE}`"),
-                "unpack it with `unzip FILE`, and name the file with the tensors",
+                "unpack it with `unzip FILE`, and open the file with the tensors",
             ));
         }
         let is_ours = directory.comment.starts_with(ROOT_PREFIX);
@@ -115,7 +115,7 @@ impl TorchFile {
                 if let Some(record) = records.iter().find(|record| record.deflated.is_some()) {
                     return Err(Error::damaged(
                         Place::record(record.name.as_str()),
-                        "the record is said to be compressed",
+                        "the record is marked as compressed",
                     ));
                 }
                 let raw = raw(&file, &records[digests])?;
@@ -143,8 +143,8 @@ impl TorchFile {
             _ => {
                 return Err(Error::damaged(
                     Place::default(),
-                    "a part of the manifest is missing: manifest, digest table and root belong \
-                     together",
+                    "part of the manifest is missing: manifest, digest table and root must all be \
+                     present",
                 ));
             }
         };
@@ -181,7 +181,7 @@ impl TorchFile {
             if manifest.file_size() != Some(opened.file.len()) {
                 return Err(Error::damaged(
                     Place::record(MANIFEST),
-                    "the file is not as long as when it was saved",
+                    "the file is not as long as it was when saved",
                 ));
             }
             opened.manifest = Some(manifest);
@@ -291,9 +291,9 @@ impl TorchFile {
         if self.is_script() && foreign == Foreign::Refuse {
             return Err(Error::not_a_checkpoint(
                 Place::default(),
-                "a TorchScript model, which is code with its parameters",
+                "a TorchScript model, which is code and its parameters",
                 "load it with `torch.jit.load`, and save its `state_dict()` with scai; `scai show` \
-                 and `scai convert --lossy` reach its tensors without its code",
+                 and `scai convert --lossy` read its tensors without running its code",
             ));
         }
         if let Some(order) = self.records.get("byteorder") {
@@ -340,8 +340,8 @@ impl TorchFile {
                 if self.protection != Protection::None
                     && place.record.as_deref() == Some(PICKLE) =>
             {
-                let hint = "its checksum is right, so it was written like this: what wrote it is \
-                            at fault, or is newer than this program";
+                let hint = "its checksum matches, so it was written like this: the program that \
+                            wrote it has a bug, or is newer than this one";
                 Error::unsupported(Place::record(record), detail, hint)
             }
             error => error,
@@ -357,7 +357,7 @@ impl TorchFile {
     ) -> Result<(Value, Option<String>)> {
         let program = run(&pickle).map_err(|stop| match stop {
             Stop::Bad(error) => error,
-            Stop::Short => Error::damaged(Place::record(PICKLE), "the pickle is cut off"),
+            Stop::Short => Error::damaged(Place::record(PICKLE), "the pickle is truncated"),
         })?;
         if program.consumed != pickle.len() {
             return Err(Error::damaged(Place::record(PICKLE), "bytes follow the pickle"));
@@ -385,7 +385,7 @@ impl TorchFile {
             return Err(Error::damaged(
                 Place::record(name),
                 format!(
-                    "{} elements of {unit} bytes are referred to, {} bytes are there",
+                    "the pickle refers to {} elements of {unit} bytes, but the record has {} bytes",
                     reference.numel,
                     source.len()
                 ),
@@ -564,7 +564,7 @@ pub fn peek(file: &dyn ReadAt) -> Result<Option<Manifest>> {
     if manifest.file_size() != Some(file.len()) {
         return Err(Error::damaged(
             Place::default(),
-            format!("the file has {} bytes, {} were saved", file.len(), manifest.file_size),
+            format!("the file has {} bytes, but {} were saved", file.len(), manifest.file_size),
         ));
     }
     Ok(Some(manifest))

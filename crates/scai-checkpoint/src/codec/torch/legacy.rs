@@ -97,17 +97,17 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>, foreign: Foreign) -> Result<(Value, O
     for key in &keys {
         let Some((key, &(numel, len))) = key.as_str().and_then(|key| lengths.get_key_value(key))
         else {
-            return bad("a storage that nothing refers to");
+            return bad("nothing refers to a storage in the list");
         };
         let mut count = [0; 8];
         read(&**file, at, &mut count)?;
         if u64::from_le_bytes(count) != numel {
-            return bad_storage(key, "it has another length than is referred to");
+            return bad_storage(key, "its length is not the one that the pickle refers to");
         }
         let data = at + 8;
         at = match data.checked_add(len).filter(|&end| end <= file.len()) {
             Some(end) => end,
-            None => return bad_storage(key, "the file was cut off"),
+            None => return bad_storage(key, "the file is truncated"),
         };
         let source = RecordSource {
             file: Arc::clone(file),
@@ -118,7 +118,7 @@ pub(super) fn tree(file: &Arc<dyn ReadAt>, foreign: Foreign) -> Result<(Value, O
             check: Check::Nothing,
         };
         if storages.insert(key.clone(), Storage::new(Arc::new(source))).is_some() {
-            return bad_storage(key, "it is there twice");
+            return bad_storage(key, "it occurs twice");
         }
     }
     // Several objects may have been saved to one file; torch reads the first of them too.
@@ -148,7 +148,7 @@ fn pickle(file: &dyn ReadAt, at: u64) -> Result<Program> {
         match run(&bytes) {
             Ok(program) => return Ok(program),
             Err(Stop::Bad(error)) => return Err(error),
-            Err(Stop::Short) if len >= rest => return bad("the file was cut off in a pickle"),
+            Err(Stop::Short) if len >= rest => return bad("the file is truncated inside a pickle"),
             Err(Stop::Short) => len = len.saturating_mul(4),
         }
     }
@@ -157,14 +157,14 @@ fn pickle(file: &dyn ReadAt, at: u64) -> Result<Program> {
 fn read(file: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
     file.read_at(at, buf).map_err(|error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            Error::damaged(Place::default(), "the file was cut off")
+            Error::damaged(Place::default(), "the file is truncated")
         }
         _ => Error::io("read", error),
     })
 }
 
 fn no_storages(_: &StorageRef<'_>) -> Result<Storage> {
-    bad("a storage where none belongs")
+    bad("unexpected storage")
 }
 
 fn bad_storage<T>(key: &str, what: &str) -> Result<T> {

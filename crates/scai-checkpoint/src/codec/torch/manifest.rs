@@ -126,25 +126,27 @@ impl Manifest {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         // The bytes are those that were written, as their checksum says; so what is not understood
         // is of a newer version.
-        let newer = |version: String| {
+        let newer = |what: String| {
             Error::unsupported(
                 Place::record(MANIFEST),
-                format!("the file is of version {version} of the format"),
-                format!("this program reads versions up to {VERSION}; use the newest `scai`"),
+                what,
+                format!("this program reads versions up to {VERSION}; upgrade `scai`"),
             )
         };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| {
             let json = serde_json::from_slice(bytes).unwrap_or(Json::Null);
             match json.get("version").and_then(Json::as_u64) {
-                Some(version) if version > VERSION.into() => newer(version.to_string()),
-                _ => newer(format!("unknown ({error})")),
+                Some(version) if version > VERSION.into() => {
+                    newer(format!("the file has format version {version}"))
+                }
+                _ => newer(format!("the file has an unknown format version ({error})")),
             }
         })?;
         if manifest.version > VERSION
             || manifest.chunk_size != CHUNK_SIZE as u64
             || manifest.digest != "xxh3-128"
         {
-            return Err(newer(manifest.version.to_string()));
+            return Err(newer(format!("the file has format version {}", manifest.version)));
         }
         Ok(manifest)
     }

@@ -111,7 +111,7 @@ pub(super) fn add(cases: &mut Cases) {
             [start.clone(), object(), keys(&["0", "1"]), storages()].concat()
         });
     }
-    cases.refused("legacy: os.system", "needs code to be run (os.system)", || {
+    cases.refused("legacy: os.system", "require running code (os.system)", || {
         let call = [b"cos\nsystem\n".to_vec(), text("true"), b"\x85R.".to_vec()].concat();
         [legacy_start(), b"\x80\x02".to_vec(), call, keys(&[])].concat()
     });

@@ -74,7 +74,7 @@ fn stack_global(module: &str, name: &str) -> Vec<u8> {
 fn globals(cases: &mut Cases) {
     for (module, name) in GLOBALS {
         // All of them said of Python 2 and 3 alike, and with the name of the place.
-        let words: &'static str = "needs code to be run";
+        let words: &'static str = "require running code";
         cases.pickle(format!("{module}.{name}"), words, move || {
             program(&[&global(module, name), &text("true"), b"\x85R"])
         });
@@ -91,18 +91,18 @@ fn globals(cases: &mut Cases) {
         ("a subclass of a known class", "torch.nn.parameter", "UninitializedParameter"),
     ];
     for (what, module, name) in names {
-        cases.pickle(format!("a global with {what}"), "needs code", move || {
+        cases.pickle(format!("a global with {what}"), "require running code", move || {
             program(&[&stack_global(module, name), b")R"])
         });
     }
-    cases.pickle("a global with a name of 1 MiB", "needs code", || {
+    cases.pickle("a global with a name of 1 MiB", "require running code", || {
         program(&[&global("torch", &"x".repeat(1 << 20)), b")R"])
     });
-    cases.pickle("a global with a name that moves the cursor", "needs code", || {
+    cases.pickle("a global with a name that moves the cursor", "require running code", || {
         program(&[&global("torch", "\x1b[2J\x1b[31m"), b")R"])
     });
     cases.pickle("a global that is not UTF-8", "not UTF-8", || program(&[b"ctorch\n\xff\n)R"]));
-    cases.pickle("a global without an end", "cut off", || b"\x80\x02ctorch.nn".to_vec());
+    cases.pickle("a global without an end", "truncated", || b"\x80\x02ctorch.nn".to_vec());
     cases.pickle("a global of numbers", "not a string", || program(&[b"K\x01K\x02\x93"]));
 }
 
@@ -137,16 +137,16 @@ fn calls(cases: &mut Cases) {
         with_pickle(program(&[&global("_codecs", "encode")]))
     });
     let called: [(&str, &str, &str); 12] = [
-        ("torch", "Tensor", "a class of tensors is called"),
-        ("torch.nn.parameter", "Parameter", "a tensor of something else"),
+        ("torch", "Tensor", "a tensor class is called"),
+        ("torch.nn.parameter", "Parameter", "something other than a tensor"),
         ("torch", "FloatStorage", "is called"),
         ("torch.storage", "UntypedStorage", "is called"),
         ("torch", "float32", "is called"),
-        ("torch", "Size", "where a tuple belongs"),
-        ("torch", "device", "where a string belongs"),
+        ("torch", "Size", "expected a tuple"),
+        ("torch", "device", "expected a string"),
         ("builtins", "bytes", "is called"),
         ("builtins", "complex", "is called"),
-        ("builtins", "set", "something else than a list"),
+        ("builtins", "set", "something other than a list"),
         ("torch._utils", "_rebuild_tensor_v2", "is called"),
         ("torch._utils", "_rebuild_parameter", "is called"),
     ];
@@ -172,7 +172,7 @@ fn calls(cases: &mut Cases) {
     cases.add("NEWOBJ on OrderedDict with entries", Expect::Loads, || {
         with_pickle(program(&[&global("collections", "OrderedDict"), b"](K\x01K\x02\x86e\x85\x81"]))
     });
-    cases.pickle("NEWOBJ_EX on torch.Size with arguments by name", "by name", || {
+    cases.pickle("NEWOBJ_EX on torch.Size with arguments by name", "keyword arguments", || {
         program(&[&global("torch", "Size"), b")}K\x01K\x02s\x92"])
     });
     let states: [(&str, &[u8]); 10] = [
@@ -212,9 +212,9 @@ fn calls(cases: &mut Cases) {
 
 fn structure(cases: &mut Cases) {
     let wrong: [(&str, &[u8], &str); 32] = [
-        ("nothing", b"", "cut off"),
+        ("nothing", b"", "truncated"),
         ("only a STOP", b".", "the stack is empty"),
-        ("no STOP", b"\x80\x02N", "cut off"),
+        ("no STOP", b"\x80\x02N", "truncated"),
         ("bytes after the STOP", b"\x80\x02N.N", "bytes follow"),
         ("a second pickle after the first", b"\x80\x02N.\x80\x02N.", "bytes follow"),
         ("two values", b"\x80\x02NN.", "left on the stack"),
@@ -229,20 +229,20 @@ fn structure(cases: &mut Cases) {
         ("SETITEM on a tensor's class", b"\x80\x02ctorch\nTensor\nK\x00K\x01s.", "SETITEM on a"),
         ("APPEND to a tuple", b"\x80\x02)Na.", "APPEND on a tuple"),
         ("ADDITEMS to a list", b"\x80\x02](N\x90.", "ADDITEMS on a list"),
-        ("BINGET of nothing", b"\x80\x02h\x05.", "nothing is remembered"),
-        ("LONG_BINPUT far out", b"\x80\x02Nr\xfe\xff\xff\xff.", "no number to remember"),
-        ("LONG_BINGET of nothing", b"\x80\x02j\xff\xff\xff\xff.", "nothing is remembered"),
+        ("BINGET of nothing", b"\x80\x02h\x05.", "nothing at index"),
+        ("LONG_BINPUT far out", b"\x80\x02Nr\xfe\xff\xff\xff.", "not a valid memo index"),
+        ("LONG_BINGET of nothing", b"\x80\x02j\xff\xff\xff\xff.", "nothing at index"),
         ("a dict with a list as key", b"\x80\x02}]Ns.", "mutable container"),
         ("a dict with a dict as key", b"\x80\x02}}Ns.", "mutable container"),
         ("a dict with a list in a tuple as key", b"\x80\x02}]\x85Ns.", "mutable container"),
         ("protocol 255", b"\x80\xffN.", "protocol 255"),
         ("OBJ of nothing", b"\x80\x02(o.", "no class"),
-        ("INT of text", b"Ix\n.", "an integer that is not one"),
-        ("FLOAT of text", b"Fx\n.", "a float that is not one"),
+        ("INT of text", b"Ix\n.", "invalid integer"),
+        ("FLOAT of text", b"Fx\n.", "invalid float"),
         ("STRING without quotes", b"Sx\n.", "not quoted"),
         ("UNICODE with half an escape", b"V\\u12\n.", "not escaped"),
-        ("GET of text", b"gx\n.", "not a number"),
-        ("PUT of a large number", b"Np99999999999\n.", "not a number"),
+        ("GET of text", b"gx\n.", "invalid memo index"),
+        ("PUT of a large number", b"Np99999999999\n.", "invalid memo index"),
         ("a string that is not UTF-8", b"\x80\x02X\x02\0\0\0\xff\xfe.", "not UTF-8"),
     ];
     for (what, pickle, words) in wrong {
@@ -291,7 +291,7 @@ fn lengths(cases: &mut Cases) {
         ("FRAME", b"\x95\xff\xff"),
     ];
     for (what, opcode) in long {
-        cases.pickle(format!("{what} longer than the pickle"), "cut off", move || {
+        cases.pickle(format!("{what} longer than the pickle"), "truncated", move || {
             [b"\x80\x04", opcode].concat()
         });
     }
@@ -340,7 +340,7 @@ fn deep(cases: &mut Cases) {
     cases.pickle("500,000 empty dicts", "left on the stack", || program(&[&vec![b'}'; DEEP / 2]]));
     cases
         .pickle("1,000,000 MEMOIZEs", "left on the stack", || program(&[b"NN", &vec![0x94; DEEP]]));
-    for (apart, words) in [(5, "left on the stack"), (7919, "no number to remember")] {
+    for (apart, words) in [(5, "left on the stack"), (7919, "not a valid memo index")] {
         cases.pickle(format!("200,000 places to remember, {apart} apart"), words, move || {
             let puts: Vec<u8> = (0..200_000_u32)
                 .flat_map(|i| [&b"r"[..], &(i * apart).to_le_bytes()].concat())
@@ -379,7 +379,7 @@ fn bombs(cases: &mut Cases) {
         let call = b"h\0h\x01\x85R".repeat(40_000);
         program(&[&global("collections", "OrderedDict"), b"q\x000(", &list, &call, b"t"])
     });
-    cases.pickle("a billion laughs of objects", "needs code", || {
+    cases.pickle("a billion laughs of objects", "require running code", || {
         let mut out = [&global("a", "B")[..], b"q\xff0Nq\0"].concat();
         for level in 1..=10_u8 {
             out.extend(b"0h\xff(");
@@ -388,10 +388,10 @@ fn bombs(cases: &mut Cases) {
         }
         program(&[&out])
     });
-    cases.pickle("100,000 calls of calls", "needs code", || {
+    cases.pickle("100,000 calls of calls", "require running code", || {
         program(&[&global("a", "B"), &b")R".repeat(100_000)])
     });
-    cases.pickle("100,000 objects around objects", "needs code", || {
+    cases.pickle("100,000 objects around objects", "require running code", || {
         let open = [&global("a", "B")[..], b"q\0"].concat();
         program(&[&open, &b"h\0".repeat(99_999), b"N", &b"\x85R".repeat(100_000)])
     });

@@ -49,9 +49,9 @@ pub(super) fn add(cases: &mut Cases) {
             "manifest.json",
             "\"version\":1,",
             "\"version\":-,",
-            "of version unknown",
+            "unknown format version",
         ),
-        ("another hash", "manifest.json", "xxh3-128", "xxh3-064", "of the format"),
+        ("another hash", "manifest.json", "xxh3-128", "xxh3-064", "format version 1"),
         ("no chunks", "manifest.json", "\"chunk_size\":65536", "\"chunk_size\":00000", ""),
         ("other chunks", "manifest.json", "\"chunk_size\":65536", "\"chunk_size\":65537", ""),
         ("another length", "manifest.json", "\"file_size\":\"", "\"file_size\":\"9", ""),
@@ -67,16 +67,18 @@ pub(super) fn add(cases: &mut Cases) {
         };
         cases.refused(format!("sealed: {what}"), words, move || with(record, &from, &to));
     }
-    cases.refused("sealed: a manifest that nests without end", "of version unknown", || {
+    cases.refused("sealed: a manifest that nests without end", "unknown format version", || {
         with_manifest("", "[")
     });
-    cases.refused("sealed: a manifest that is no JSON", "of version unknown", || {
+    cases.refused("sealed: a manifest that is no JSON", "unknown format version", || {
         with_manifest("", "\0")
     });
-    cases.refused("sealed: a manifest of another shape", "of version unknown", || {
+    cases.refused("sealed: a manifest of another shape", "unknown format version", || {
         with_manifest("{\"format\":[]}", " ")
     });
-    cases.refused("sealed: an empty manifest", "of version unknown", || with_manifest("{}", " "));
+    cases.refused("sealed: an empty manifest", "unknown format version", || {
+        with_manifest("{}", " ")
+    });
     cases.refused("sealed: the root in capitals", "structure", || {
         let mut file = seal(ours());
         let at = file.len() - 32;
@@ -108,7 +110,7 @@ pub(super) fn add(cases: &mut Cases) {
         file[at + 1] = b'X';
         seal_outside(file)
     });
-    cases.refused("the root is taken away", "a part of the manifest is missing", || {
+    cases.refused("the root is taken away", "part of the manifest is missing", || {
         let mut file = ours();
         let at = file.len() - 44;
         file[at..at + 2].copy_from_slice(&[0, 0]);

@@ -69,7 +69,7 @@ fn references(cases: &mut Cases) {
     }
     for (class, numel) in [("DoubleStorage", 16), ("ByteStorage", 16), ("ComplexDoubleStorage", 16)]
     {
-        cases.pickle(format!("a {class} of {numel}"), "are referred to", move || {
+        cases.pickle(format!("a {class} of {numel}"), "the pickle refers to", move || {
             program(&[&tensor(class, "0", numel, 0, &[1], &[1])])
         });
     }
@@ -103,16 +103,16 @@ fn references(cases: &mut Cases) {
         program(&[&tensor("FloatStorage", "\x1b[2J", 16, 0, &[1], &[1])])
     });
     let ids: [(&str, Vec<u8>, &str); 12] = [
-        ("a number", b"K\x05Q".to_vec(), "where a tuple belongs"),
-        ("a string", [text("storage"), b"Q".to_vec()].concat(), "where a tuple belongs"),
-        ("an empty tuple", b")Q".to_vec(), "no storage"),
-        ("a list", b"]Q".to_vec(), "where a tuple belongs"),
-        ("of a module", id("module", b"ctorch\nFloatStorage\n", "0", 16), "over a class"),
-        ("of no kind", id("", b"ctorch\nFloatStorage\n", "0", 16), "of the kind"),
-        ("of no class", id("storage", b"N", "0", 16), "as class of a storage"),
-        ("of a dtype", id("storage", b"ctorch\nfloat32\n", "0", 16), "as class of a storage"),
-        ("of a tensor", id("storage", b"ctorch\nTensor\n", "0", 16), "as class of a storage"),
-        ("of itself", b"]q\0h\0aQ".to_vec(), "where a tuple belongs"),
+        ("a number", b"K\x05Q".to_vec(), "expected a tuple"),
+        ("a string", [text("storage"), b"Q".to_vec()].concat(), "expected a tuple"),
+        ("an empty tuple", b")Q".to_vec(), "not a storage"),
+        ("a list", b"]Q".to_vec(), "expected a tuple"),
+        ("of a module", id("module", b"ctorch\nFloatStorage\n", "0", 16), "built on a class"),
+        ("of no kind", id("", b"ctorch\nFloatStorage\n", "0", 16), "of kind"),
+        ("of no class", id("storage", b"N", "0", 16), "the class of a storage"),
+        ("of a dtype", id("storage", b"ctorch\nfloat32\n", "0", 16), "the class of a storage"),
+        ("of a tensor", id("storage", b"ctorch\nTensor\n", "0", 16), "the class of a storage"),
+        ("of itself", b"]q\0h\0aQ".to_vec(), "expected a tuple"),
         (
             "with a view",
             {
@@ -127,7 +127,7 @@ fn references(cases: &mut Cases) {
                 let id = id("storage", b"ctorch\nFloatStorage\n", "0", 16);
                 [&id[..id.len() - 2], b"NNtQ"].concat()
             },
-            "no storage",
+            "not a storage",
         ),
     ];
     for (what, id, words) in ids {
@@ -135,7 +135,7 @@ fn references(cases: &mut Cases) {
             program(&[&tensor_over(&id, 0, &[1], &[1])])
         });
     }
-    cases.pickle("two references that disagree about the length", "are referred to", || {
+    cases.pickle("two references that disagree about the length", "the pickle refers to", || {
         let one = tensor("FloatStorage", "0", 16, 0, &[16], &[1]);
         let two = tensor("FloatStorage", "0", 15, 0, &[15], &[1]);
         program(&[&one, &two, b"\x86"])
@@ -163,13 +163,13 @@ fn arguments(cases: &mut Cases) {
             "an offset that is a float",
             [b"G\0\0\0\0\0\0\0\0", &one, &one, b"\x89", hooks],
             b"",
-            "where an integer",
+            "expected an integer",
         ),
         (
             "an offset that is a bool",
             [b"\x88", &one, &one, b"\x89", hooks],
             b"",
-            "where an integer",
+            "expected an integer",
         ),
         (
             "an offset of 10 bytes",
@@ -177,17 +177,27 @@ fn arguments(cases: &mut Cases) {
             b"",
             "",
         ),
-        ("a size that is a list", [b"K\0", b"]K\x01a", &one, b"\x89", hooks], b"", "where a tuple"),
+        (
+            "a size that is a list",
+            [b"K\0", b"]K\x01a", &one, b"\x89", hooks],
+            b"",
+            "expected a tuple",
+        ),
         (
             "a size of strings",
             [b"K\0", b"X\x01\0\0\x001\x85", &one, b"\x89", hooks],
             b"",
-            "where an integer",
+            "expected an integer",
         ),
-        ("a size that is None", [b"K\0", b"N", &one, b"\x89", hooks], b"", "where a tuple"),
+        ("a size that is None", [b"K\0", b"N", &one, b"\x89", hooks], b"", "expected a tuple"),
         ("a size of itself", [b"K\0", b"]q\0h\0\x85a", &one, b"\x89", hooks], b"", ""),
-        ("a stride that is a dict", [b"K\0", &one, b"}", b"\x89", hooks], b"", "where a tuple"),
-        ("a gradient that is a number", [b"K\0", &one, &one, b"K\x01", hooks], b"", "where a bool"),
+        ("a stride that is a dict", [b"K\0", &one, b"}", b"\x89", hooks], b"", "expected a tuple"),
+        (
+            "a gradient that is a number",
+            [b"K\0", &one, &one, b"K\x01", hooks],
+            b"",
+            "expected a bool",
+        ),
         ("hooks", [b"K\0", &one, &one, b"\x89", b"}K\x01cos\nsystem\ns"], b"", "os.system"),
         (
             "hooks that are numbers",
@@ -207,7 +217,7 @@ fn arguments(cases: &mut Cases) {
             "metadata of the wrong type",
             [b"K\0", &one, &one, b"\x89", hooks],
             b"}X\x04\0\0\0conjK\x01s",
-            "where a bool",
+            "expected a bool",
         ),
         ("too many arguments", [b"K\0", &one, &one, b"\x89", hooks], b"NN", "arguments"),
     ];
@@ -255,7 +265,7 @@ fn records(cases: &mut Cases) {
     for (what, len) in [("too short", 60), ("too long", 68), ("empty", 0), ("a byte short", 63)] {
         cases.archive(
             format!("a storage's record that is {what}"),
-            "are referred to",
+            "the pickle refers to",
             move |archive| {
                 *archive.member("data/0") = Member::with_descriptor("archive/data/0", vec![1; len]);
             },
@@ -286,7 +296,7 @@ fn records(cases: &mut Cases) {
     for part in [".scai/manifest.json", ".scai/digests"] {
         cases.archive(
             format!("a {part} in a file by torch"),
-            "a part of the manifest",
+            "part of the manifest",
             move |archive| {
                 archive.members.push(Member::new(format!("archive/{part}"), b"{}".as_slice()));
             },

@@ -55,9 +55,9 @@ const NAMES: [(&str, &[u8], &str); 19] = [
     ("overlong UTF-8", b"archive/data/\xc0\xaf", "plain relative path"),
     ("another folder", b"elsewhere/data/0", "in another folder"),
     ("no folder", b"data", "in another folder"),
-    ("of another record", b"archive/data/1", "is there twice"),
-    ("of the pickle", b"archive/data.pkl", "is there twice"),
-    ("of part of the manifest", b"archive/.scai/digests", "a part of the manifest is missing"),
+    ("of another record", b"archive/data/1", "occurs twice"),
+    ("of the pickle", b"archive/data.pkl", "occurs twice"),
+    ("of part of the manifest", b"archive/.scai/digests", "part of the manifest is missing"),
     ("of a missing storage", b"archive/data/00", "the record is missing"),
 ];
 
@@ -180,7 +180,7 @@ fn overlaps(cases: &mut Cases) {
     cases.archive("two pickles", "twice", |archive| {
         archive.members.insert(0, Member::new("archive/data.pkl", honest_pickle()));
     });
-    cases.archive("a record whose data are the next record", "runs into", |archive| {
+    cases.archive("a record whose data are the next record", "overlaps what follows", |archive| {
         let next = Archive::new([archive.member("data/1").clone()]).bytes().len() as u32;
         let member = archive.member("data/0");
         for header in [&mut member.central, &mut member.local] {
@@ -313,8 +313,8 @@ fn end_records(cases: &mut Cases) {
         ("an end record", Archive::default().bytes(), ""),
         ("the signature of an end record", b"PK\x05\x06".to_vec(), ""),
         ("a whole archive", honest().bytes(), ""),
-        ("the start of a root", b"scai-root:".to_vec(), "a part of the manifest is missing"),
-        ("a root", [&b"scai-root:"[..], &[b'0'; 32]].concat(), "a part of the manifest is missing"),
+        ("the start of a root", b"scai-root:".to_vec(), "part of the manifest is missing"),
+        ("a root", [&b"scai-root:"[..], &[b'0'; 32]].concat(), "part of the manifest is missing"),
         ("signatures of records", b"PK\x01\x02PK\x03\x04PK\x06\x06PK\x06\x07".to_vec(), "same"),
     ];
     for (what, comment, words) in comments {
@@ -412,7 +412,7 @@ fn zip64(cases: &mut Cases) {
     cases.archive("ZIP64 field: of odd length", "not valid", |archive| {
         archive.member("data/0").central.extra = extra(1, &[0; 7]);
     });
-    cases.archive("an extra field longer than its header", "cut off", |archive| {
+    cases.archive("an extra field longer than its header", "truncated", |archive| {
         archive.member("data/0").central.extra = vec![1, 0, 0xff, 0xff, 0, 0];
     });
     cases.add("ZIP64 where nothing needs it", Expect::Same, || {

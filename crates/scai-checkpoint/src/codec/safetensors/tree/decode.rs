@@ -56,7 +56,7 @@ impl<'a> Decoder<'a> {
             Json::Bool(v) => Value::Bool(v),
             Json::Number(v) => match v.as_i64() {
                 Some(int) => Value::Int(int),
-                None => Value::Float(v.as_f64().map_or_else(|| bad("a number"), Ok)?),
+                None => Value::Float(v.as_f64().map_or_else(|| bad("invalid number"), Ok)?),
             },
             Json::String(v) => Value::Str(v),
             Json::Array(items) => Value::List(self.items(Json::Array(items))?),
@@ -72,23 +72,23 @@ impl<'a> Decoder<'a> {
 
     fn tagged(&mut self, tag: &str, mut map: Map<String, Json>) -> Result<Value> {
         let mut take = |key: &str| map.shift_remove(key);
-        let Some(of) = take(&format!("${tag}")) else { return bad("a tag") };
+        let Some(of) = take(&format!("${tag}")) else { return bad("invalid tag") };
         Ok(match tag {
             "float" => {
                 let bits = u64::from_str_radix(&text(of)?, 16);
-                Value::Float(f64::from_bits(bits.or_else(|_| bad("a float"))?))
+                Value::Float(f64::from_bits(bits.or_else(|_| bad("invalid float"))?))
             }
-            "int" => Value::BigInt(text(of)?.parse().or_else(|_| bad("an integer"))?),
+            "int" => Value::BigInt(text(of)?.parse().or_else(|_| bad("invalid integer"))?),
             "complex" => match self.items(of)?.as_slice() {
                 [Value::Float(re), Value::Float(im)] => Value::Complex(*re, *im),
-                _ => return bad("a complex number"),
+                _ => return bad("invalid complex number"),
             },
             "str" => Value::Wtf8(bytes(of)?),
             "bytes" => Value::Bytes(bytes(of)?),
             "bytearray" => Value::ByteArray(bytes(of)?),
             "tuple" => Value::Tuple(self.items(of)?),
             "set" => Value::Set(self.items(of)?),
-            "size" => Value::Size(serde_json::from_value(of).or_else(|_| bad("a size"))?),
+            "size" => Value::Size(serde_json::from_value(of).or_else(|_| bad("invalid size"))?),
             "dtype" => Value::DType(dtype(of)?),
             "device" => Value::Device(text(of)?),
             "layout" => Value::Layout(text(of)?),
@@ -98,11 +98,11 @@ impl<'a> Decoder<'a> {
             "ordered" => {
                 let attributes = take("attributes");
                 let Value::Dict(mut dict) = self.dict(DictKind::Ordered, of)? else {
-                    return bad("a dict");
+                    return bad("expected a dict");
                 };
                 if let Some(attributes) = attributes {
                     let Value::Dict(attributes) = self.value(attributes)?.into_resolved() else {
-                        return bad("the attributes of a dict");
+                        return bad("invalid attributes of a dict");
                     };
                     dict.attributes = Some(Box::new(attributes));
                 }
@@ -121,7 +121,7 @@ impl<'a> Decoder<'a> {
                 let is_class = args.as_array().is_some_and(Vec::is_empty) && state.is_none();
                 let global = if is_class { class(&name) } else { constructor(&name) };
                 let Some(global) = global else {
-                    return bad("a constructor that is not known");
+                    return bad("unknown constructor");
                 };
                 Value::Call(Box::new(Call {
                     global,
@@ -131,14 +131,14 @@ impl<'a> Decoder<'a> {
             }
             "shared" => {
                 let (Some(number), Some(of)) = (of.as_u64(), take("of")) else {
-                    return bad("a shared value");
+                    return bad("invalid shared value");
                 };
                 let deepest = std::mem::replace(&mut self.deepest, self.depth);
                 let value = self.value(of)?.share();
                 let height = self.deepest - self.depth;
                 self.deepest = self.deepest.max(deepest);
                 if self.shared.insert(number, (value.clone(), height)).is_some() {
-                    return bad("two shared values of one number");
+                    return bad("two shared values have the same number");
                 }
                 value
             }
@@ -148,12 +148,12 @@ impl<'a> Decoder<'a> {
                 self.reach(self.depth + height)?;
                 value
             }
-            tag => return bad(format!("`${tag}` is not known")),
+            tag => return bad(format!("unknown tag `${tag}`")),
         })
     }
 
     fn items(&mut self, json: Json) -> Result<Vec<Value>> {
-        let Json::Array(items) = json else { return bad("a list") };
+        let Json::Array(items) = json else { return bad("expected a list") };
         items.into_iter().map(|item| self.value(item)).collect()
     }
 
@@ -168,16 +168,16 @@ impl<'a> Decoder<'a> {
                 let mut names = HashSet::new();
                 for pair in pairs {
                     let Ok([key, value]) = <[Value; 2]>::try_from(self.items(pair)?) else {
-                        return bad("a pair");
+                        return bad("expected a pair");
                     };
                     if key.as_str().is_some_and(|name| !names.insert(name.to_owned())) {
-                        return bad("a dict that has a key twice");
+                        return bad("a dict has a duplicate key");
                     }
                     entries.push((key, value));
                 }
                 entries
             }
-            _ => return bad("a dict"),
+            _ => return bad("expected a dict"),
         };
         Ok(Value::Dict(Dict { kind, entries, attributes: None }))
     }
@@ -192,7 +192,7 @@ impl<'a> Decoder<'a> {
         let device = map.shift_remove("device").map(text).transpose()?;
         let mut numbers = |key: &str| -> Result<Option<Vec<usize>>> {
             let list = map.shift_remove(key).map(serde_json::from_value);
-            list.transpose().or_else(|_| bad(format!("the {key} of `{name}`")))
+            list.transpose().or_else(|_| bad(format!("invalid {key} of `{name}`")))
         };
         let (shape, strides) = (numbers("shape")?, numbers("strides")?);
         let strides_of_stored = if is_view { &[][..] } else { strides.as_deref().unwrap_or(&[]) };
@@ -201,7 +201,7 @@ impl<'a> Decoder<'a> {
             let offset = map.shift_remove("offset").as_ref().and_then(Json::as_u64);
             let dtype = dtype(map.shift_remove("dtype").unwrap_or(Json::Null))?;
             let (Some(shape), Some(strides), Some(offset)) = (shape, strides, offset) else {
-                return bad(format!("a view of `{name}`"));
+                return bad(format!("invalid view of `{name}`"));
             };
             Tensor::new(dtype, shape, strides, offset as usize, storage)
         } else {
@@ -252,7 +252,7 @@ fn in_memory_order(stored: &Stored, strides: &[usize]) -> Result<Option<Tensor>>
     }
     let order = if strides.len() == shape.len() { memory_order(&shape, strides) } else { None };
     let Some(order) = order else {
-        return bad(format!("the strides of `{}` are not possible", stored.name()));
+        return bad(format!("invalid strides of `{}`", stored.name()));
     };
     if order.is_sorted() {
         return Ok(None);
@@ -267,12 +267,12 @@ fn in_memory_order(stored: &Stored, strides: &[usize]) -> Result<Option<Tensor>>
 fn text(json: Json) -> Result<String> {
     match json {
         Json::String(text) => Ok(text),
-        _ => bad("a string"),
+        _ => bad("expected a string"),
     }
 }
 
 fn dtype(json: Json) -> Result<DType> {
-    text(json)?.parse().or_else(|_| bad("an element type"))
+    text(json)?.parse().or_else(|_| bad("unknown element type"))
 }
 
 fn bytes(json: Json) -> Result<Vec<u8>> {
@@ -280,7 +280,7 @@ fn bytes(json: Json) -> Result<Vec<u8>> {
     let (pairs, odd) = text.as_bytes().as_chunks::<2>();
     let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes = pairs.iter().map(byte).collect::<Option<_>>().filter(|_| odd.is_empty());
-    bytes.map_or_else(|| bad("bytes"), Ok)
+    bytes.map_or_else(|| bad("invalid bytes"), Ok)
 }
 
 fn bad<T>(what: impl Into<String>) -> Result<T> {

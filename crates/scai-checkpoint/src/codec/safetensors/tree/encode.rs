@@ -48,10 +48,11 @@ pub(in super::super) fn encode(tree: &Value) -> Result<Encoded> {
         return Err(Error::unsupported(
             Place::default(),
             format!(
-                "what is not a tensor takes {} bytes as JSON, at most {MAX_TREE} are possible",
+                "everything except the tensors takes {} bytes as JSON; at most {MAX_TREE} are \
+                 allowed",
                 json.len()
             ),
-            "make tensors of long lists of numbers, or convert a part of the tree",
+            "turn long lists of numbers into tensors, or convert only a part of the tree",
         ));
     }
     let Encoder { stored, ties, apart, unshared, made_of_parts, .. } = encoder;
@@ -67,7 +68,7 @@ fn refusal(refused: &[String]) -> Error {
     Error::unsupported(
         Place::default(),
         format!("a safetensors file cannot hold {}", list.join(", ")),
-        "convert a part of the tree that has none of these, or keep it as `.pt`",
+        "convert a part of the tree without them, or keep it as `.pt`",
     )
 }
 
@@ -182,7 +183,7 @@ impl Encoder {
             Value::Device(v) => json!({ "$device": v }),
             Value::Layout(v) => json!({ "$layout": v }),
             Value::QScheme(v) => json!({ "$qscheme": v }),
-            Value::Object(_) => self.refuse(path, "an object that only code could make"),
+            Value::Object(_) => self.refuse(path, "an object that only code could create"),
             Value::Call(call) => {
                 // For example, a parameter with attributes is one inside another.
                 let inside = |outer: &String| path.strip_prefix(outer.as_str()).is_some();
@@ -360,7 +361,7 @@ impl Encoder {
         if dtype.and_then(|dtype| shape_to_format(dtype, tensor.shape())).is_none() {
             self.refuse(path, tensor.dtype().name());
         } else if tensor.repeats_too_much() {
-            self.refuse(path, "a view that repeats a few elements very often");
+            self.refuse(path, "a view that repeats a few elements too often");
         } else if name == "__metadata__" {
             self.refuse(path, "a tensor of that name");
         } else if !self.names.insert(name.clone()) {

@@ -248,7 +248,7 @@ pub(super) fn check_depth(depth: usize) -> Result<()> {
     Err(Error::unsupported(
         Place::record("data.pkl"),
         format!("containers that are nested deeper than {MAX_DEPTH} levels"),
-        "save them flatter",
+        "save a flatter structure",
     ))
 }
 
@@ -438,7 +438,7 @@ impl<'a> Builder<'a> {
     /// Applies a known constructor.
     fn called(&mut self, called: &Called, depth: usize) -> Result<Value> {
         let Node::Tuple(args) = self.take(called.args) else {
-            return bad("arguments that are not a tuple");
+            return bad("the arguments are not a tuple");
         };
         Ok(match (called.global, &*args) {
             (Global::TensorV1, &[storage, offset, size, stride]) => {
@@ -461,7 +461,7 @@ impl<'a> Builder<'a> {
                 if rest.len() <= 1 =>
             {
                 let &Node::Global(Global::DType(dtype)) = self.node(*dtype) else {
-                    return bad("the element type of a tensor is no `torch.dtype`");
+                    return bad("the element type of a tensor is not a `torch.dtype`");
                 };
                 let (storage, _) = self.find_storage(self.persistent(*storage)?)?;
                 let view = self.view(dtype, storage, *offset, *size, *stride)?;
@@ -509,7 +509,7 @@ impl<'a> Builder<'a> {
                     }
                     _ => match self.value(*entries, depth + 1)?.into_resolved() {
                         Value::Dict(dict) => dict.entries,
-                        _ => return bad("a dict is made of something else than entries"),
+                        _ => return bad("a dict is built from something other than entries"),
                     },
                 };
                 Value::Dict(Dict { kind, entries, attributes: None })
@@ -517,7 +517,7 @@ impl<'a> Builder<'a> {
             (Global::Set, [items]) => match self.take(*items) {
                 Node::List(items) => Value::Set(self.set(&items, depth)?),
                 Node::Tuple(items) => Value::Set(self.set(&items, depth)?),
-                _ => return bad("a set is made of something else than a list"),
+                _ => return bad("a set is built from something other than a list"),
             },
             (Global::Set, []) => Value::Set(Vec::new()),
             (Global::Complex, [re, im]) => match (self.node(*re), self.node(*im)) {
@@ -584,10 +584,10 @@ impl<'a> Builder<'a> {
             (&[data], Some(&[grad, _, _])) => (self.value(data, depth + 1)?, Some(grad)),
             (&[data, grad], None) => (self.value(data, depth + 1)?, Some(grad)),
             (&[data], None) if class == PARAMETER_CLASS => (self.value(data, depth + 1)?, None),
-            _ => return bad("a class of tensors is called"),
+            _ => return bad("a tensor class is called with unexpected arguments"),
         };
         let Value::Tensor(tensor) = value.into_resolved() else {
-            return bad("a tensor of something else");
+            return bad("a tensor is built from something other than a tensor");
         };
         let parameter = class == PARAMETER_CLASS;
         // A parameter requires gradients unless it says otherwise.
@@ -632,7 +632,9 @@ impl<'a> Builder<'a> {
                     match self.text(key)? {
                         "conj" => attributes.conjugate = self.bool(value)?,
                         "neg" => attributes.negative = self.bool(value)?,
-                        other => return bad(format_args!("tensor metadata `{}`", shown(other))),
+                        other => {
+                            return bad(format_args!("unknown tensor metadata `{}`", shown(other)));
+                        }
                     }
                 }
             }
@@ -654,7 +656,9 @@ impl<'a> Builder<'a> {
     fn persistent(&self, id: Id) -> Result<Id> {
         match self.node(id) {
             Node::Persistent(tuple) => Ok(*tuple),
-            other => bad(format_args!("a tensor over a {}", other.type_name())),
+            other => {
+                bad(format_args!("a tensor is built on a {}, not a storage", other.type_name()))
+            }
         }
     }
 
@@ -677,7 +681,7 @@ impl<'a> Builder<'a> {
     fn bool(&self, id: Id) -> Result<bool> {
         match self.node(id) {
             Node::Bool(v) => Ok(*v),
-            other => bad(format_args!("a {} where a bool belongs", other.type_name())),
+            other => bad(format_args!("expected a bool, got a {}", other.type_name())),
         }
     }
 
@@ -769,7 +773,7 @@ impl<'a> Builder<'a> {
             (Global::NumPy(numpy), _) => self.numpy_class(numpy)?,
             (Global::Foreign(number), _) => self.foreign_class(number)?,
             (_, Some(name)) => named(name),
-            (other, None) => return bad(format_args!("{other:?} as a value")),
+            (other, None) => return bad(format_args!("unexpected value {other:?}")),
         })
     }
 }
@@ -786,21 +790,21 @@ impl<'a> Nodes<'a> {
     fn tuple(self, id: Id) -> Result<&'a [Id]> {
         match self.node(id) {
             Node::Tuple(items) => Ok(items),
-            other => bad(format_args!("a {} where a tuple belongs", other.type_name())),
+            other => bad(format_args!("expected a tuple, got a {}", other.type_name())),
         }
     }
 
     fn text(self, id: Id) -> Result<&'a str> {
         match self.node(id) {
             Node::Str(text) => Ok(text),
-            other => bad(format_args!("a {} where a string belongs", other.type_name())),
+            other => bad(format_args!("expected a string, got a {}", other.type_name())),
         }
     }
 
     fn int(self, id: Id) -> Result<i64> {
         match self.node(id) {
             Node::Int(int) => Ok(*int),
-            other => bad(format_args!("a {} where an integer belongs", other.type_name())),
+            other => bad(format_args!("expected an integer, got a {}", other.type_name())),
         }
     }
 }
@@ -811,7 +815,7 @@ fn storage_ref(nodes: &[Node], tuple: Id) -> Result<StorageRef<'_>> {
     let (&[kind, class, key, location, numel] | &[kind, class, key, location, numel, _]) =
         nodes.tuple(tuple)?
     else {
-        return bad("a persistent id is no storage");
+        return bad("a persistent id is not a storage");
     };
     if let Some(view) = nodes.tuple(tuple)?.get(5)
         && !matches!(nodes.node(*view), Node::None)
@@ -826,7 +830,7 @@ fn storage_ref(nodes: &[Node], tuple: Id) -> Result<StorageRef<'_>> {
     if kind != "storage" {
         return Err(Error::unsupported(
             Place::record("data.pkl"),
-            format!("a persistent id of the kind `{}`", shown(kind)),
+            format!("a persistent id of kind `{}`", shown(kind)),
             "save `model.state_dict()` instead of the model",
         ));
     }
@@ -840,7 +844,7 @@ fn storage_ref(nodes: &[Node], tuple: Id) -> Result<StorageRef<'_>> {
                 "load it with torch, and save tensors on the CPU",
             ));
         }
-        other => return bad(format_args!("a {} as class of a storage", other.type_name())),
+        other => return bad(format_args!("the class of a storage is a {}", other.type_name())),
     };
     let Ok(numel) = u64::try_from(nodes.int(numel)?) else {
         return bad("a storage has a negative length");
@@ -856,7 +860,7 @@ fn named(global: &'static str) -> Value {
 
 /// A device as torch writes it: a kind, and its number if it has one.
 fn device(name: String) -> Result<String> {
-    if is_device(&name) { Ok(name) } else { bad("no device has such a name") }
+    if is_device(&name) { Ok(name) } else { bad("invalid device name") }
 }
 
 /// Whether a device can have this name; read and written again, it must come out the same.

@@ -183,8 +183,8 @@ pub(super) fn needs_code(names: &[Box<str>]) -> Error {
         Place::record(RECORD),
         format!("{}{more}", shown.join(", ")),
         format!(
-            "{advice}; `scai show`, `scai convert --lossy` and `scai.load(…, foreign=\"stand-in\")` \
-             reach the tensors all the same"
+            "{advice}; `scai show`, `scai convert --lossy` and `scai.load(…, \
+             foreign=\"stand-in\")` can still read the tensors"
         ),
     )
 }
@@ -243,7 +243,7 @@ impl<'a> Machine<'a> {
                 op::PROTO => {
                     let version = self.byte()?;
                     if version > 5 {
-                        return bad(start, format_args!("protocol {version}"));
+                        return bad(start, format_args!("unknown protocol {version}"));
                     }
                 }
                 op::FRAME => {
@@ -356,7 +356,7 @@ impl<'a> Machine<'a> {
                 let line = self.raw_line()?;
                 match text::unquote(line) {
                     Some(bytes) => string(bytes),
-                    None => return bad(self.at, "a string is not quoted as Python quotes it"),
+                    None => return bad(self.at, "a string is not quoted as in Python"),
                 }
             }
             op::UNICODE => {
@@ -364,7 +364,7 @@ impl<'a> Machine<'a> {
                 match text::raw_unicode_escape(line) {
                     Some(Ok(text)) => Node::Str(text.into()),
                     Some(Err(bytes)) => Node::Wtf8(bytes.into()),
-                    None => return bad(self.at, "a string is not escaped as Python escapes it"),
+                    None => return bad(self.at, "a string is not escaped as in Python"),
                 }
             }
             op::INT | op::LONG => match self.line()? {
@@ -378,13 +378,13 @@ impl<'a> Machine<'a> {
                     }
                     match digits.parse::<BigInt>() {
                         Ok(int) => integer(int),
-                        Err(_) => return bad(self.at, "an integer that is not one"),
+                        Err(_) => return bad(self.at, "invalid integer"),
                     }
                 }
             },
             op::FLOAT => match self.line()?.parse() {
                 Ok(float) => Node::Float(float),
-                Err(_) => return bad(self.at, "a float that is not one"),
+                Err(_) => return bad(self.at, "invalid float"),
             },
             op::SHORT_BINBYTES | op::BINBYTES | op::BINBYTES8 | op::BYTEARRAY8 => {
                 let len = match code {
@@ -420,7 +420,7 @@ impl<'a> Machine<'a> {
                     "no state that `torch.load(weights_only=True)` accepts needs it",
                 )));
             }
-            _ => return bad(self.at - 1, format_args!("no opcode has the code {code:#04x}")),
+            _ => return bad(self.at - 1, format_args!("unknown opcode {code:#04x}")),
         })
     }
 
@@ -570,7 +570,7 @@ impl<'a> Machine<'a> {
             return Ok(Node::Object(Box::new(object)));
         };
         if !is_plain {
-            return odd(at, "a known class is called with arguments by name");
+            return odd(at, "a known class is called with keyword arguments");
         }
         // `__new__` of these ignores its arguments.
         let makes_empty = arguments.is_empty() || matches!(code, op::NEWOBJ | op::NEWOBJ_EX);
@@ -672,7 +672,7 @@ impl<'a> Machine<'a> {
         let start = self.at;
         match self.line()?.parse() {
             Ok(number) => Ok(number),
-            Err(_) => bad(start, "not a number to remember a value under"),
+            Err(_) => bad(start, "invalid memo index"),
         }
     }
 
@@ -685,7 +685,7 @@ impl<'a> Machine<'a> {
     fn add(&mut self, node: Node) -> Step<Id> {
         let id = self.nodes.len() as Id;
         if self.nodes.len() >= NOTHING as usize {
-            return odd(self.at, "it has more than four thousand million values");
+            return odd(self.at, "it has more than four billion values");
         }
         self.nodes.push(node);
         Ok(id)
@@ -717,7 +717,7 @@ impl<'a> Machine<'a> {
         let place = key as usize;
         // A writer counts up, and takes a byte at least for each number.
         if place >= self.bytes.len() {
-            return bad(self.at, format_args!("{key} is no number to remember a value under"));
+            return bad(self.at, format_args!("{key} is not a valid memo index"));
         }
         if place >= self.memo.len() {
             self.memo.resize(place + 1, NOTHING);
@@ -733,7 +733,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(id);
                 Ok(())
             }
-            _ => bad(self.at, format_args!("nothing is remembered under {key}")),
+            _ => bad(self.at, format_args!("the memo has nothing at index {key}")),
         }
     }
 
@@ -842,7 +842,7 @@ fn too_long(len: usize) -> Stop {
     Stop::Bad(Error::unsupported(
         Place::record(RECORD),
         format!("an integer of {len} bytes"),
-        format!("at most {MAX_INTEGER} are read; save it as bytes or a tensor"),
+        format!("at most {MAX_INTEGER} bytes are supported; save it as bytes or a tensor"),
     ))
 }
 

@@ -32,7 +32,7 @@ struct Type {
 fn odd<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::unsupported(
         Place::record("data.pkl"),
-        format!("a NumPy value that is not read here: {what}"),
+        format!("unsupported NumPy value: {what}"),
         "save it as a tensor, a number or bytes",
     ))
 }
@@ -69,7 +69,7 @@ impl Builder<'_> {
                 };
                 let Some(state) = called.state else { return odd("an array without content") };
                 let &[_, shape, dtype, fortran, data] = self.tuple(state)? else {
-                    return odd("the state of an array");
+                    return odd("an array with an invalid state");
                 };
                 let order = if self.truth(fortran)? { 'F' } else { 'C' };
                 self.array(class, shape, dtype, order, data, depth)?
@@ -83,7 +83,7 @@ impl Builder<'_> {
                 let name = dtype.json.as_str().map_or(dtype.json.to_string(), str::to_owned);
                 (Value::Str(name), Some(json!(["numpy.dtype", dtype.json])))
             }
-            (_, args) => return odd(format_args!("{numpy:?} of {} arguments", args.len())),
+            (_, args) => return odd(format_args!("{numpy:?} with {} arguments", args.len())),
         };
         if let Some(tag) = tag {
             self.note(Some(id), tag)?;
@@ -119,10 +119,10 @@ impl Builder<'_> {
                 match self.tuple(called.args)? {
                     [] => Ok(&[]),
                     &[bytes] if matches!(self.node(bytes), Node::Bytes(_)) => self.raw(bytes),
-                    _ => odd("bytes that are not bytes"),
+                    _ => odd("bytes built from something else"),
                 }
             }
-            other => odd(format_args!("a {} in place of bytes", other.type_name())),
+            other => odd(format_args!("a {} instead of bytes", other.type_name())),
         }
     }
 
@@ -146,22 +146,22 @@ impl Builder<'_> {
             Node::Called(called) if called.global == Global::NumPy(NumPy::DType) => {
                 self.type_of(called, depth)
             }
-            other => odd(format_args!("a {} in place of a dtype", other.type_name())),
+            other => odd(format_args!("a {} instead of a dtype", other.type_name())),
         }
     }
 
     fn type_of(&self, called: &Called, depth: usize) -> Result<Type> {
         if depth > MAX_FIELDS_DEPTH {
-            return odd("a dtype of dtypes, too deep");
+            return odd("a dtype nested too deeply");
         }
         let Some(&name) = self.tuple(called.args)?.first() else {
-            return odd("a dtype of nothing");
+            return odd("a dtype without a name");
         };
         let (name, is_record) = match self.node(name) {
             Node::Str(name) => (&**name, false),
             Node::Bytes(name) => (std::str::from_utf8(name).unwrap_or_default(), false),
             Node::Global(Global::NumPy(NumPy::Class("record"))) => ("V", true),
-            other => return odd(format_args!("a dtype of a {}", other.type_name())),
+            other => return odd(format_args!("a dtype named by a {}", other.type_name())),
         };
         let (kind, digits) = match name.as_bytes() {
             [kind, digits @ ..] if digits.iter().all(u8::is_ascii_digit) => (*kind, digits.len()),
@@ -223,7 +223,7 @@ impl Builder<'_> {
             Node::Str(name) => name.to_string(),
             Node::Called(called) => match self.tuple(called.args)? {
                 &[text, _] => self.text(text)?.to_owned(),
-                _ => return odd("the unit of a time"),
+                _ => return odd("a time with an invalid unit"),
             },
             _ => String::from_utf8(self.raw(name)?.to_vec()).unwrap_or_default(),
         };
@@ -248,7 +248,7 @@ impl Builder<'_> {
         let size = usize::try_from(self.int(itemsize)?);
         made.size = size.or_else(|_| odd("a structure of negative size"))?;
         if !matches!(self.node(inner), Node::None) {
-            let &[base, shape] = self.tuple(inner)? else { return odd("an inner array") };
+            let &[base, shape] = self.tuple(inner)? else { return odd("an invalid subarray") };
             let shape = match self.node(shape) {
                 Node::Int(len) => vec![*len],
                 _ => {
@@ -268,7 +268,7 @@ impl Builder<'_> {
             return Ok(());
         }
         let (names, Node::Dict(fields)) = (self.tuple(names)?, self.node(fields)) else {
-            return odd("the fields of a structure");
+            return odd("a structure with invalid fields");
         };
         let mut parts = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
         for &name in names {
@@ -349,7 +349,7 @@ impl Builder<'_> {
             return odd("an array of Python objects");
         }
         let Node::List(items) = self.node(data).clone() else {
-            return odd("an array of objects without objects");
+            return odd("an array of objects without a list of them");
         };
         let mut entries = Vec::new();
         for (i, &item) in items.iter().enumerate() {

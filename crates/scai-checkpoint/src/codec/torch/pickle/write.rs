@@ -68,7 +68,7 @@ pub(in super::super) fn write(value: &Value) -> Result<Pickled> {
     if writer.values >= u64::from(u32::MAX) {
         return Err(Error::Conversion {
             at: String::new(),
-            detail: "it has more than four thousand million values".to_owned(),
+            detail: "it has more than four billion values".to_owned(),
         });
     }
     writer.out.push(op::STOP);
@@ -133,7 +133,7 @@ fn check_text_len(len: usize) -> Written {
     match u32::try_from(len) {
         Ok(_) => Ok(()),
         Err(_) => refuse(format!(
-            "a string or bytes that take {len} bytes; at most {} are possible, save it as a tensor",
+            "a string or bytes object of {len} bytes; at most {} are allowed, save it as a tensor",
             u32::MAX
         )),
     }
@@ -141,7 +141,7 @@ fn check_text_len(len: usize) -> Written {
 
 fn cut(storage: &Storage) -> Why {
     Why::NoPlace(format!(
-        "a storage of {} bytes, which are not whole elements of its type; save the untyped storage",
+        "a storage of {} bytes, which is not a whole number of elements; save the untyped storage",
         storage.len()
     ))
 }
@@ -273,7 +273,9 @@ impl<'a> Writer<'a> {
                 self.text(text)?;
             }
             Value::Wtf8(bytes) if std::str::from_utf8(bytes).is_ok() || !is_wtf8(bytes) => {
-                return refuse("a string said to have lone surrogates, whose bytes are not WTF-8");
+                return refuse(
+                    "a string marked as having lone surrogates, whose bytes are not WTF-8",
+                );
             }
             Value::Wtf8(bytes) => {
                 self.room_for(bytes.len() + FEW)?;
@@ -311,9 +313,9 @@ impl<'a> Writer<'a> {
             }
             Value::Storage(..) => {
                 return refuse(
-                    "this storage is also that of a tensor of another element type, which \
-                     `torch.load` would give back in its place (and `torch.save` refuses); save \
-                     the tensor alone, or a clone of the storage",
+                    "this storage is shared with a tensor of another element type, so `torch.load` \
+                     would return it with that type (and `torch.save` refuses it); save only the \
+                     tensor, or a clone of the storage",
                 );
             }
             Value::Size(dims) => {
@@ -450,8 +452,8 @@ impl<'a> Writer<'a> {
             Value::Tuple(items) => items.iter().try_for_each(|item| self.key(item)),
             Value::List(_) | Value::Dict(_) | Value::Set(_) | Value::ByteArray(_) => {
                 refuse(format!(
-                    "a key of a dict or an element of a set is saved as a {}, which can be \
-                     changed and so is none; use a string, a number or a tuple",
+                    "a dict key or set element would be saved as a {}, which is mutable and not \
+                     hashable; use a string, a number or a tuple",
                     key.type_name()
                 ))
             }
@@ -595,7 +597,7 @@ impl<'a> Writer<'a> {
             _ => false,
         };
         if !is_readable {
-            return refuse(format!("`{}` is not called so by PyTorch", call.global));
+            return refuse(format!("PyTorch does not save `{}` with these arguments", call.global));
         }
         self.global(module, name);
         if call.args.is_empty() {
@@ -648,7 +650,7 @@ impl<'a> Writer<'a> {
         let bytes = int.to_signed_bytes_le();
         let Ok(len) = u8::try_from(bytes.len()) else {
             return refuse(format!(
-                "an integer of {} bytes; `torch.load(weights_only=True)` accepts {}",
+                "an integer of {} bytes; `torch.load(weights_only=True)` accepts at most {}",
                 bytes.len(),
                 u8::MAX
             ));

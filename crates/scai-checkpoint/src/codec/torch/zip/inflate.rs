@@ -74,8 +74,11 @@ pub(in super::super) fn check_sizes(file_len: u64, records: &[Record]) -> Result
         if total > most {
             return Err(Error::unsupported(
                 Place::record(shown(&record.name)),
-                format!("the record is compressed to a small part of its {} bytes", record.size),
-                "where the file can be trusted, load it with torch and save it again",
+                format!(
+                    "the record would decompress to {} bytes, suspiciously many for this file",
+                    record.size
+                ),
+                "if you trust the file, load it with torch and save it again",
             ));
         }
     }

@@ -83,14 +83,14 @@ impl Member {
         let place = || Place::record(self.name.as_str());
         if self.encrypted || ![STORED, DEFLATED].contains(&self.method) {
             let how =
-                if self.encrypted { "encrypted" } else { "compressed in a way not known here" };
+                if self.encrypted { "encrypted" } else { "compressed with an unsupported method" };
             return Err(Error::unsupported(
                 place(),
                 format!("this part of the archive is {how}"),
-                "unpack the archive, and name the file in it",
+                "unpack the archive, and open the file in it",
             ));
         }
-        let lost = || Error::damaged(place(), "this part of the archive is cut off");
+        let lost = || Error::damaged(place(), "this part of the archive is truncated");
         let local = bytes(&**file, self.header, LOCAL_LEN as u64).ok_or_else(lost)?;
         if !local.starts_with(&LOCAL) {
             return Err(lost());

@@ -59,7 +59,7 @@ pub(in super::super) fn directory(file: &dyn ReadAt) -> Result<Directory> {
 fn other_zip(what: &str) -> Error {
     Error::not_a_checkpoint(
         Place::default(),
-        format!("a zip file of other things ({what})"),
+        format!("a zip file with other contents ({what})"),
         "a checkpoint holds `data.pkl` in a folder; `unzip -l` shows what this one holds",
     )
 }
@@ -94,10 +94,7 @@ fn read_directory(file: &dyn ReadAt) -> Result<Directory> {
     let mut names = HashSet::with_capacity_and_hasher(entries.len(), Secret::default());
     for Entry { record, .. } in &entries {
         if !names.insert(record.name.as_str()) {
-            return bad(
-                record.header..len,
-                format_args!("`{}` is there twice", shown(&record.name)),
-            );
+            return bad(record.header..len, format_args!("`{}` occurs twice", shown(&record.name)));
         }
     }
     let mut headers = XxHash3_128::new();
@@ -177,7 +174,7 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
         if fields.u32(16) == IN_ZIP64 { u64::MAX } else { fields.u32(16).into() },
     ];
     if fields.u16(4) != 0 || fields.u16(6) != 0 {
-        return bad(position..len, "the archive has several parts");
+        return bad(position..len, "the archive is split into several parts");
     }
     let locator = at.checked_sub(LOCATOR64_LEN).filter(|&at| bytes[at..].starts_with(&LOCATOR64));
     let (numbers, directory_end) = match locator {
@@ -198,7 +195,7 @@ fn find_end(file: &dyn ReadAt) -> Result<End> {
 }
 
 /// The message for bytes in no known format.
-pub(crate) const UNRECOGNIZED: &str = "the file is neither of PyTorch nor safetensors";
+pub(crate) const UNRECOGNIZED: &str = "the file is neither a PyTorch nor a safetensors file";
 
 /// What a file without an end record is: a zip file that was cut off, one that was never written,
 /// or not a checkpoint.
@@ -211,9 +208,9 @@ fn no_end(file: &dyn ReadAt, base: u64, end: &[u8]) -> Result<End> {
     } else if LOCAL.starts_with(&start)
         || [&start[..], end].iter().any(|part| contains(part, b"PK"))
     {
-        "the file was cut off: there is no end record"
+        "the file is truncated: there is no end record"
     } else if start.iter().all(|&byte| byte == 0) {
-        "the file begins with zeros, and there is no end record: it was never written whole"
+        "the file begins with zeros, and there is no end record: it was never completely written"
     } else {
         return Err(Error::not_a_checkpoint(
             Place::default(),
@@ -260,13 +257,13 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
         let (name_len, extra_len) = (usize::from(fields.u16(28)), usize::from(fields.u16(30)));
         let len = CENTRAL_LEN + name_len + extra_len + usize::from(fields.u16(32));
         if rest.len() < len {
-            return bad(whole, "an entry of the directory is cut off");
+            return bad(whole, "an entry of the directory is truncated");
         }
         let name = &rest[CENTRAL_LEN..CENTRAL_LEN + name_len];
         let extra = &rest[CENTRAL_LEN + name_len..][..extra_len];
         let name = match std::str::from_utf8(name) {
             Ok(name) if is_plain(name.strip_suffix('/').unwrap_or(name)) => name.to_owned(),
-            _ => return bad(whole, "a record's name is no plain relative path"),
+            _ => return bad(whole, "a record's name is not a plain relative path"),
         };
         let flags = fields.u16(8);
         let is_deflated = check_method(&name, flags, fields.u16(10))?;
@@ -303,7 +300,7 @@ fn entries(bytes: &[u8], count: u64, base: u64) -> Result<Vec<Entry>> {
     }
     if at != bytes.len() {
         let rest = base + at as u64..base + bytes.len() as u64;
-        return bad(rest, "the directory has more than its entries");
+        return bad(rest, "the directory has extra bytes after its entries");
     }
     Ok(entries)
 }
@@ -343,7 +340,7 @@ fn is_plain(name: &str) -> bool {
 fn folder(entries: &[Entry]) -> Result<usize> {
     let Some(first) = entries.first() else { return bad(0..0, "the archive is empty") };
     let Some(len) = first.record.name.find('/').map(|slash| slash + 1) else {
-        return bad(0..0, "its records are in no folder");
+        return bad(0..0, "its records are not in a folder");
     };
     let folder = &first.record.name[..len];
     match entries.iter().find(|entry| !entry.record.name.starts_with(folder)) {
@@ -360,7 +357,7 @@ fn zip64(mut extra: &[u8], place: Range<u64>) -> Result<Vec<u64>> {
     let mut seen = false;
     while !extra.is_empty() {
         let Some((header, rest)) = extra.split_first_chunk::<4>() else {
-            return bad(place, "an extra field is cut off");
+            return bad(place, "an extra field is truncated");
         };
         let (id, len) = (Fields(header).u16(0), usize::from(Fields(header).u16(2)));
         if MISLEADING.contains(&id) {
@@ -370,7 +367,7 @@ fn zip64(mut extra: &[u8], place: Range<u64>) -> Result<Vec<u64>> {
             );
         }
         let Some((field, rest)) = rest.split_at_checked(len) else {
-            return bad(place, "an extra field is cut off");
+            return bad(place, "an extra field is truncated");
         };
         if id == EXTRA_ZIP64 {
             let (chunks, odd) = field.as_chunks::<8>();
@@ -397,7 +394,7 @@ fn local_header(
     let fields = Fields(&fixed);
     let whole = at..at + LOCAL_LEN as u64;
     if !fixed.starts_with(&LOCAL) {
-        return bad(whole, format_args!("`{}` has no header", shown(&record.name)));
+        return bad(whole, format_args!("`{}` has no local header", shown(&record.name)));
     }
     let (name_len, extra_len) = (usize::from(fields.u16(26)), usize::from(fields.u16(28)));
     let len = LOCAL_LEN + name_len + extra_len;
@@ -405,7 +402,10 @@ fn local_header(
     let name = &bytes[LOCAL_LEN..LOCAL_LEN + name_len];
     if name != record.name.as_bytes() {
         let there = shown(&String::from_utf8_lossy(name));
-        return bad(whole, format_args!("`{}` is called `{there}` there", shown(&record.name)));
+        return bad(
+            whole,
+            format_args!("`{}` is called `{there}` in its local header", shown(&record.name)),
+        );
     }
     let wide = zip64(&bytes[LOCAL_LEN + name_len..], whole.clone())?;
     // With a descriptor the fields may be left zero; PyTorch leaves them so, and then uses the
@@ -448,7 +448,7 @@ fn descriptor(
     let Some(start) = start else {
         return bad(
             record.header..end,
-            format_args!("`{}` runs into what follows", shown(&record.name)),
+            format_args!("`{}` overlaps what follows", shown(&record.name)),
         );
     };
     let late = *flags & FLAG_DESCRIPTOR != 0;
@@ -479,7 +479,7 @@ fn descriptor(
     } else {
         bad(
             start..end,
-            format_args!("bytes after `{}` that belong to nothing", shown(&record.name)),
+            format_args!("bytes after `{}` that belong to no record", shown(&record.name)),
         )
     }
 }
@@ -516,7 +516,7 @@ impl Window<'_> {
         let held = self.start..self.start + self.bytes.len() as u64;
         let end = at.checked_add(len as u64).filter(|&end| end <= self.file.len());
         let Some(end) = end else {
-            return bad(at..self.file.len(), "a record is cut off");
+            return bad(at..self.file.len(), "a record is truncated");
         };
         if at < held.start || end > held.end {
             let step = (len.max(Self::STEP) as u64).min(self.file.len() - at);
