@@ -12,14 +12,14 @@ use crate::locate::{nearest, no_such_file};
 use crate::render::{one_line, paint, printable, style};
 
 /// About a file that was converted from one without checksums.
-pub(crate) const UNNOTICED: &str = "in which damage could not be noticed";
+pub(crate) const UNNOTICED: &str = "so earlier damage could not be detected";
 
 /// Opens a file. One without checksums is read, with a warning.
 pub(crate) fn open(path: &Path) -> Result<File, Failure> {
     let file = open_quietly(path)?;
     let shown = path.display();
     if file.content().protection() == Protection::None {
-        warn(&format!("`{shown}` carries no checksums: damage could not be noticed"));
+        warn(&format!("`{shown}` has no checksums, so damage cannot be detected"));
     } else if file.comes_unprotected() {
         warn(&format!("`{shown}` was converted from a file without checksums, {UNNOTICED}"));
     }
@@ -42,8 +42,8 @@ pub(crate) fn open_protected(path: &Path) -> Result<File, Failure> {
     if file.content().protection() == Protection::None {
         let shown = path.display();
         return Err(Failure::usage(
-            format!("`{shown}` carries no checksums, so damage could not be noticed"),
-            Some("`--allow-unprotected` converts it all the same, and marks the new file".into()),
+            format!("`{shown}` has no checksums, so damage cannot be detected"),
+            Some("`--allow-unprotected` converts it anyway and marks the new file".into()),
         ));
     }
     Ok(file)
@@ -65,8 +65,8 @@ pub(crate) fn tree(file: &File) -> Result<&Value, Failure> {
         classes.sort_unstable();
         classes.dedup();
         warn(&format!(
-            "`{shown}` holds objects that only code could make, which is not run ({}); in their \
-             place is the data that they are made of",
+            "`{shown}` holds objects that only code could create, which is not run ({}); the data \
+             they are made of takes their place",
             few(&classes)
         ));
     }
@@ -85,7 +85,7 @@ pub(crate) fn network(path: &Path) -> Result<scai_train::SavedNetwork, Failure> 
     SavedNetwork::open(path).map_err(|error| match error {
         Training::Checkpoint(Error::NotFound { .. }) => no_such_file(path),
         Training::State(what) => Failure::usage(
-            format!("`{shown}` is no checkpoint of `scai train`: {what}"),
+            format!("`{shown}` is not a checkpoint of `scai train`: {what}"),
             Some(format!("`scai show {shown}` shows what is in it")),
         ),
         error => error.into(),
@@ -96,7 +96,7 @@ fn is_directory(path: &Path) -> Failure {
     let shown = path.display();
     Failure::usage(
         format!("`{shown}` is a directory"),
-        Some(format!("name a file in it; `scai list {shown}` shows them")),
+        Some(format!("name a file in it; `scai list {shown}` lists them")),
     )
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn part<'a>(tree: &'a Value, path: &str) -> Result<&'a Value, Failure
             Some(near) => format!("did you mean `{}`?", one_line(near)),
             None => {
                 let top: Vec<String> = tree.children().into_iter().map(|(key, _)| key).collect();
-                format!("at the top there are: {}", listed(&top))
+                format!("the top level has: {}", listed(&top))
             }
         };
         Failure::usage(format!("there is no `{path}` in the file"), Some(hint))

@@ -14,7 +14,7 @@ const NEAR: f64 = 0.8;
 pub(crate) fn split(path: &Path) -> Result<(&Path, &str), Failure> {
     let name = path.file_name().and_then(|name| name.to_str());
     let Some(name) = name else {
-        return Err(Failure::usage(format!("`{}` is no file", path.display()), None));
+        return Err(Failure::usage(format!("`{}` is not a file", path.display()), None));
     };
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -30,7 +30,7 @@ pub(crate) fn manager(directory: &Path, options: Options) -> Result<CheckpointMa
             Failure::usage(format!("there is no directory `{}`", path.display()), None)
         }
         _ if directory.is_file() => Failure::usage(
-            format!("`{}` is a file, a directory of checkpoints is needed", directory.display()),
+            format!("`{}` is a file, not a directory of checkpoints", directory.display()),
             None,
         ),
         error => error.into(),

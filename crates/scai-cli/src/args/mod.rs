@@ -14,19 +14,19 @@ pub(crate) use train::{EvalArgs, First, PlayArgs, ResumeFrom, TrainArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; nothing is damaged; the two are identical
-  1  something is damaged; the two differ
-  2  it could not be done: wrong usage, no such file, no space
-  3  nothing is damaged as far as can be told, but a file carries no checksums
-  4  nothing is damaged, but a file holds what is not read here, or needs code to be run
-  5  nothing is damaged, but a file is not a checkpoint
-  6  the digests of the two are identical; the tensors were not read (`diff --digests-only`)
-130  training was stopped by Ctrl-C (SIGINT), 143 by SIGTERM; with a second signal, at once";
+  0  success; no damage found; the two files are identical
+  1  damage found; the two files differ
+  2  the command failed: wrong usage, no such file, no space
+  3  no damage found, but a file has no checksums
+  4  no damage found, but a file holds something scai does not read, or that only code could create
+  5  no damage found, but a file is not a checkpoint
+  6  the digests are identical, and the tensors were not read (`diff --digests-only`)
+130  training was stopped by Ctrl-C (SIGINT), 143 by SIGTERM; not saved after a second signal";
 
-/// Train by self-play; look at, check, compare, convert and tidy up training checkpoints.
+/// Train by self-play; inspect, verify, compare, convert and prune training checkpoints.
 ///
-/// Reads what `torch.save` writes, checkpoints of scai, and safetensors, without Python and
-/// without running anything that is in a file.
+/// Reads files that `torch.save` wrote, scai checkpoints and safetensors. Needs no Python and never
+/// runs code from a file.
 #[derive(Debug, Parser)]
 #[command(name = "scai", version, after_long_help = EXIT_CODES, propagate_version = true)]
 pub(crate) struct Args {
@@ -57,16 +57,16 @@ impl Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train a network by self-play; goes on where the last run was stopped or killed
+    /// Train a network by self-play, resuming where the last run was stopped or killed
     #[cfg(feature = "train")]
     Train(TrainArgs),
     /// Play against the network of a checkpoint
     #[cfg(feature = "train")]
     Play(PlayArgs),
-    /// Measure how strong the networks of checkpoints play
+    /// Measure the playing strength of the networks in checkpoints
     #[cfg(feature = "train")]
     Eval(EvalArgs),
-    /// List the checkpoints of a directory, by iteration, and other files with tensors
+    /// List the checkpoints of a directory by iteration, and other files with tensors
     List(ListArgs),
     /// Show what is in a file
     Show(ShowArgs),
@@ -74,15 +74,15 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Compare two files
     Diff(DiffArgs),
-    /// Convert a file to another format, a part of it, or to another dtype
+    /// Convert a file, or a part of it, to another format or dtype
     Convert(ConvertArgs),
-    /// Delete what newer checkpoints have made redundant
+    /// Delete checkpoints that no retention rule keeps
     Prune(PruneArgs),
-    /// Keep a checkpoint from being pruned
+    /// Protect a checkpoint from pruning
     Pin(PinArgs),
-    /// Let a checkpoint be pruned again
+    /// Stop protecting a checkpoint from pruning
     Unpin(PinArgs),
-    /// Go back to an older checkpoint: the next resume goes on from it
+    /// Go back to an older checkpoint: the next resume starts from it
     Rollback(RollbackArgs),
     /// Print a completion script for a shell
     Completions {
@@ -96,10 +96,10 @@ pub(crate) struct ListArgs {
     /// The directory
     #[arg(default_value = "checkpoints")]
     pub(crate) directory: PathBuf,
-    /// Statistics to show, separated by commas; the first few otherwise
+    /// Statistics to show, separated by commas [default: the first few]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) stats: Vec<String>,
-    /// Read every byte of every checkpoint and say which are sound
+    /// Read every byte of every checkpoint and report which are sound
     #[arg(long)]
     pub(crate) verify: bool,
     /// Print JSON
@@ -111,12 +111,13 @@ pub(crate) struct ListArgs {
 pub(crate) struct ShowArgs {
     /// The file
     pub(crate) file: PathBuf,
-    /// A part of it: `model_state_dict`, `training_stats.loss`
+    /// The part of it to show, such as `model_state_dict` or `training_stats.loss`
     pub(crate) path: Option<String>,
-    /// Read the tensors: minimum, maximum, mean, deviation, norm, NaN, infinities
+    /// Read the tensors and show their minimum, maximum, mean, standard deviation, norm, and how
+    /// many elements are NaN or infinite
     #[arg(long)]
     pub(crate) stats: bool,
-    /// Levels of the tree to show; all otherwise
+    /// Levels of the tree to show [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) depth: Option<usize>,
     /// Print JSON
@@ -126,18 +127,18 @@ pub(crate) struct ShowArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DiffArgs {
-    /// A file
+    /// The first file
     pub(crate) a: PathBuf,
-    /// Another
+    /// The second file
     pub(crate) b: PathBuf,
-    /// Leave out a part of the tree: `timestamp`; may be given again
+    /// Ignore a part of the tree, such as `timestamp`; may be repeated
     #[arg(long, value_name = "PATH")]
     pub(crate) ignore: Vec<String>,
-    /// Only say which tensors differ, not by how much
+    /// Only report which tensors differ, not by how much
     #[arg(long)]
     pub(crate) no_values: bool,
-    /// Compare what was saved, by its digests, and do not read what is there now: fast, and blind
-    /// to damage. Where nothing differs the exit code is 6
+    /// Compare the digests that were saved and do not read the tensors: fast, but does not detect
+    /// damage. If nothing differs, the exit code is 6
     #[arg(long)]
     pub(crate) digests_only: bool,
     /// Print JSON
@@ -153,22 +154,22 @@ pub(crate) struct ConvertArgs {
     /// The file to write
     #[arg(value_name = "OUT")]
     pub(crate) output: PathBuf,
-    /// The format to write, where the name of the file does not say it
+    /// The format to write [default: from the extension of OUT]
     #[arg(long)]
     pub(crate) format: Option<OutputFormat>,
-    /// Write a part of the tree only: `model_state_dict`
+    /// Write only a part of the tree, such as `model_state_dict`
     #[arg(long, value_name = "PATH")]
     pub(crate) part: Option<String>,
-    /// Round floating-point tensors: float32, float64, float16 or bfloat16
+    /// Round floating-point tensors to float32, float64, float16 or bfloat16
     #[arg(long, value_parser = float_dtype)]
     pub(crate) dtype: Option<DType>,
-    /// Convert a file without checksums, in which damage could not be noticed; OUT says so
+    /// Convert a file without checksums, in which damage cannot be detected; OUT is marked
     #[arg(long)]
     pub(crate) allow_unprotected: bool,
-    /// Replace OUT where it exists
+    /// Replace OUT if it exists
     #[arg(long, short)]
     pub(crate) force: bool,
-    /// Convert even if something is lost on the way, and say what
+    /// Convert even if something is lost, and report what
     #[arg(long)]
     pub(crate) lossy: bool,
 }
@@ -184,7 +185,7 @@ fn float_dtype(text: &str) -> Result<DType, String> {
         Ok(dtype @ (DType::Float32 | DType::Float64 | DType::Float16 | DType::BFloat16)) => {
             Ok(dtype)
         }
-        _ => Err("it is one of float32, float64, float16 and bfloat16".to_owned()),
+        _ => Err("expected float32, float64, float16 or bfloat16".to_owned()),
     }
 }
 
@@ -193,7 +194,7 @@ pub(crate) struct VerifyArgs {
     /// Checkpoints, or directories of them
     #[arg(required = true, value_name = "FILE|DIR")]
     pub(crate) paths: Vec<PathBuf>,
-    /// Threads that read; as many as there are cores otherwise
+    /// Number of threads that read [default: the number of cores]
     #[arg(long, short, value_name = "N")]
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
     /// Print JSON
@@ -201,33 +202,33 @@ pub(crate) struct VerifyArgs {
     pub(crate) json: bool,
 }
 
-/// Which checkpoints to keep: each flag keeps some, the rest goes.
+/// Which checkpoints to keep: each flag keeps some, the rest is deleted.
 #[derive(Debug, ClapArgs)]
 #[command(after_long_help = "\
-The newest sound checkpoint and the pinned ones always stay, and so do those found damaged. Nothing
-is deleted before those that stay in its place were read from the device and found right.")]
+The newest sound checkpoint, pinned checkpoints and damaged ones are never deleted. Nothing is
+deleted until the checkpoints that remain have been read back from the device and verified.")]
 pub(crate) struct PruneArgs {
     /// The directory
     pub(crate) directory: PathBuf,
-    /// Rules of retention: `last:3, every:1000, within:2d, best:loss:min:2`; `all` keeps everything
+    /// Retention rules: `last:3, every:1000, within:2d, best:loss:min:2`; `all` keeps everything
     #[arg(long, value_name = "RULES")]
     pub(crate) keep: Vec<String>,
     /// Keep the newest N: `--keep last:N`
     #[arg(long, value_name = "N")]
     pub(crate) keep_last: Option<String>,
-    /// Keep those whose iteration is a multiple of K: `--keep every:K`
+    /// Keep checkpoints whose iteration is a multiple of K: `--keep every:K`
     #[arg(long, value_name = "K")]
     pub(crate) every: Option<String>,
-    /// Keep the best N (1 otherwise) by a statistic: `loss:min`, `win_rate:max:3`
+    /// Keep the best N (default 1) by a statistic: `loss:min`, `win_rate:max:3`
     #[arg(long, value_name = "STAT:min|max[:N]")]
     pub(crate) best: Vec<String>,
-    /// Keep those saved within this time: `90min`, `12h`, `7d`, `2w`
+    /// Keep checkpoints saved within this time: `90min`, `12h`, `7d`, `2w`
     #[arg(long, value_name = "TIME")]
     pub(crate) within: Option<String>,
-    /// Delete the superseded ones instead, that a run went back behind (see `scai rollback`)
+    /// Delete superseded checkpoints instead (see `scai rollback`)
     #[arg(long, conflicts_with_all = ["keep", "keep_last", "every", "best", "within"])]
     pub(crate) superseded: bool,
-    /// Delete; otherwise only say what would be deleted
+    /// Delete; without this, only report what would be deleted
     #[arg(long)]
     pub(crate) yes: bool,
     /// Print JSON
@@ -256,9 +257,9 @@ pub(crate) struct PinArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_long_help = "\
-The checkpoints of later iterations are superseded from then on: they stay and are listed, no resume
-takes them by itself, and a save of the same iteration replaces them. `scai prune DIR --superseded`
-deletes them. To take it back, roll back to a later iteration.")]
+Checkpoints of later iterations become superseded: they remain and are listed, but no resume uses
+them unless asked to, and a save of the same iteration replaces them. `scai prune DIR --superseded`
+deletes them. To undo a rollback, roll back to a later iteration.")]
 pub(crate) struct RollbackArgs {
     /// The directory
     pub(crate) directory: PathBuf,

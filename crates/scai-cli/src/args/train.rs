@@ -11,23 +11,23 @@ use scai_train::config::Opponent;
 /// Which settings, where to begin.
 #[derive(Debug, ClapArgs)]
 #[command(after_long_help = "\
-Ctrl-C or SIGTERM finishes the step under way, saves and leaves; a second one leaves at once. A
-training may be killed at any moment: it goes on from the newest sound checkpoint and ends with the
+Ctrl-C or SIGTERM finishes the current step, saves and exits; a second one exits at once. A run may
+be killed at any moment: the next one resumes from the newest sound checkpoint and ends with the
 same network, bit for bit.")]
 pub(crate) struct TrainArgs {
-    /// The settings [default: config.yaml where there is one, built-in defaults otherwise]
+    /// The settings file [default: config.yaml if it exists, otherwise built-in settings]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where to go on: `auto` is the newest sound checkpoint of the directory, or the beginning
-    /// where there is none; `never` is the beginning; or a file. Without it, asks on a terminal and
-    /// takes `auto` elsewhere
+    /// Where to resume from: `auto` for the newest sound checkpoint of the directory, or from scratch
+    /// if there is none; `never` to start from scratch; or a checkpoint file. Without this option,
+    /// asks on a terminal, and uses `auto` otherwise
     #[arg(long, value_name = "auto|never|FILE")]
     pub(crate) resume: Option<ResumeFrom>,
-    /// Begin with what fits of the network and the optimizer of a checkpoint: with more or fewer
-    /// blocks, say. Not used where the training goes on from a checkpoint of its own
+    /// Initialise the network and the optimizer with the matching tensors of a checkpoint, for
+    /// example one with fewer blocks. Ignored if training resumes from a checkpoint of its own
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) init_from: Option<PathBuf>,
-    /// Where the checkpoints go, instead of `checkpoint.directory`
+    /// Directory of the checkpoints, instead of `checkpoint.directory`
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint_dir: Option<String>,
     /// Iterations of the whole run, instead of `training.iterations`
@@ -66,8 +66,8 @@ impl FromStr for ResumeFrom {
 pub(crate) struct PlayArgs {
     /// The checkpoint
     pub(crate) checkpoint: PathBuf,
-    /// Simulations of the search for each move of the network [default: `evaluation.simulations`
-    /// of the settings it was trained with]
+    /// Search simulations per move of the network [default: `evaluation.simulations` of the settings
+    /// it was trained with]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) simulations: Option<usize>,
     /// Who makes the first move
@@ -87,20 +87,20 @@ pub(crate) enum First {
 /// Which networks, against whom.
 #[derive(Debug, ClapArgs)]
 #[command(after_long_help = "\
-A draw counts half. With several checkpoints each also plays every other; the first moves of these
-games are drawn by the visits of the search, so that no two games are the same.")]
+A draw counts half. Given several checkpoints, each also plays every other one; the first moves of
+those games are sampled from the visit counts of the search, so that no two games are the same.")]
 pub(crate) struct EvalArgs {
-    /// Checkpoints of one game
+    /// Checkpoints of the same game
     #[arg(required = true, value_name = "CHECKPOINT")]
     pub(crate) checkpoints: Vec<PathBuf>,
-    /// Games of each pair, an even number: each side moves first in half of them
+    /// Games per pair, an even number: each side moves first in half of them
     #[arg(long, value_name = "N", default_value = "100", value_parser = even)]
     pub(crate) games: usize,
-    /// Simulations of the search for each move [default: `evaluation.simulations` of the settings
-    /// a network was trained with]
+    /// Search simulations per move [default: `evaluation.simulations` of the settings a network was
+    /// trained with]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) simulations: Option<usize>,
-    /// Whom to play: `random` and `alphabeta:DEPTH`, separated by commas; `none`
+    /// Opponents: `random` and `alphabeta:DEPTH`, separated by commas, or `none`
     #[arg(
         long,
         value_name = "WHO",
@@ -130,6 +130,6 @@ fn rival(text: &str) -> Result<Rival, String> {
 fn even(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(games @ 2..) if games % 2 == 0 => Ok(games),
-        _ => Err("it is an even number of 2 or more".to_owned()),
+        _ => Err("expected an even number of 2 or more".to_owned()),
     }
 }

@@ -38,7 +38,7 @@ impl Losses {
         }
         Err(Failure::usage(
             format!("the conversion would lose\n  {}", self.0.join("\n  ")),
-            Some("`--lossy` converts all the same".to_owned()),
+            Some("`--lossy` converts anyway".to_owned()),
         ))
     }
 }
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     let format = format(args)?;
     if args.output.exists() && !args.force {
         return Err(Failure::usage(
-            format!("`{}` exists", args.output.display()),
+            format!("`{}` already exists", args.output.display()),
             Some("`--force` replaces it".to_owned()),
         ));
     }
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     };
     let origin = input.content().origin();
     if origin == Origin::Unprotected {
-        notes.push("marked: it comes from a file without checksums".to_owned());
+        notes.push("marked as converted from a file without checksums".to_owned());
     }
     let mut plan = Plan::converted(&tree, notes_beside.as_deref(), origin, format)?;
     let metadata = input.content().foreign_metadata();
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
         Plan::Torch(_) => {
             // Every file that was written for PyTorch has this key.
             let keys = metadata.into_keys().filter(|key| *key != "format");
-            losses.add("metadata of the file, which a `.pt` file has no place for", keys);
+            losses.add("file metadata, which a `.pt` file cannot hold", keys);
         }
     }
     losses.accept(args.lossy)?;
@@ -129,7 +129,7 @@ fn format(args: &ConvertArgs) -> Result<Format, Failure> {
             Ok(Format::Safetensors)
         }
         (None, _) => Err(Failure::usage(
-            format!("the name `{}` does not say which format to write", args.output.display()),
+            format!("cannot tell the output format from the name `{}`", args.output.display()),
             Some("name it `….pt` or `….safetensors`, or pass `--format`".to_owned()),
         )),
     }
@@ -139,14 +139,14 @@ fn format(args: &ConvertArgs) -> Result<Format, Failure> {
 fn without_objects(tree: &Value, losses: &mut Losses) -> Value {
     let mut lost = Vec::new();
     let tree = tree.without_objects(&mut |path, object| {
-        let path = if path.is_empty() { "the whole" } else { path };
+        let path = if path.is_empty() { "the whole tree" } else { path };
         let kept = match Totals::of(&object.content.clone().into()).tensors as u64 {
             0 => String::new(),
-            tensors => format!(", {} of it kept", counted(tensors, "tensor")),
+            tensors => format!(", {} kept", counted(tensors, "tensor")),
         };
         lost.push(format!("{path} ({}{kept})", object.class));
     });
-    losses.add("objects that only code could make", lost.iter().map(String::as_str));
+    losses.add("objects that only code could create", lost.iter().map(String::as_str));
     tree
 }
 
@@ -155,14 +155,14 @@ fn rounded(tree: &Value, dtype: DType, notes: &mut Notes) -> Result<Value, Failu
     notes.push(format!("rounded to {dtype}: {}", counted(cast.tensors as u64, "tensor")));
     if tree.as_dict().is_some_and(|dict| dict.get("optimizer_state_dict").is_some()) {
         warn(
-            "the state of the optimizer was rounded as well, and training does not go on from it \
-             exactly; `--part model_state_dict` converts the model alone",
+            "the optimizer state was rounded as well, so training cannot resume from it exactly; \
+             `--part model_state_dict` converts only the model",
         );
     }
     if !cast.left.is_empty() {
         let left: Vec<&str> = cast.left.iter().map(String::as_str).collect();
         warn(&format!(
-            "not rounded, since other tensors see the same memory as another dtype: {}",
+            "not rounded, because other tensors view the same memory with a different dtype: {}",
             few(&left)
         ));
     }
@@ -181,26 +181,24 @@ fn remark(
             ties.iter().map(|(alias, name)| format!("{alias} = {name}")).collect();
         let list: Vec<&str> = list.iter().map(String::as_str).collect();
         notes.push(format!(
-            "tied, stored once: {} (scai ties them again; other programs find one of each)",
+            "tied, stored once: {} (scai ties them again on load; other programs see one name of \
+             each)",
             few(&list)
         ));
     }
     losses.add(
-        "memory that views share, which become tensors of their own",
+        "shared memory of views, which become separate tensors",
         plan.unshared().iter().map(String::as_str),
     );
     losses.add(
-        "tensors that are sparse, quantised or without data, which scai reads back, and other \
-         programs do not find",
+        "tensors that are sparse, quantised or without data, which scai reads back but other \
+         programs do not",
         plan.made_of_parts().iter().map(String::as_str),
     );
     let unshared = plan.unshared();
     let apart = plan.apart().iter().filter(|name| !unshared.contains(name));
     let apart: Vec<&str> = apart.map(String::as_str).collect();
     if !apart.is_empty() {
-        warn(&format!(
-            "views of larger memory, which became tensors of their own: {}",
-            few(&apart)
-        ));
+        warn(&format!("views of a larger storage, written as separate tensors: {}", few(&apart)));
     }
 }

@@ -68,8 +68,8 @@ fn summary(difference: &Difference<'_>, out: &mut impl Write) -> std::io::Result
     };
     let mut text = match difference.identical {
         None => format!(
-            "{}: {common}, {} of them not read; without `--digests-only` they are checked as well",
-            paint(style::GOOD, "saved identical"),
+            "{}: {common}, {} of them not read; omit `--digests-only` to check them as well",
+            paint(style::GOOD, "identical when saved"),
             count(difference.by_digest as u64),
         ),
         Some(true) => {
@@ -91,7 +91,7 @@ fn summary(difference: &Difference<'_>, out: &mut impl Write) -> std::io::Result
     }
     if difference.laid_out_differently > 0 {
         let n = counted(difference.laid_out_differently as u64, "tensor");
-        text += &format!("; {n} with other strides");
+        text += &format!("; {n} with different strides");
     }
     writeln!(out, "{text}")
 }
@@ -129,7 +129,9 @@ fn value_cells(change: &Change<'_>) -> Vec<String> {
             let types = format!("{} → {}", a.type_name(), b.type_name());
             [types, scalars(a, b).unwrap_or_default()]
         }
-        What::Value(a, b) => [kind(a), scalars(a, b).unwrap_or_else(|| "other content".to_owned())],
+        What::Value(a, b) => {
+            [kind(a), scalars(a, b).unwrap_or_else(|| "different content".to_owned())]
+        }
         What::Items { a, b, differing } => [kind(a), items(a, b, *differing)],
         What::Form(a, b) => [form(a), format!("→ {}", form(b))],
         What::Attributes(a, b) => [form(a), attributes(a, b)],

@@ -32,7 +32,11 @@ pub(crate) fn run(args: &EvalArgs, out: &mut impl Write) -> Result<Exit, Failure
     let game = network.config().game;
     if let Some((other, _)) = saved.iter().find(|(_, network)| network.config().game != game) {
         return Err(Failure::usage(
-            format!("`{}` and `{}` are of different games", first.display(), other.display()),
+            format!(
+                "`{}` and `{}` are checkpoints of different games",
+                first.display(),
+                other.display()
+            ),
             None,
         ));
     }

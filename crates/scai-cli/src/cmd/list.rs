@@ -89,7 +89,7 @@ fn statistics(args: &ListArgs, listing: &Listing) -> Result<Vec<String>, Failure
         let names: Vec<&str> = known.iter().copied().collect();
         let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are: {}", names.join(", ")),
+            None => format!("available statistics: {}", names.join(", ")),
         };
         return Err(Failure::usage(
             format!("no checkpoint has a statistic `{unknown}`"),

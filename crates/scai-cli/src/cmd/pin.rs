@@ -25,11 +25,11 @@ pub(crate) fn run(args: &PinArgs, pin: Pin, out: &mut impl Write) -> Result<Exit
     let text = match pin {
         Pin::Set => {
             manager.pin(name)?;
-            "is kept by every prune"
+            "is pinned: prune never deletes it"
         }
         Pin::Clear => {
             manager.unpin(name)?;
-            "can be pruned again"
+            "is no longer pinned: prune may delete it"
         }
     };
     writeln!(out, "`{}` {text}", one_line(name))?;

@@ -57,7 +57,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
         };
         writeln!(
             self.out,
-            "you are {me}, the network of iteration {} is {network} and looks at {} positions a \
+            "you are {me}; the network of iteration {} is {network} and searches {} positions per \
              move\ntype a {noun} from {} to {}, `u` to take a move back, `q` to quit\n",
             count(self.saved.iteration()),
             count(simulations as u64),
@@ -117,7 +117,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
                     format!("{}: {}", G::action_name(action), count(visits[action].into()))
                 })
                 .collect();
-            writeln!(self.out, "  visits of each move  {}", shown.join("  "))?;
+            writeln!(self.out, "  visits per move  {}", shown.join("  "))?;
         }
         writeln!(self.out)?;
         self.position.play(action);
@@ -156,7 +156,7 @@ impl<'a, G: Game, W: Write> Table<'a, G, W> {
                     let typed = crate::render::one_line(typed);
                     writeln!(
                         self.out,
-                        "`{typed}` is no {noun}: type one of {}, `u` or `q`",
+                        "`{typed}` is not a {noun}: type one of {}, `u` or `q`",
                         free.join(" ")
                     )?;
                 }

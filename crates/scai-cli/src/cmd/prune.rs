@@ -11,20 +11,23 @@ use crate::args::PruneArgs;
 use crate::exit::{Exit, Failure};
 use crate::locate::{manager, nearest};
 use crate::progress;
-use crate::render::{paint, size, style, table, write_json, write_table};
+use crate::render::{counted, paint, size, style, table, write_json, write_table};
 
 pub(crate) fn run(args: &PruneArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let retention = args.retention().map_err(|error| Failure::usage(error.to_string(), None))?;
     if retention.is_none() && !args.superseded {
         return Err(Failure::usage(
-            "nothing says which checkpoints to keep",
-            Some("for example `--keep last:5,every:1000`; `scai prune --help` has all".into()),
+            "no retention rule given",
+            Some(
+                "for example `--keep last:5,every:1000`; `scai prune --help` lists the rules"
+                    .into(),
+            ),
         ));
     }
     let retention = retention.unwrap_or_default();
     let manager = manager(&args.directory, Options::default())?;
     check_statistics(&retention, &manager.list()?)?;
-    let bar = progress::bytes(0, "verifying what stays");
+    let bar = progress::bytes(0, "verifying what is kept");
     let prune = if args.yes { Prune::Remove } else { Prune::DryRun };
     let progress = |bytes| {
         bar.inc_length(bytes);
@@ -63,9 +66,10 @@ fn print(args: &PruneArgs, out: &mut impl Write, reports: &[PruneReport]) -> std
     let headings = [">ITERATION", ">SIZE", "", "WHY"].map(str::to_owned);
     let rows = reports.iter().map(|report| {
         let (what, why) = if report.stays {
-            (paint(style::GOOD, "stays"), report.reasons.join(", "))
+            let what = if args.yes { "kept" } else { "keep" };
+            (paint(style::GOOD, what), report.reasons.join(", "))
         } else {
-            let what = if report.removed { "deleted" } else { "goes" };
+            let what = if report.removed { "deleted" } else { "delete" };
             let why = if args.superseded { "superseded" } else { "no rule keeps it" };
             (paint(style::WARN, what), why.to_owned())
         };
@@ -74,12 +78,12 @@ fn print(args: &PruneArgs, out: &mut impl Write, reports: &[PruneReport]) -> std
     write_table(out, &table(&headings, rows.collect()))?;
     let gone: Vec<&PruneReport> = reports.iter().filter(|report| !report.stays).collect();
     let bytes = size(gone.iter().map(|report| report.size).sum());
-    let count = gone.len();
+    let count = counted(gone.len() as u64, "checkpoint");
     if args.yes {
         writeln!(out, "{count} deleted, {bytes} freed")
-    } else if count == 0 {
+    } else if gone.is_empty() {
         writeln!(out, "nothing to delete")
     } else {
-        writeln!(out, "{count} would be deleted, {bytes}; nothing was: add `--yes` to do it")
+        writeln!(out, "{count} would be deleted, {bytes}; pass `--yes` to delete")
     }
 }

@@ -13,7 +13,7 @@ pub(crate) fn run(args: &RollbackArgs, out: &mut impl Write) -> Result<Exit, Fai
     let manager = manager(&args.directory, Options::default())?;
     manager.rollback(args.iteration).map_err(|error| match error {
         error @ Error::NotFound { .. } => {
-            let hint = format!("`scai list {}` shows what is there", args.directory.display());
+            let hint = format!("`scai list {}` lists the checkpoints", args.directory.display());
             Failure::usage(error.to_string(), Some(hint))
         }
         error => error.into(),
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &RollbackArgs, out: &mut impl Write) -> Result<Exit, Fai
     let superseded = manager.list()?.into_iter().filter(|listed| listed.superseded).count();
     writeln!(
         out,
-        "the next resume goes on from iteration {}; {} superseded",
+        "the next resume starts from iteration {}; {} superseded",
         args.iteration,
         match superseded {
             1 => "1 later checkpoint is".to_owned(),

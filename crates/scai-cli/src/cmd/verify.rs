@@ -88,7 +88,7 @@ fn how(report: &VerifyReport) -> String {
     let how = match report.protection {
         Some(Protection::Digests) => "every digest matches",
         Some(Protection::Crc32) => "every CRC-32 matches",
-        Some(Protection::None) => "it carries no checksums, so damage could not be noticed",
+        Some(Protection::None) => "no checksums, so damage cannot be detected",
         None => "",
     };
     if report.sound && report.source_protection.is_some() {

@@ -123,11 +123,7 @@ fn what_would_be_lost_is_an_error_unless_it_is_accepted() {
     let sandbox =
         Sandbox::new().golden("flat.safetensors").golden("sparse_coo.pt").golden("meta.pt");
     let cases = [
-        (
-            "flat.safetensors",
-            "flat.pt",
-            "metadata of the file, which a `.pt` file has no place for",
-        ),
+        ("flat.safetensors", "flat.pt", "file metadata, which a `.pt` file cannot hold"),
         ("sparse_coo.pt", "sparse.safetensors", "sparse, quantised or without data"),
         ("meta.pt", "meta.safetensors", "sparse, quantised or without data"),
     ];

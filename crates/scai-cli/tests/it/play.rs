@@ -42,7 +42,7 @@ fn what_is_typed_is_answered() {
     assert!(play(&sandbox, &[], "5\n5\n").contains("cell 5 is full"));
     let explained = play(&sandbox, &["--explain", "--first", "network"], "q\n");
     assert!(explained.contains("it expects "), "{explained}");
-    assert!(explained.contains("visits of each move  1: "), "{explained}");
+    assert!(explained.contains("visits per move  1: "), "{explained}");
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn one_foreign_object_does_not_hide_the_tensors() {
     let output = sandbox.output(&["show", "mixed_checkpoint.pt"]);
     assert_eq!(output.status.code(), Some(0));
     let (shown, said) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
-    assert!(said.unwrap().contains("only code could make"));
+    assert!(said.unwrap().contains("only code could create"));
     assert!(shown.unwrap().contains("float32"));
     let report = sandbox.json(&["show", "module.pt", "--json"]);
     assert!(report["total"]["tensors"].as_u64().unwrap() > 0, "{report}");

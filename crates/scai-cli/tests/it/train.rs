@@ -48,11 +48,11 @@ fn a_training_that_chooses_when_to_save_says_how_often() {
         &CONFIG.replace("save_interval: 2", "save_interval: auto, save_overhead: 0.025"),
     );
     let shown = sandbox.run(&["train"]);
-    let header = "checkpoints in `checkpoints` as often as 2.5% of the time allows; metrics in";
+    let header = "checkpoints in `checkpoints` as often as a 2.5% overhead allows; metrics in";
     assert!(shown.contains(header), "{shown}");
     let first = shown.lines().find(|line| line.starts_with("saved ")).unwrap();
     assert!(first.starts_with("saved checkpoint_iter_1.pt ("), "{shown}");
-    assert!(first.contains("; one every "), "{shown}");
+    assert!(first.contains("; saving every "), "{shown}");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn metrics_that_cannot_be_written_are_a_warning() {
     let sandbox = sandbox();
     fs::write(sandbox.path("logs"), "in the way").unwrap();
     let shown = sandbox.run(&["train"]);
-    assert_eq!(shown.matches("training goes on without metrics").count(), 1, "{shown}");
+    assert_eq!(shown.matches("training continues without metrics").count(), 1, "{shown}");
     assert!(shown.contains("finished: 6 iterations"), "{shown}");
 }
 
@@ -88,7 +88,7 @@ fn without_settings_the_built_in_ones_are_used_and_said() {
     let sandbox = Sandbox::new();
     let training = Training::start(&sandbox, &["train"]);
     let stderr = || fs::read_to_string(sandbox.path("stderr")).unwrap();
-    while !stderr().contains("training from the beginning") {
+    while !stderr().contains("training from scratch") {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     training.signal("TERM", 1);
@@ -190,8 +190,8 @@ fn on_a_terminal_it_asks() {
     let no = on_a_terminal(&sandbox, "n\n");
     assert!(no.contains("checksum"), "{no}");
     assert!(no.contains("checkpoint_iter_4.pt"), "{no}");
-    assert!(no.contains("Resume from this one, the newest that is sound? [Y/n]"), "{no}");
-    assert!(no.contains("training from the beginning"), "{no}");
+    assert!(no.contains("Resume from this checkpoint, the newest sound one? [Y/n]"), "{no}");
+    assert!(no.contains("training from scratch"), "{no}");
 }
 
 /// What a training shows on a terminal where `typed` is typed.

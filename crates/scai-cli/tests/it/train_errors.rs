@@ -49,7 +49,7 @@ fn a_directory_that_cannot_be_made_is_an_error_at_once() {
     fs::write(sandbox.path("file"), "in the way").unwrap();
     let shown = sandbox.run(&["train", "--checkpoint-dir", "file"]);
     assert!(
-        shown.contains("checkpoints cannot go to `file`: cannot create the directory"),
+        shown.contains("cannot save checkpoints to `file`: cannot create the directory"),
         "{shown}"
     );
     assert!(shown.contains("exit code 2"), "{shown}");
@@ -128,10 +128,10 @@ fn on_a_full_disk_training_goes_on_and_says_what_is_not_saved() {
     let Some(text) = with_full_disk(&sandbox, "$scai train; echo code $?") else { return };
     for expected in [
         "iteration 2 could not be saved: checkpoint `checkpoints/checkpoint_iter_2.pt`: no space",
-        "training goes on; the next save is tried at iteration 4",
+        "training continues; the next save will be tried at iteration 4",
         "iteration 6/6",
         "error: the state after iteration 6 could not be saved: checkpoint `checkpoints/",
-        "once that is put right, `scai train` begins again",
+        "once that is fixed, `scai train` starts over",
         "code 2",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

@@ -58,7 +58,7 @@ pub(super) fn resume<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result
     writeln!(err, "  {}", numbers.join(", "))?;
     let question = match damaged.is_empty() {
         true => "Resume from the newest checkpoint? [Y/n] ",
-        false => "Resume from this one, the newest that is sound? [Y/n] ",
+        false => "Resume from this checkpoint, the newest sound one? [Y/n] ",
     };
     let mut input = std::io::stdin().lock();
     loop {
@@ -67,7 +67,7 @@ pub(super) fn resume<G: Game>(trainer: &Trainer<G>, listed: &[Listed]) -> Result
         let mut answer = String::new();
         if input.read_line(&mut answer)? == 0 {
             writeln!(err)?;
-            return Err(Failure::usage("there was no answer, and nothing was done", None));
+            return Err(Failure::usage("no answer was given; nothing was done", None));
         }
         match answer.trim().to_lowercase().as_str() {
             "" | "y" | "yes" => return Ok(true),

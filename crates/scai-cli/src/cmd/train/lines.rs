@@ -63,7 +63,7 @@ impl Lines {
                 stats.value_loss,
                 rate(stats.learning_rate)
             ),
-            false => format!("learning begins with {} positions", count(self.min_positions)),
+            false => format!("learning starts at {} positions", count(self.min_positions)),
         });
         if evaluated {
             parts.push(strength(stats));
@@ -85,7 +85,7 @@ impl Lines {
             short(waited),
         );
         if self.save_interval == SaveInterval::Auto {
-            line += &format!("; one every {}", iterations(interval));
+            line += &format!("; saving every {}", iterations(interval));
         }
         self.screen.print(&paint(style::DIM, line));
         for warning in &saved.warnings {
@@ -98,8 +98,8 @@ impl Lines {
         let Some(next) = next else { return };
         let what = format!("iteration {iteration} could not be saved: {}", error.cause());
         let next = match next == iteration {
-            true => "it is tried once more".to_owned(),
-            false => format!("training goes on; the next save is tried at iteration {next}"),
+            true => "trying once more".to_owned(),
+            false => format!("training continues; the next save will be tried at iteration {next}"),
         };
         self.screen.warn(&format!("{what}\n  {next}"));
     }
@@ -182,8 +182,8 @@ impl Show for Lines {
         let iteration = self.before.total_iterations;
         let text = match end {
             End::WasComplete => format!(
-                "{}\n  to go on, raise `training.iterations` in `{}`, or give `--iterations N`; \
-                 `--resume never` begins again",
+                "{}\n  to continue, raise `training.iterations` in `{}`, or pass `--iterations N`; \
+                 `--resume never` starts over",
                 strong(&format!(
                     "the training is complete: iteration {iteration} of {}",
                     self.iterations
@@ -198,10 +198,10 @@ impl Show for Lines {
                 seconds(self.begun.elapsed())
             )),
             End::Stopped(_) if iteration == 0 => {
-                strong("stopped before the first iteration was done: there is nothing to save")
+                strong("stopped before the first iteration was complete: nothing to save")
             }
             End::Stopped(_) => strong(&format!(
-                "stopped: iteration {iteration} of {} is saved in `{}`; `scai train` goes on from \
+                "stopped: iteration {iteration} of {} is saved in `{}`; `scai train` resumes from \
                  there",
                 self.iterations,
                 one_line(&self.directory)

@@ -67,15 +67,16 @@ fn train<G: Game>(config: Config, args: &TrainArgs) -> Result<Exit, Failure> {
             Box::new(lines::Lines::new(screen.clone(), &config, settings))
         }
     };
-    let signals = signals::catch(&stop, &screen)
-        .map_err(|error| Failure::usage(format!("signals cannot be caught: {error}"), None))?;
+    let signals = signals::catch(&stop, &screen).map_err(|error| {
+        Failure::usage(format!("cannot install signal handlers: {error}"), None)
+    })?;
     show.begin(&config, &start, parameters as u64);
     if start.iteration() >= config.training.iterations {
         show.end(&End::WasComplete);
         return Ok(Exit::Success);
     }
     let tell = |error: &MetricsError| {
-        screen.warn(&format!("{error}; training goes on without metrics"));
+        screen.warn(&format!("{error}; training continues without metrics"));
     };
     let (logging, stats) = (&config.logging, trainer.training_stats());
     let mut recorder = Recorder::open(logging, start.resumed_at(), stats, &tell);
@@ -105,15 +106,15 @@ fn failure<G: Game>(error: Error, trainer: &Trainer<G>) -> Failure {
     match error {
         Error::NotSaved { iteration, source } => {
             let goes_on = match newest() {
-                Some(newest) => format!("goes on from iteration {}", newest.iteration),
-                None => "begins again".to_owned(),
+                Some(newest) => format!("resumes from iteration {}", newest.iteration),
+                None => "starts over".to_owned(),
             };
             Failure::usage(
                 format!(
                     "the state after iteration {iteration} could not be saved: {}",
                     source.cause()
                 ),
-                Some(format!("once that is put right, `scai train` {goes_on}")),
+                Some(format!("once that is fixed, `scai train` {goes_on}")),
             )
         }
         error => error.into(),
@@ -127,7 +128,7 @@ fn header(config: &Config, parameters: u64) -> String {
         SaveInterval::Every(interval) => format!("every {}", iterations(interval)),
         SaveInterval::Auto => {
             let percent = number(config.training.save_overhead * 100.0);
-            format!("as often as {percent}% of the time allows")
+            format!("as often as a {percent}% overhead allows")
         }
     };
     let logging = &config.logging;

@@ -25,7 +25,7 @@ pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
         })?,
         None => match Config::read(DEFAULT) {
             Err(ConfigError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                say(&format!("there is no `{DEFAULT}` here: the built-in settings are used"));
+                say(&format!("no `{DEFAULT}` in this directory: using the built-in settings"));
                 Config::default()
             }
             read => read.map_err(|error| wrong(Path::new(DEFAULT), &error))?,

@@ -36,7 +36,7 @@ pub(super) fn catch(stop: &Stop, screen: &Screen) -> io::Result<Caught> {
     let tell = move || {
         if signals.forever().next().is_some() {
             screen.say(
-                "stopping: finishing the step and saving (press Ctrl-C again to leave at once)",
+                "stopping: finishing the step and saving (press Ctrl-C again to exit at once)",
             );
         }
     };

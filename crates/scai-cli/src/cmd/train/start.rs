@@ -61,9 +61,9 @@ impl Start {
     pub(super) fn describe(&self, config: &Config) -> String {
         let of = config.training.iterations;
         match &self.from {
-            From::Beginning => format!("training from the beginning, {}", counted(of, "iteration")),
+            From::Beginning => format!("training from scratch, {}", counted(of, "iteration")),
             From::Init { path, report } => format!(
-                "training from the beginning, {}, with what fits of `{}`:\n{report}",
+                "training from scratch, {}, initialised from `{}`:\n{report}",
                 counted(of, "iteration"),
                 path.display()
             ),
@@ -106,8 +106,8 @@ pub(super) fn begin<G: Game>(
         Some(ResumeFrom::File(path)) => {
             if args.init_from.is_some() {
                 return Err(Failure::usage(
-                    "`--resume FILE` and `--init-from` both say where to begin",
-                    Some("give one of them".to_owned()),
+                    "`--resume FILE` and `--init-from` cannot be used together",
+                    Some("pass one of them".to_owned()),
                 ));
             }
             return from_file(trainer, path, &listed, screen);
@@ -121,7 +121,7 @@ pub(super) fn begin<G: Game>(
     if newest && let Some(found) = resume(trainer)? {
         tell_skipped(&found, screen);
         if args.init_from.is_some() {
-            screen.warn("`--init-from` is not used: the training goes on from its own checkpoint");
+            screen.warn("`--init-from` is ignored: training resumes from its own checkpoint");
         }
         let stats = trainer.training_stats().clone();
         return Ok(Start { from: From::Newest(found), stats });
@@ -138,12 +138,12 @@ pub(super) fn begin<G: Game>(
 pub(super) fn unusable(error: Error, directory: &str) -> Failure {
     let message = match error {
         Error::Checkpoint(Engine::Io { action, source, .. }) => {
-            format!("checkpoints cannot go to `{directory}`: cannot {action}: {source}")
+            format!("cannot save checkpoints to `{directory}`: cannot {action}: {source}")
         }
         Error::Checkpoint(error @ Engine::Locked { .. }) => error.to_string(),
         error => return error.into(),
     };
-    Failure::usage(message, Some("`--checkpoint-dir DIR` puts them elsewhere".to_owned()))
+    Failure::usage(message, Some("`--checkpoint-dir DIR` saves them elsewhere".to_owned()))
 }
 
 fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failure> {
@@ -152,8 +152,8 @@ fn resume<G: Game>(trainer: &mut Trainer<G>) -> Result<Option<ResumedAt>, Failur
         Error::Checkpoint(error @ Engine::NothingToResume { .. }) => Failure::usage(
             error.to_string(),
             Some(
-                "`--resume FILE` takes a copy from elsewhere; `--checkpoint-dir DIR` begins again \
-                 in a directory of its own"
+                "`--resume FILE` resumes from a copy elsewhere; `--checkpoint-dir DIR` starts \
+                 over in a separate directory"
                     .to_owned(),
             ),
         ),
@@ -202,8 +202,9 @@ fn go_back<G: Game>(
     trainer.manager().rollback(iteration)?;
     let directory = &trainer.config().checkpoint.directory;
     screen.warn(&format!(
-        "{} superseded in `{directory}`: no later resume takes what is superseded, and this training \
-         replaces it when it saves the same iterations; `scai prune {directory} --superseded` deletes it",
+        "{} superseded in `{directory}`: later resumes ignore superseded checkpoints, and this run \
+         replaces them when it saves the same iterations; `scai prune {directory} --superseded` \
+         deletes them",
         match count {
             1 => "1 later checkpoint is now".to_owned(),
             count => format!("{count} later checkpoints are now"),
@@ -227,7 +228,7 @@ fn init_from<G: Game>(trainer: &mut Trainer<G>, path: &Path) -> Result<From, Fai
     if restored.network.loaded.is_empty() {
         return Err(Failure::usage(
             format!(
-                "nothing in `{}` fits the network\n{}",
+                "nothing in `{}` matches the network\n{}",
                 path.display(),
                 transfer::mismatch(&restored.network)
             ),
@@ -242,16 +243,17 @@ fn cannot_load(error: Error, path: &Path, config: &Config) -> Failure {
     let shown = path.display();
     match error {
         _ if path.is_dir() => Failure::usage(
-            format!("`{shown}` is a directory, a checkpoint is needed"),
-            Some(format!("`--checkpoint-dir {shown}` trains in a directory")),
+            format!("`{shown}` is a directory, not a checkpoint"),
+            Some(format!("to train in that directory, pass `--checkpoint-dir {shown}`")),
         ),
         Error::Checkpoint(Engine::NotFound { .. }) => no_such_file(path),
         Error::Checkpoint(Engine::Mismatch { report, .. }) => {
             other_network(&report, Some(path), config)
         }
-        Error::State(what) => {
-            Failure::usage(format!("`{shown}` holds no state of this training: {what}"), None)
-        }
+        Error::State(what) => Failure::usage(
+            format!("`{shown}` does not hold a training state that can be resumed: {what}"),
+            None,
+        ),
         error => error.into(),
     }
 }
@@ -263,7 +265,8 @@ fn other_network(report: &LoadReport, path: Option<&Path>, config: &Config) -> F
         let said = |key: &str| tree.lookup(&format!("metadata.config.{key}"))?.as_int();
         let game = tree.lookup("metadata.config.game")?.as_str()?;
         Some(format!(
-            "  `{}` is of {} with {} blocks of {} channels, the settings say {} with {} of {}\n",
+            "  `{}` is for {} with {} blocks of {} channels; the settings ask for {} with {} of \
+             {}\n",
             path.display(),
             one_line(game),
             said("model.num_blocks")?,
@@ -280,8 +283,8 @@ fn other_network(report: &LoadReport, path: Option<&Path>, config: &Config) -> F
             transfer::mismatch(report)
         ),
         Some(
-            "`--init-from FILE --checkpoint-dir DIR` begins a new training with what fits; or put \
-             the settings of the checkpoint back"
+            "`--init-from FILE --checkpoint-dir DIR` starts a new run with the tensors that match; \
+             or restore the settings of the checkpoint"
                 .to_owned(),
         ),
     )
@@ -297,7 +300,7 @@ fn tell_skipped(found: &ResumedAt, screen: &Screen) {
     }
     if found.iterations_lost > 0 {
         let lost = counted(found.iterations_lost, "iteration");
-        screen.warn(&format!("{lost} after `{}` are trained again", found.name));
+        screen.warn(&format!("{lost} after `{}` will be trained again", found.name));
     }
 }
 
@@ -308,19 +311,19 @@ fn warn_of_later(listed: &[Listed], iteration: u64, config: &Config, screen: &Sc
     let (Some(first), Some(last)) = (later.first(), later.last()) else { return };
     let what = match later.len() {
         1 => format!(
-            "the checkpoint of iteration {}: a later resume takes it until this training has passed it; \
-             when this training saves that iteration, it is kept under another name",
+            "a checkpoint of iteration {}: later resumes use it until this run has passed it; when \
+             this run saves that iteration, the existing one is kept under another name",
             last.iteration
         ),
         count => format!(
-            "{count} checkpoints of the iterations {} to {}: a later resume takes the newest of them \
-             until this training has passed it; when this training saves the same iterations, they are \
-             kept under other names",
+            "{count} checkpoints of iterations {} to {}: later resumes use the newest of them \
+             until this run has passed it; when this run saves the same iterations, the existing \
+             ones are kept under other names",
             first.iteration, last.iteration
         ),
     };
     screen.warn(&format!(
-        "`{}` holds {what}\n  to keep the two trainings apart, stop now and give \
+        "`{}` already holds {what}\n  to keep the two runs apart, stop now and pass \
          `--checkpoint-dir`",
         config.checkpoint.directory
     ));

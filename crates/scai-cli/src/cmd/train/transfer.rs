@@ -20,14 +20,14 @@ pub(super) fn report(restored: &Restored, parameters: &[TensorSpec]) -> String {
     let moments = counted(optimizer.loaded.len() as u64, "parameter");
     let first = [
         row("loaded", network.loaded.len(), loaded),
-        vec!["moments".to_owned(), moments, "go on with their optimizer state".to_owned()],
+        vec!["moments".to_owned(), moments, "keep their optimizer state".to_owned()],
     ];
     lines(first.into(), network)
 }
 
 /// Why a load that must match has failed.
 pub(super) fn mismatch(report: &LoadReport) -> String {
-    lines(vec![row("fits", report.loaded.len(), String::new())], report)
+    lines(vec![row("matching", report.loaded.len(), String::new())], report)
 }
 
 fn row(what: &str, tensors: usize, note: String) -> Vec<String> {
@@ -45,7 +45,7 @@ fn lines(mut rows: Vec<Vec<String>>, report: &LoadReport) -> String {
         }
     }
     if !report.mismatched.is_empty() {
-        rows.push(row("mismatched", report.mismatched.len(), "of another shape or type:".into()));
+        rows.push(row("mismatched", report.mismatched.len(), "different shape or dtype:".into()));
         let notes = report.mismatched.iter().map(|mismatch| one_line(&mismatch.to_string()));
         rows.extend(notes.take(MOST).map(|note| vec![String::new(), String::new(), note]));
         if let Some(more @ 1..) = report.mismatched.len().checked_sub(MOST) {
