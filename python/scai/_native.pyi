@@ -12,10 +12,15 @@ __all__ = [
     "Live",
     "Manager",
     "Pool",
+    "Staging",
     "Trainer",
     "Tree",
     "__version__",
     "create_directory",
+    "folder_commit",
+    "folder_remove",
+    "folder_sweep",
+    "folder_verify",
     "main",
     "renamed",
     "retention",
@@ -91,6 +96,9 @@ class Tree:
     def write(
         self, path: str | PathLike[str], threads: int, *, follow: bool = True
     ) -> None: ...
+    def write_safetensors(
+        self, path: str | PathLike[str], metadata: dict[str, str], threads: int
+    ) -> None: ...
     def to_bytes(self, threads: int) -> bytes: ...
 
 @final
@@ -122,6 +130,21 @@ class File:
 def create_directory(path: str | PathLike[str]) -> None: ...
 def write_bytes(path: str | PathLike[str], bytes: bytes) -> None: ...
 def verify(path: str | PathLike[str], threads: int) -> dict[str, Any]: ...
+
+# folder.rs
+
+@final
+class Staging:
+    def __new__(cls, parent: str | PathLike[str]) -> Staging: ...
+    @property
+    def path(self) -> str: ...
+    def commit(self, name: str, about: dict[str, str], iteration: int | None) -> str: ...
+    def abandon(self) -> None: ...
+
+def folder_commit(path: str | PathLike[str]) -> dict[str, Any] | None: ...
+def folder_verify(path: str | PathLike[str], threads: int) -> list[Exception]: ...
+def folder_remove(path: str | PathLike[str]) -> None: ...
+def folder_sweep(parent: str | PathLike[str]) -> None: ...
 
 # manager.rs
 

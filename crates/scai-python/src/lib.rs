@@ -10,6 +10,7 @@ mod dlpack;
 mod encode;
 mod errors;
 mod file;
+mod folder;
 mod live;
 mod manager;
 mod memory;
@@ -46,6 +47,8 @@ mod _native {
     use super::command::main;
     #[pymodule_export]
     use super::file::{File, create_directory, verify, write_bytes};
+    #[pymodule_export]
+    use super::folder::{Staging, folder_commit, folder_remove, folder_sweep, folder_verify};
     #[pymodule_export]
     use super::live::Live;
     #[pymodule_export]

@@ -1,6 +1,6 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rustc_hash::FxHashSet;
+use scai_checkpoint::codec::safetensors::SafetensorsPlan;
 use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::load::{
     MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
@@ -375,6 +376,23 @@ impl Tree {
             }
             let len = plan.len();
             crate::file::replace(&path, len, |to| plan.write(threads, to).map(drop))
+        })
+        .or_raise()
+    }
+
+    /// Writes a safetensors file with this metadata and returns when it is durable.
+    fn write_safetensors(
+        &self,
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        metadata: BTreeMap<String, String>,
+        threads: usize,
+    ) -> PyResult<()> {
+        py.detach(|| {
+            let pairs = metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            let plan = SafetensorsPlan::new(&self.value())?;
+            let plan = plan.with_metadata(self.notes.text(), pairs)?;
+            file::write(path, Plan::Safetensors(plan), threads)
         })
         .or_raise()
     }
