@@ -197,7 +197,7 @@ def test_a_file_without_a_field_that_all_have_is_a_key_error(
     assert error.field == field
     assert str(error) == (
         f"checkpoint `{full}`: the field `{field}` is missing; the fields are: {', '.join(state)}; "
-        "read what is no checkpoint of a training with scai.load()"
+        "read files that are not training checkpoints with scai.load()"
     )
 
 

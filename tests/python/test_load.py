@@ -59,8 +59,8 @@ def test_another_element_type_is_a_mismatch(manager: CheckpointManager) -> None:
     ) as raised:
         manager.load_checkpoint(path, nn.Linear(2, 2, bias=False).bfloat16())
     assert str(raised.value).endswith(
-        "hint: only the element types differ: load with `cast`, which converts floating point, or into "
-        "a model of the saved types"
+        "hint: only the element types differ: load with `cast`, which converts floating-point "
+        "types, or into a model with the saved types"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_remap_may_use_groups_and_must_be_an_expression(manager: CheckpointMan
     with pytest.raises(ValueError, match="in the remap table: regex parse error"):
         manager.load_checkpoint(path, model, remap={"(": ""})
     two = manager.save_checkpoint({"a": torch.ones(2), "b": torch.ones(2)}, iteration=1)
-    with pytest.raises(ValueError, match="the remap table gives two saved tensors the name `c`"):
+    with pytest.raises(ValueError, match="the remap table maps two saved tensors to the name `c`"):
         manager.load_checkpoint(two, {"c": torch.ones(2)}, strict=False, remap={"a|b": "c"})
 
 
@@ -178,7 +178,7 @@ def test_a_report_reads_as_a_table(manager: CheckpointManager) -> None:
         "  unexpected in the checkpoint: 2\n"
         "    weight\n"
         "    bias\n"
-        "  hint: `0.weight` of the model may be `weight` of the checkpoint\n"
+        "  hint: `0.weight` in the model may be `weight` in the checkpoint\n"
         "optimizer state\n"
         "  loaded: 0\n"
         "  missing in the checkpoint: 2\n"

@@ -35,7 +35,7 @@ def test_a_tensor_of_one_number_counts_as_a_statistic(tmp_path: Path) -> None:
 
 
 def test_keys_that_are_saved_as_the_same_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="cannot save `x`: two keys are saved as the same"):
+    with pytest.raises(TypeError, match="cannot save `x`: two keys would both be saved"):
         scai.save({"x": {Path("a"): 1, "a": 2}}, tmp_path / "x.pt")
 
 
@@ -108,5 +108,5 @@ def test_every_way_to_write_gives_the_same_file(tmp_path: Path, io: str) -> None
     weights = {"w": torch.arange(1 << 21, dtype=torch.float32), "b": torch.ones(3)}
     path = manager.save_checkpoint(weights, iteration=1)
     assert torch.equal(torch.load(path)["model_state_dict"]["w"], weights["w"])
-    with pytest.raises(ValueError, match="`io` is 'fast'"):
+    with pytest.raises(ValueError, match="`io` must be .*, got 'fast'"):
         CheckpointManager(tmp_path, io="fast")  # type: ignore[arg-type]

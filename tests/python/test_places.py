@@ -203,5 +203,5 @@ def test_devices_are_not_replaced_and_permissions_are_kept(tmp_path) -> None:
 
 def test_a_directory_that_is_a_file_is_called_one(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="is a file, and a directory is needed"):
+    with pytest.raises(OSError, match="is a file, not a directory"):
         CheckpointManager(tmp_path / "file")

@@ -118,7 +118,7 @@ def test_a_path_that_is_long_is_cut_in_the_message(manager: CheckpointManager) -
     deep: dict = {}
     for _ in range(300):
         deep = {"d": deep}
-    with pytest.raises(TypeError, match=r"`e\.(d\.){7}…(\.d){8}`: containers nest deeper"):
+    with pytest.raises(TypeError, match=r"`e\.(d\.){7}…(\.d){8}`: nested deeper"):
         manager.save_checkpoint({}, None, 1, extra={"e": deep})
 
 

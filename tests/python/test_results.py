@@ -128,7 +128,7 @@ def test_a_file_that_is_cut_off_later_is_an_error(manager: CheckpointManager, pa
         assert checkpoint["iteration"] == 1
     assert_same(results[0]["model_state_dict"], expected["model_state_dict"])
     for checkpoint in results[1:]:
-        with pytest.raises(DamagedError, match=r"model_state_dict.*cut off"):
+        with pytest.raises(DamagedError, match=r"model_state_dict.*truncated"):
             checkpoint["model_state_dict"]
         with pytest.raises(DamagedError):
             dict(checkpoint)

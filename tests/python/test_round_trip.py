@@ -451,7 +451,7 @@ def test_an_iteration_that_is_no_number_is_a_clear_error(iteration: object, tmp_
     path = tmp_path / "odd.pt"
     state = {"iteration": iteration, "model_state_dict": mlp().state_dict()}
     torch.save({**state, "optimizer_state_dict": {}}, path)
-    words = f"checkpoint `{path}`: not a checkpoint: `iteration` is .*number from 0"
+    words = f"checkpoint `{path}`: not a checkpoint: `iteration` is .*integer of 0 or more"
     with pytest.raises(NotACheckpointError, match=words):
         CheckpointManager(tmp_path).load_checkpoint(path, model)
     assert_same(model.state_dict(), before)

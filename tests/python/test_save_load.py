@@ -411,7 +411,7 @@ class Sub(torch.Tensor):
 
 
 def test_tensors_of_other_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="cannot save `x`: a Sub is a tensor of a class"):
+    with pytest.raises(TypeError, match="cannot save `x`: `Sub` is a tensor class"):
         scai.save({"x": torch.ones(2).as_subclass(Sub)}, tmp_path / "x.pt")
     nested = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged)
     with pytest.raises(TypeError, match="cannot save `x`: "):

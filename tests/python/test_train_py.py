@@ -94,7 +94,7 @@ def test_without_a_terminal_it_goes_on_from_the_newest_and_says_so(directory: Pa
     [
         ("\n", "resumed from `checkpoint_iter_4.pt`, iteration 4 of 6"),
         ("y\n", "resumed from `checkpoint_iter_4.pt`, iteration 4 of 6"),
-        ("what\nn\n", "training from the beginning"),
+        ("what\nn\n", "training from scratch"),
     ],
 )
 def test_on_a_terminal_it_asks_whether_to_resume(typed: str, begins: str) -> None:

@@ -135,7 +135,7 @@ def test_metrics_have_every_iteration_once_however_it_was_trained(tmp_path: Path
 def test_metrics_that_cannot_be_written_are_a_warning(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("in the way")
     trainer = small(tmp_path)
-    with pytest.warns(RuntimeWarning, match="training goes on without metrics") as warned:
+    with pytest.warns(RuntimeWarning, match="training continues without metrics") as warned:
         assert trainer.train() is True
     assert [Path(warning.filename).name for warning in warned] == ["test_trainer.py"]
 
@@ -247,7 +247,7 @@ def test_another_thread_can_look_and_stop_and_nothing_else(tmp_path: Path) -> No
     while trainer.training_stats["total_iterations"] < 2:
         pass
     for call in (trainer.train, trainer.save_checkpoint, trainer.resume, trainer.evaluate):
-        with pytest.raises(RuntimeError, match="at work in another call"):
+        with pytest.raises(RuntimeError, match="busy in another call"):
             call()
     trainer.stop()
     thread.join()
@@ -257,7 +257,7 @@ def test_another_thread_can_look_and_stop_and_nothing_else(tmp_path: Path) -> No
 
 def test_a_callback_that_saves_is_told_why_it_cannot(tmp_path: Path) -> None:
     trainer = small(tmp_path)
-    with pytest.raises(RuntimeError, match="at work in another call"):
+    with pytest.raises(RuntimeError, match="busy in another call"):
         trainer.train(on_event=at_iteration(1, trainer.save_checkpoint))
 
 
@@ -321,7 +321,7 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_sound_state(tmp_pat
 
 def test_a_panic_is_an_error_and_the_training_as_it_was(tmp_path: Path) -> None:
     trainer = small(tmp_path, evaluation={"interval": 2, "games": 2**62})
-    with pytest.raises(RuntimeError, match="the trainer has failed: capacity overflow"):
+    with pytest.raises(RuntimeError, match="the trainer panicked: capacity overflow"):
         trainer.train()
     assert trainer.training_stats["total_iterations"] == 1
     assert trainer.save_checkpoint() == str(tmp_path / "checkpoint_iter_1.pt")
@@ -510,7 +510,7 @@ def test_strength_is_measured_against_whom_one_likes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"opponent": "alpha_beta"}, "`alpha_beta` is no opponent; write `random` or"),
+        ({"opponent": "alpha_beta"}, "`alpha_beta` is not an opponent; write `random` or"),
         ({"games": 3}, "`evaluation.games`: expected an even number"),
         ({"simulations": 0}, "`evaluation.simulations`: expected 1 or more, found 0"),
         ({"simulations": "many"}, "`evaluation.simulations`: expected a whole number"),
@@ -608,7 +608,7 @@ def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], messag
     ("settings", "message"),
     [
         ({"notes": object()}, "`notes`: expected a string"),
-        ({"model": {3: 4}}, "`model`: expected a string as the name of a key, found int"),
+        ({"model": {3: 4}}, "`model`: expected a string as key, found int"),
     ],
 )
 def test_what_is_no_setting_is_a_type_error(settings: dict[str, Any], message: str) -> None:
@@ -619,7 +619,7 @@ def test_what_is_no_setting_is_a_type_error(settings: dict[str, Any], message: s
 def test_a_mapping_in_itself_is_refused() -> None:
     endless: dict[str, Any] = {}
     endless["model"] = endless
-    with pytest.raises(ValueError, match="not so deep"):
+    with pytest.raises(ValueError, match="deeper than any setting"):
         Trainer(endless)
 
 

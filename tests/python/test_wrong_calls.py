@@ -27,7 +27,7 @@ def test_a_path_into_another_directory_never_means_a_file_of_this_one(tmp_path: 
     }
     for call in (mine.delete, mine.pin, mine.unpin):
         for path in (paths[other][0], "/nonexistent/checkpoint_iter_1.pt"):
-            with pytest.raises(ValueError, match="is not in the directory"):
+            with pytest.raises(ValueError, match="is not in this manager's directory"):
                 call(path)
     assert mine.list_checkpoints() == paths[mine] and other.list_checkpoints() == paths[other]
 
@@ -62,7 +62,7 @@ def test_another_name_of_the_newest_is_neither_pinned_nor_deleted(tmp_path: Path
     manager = CheckpointManager(tmp_path)
     manager.save_checkpoint({}, iteration=1)
     for call in (manager.pin, manager.delete):
-        with pytest.raises(ValueError, match="another name of the newest checkpoint"):
+        with pytest.raises(ValueError, match="an alias of the newest checkpoint"):
             call("latest.pt")
     assert not (tmp_path / "latest.pt.pinned").exists()
 
@@ -145,7 +145,7 @@ def test_what_is_best_needs_a_goal(tmp_path: Path) -> None:
 def test_a_cast_that_was_asked_for_is_not_advised(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     manager.save_checkpoint({"n": torch.arange(3)}, iteration=1)
-    with pytest.raises(scai.errors.MismatchError, match="only floating-point types are converted"):
+    with pytest.raises(scai.errors.MismatchError, match="floating-point types can be converted"):
         manager.load_checkpoint(1, {"n": torch.zeros(3)}, cast=True)
 
 

@@ -26,7 +26,7 @@ pub(crate) fn checkpoint_dtype(dtype: BurnDType, name: &str) -> Result<DType> {
         BurnDType::QFloat(_) => {
             return Err(Error::Unsupported {
                 place: Box::new(Place { tensor: Some(name.to_owned()), ..Place::default() }),
-                what: "quantised by burn, which has no form in a checkpoint".to_owned(),
+                what: "quantised by burn, which a checkpoint cannot hold".to_owned(),
                 hint: "save the model before it is quantised".to_owned(),
             });
         }

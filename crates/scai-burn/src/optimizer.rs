@@ -177,7 +177,7 @@ impl AdamW {
                     false => ("with", "without"),
                 };
                 return Err(Error::Invalid(format!(
-                    "the optimizer state was saved {saved} amsgrad, and this optimizer is {ours} \
+                    "the optimizer state was saved {saved} amsgrad, but this optimizer is {ours} \
                      it: change its configuration, or load partially"
                 )));
             }
@@ -320,7 +320,7 @@ fn saved_moments(momentum: &AdaptiveMomentumState<1>, spec: &Spec) -> Result<Dic
         let elements = spec.shape.iter().product::<usize>();
         if flat.dims() != [elements] {
             return Err(Error::Invalid(format!(
-                "the optimizer has trained `{}` with {} elements, and the model has {elements}: \
+                "the optimizer has trained `{}` with {} elements, but the model has {elements}: \
                  save it with the model that it trains",
                 spec.name,
                 flat.dims()[0]
@@ -395,7 +395,7 @@ fn not_a_state(value: &Value) -> Error {
         keys => format!("a dict with the keys `{}`, …", keys.join("`, `")),
     };
     Error::Invalid(format!(
-        "the state of an optimizer is a dict with `state` and `param_groups`, this is {found}"
+        "an optimizer state must be a dict with `state` and `param_groups`, got {found}"
     ))
 }
 

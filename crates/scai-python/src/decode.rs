@@ -142,8 +142,8 @@ fn without_overlap(mut fills: Vec<Fill>) -> PyResult<Vec<Fill>> {
     fills.dedup_by_key(|fill| (fill.region.address, fill.region.len));
     if fills.windows(2).any(|two| two[0].region.end() > two[1].region.address) {
         return Err(PyValueError::new_err(
-            "tensors that are to be loaded into overlap in memory without being the same; load \
-             into a model whose tensors do not",
+            "the target tensors overlap in memory without being the same tensor; load into a model \
+             whose tensors do not overlap",
         ));
     }
     Ok(fills)
@@ -183,7 +183,7 @@ pub(crate) fn count_uses(
 }
 
 fn other_form() -> PyErr {
-    PyValueError::new_err("the notes on types in the file are not of the form they have")
+    PyValueError::new_err("the notes on types in the file are malformed")
 }
 
 /// Memory to be filled, and what from.
@@ -341,7 +341,7 @@ impl<'py> Decoder<'_, 'py> {
                 class.call1((&object.class, content))?
             }
             other => {
-                let message = format!("a {} has no form in Python", other.type_name());
+                let message = format!("a {} has no Python equivalent", other.type_name());
                 return Err(PyValueError::new_err(message));
             }
         })

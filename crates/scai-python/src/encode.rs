@@ -199,7 +199,7 @@ impl<'py> Encoder<'py> {
                 return Ok(value.clone());
             }
             Some(Seen { value: None, .. }) => {
-                let message = "it contains itself; a checkpoint holds only trees without cycles";
+                let message = "it contains itself; a checkpoint cannot hold cycles";
                 return Err(PyValueError::new_err(message).into());
             }
             None => {}
@@ -294,7 +294,7 @@ impl<'py> Encoder<'py> {
     fn below<T>(&mut self, key: Key<'py>, walk: impl FnOnce(&mut Self) -> Walked<T>) -> Walked<T> {
         self.keys.push(key);
         let walked = if self.keys.len() > MAX_DEPTH {
-            let message = format!("containers nest deeper than {MAX_DEPTH}, or hold themselves");
+            let message = format!("nested deeper than {MAX_DEPTH} levels, or cyclic");
             Err(PyValueError::new_err(message).into())
         } else {
             walk(self)
@@ -374,7 +374,7 @@ impl<'py> Encoder<'py> {
             match torch.dtype_of(object) {
                 Some(dtype) => Value::DType(dtype),
                 None => {
-                    let message = format!("{} is not one that PyTorch saves", object.str()?);
+                    let message = format!("{} is not a dtype that can be saved", object.str()?);
                     return Err(PyTypeError::new_err(message).into());
                 }
             }
@@ -399,7 +399,7 @@ impl<'py> Encoder<'py> {
                 return Err(PyTypeError::new_err(message).into());
             }
             let message = format!(
-                "a {} is a tensor of a class that only the program that made it knows; save an \
+                "`{}` is a tensor class that only the program that defines it knows; save an \
                  ordinary tensor with its data",
                 class.qualname()?
             );
@@ -459,7 +459,7 @@ impl<'py> Encoder<'py> {
         }
         let path: Vec<String> = self.keys.iter().filter_map(Key::text).collect();
         let message = format!(
-            "the attributes {} of the tensor `{}` are not saved; save them beside it",
+            "the attributes {} of the tensor `{}` are not saved; save them separately",
             attributes.keys(),
             path.join(".")
         );
@@ -608,7 +608,7 @@ pub(crate) fn describe(torch: &Torch, tensor: &Bound<'_, PyAny>) -> PyResult<Opt
     }
     let dtype = tensor.getattr(intern!(py, "dtype"))?;
     let Some(dtype) = torch.dtype_of(&dtype) else {
-        let message = format!("a tensor of {dtype} is not one that PyTorch saves");
+        let message = format!("a tensor of {dtype} cannot be saved");
         return Err(PyTypeError::new_err(message));
     };
     let place = match place {
@@ -640,7 +640,8 @@ fn list<'py>(items: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
 /// their values, one would be lost.
 fn all_differ(entries: &[(Value, Value)]) -> Walked<()> {
     let Some(key) = repeated_key(entries) else { return Ok(()) };
-    let message = format!("two keys are saved as the same, `{}`; use other keys", key.key_text());
+    let message =
+        format!("two keys would both be saved as `{}`; use different keys", key.key_text());
     Err(PyValueError::new_err(message).into())
 }
 
@@ -665,6 +666,6 @@ fn integer(int: &Bound<'_, PyInt>) -> Walked<Option<Value>> {
     }
     let hex: String = int.call_method1("__format__", ("x",))?.extract()?;
     let big = BigInt::from_hex(&hex);
-    let big = big.ok_or_else(|| PyValueError::new_err("an integer that is none"))?;
+    let big = big.ok_or_else(|| PyValueError::new_err("not a valid integer"))?;
     Ok((big.bits() <= MAX_BITS).then_some(Value::BigInt(big)))
 }

@@ -56,9 +56,9 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         Error::OutOfMemory { .. } => return Ok(PyMemoryError::new_err(message)),
         Error::MissingField { field, .. } => {
             let advice = if Checkpoint::REQUIRED.contains(&&**field) {
-                "read what is no checkpoint of a training with scai.load()"
+                "read files that are not training checkpoints with scai.load()"
             } else {
-                "leave that part out of the call"
+                "omit that part from the call"
             };
             class("MissingFieldError")?.call1((format!("{message}; {advice}"), field.as_str()))?
         }
@@ -71,7 +71,7 @@ fn exception(py: Python<'_>, error: &Error, message: String) -> PyResult<PyErr> 
         }
         Error::Locked { .. } => class("LockedError")?.call1((message,))?,
         Error::NothingToResume { .. } => {
-            let advice = "restore a copy of one, or begin in another directory";
+            let advice = "restore a copy of one, or start in another directory";
             class("NothingToResumeError")?.call1((format!("{message}\n{advice}"),))?
         }
         Error::Conversion { .. } => return Ok(PyTypeError::new_err(message)),

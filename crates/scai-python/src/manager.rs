@@ -56,8 +56,7 @@ impl Manager {
             "direct" => Io::Direct,
             "buffered" => Io::Buffered,
             other => {
-                let message =
-                    format!("`io` is '{other}'; it is one of 'auto', 'direct', 'buffered'");
+                let message = format!("`io` must be 'auto', 'direct' or 'buffered', got '{other}'");
                 return Err(raise(&Error::Invalid(message)));
             }
         };
@@ -231,8 +230,8 @@ impl Manager {
             return Ok(&self.manager);
         }
         Err(raise(&Error::Invalid(
-            "this process was forked from the one that made the manager, and has none of its \
-             threads; make a new CheckpointManager here"
+            "this process was forked from the one that created the manager, and does not have its \
+             threads; create a new CheckpointManager here"
                 .to_owned(),
         )))
     }
@@ -356,7 +355,7 @@ fn checkpoint(tree: &Tree) -> scai_checkpoint::Result<Checkpoint> {
     checkpoint.notes = tree.notes.text().map(str::to_owned);
     match without_values(&checkpoint.model_state_dict) {
         Some(name) => Err(Error::Invalid(format!(
-            "`{name}` of `model` is on the meta device, where it has no values to be saved"
+            "`{name}` of `model` is on the meta device and has no values to save"
         ))),
         None => Ok(checkpoint),
     }

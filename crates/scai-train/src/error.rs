@@ -11,7 +11,7 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] scai_checkpoint::Error),
     /// A checkpoint does not hold a state of this training: load another.
-    #[error("the checkpoint does not hold a state of this training: {0}")]
+    #[error("the checkpoint does not hold a training state that can be resumed: {0}")]
     State(String),
     /// The network cannot be evaluated.
     #[error("the network cannot be evaluated: {0}")]

@@ -182,7 +182,7 @@ impl ReplayBuffer {
     pub(crate) fn from_value<G: Game>(value: &Value, capacity: usize) -> Result<Self> {
         let tensor = |key: &str| {
             let tensor = value.as_dict().and_then(|dict| dict.get(key)?.as_tensor());
-            tensor.ok_or_else(|| Error::State(format!("`replay_buffer.{key}` is no tensor")))
+            tensor.ok_or_else(|| Error::State(format!("`replay_buffer.{key}` is not a tensor")))
         };
         let (planes, policies, values) =
             (tensor("planes")?, tensor("policies")?, tensor("values")?);
@@ -195,7 +195,7 @@ impl ReplayBuffer {
         ] {
             if tensor.shape() != shape {
                 return Err(Error::State(format!(
-                    "`replay_buffer.{name}` has the shape {:?}, and for {} it would be {shape:?}",
+                    "`replay_buffer.{name}` has shape {:?}, but {} needs {shape:?}",
                     tensor.shape(),
                     G::NAME
                 )));

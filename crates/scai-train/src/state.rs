@@ -136,7 +136,10 @@ impl<N: Module> TrainingState<N> {
             match part("rng_state").map(from_value::<RandomState>) {
                 Some(Ok(random)) => {
                     state.random = Random::restored(&random).ok_or_else(|| {
-                        Error::State(format!("`rng_state` is one of {}", random.generator))
+                        Error::State(format!(
+                            "`rng_state` is of the unknown generator {}",
+                            random.generator
+                        ))
                     })?;
                 }
                 _ if incomplete => {}
@@ -159,7 +162,7 @@ fn untrained(config: &Config) -> Result<AdamW> {
 
 fn missing(part: &str) -> Error {
     Error::State(format!(
-        "it has no `{part}`; load the network alone (`--init-from`) to train on from it"
+        "it has no `{part}`; load only the network (`--init-from`) to continue training from it"
     ))
 }
 

@@ -45,7 +45,7 @@ fn mismatch(message: String) -> PyErr {
 pub(super) fn refused(error: ConfigError) -> PyErr {
     match &error {
         ConfigError::Unreadable { name, source } if source.kind() == ErrorKind::NotFound => {
-            PyFileNotFoundError::new_err(format!("there is no file `{name}` with settings"))
+            PyFileNotFoundError::new_err(format!("there is no settings file `{name}`"))
         }
         ConfigError::Unreadable { source, .. } => Python::attach(|py| {
             os_error(py, source, error.to_string()).unwrap_or_else(|error| error)

@@ -140,7 +140,7 @@ impl Trainer {
         }
         let ended = watched(py, on_event.as_ref(), &stop, |teller| {
             let unwritten = |error: &_| {
-                teller.warn(format!("{error}; training goes on without metrics"));
+                teller.warn(format!("{error}; training continues without metrics"));
             };
             let from = (begun.total_iterations > 0).then_some(begun.total_iterations);
             let mut recorder = Recorder::open(&self.config.logging, from, &begun, &unwritten);
@@ -240,7 +240,7 @@ impl Trainer {
             // A training that has failed is as it was before its last iteration.
             Err(TryLockError::Poisoned(any)) => Ok(any.into_inner()),
             Err(TryLockError::WouldBlock) => Err(PyRuntimeError::new_err(
-                "the trainer is at work in another call; wait until that has returned",
+                "the trainer is busy in another call; wait until that call returns",
             )),
         }
     }

@@ -16,7 +16,7 @@ pub(super) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json> {
 
 fn convert(value: &Bound<'_, PyAny>, key: &str, depth: usize) -> PyResult<Json> {
     if depth > DEEPEST {
-        return Err(PyValueError::new_err(format!("`{key}`: settings are not so deep")));
+        return Err(PyValueError::new_err(format!("`{key}`: nested deeper than any setting")));
     }
     if value.is_none() {
         return Ok(Json::Null);
@@ -32,7 +32,7 @@ fn convert(value: &Bound<'_, PyAny>, key: &str, depth: usize) -> PyResult<Json> 
         for entry in mapping.items()?.iter() {
             let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = entry.extract()?;
             let Ok(name) = name.cast::<PyString>() else {
-                return Err(unusable(&name, key, "a string as the name of a key"));
+                return Err(unusable(&name, key, "a string as key"));
             };
             let name = name.to_str()?;
             let path = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };

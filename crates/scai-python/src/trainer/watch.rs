@@ -90,9 +90,7 @@ pub(super) fn watched<T: Send>(
             })
         })
         .map_err(|error: std::io::Error| {
-            PyRuntimeError::new_err(format!(
-                "the system has no thread to give for a training: {error}"
-            ))
+            PyRuntimeError::new_err(format!("cannot start a thread for training: {error}"))
         })?;
     let result = result.map_err(|panic| failed(&*panic));
     let Some(raised) = raised else { return result?.or_raise() };
@@ -163,6 +161,6 @@ pub(super) fn guarded<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) 
 
 fn failed(panic: &(dyn Any + Send)) -> PyErr {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no reason");
-    PyRuntimeError::new_err(format!("the trainer has failed: {text}"))
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    PyRuntimeError::new_err(format!("the trainer panicked: {text}"))
 }

@@ -65,7 +65,7 @@ fn counts(config: &Config) -> Vec<Misfit> {
     let mut misfits: Vec<Misfit> =
         zeros.map(|(key, value)| misfit(key, "1 or more", value)).collect();
     if evaluation.games == 0 || !evaluation.games.is_multiple_of(2) {
-        let expected = "an even number of 2 or more, half of them to move first";
+        let expected = "an even number of 2 or more (each side moves first in half of the games)";
         misfits.push(misfit("evaluation.games", expected, evaluation.games));
     }
     misfits
@@ -80,7 +80,7 @@ fn size(config: &Config) -> Option<Misfit> {
         keys: vec!["model.channels", "model.num_blocks"],
         message: format!(
             "`model.num_blocks` ({blocks}) of `model.channels` ({channels}) have {parameters} \
-             parameters; at most {MOST_PARAMETERS} fit"
+             parameters; at most {MOST_PARAMETERS} are supported"
         ),
     })
 }
@@ -139,8 +139,8 @@ fn pairs(config: &Config) -> Vec<Misfit> {
         .map(|((small, low), (large, high))| Misfit {
             keys: vec![small, large],
             message: format!(
-                "`{small}` ({low}) is larger than `{large}` ({high}); lower the one or raise the \
-                 other"
+                "`{small}` ({low}) is larger than `{large}` ({high}); lower the first or raise the \
+                 second"
             ),
         })
         .collect()
@@ -159,7 +159,7 @@ fn names(config: &Config) -> Vec<Misfit> {
     for (i, opponent) in opponents.iter().enumerate() {
         if opponents.iter().take(i).any(|earlier| earlier == opponent) {
             let key = "evaluation.opponents";
-            let message = format!("`{key}`: `{opponent}` is there twice; keep one of them");
+            let message = format!("`{key}`: `{opponent}` is listed twice; remove one");
             misfits.push(Misfit { keys: vec![key], message });
         }
     }

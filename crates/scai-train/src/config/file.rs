@@ -19,8 +19,8 @@ pub(super) fn read(path: &Path, name: &str) -> Result<String, ConfigError> {
         problems: vec![Problem { line: None, column: None, message: message.to_owned() }],
     };
     if bytes.len() as u64 > LONGEST {
-        return Err(refused("longer than 1 MiB; give the YAML file with the settings"));
+        return Err(refused("longer than 1 MiB; pass the YAML file with the settings"));
     }
     String::from_utf8(bytes)
-        .map_err(|_| refused("not text in UTF-8; give the YAML file with the settings"))
+        .map_err(|_| refused("not text in UTF-8; pass the YAML file with the settings"))
 }

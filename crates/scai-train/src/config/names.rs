@@ -51,8 +51,8 @@ impl FromStr for Opponent {
             ("random", _) => Ok(Self::Random),
             (_, Some(depth)) if depth > 0 => Ok(Self::AlphaBeta { depth }),
             _ => Err(format!(
-                "`{text}` is no opponent; write `random` or `alphabeta:DEPTH` with a depth of 1 or \
-                 more"
+                "`{text}` is not an opponent; write `random` or `alphabeta:DEPTH` with a depth of \
+                 1 or more"
             )),
         }
     }

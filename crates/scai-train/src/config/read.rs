@@ -46,7 +46,7 @@ impl Fault {
                 format!("`{path}` is not a key; {}", proposal(key, known, all_keys))
             }
             What::SecondKey(line) => {
-                format!("`{path}` is written twice, first in line {line}; keep one of them")
+                format!("`{path}` is set twice, first on line {line}; remove one of them")
             }
             What::Value(message) if path.is_empty() => message,
             What::Value(message) => format!("`{path}`: {message}"),
@@ -81,7 +81,7 @@ fn proposal(key: &str, known: &[&str], all_keys: &[String]) -> String {
     let elsewhere = all_keys.iter().find(|path| path.rsplit('.').next() == Some(key));
     match elsewhere {
         Some(path) => format!("did you mean `{path}`?"),
-        None => format!("the keys here are {}", listed(known)),
+        None => format!("the valid keys are {}", listed(known)),
     }
 }
 

@@ -18,7 +18,9 @@ pub enum MetricsError {
         source: std::io::Error,
     },
     /// A value has the name of a field that every line has: rename it.
-    #[error("a value cannot be called `{name}`, which every line of the log has already")]
+    #[error(
+        "a value cannot be called `{name}`: every line of the log already has a field of that name"
+    )]
     Name {
         /// The name.
         name: String,

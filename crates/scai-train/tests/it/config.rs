@@ -119,7 +119,7 @@ fn a_key_that_does_not_exist_names_the_one_that_was_meant() {
     );
     assert_eq!(
         refused("model:\n  xyz: 5\n"),
-        ["config.yaml:2:3: `model.xyz` is not a key; the keys here are `num_blocks`, `channels`"]
+        ["config.yaml:2:3: `model.xyz` is not a key; the valid keys are `num_blocks`, `channels`"]
     );
 }
 
@@ -204,27 +204,27 @@ fn a_word_that_is_not_known_is_named_with_those_that_are() {
         ("game: 4", "1:7: `game`: expected one of `connect4`, `tictactoe`, found 4"),
         (
             "evaluation:\n  opponents: [random, 'alphabeta:0']",
-            "2:23: `evaluation.opponents`: `alphabeta:0` is no opponent; write `random` or \
+            "2:23: `evaluation.opponents`: `alphabeta:0` is not an opponent; write `random` or \
              `alphabeta:DEPTH` with a depth of 1 or more",
         ),
         (
             "checkpoint: { keep_best: loss }",
-            "1:26: `checkpoint.keep_best`: `best:loss` is not a rule of retention: it has the form \
+            "1:26: `checkpoint.keep_best`: `best:loss` is not a retention rule: expected \
              `best:STATISTIC:min` or `best:STATISTIC:max:N`",
         ),
         (
             "checkpoint: { keep_last: 0 }",
-            "1:26: `checkpoint.keep_last`: `last:0` is not a rule of retention: the number is at \
-             least 1; write `all` to keep everything, or leave the rule out",
+            "1:26: `checkpoint.keep_last`: `last:0` is not a retention rule: the number must \
+             be at least 1; write `all` to keep everything, or leave the rule out",
         ),
         (
             "checkpoint: { keep: all, keep_last: 3 }",
-            "1:21: `checkpoint.keep`: `all` is not a rule of retention: it keeps everything, so it \
-             stands alone",
+            "1:21: `checkpoint.keep`: `all` is not a retention rule: it keeps everything, so it \
+             cannot be combined with other rules",
         ),
         (
             "checkpoint: { keep: 'last:3, newest:1' }",
-            "1:21: `checkpoint.keep`: `newest:1` is not a rule of retention: a rule is `last:3`, \
+            "1:21: `checkpoint.keep`: `newest:1` is not a retention rule: a rule is `last:3`, \
              `every:1000`, `within:2d` or `best:loss:min:2`; `all` keeps everything",
         ),
     ] {
@@ -275,26 +275,26 @@ fn a_value_with_which_no_run_could_work_is_refused() {
         (
             "training: { batch_size: 99 }\nreplay_buffer: { capacity: 98, min_positions: 1 }",
             "1:25: `training.batch_size` (99) is larger than `replay_buffer.capacity` (98); lower \
-             the one or raise the other",
+             the first or raise the second",
         ),
         (
             "training: { learning_rate: 0.5, final_learning_rate: 0.6 }",
             "1:54: `training.final_learning_rate` (0.6) is larger than `training.learning_rate` \
-             (0.5); lower the one or raise the other",
+             (0.5); lower the first or raise the second",
         ),
         (
             "model: { num_blocks: 20, channels: 1000000 }",
             "1:36: `model.num_blocks` (20) of `model.channels` (1000000) have 360000000000000 \
-             parameters; at most 2147483648 fit",
+             parameters; at most 2147483648 are supported",
         ),
         (
             "evaluation: { games: 7 }",
-            "1:22: `evaluation.games`: expected an even number of 2 or more, half of them to move \
-             first, found 7",
+            "1:22: `evaluation.games`: expected an even number of 2 or more (each side moves first \
+             in half of the games), found 7",
         ),
         (
             "evaluation: { opponents: [random, random] }",
-            "1:26: `evaluation.opponents`: `random` is there twice; keep one of them",
+            "1:26: `evaluation.opponents`: `random` is listed twice; remove one",
         ),
         (
             "logging: { directory: '' }",
@@ -358,7 +358,7 @@ fn a_file_of_nothing_but_wrong_keys_is_not_told_in_full() {
 fn a_key_that_is_written_twice_is_refused() {
     assert_eq!(
         refused("seed: 1\ntraining: { augment: true }\nseed: 2\n"),
-        ["config.yaml:3:1: `seed` is written twice, first in line 1; keep one of them"]
+        ["config.yaml:3:1: `seed` is set twice, first on line 1; remove one of them"]
     );
 }
 
