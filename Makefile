@@ -20,7 +20,7 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest
 
 .PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  bench-unfenced instructions
+  bench-unfenced bench-kills upstream-lightning instructions
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -74,10 +74,18 @@ oldest-rust: ## The workspace with the oldest Rust that is supported
 proofs: tools ## The slow proofs: every system call, thousands of kills
 	SCAI_PROOFS=full cargo test --release -p scai-checkpoint --all-features -- --nocapture
 	SCAI_PROOFS=full cargo test --release -p scai-cli --test it train_kill -- --nocapture
-	test ! -e $(VENV)/ready || SCAI_PROOFS=full $(VENV)/bin/python -m pytest tests/python/test_trees.py
+	test ! -e $(VENV)/ready || SCAI_PROOFS=full $(VENV)/bin/python -m pytest tests/python/test_trees.py tests/python/test_lightning.py
 
 real-files: python ## Real files of packages that ship weights, with scai and with torch; downloads them
 	$(VENV)/bin/python tests/real_files.py --download target/real-files
+
+upstream-lightning: python ## Lightning's own tests, with its class and with scai's; UP is a clone of its repository
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check pytest-rerunfailures pytest-timeout \
+	  pytest-random-order cloudpickle scikit-learn 'jsonargparse[signatures]' tensorboard
+	$(VENV)/bin/python tests/upstream_lightning.py $(UP)
+
+bench-kills: python ## Trainings with frameworks killed at random moments, with their own saves and with scai's
+	$(VENV)/bin/python bench/kills.py
 
 bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, against other systems
 	$(VENV)/bin/python -W ignore bench/rivals.py

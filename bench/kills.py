@@ -47,7 +47,7 @@ class Run:
 
     begun: int | None = None
     step: int = 0
-    seconds: float = 0.0
+    saves: int = 0
     digest: str | None = None
     error: str = ""
 
@@ -87,16 +87,15 @@ def digest_of(state: Any) -> str:
 
 
 def run(train: Callable[..., Any], way: str, directory: Path, kill_at: float | None = None) -> Run:
-    """Train in a process of its own; kill it so many seconds after its first saves."""
+    """Train in a process of its own; kill it after so many saves, and a part of the time of one."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         _train_in_child(train, way, directory, writing)
     os.close(writing)
-    found = Run()
+    found, began = Run(), time.monotonic()
     timer: threading.Timer | None = None
-    saves = 0
     with os.fdopen(reading, "rb") as messages:
         while True:
             try:
@@ -106,13 +105,13 @@ def run(train: Callable[..., Any], way: str, directory: Path, kill_at: float | N
             if kind == "begin":
                 found.begun, began = value, time.monotonic()
             elif kind == "step":
-                found.step = value
-                saves += 1
-                if kill_at is not None and saves == SAVES:
-                    timer = threading.Timer(kill_at, os.kill, (child, signal.SIGKILL))
+                found.step, found.saves = value, found.saves + 1
+                if kill_at is not None and found.saves == int(kill_at):
+                    each = (time.monotonic() - began) / found.saves
+                    timer = threading.Timer(kill_at % 1 * each, os.kill, (child, signal.SIGKILL))
                     timer.start()
             elif kind == "end":
-                found.digest, found.seconds = value, time.monotonic() - began
+                found.digest = value
             else:
                 found.error = value
     _, status = os.waitpid(child, 0)
@@ -156,7 +155,7 @@ def campaign(framework: str, way: str, kills: int, base: Path, seed: int) -> Res
         chance = random.Random(f"{seed} {way}")
         while result.kills < kills:
             place = directory / str(result.kills)
-            first = run(train, way, place, chance.uniform(0, whole.seconds * 0.8))
+            first = run(train, way, place, chance.uniform(SAVES, whole.saves))
             if first.digest is not None:
                 # It was faster than the kill.
                 shutil.rmtree(place)

@@ -1,6 +1,7 @@
 """Run Lightning's own tests of checkpoints with its class, and with scai's in its place.
 
-    python tests/upstream_lightning.py CHECKOUT [--only trainer|fabric] [--class stock|scai] [pytest options]
+    python tests/upstream_lightning.py CHECKOUT [--only trainer|fabric] [--class stock|scai|scai-wait] \
+        [pytest options]
 
 CHECKOUT is a clone of Lightning's repository at tag 2.6.5 (the folders `tests` and `requirements`, and
 `pyproject.toml`); the tests need `pytest-rerunfailures pytest-timeout pytest-random-order cloudpickle
@@ -38,6 +39,8 @@ SUITES = {
         "tests_fabric/strategies/test_single_device.py",
     ],
 }
+# The last one is scai's with ``wait=True``.
+CLASSES = ["stock", "scai", "scai-wait"]
 # They need an archive of old checkpoints that is not in the repository.
 WITHOUT = "not legacy"
 
@@ -46,7 +49,7 @@ calls: collections.Counter[str] = collections.Counter()
 
 def pytest_configure() -> None:
     """As a plug-in of pytest: put scai's class where Lightning takes its own."""
-    if os.environ.get("SCAI_UPSTREAM") == "scai":
+    if os.environ.get("SCAI_UPSTREAM", "").startswith("scai"):
         import lightning.fabric.strategies.strategy as fabric
         import lightning.pytorch.strategies.strategy as pytorch
 
@@ -57,6 +60,8 @@ def counting() -> type:
     """scai's class, which also counts its calls."""
     from scai.integrations.lightning import ScaiCheckpointIO
 
+    defaults: Any = ScaiCheckpointIO.__init__.__kwdefaults__
+    defaults["wait"] = os.environ["SCAI_UPSTREAM"] == "scai-wait"
     for name in ("save_checkpoint", "remove_checkpoint", "load_checkpoint"):
         method = getattr(ScaiCheckpointIO, name)
 
@@ -99,12 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--only", choices=list(SUITES), action="append")
-    parser.add_argument("--class", dest="name", choices=["stock", "scai"], action="append")
+    parser.add_argument("--class", dest="name", choices=CLASSES, action="append")
     arguments, options = parser.parse_known_args()
     codes = [
         run(arguments.checkout.absolute(), suite, name, options)
         for suite in arguments.only or SUITES
-        for name in arguments.name or ["stock", "scai"]
+        for name in arguments.name or CLASSES
     ]
     sys.exit(any(codes))
 
