@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 
-FRAMEWORKS = ("lightning",)
+FRAMEWORKS = ("lightning", "transformers", "accelerate")
 SAVES = 3
 """What is asked to be saved before a kill. In the background two may not be durable."""
 
@@ -167,7 +167,8 @@ def campaign(framework: str, way: str, kills: int, base: Path, seed: int) -> Res
             elif not again.begun:
                 result.over += 1
             else:
-                result.lost.append(first.step - again.begun)
+                # It may have been killed after a save, before it said so.
+                result.lost.append(max(first.step - again.begun, 0))
             result.wrong += again.digest is not None and again.digest != whole.digest
             shutil.rmtree(place)
     finally:

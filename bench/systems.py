@@ -236,6 +236,62 @@ class LightningScai(LightningAsync):
         return self.io.flush
 
 
+class TrainerStock(System):
+    """The Trainer of transformers, whose files are synced after it has written them."""
+
+    name = "Trainer + fsync"
+    needs = ("transformers", "accelerate")
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.trainer: Any = None
+
+    def kind(self) -> Any:
+        from transformers import Trainer
+
+        return Trainer
+
+    def begin(self, state: State) -> Wait:
+        if self.trainer is None:
+            from transformers import TrainingArguments
+
+            arguments = TrainingArguments(
+                str(self.directory), save_total_limit=1, use_cpu=True, report_to=[]
+            )
+            self.trainer = self.kind()(state.model, arguments, optimizers=(state.optimizer, None))
+            self.trainer.create_scheduler(1000)
+        self.trainer.state.global_step += 1
+        self.path = self.directory / f"checkpoint-{self.trainer.state.global_step}"
+        self.trainer._save_checkpoint(state.model, None)
+        return self.durable()
+
+    def durable(self) -> Wait:
+        make_durable(self.path)
+        return lambda: None
+
+    def load(self, state: State) -> None:
+        self.trainer._load_from_checkpoint(str(self.path))
+        self.trainer._load_optimizer_and_scheduler(str(self.path))
+
+
+class TrainerScai(TrainerStock):
+    """scai's Trainer, called as Trainer calls itself."""
+
+    name = "scai in Trainer"
+
+    def kind(self) -> Any:
+        from scai.integrations.transformers import ScaiTrainer
+
+        return ScaiTrainer
+
+    def durable(self) -> Wait:
+        return self.trainer.flush  # type: ignore[no-any-return]
+
+    def load(self, state: State) -> None:
+        self.trainer._scai_check(str(self.path))
+        super().load(state)
+
+
 class Orbax(System):
     name = "Orbax, async"
     needs = ("orbax.checkpoint", "jax")
@@ -285,5 +341,7 @@ SYSTEMS: list[type[System]] = [
     DcpAsync,
     LightningAsync,
     LightningScai,
+    TrainerStock,
+    TrainerScai,
     Orbax,
 ]

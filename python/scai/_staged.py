@@ -142,8 +142,9 @@ class Saves:
     """The saves of one trainer in the background. What fails comes out of the next call."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._background: Background | None = None
-        self._unfinished: list[tuple[str, Future[None]]] = []
+        self._unfinished: list[Future[None]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -153,33 +154,38 @@ class Saves:
 
     def begin(
         self, path: str, take: Callable[[Callable[[Any], _native.Tree]], Callable[[], None]]
-    ) -> Future[None]:
+    ) -> None:
         """Take a state now, and publish it at `path` after what came before. Two may be unfinished.
 
         Args:
             path: what is saved.
             take: takes it, given what makes a copy, and returns what publishes it.
         """
-        if self._background is None or self._background.process != os.getpid():
+        if self._process != os.getpid():
             Saves.__init__(self)
+        if self._background is None:
             self._background = Background()
         future = self._background.save(path, lambda capture: take(capture.copied))
-        self._unfinished.append((path, future))
-        return future
+        self._unfinished.append(future)
 
     def wait(self) -> None:
         """Wait until all saves have ended, well or not."""
-        if self._background is not None and self._background.process == os.getpid():
-            for _, future in tuple(self._unfinished):
+        if self._process == os.getpid():
+            for future in tuple(self._unfinished):
                 future.exception()
 
+    def close(self) -> None:
+        """Wait, and give back the memory for copies."""
+        self.wait()
+        self._background = None
+
     def failure(self) -> Exception | None:
-        """What the first of the saves that have ended failed with; it is told once."""
-        if self._background is None or self._background.process != os.getpid():
+        """What the first of the saves that have ended failed with; it is told once, and was logged."""
+        if self._process != os.getpid():
             return None
         first: Exception | None = None
-        while self._unfinished and self._unfinished[0][1].done():
-            error = self._unfinished.pop(0)[1].exception()
+        while self._unfinished and self._unfinished[0].done():
+            error = self._unfinished.pop(0).exception()
             if first is None and isinstance(error, Exception):
                 first = error
         return first
@@ -276,7 +282,7 @@ def newest_sound(
         if not found:
             for line in skipped:
                 _log.warning("skipped %s", line)
-            _log.info("going on from `%s`", path)
+            _log.log(logging.WARNING if skipped else logging.INFO, "going on from `%s`", path)
             return str(path)
         skipped.append(f"`{path}`: {found[0]}")
     if skipped:

@@ -96,9 +96,8 @@ def trainer(
     **arguments: Any,
 ) -> Any:
     """A trainer whose training is the same each time."""
-    more = {
-        name: arguments.pop(name) for name in ("wait",) if name in arguments and kind is not Trainer
-    }
+    wait = arguments.pop("wait", False)
+    more = {} if kind is Trainer else {"wait": wait}
     if model is None:
         model = PretrainedLine(LineConfig()) if pretrained else Line()
     settings: dict[str, Any] = {

@@ -580,3 +580,17 @@ def test_several_processes_save_one_checkpoint_together(tmp_path: Path, way: str
 
 def test_scai_alone_imports_no_accelerate() -> None:
     run_python("import sys, scai; assert 'accelerate' not in sys.modules, 'imported'")
+
+
+@pytest.mark.parametrize("way", ["scai", "scai, later"])
+def test_a_killed_loop_goes_on_and_ends_with_the_same_bits(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import kills
+
+    found = kills.campaign("accelerate", way, KILLS, tmp_path, seed=sys.maxsize)
+    assert found.kills == KILLS
+    assert not found.failed and not found.over and not found.wrong
+    # What is being saved, and the one that waits, may be lost.
+    assert max(found.lost) <= 3 * 4

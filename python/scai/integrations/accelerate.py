@@ -196,6 +196,7 @@ class ScaiAccelerator(Accelerator):  # type: ignore[misc]
         try:
             self.flush()
         finally:
+            self._scai_saves.close()
             self._scai_claim = None
             super().end_training()
 

@@ -68,7 +68,7 @@ class ScaiCheckpointIO(TorchCheckpointIO):
 
     def _begin(self) -> None:
         """What belongs to one process."""
-        self._thread = threading.get_ident()
+        self._process, self._thread = os.getpid(), threading.get_ident()
         self._background: Background | None = None
         # By path, what is not known to have ended, in order.
         self._unfinished: list[tuple[str, Future[None]]] = []
@@ -85,8 +85,7 @@ class ScaiCheckpointIO(TorchCheckpointIO):
         self._begin()
 
     def _queue(self) -> Background:
-        if self._background is None or self._background.process != os.getpid():
-            self._begin()
+        if self._background is None:
             self._background = Background()
         return self._background
 
@@ -231,7 +230,7 @@ class ScaiCheckpointIO(TorchCheckpointIO):
         Raises:
             Exception: what the first of them failed with; what others did is logged.
         """
-        if self._background is not None and self._background.process == os.getpid():
+        if self._background is not None and self._process == os.getpid():
             self._background.wait()
         self._raise_failure()
 
@@ -248,7 +247,8 @@ class ScaiCheckpointIO(TorchCheckpointIO):
 
     def _raise_failure(self) -> None:
         """Forget what has ended, and raise what the first of it failed with."""
-        if self._background is not None and self._background.process != os.getpid():
+        if self._process != os.getpid():
+            # A forked process has none of the threads.
             self._begin()
         errors = []
         while self._unfinished and self._unfinished[0][1].done():

@@ -22,7 +22,12 @@ import transformers
 from huggingface_hub.utils._paths import DEFAULT_IGNORE_PATTERNS
 from transformers import Trainer, TrainerCallback, modeling_utils
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    SaveStrategy,
+    TrainOutput,
+    sort_checkpoints,
+)
 from transformers.utils.import_utils import is_sagemaker_mp_enabled, is_torch_xla_available
 
 from scai import _native
@@ -129,7 +134,7 @@ class ScaiTrainerMixin(_Trainer):
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             # Whatever ended it: what was saved before is there when this returns.
-            self._scai_saves.wait()
+            self._scai_saves.close()
             del claim
 
     def flush(self) -> None:
@@ -144,7 +149,7 @@ class ScaiTrainerMixin(_Trainer):
     def _scai_claim(self, trial: Any) -> Claim | None:
         claim: Claim | None = None
         error: Exception | None = None
-        if self.args.should_save and str(self.args.save_strategy) != "no":
+        if self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
             claim, error = attempted(lambda: claimed(self._get_output_dir(trial)), None)
         agreed(None, error)
         return claim
