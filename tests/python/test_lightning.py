@@ -116,7 +116,8 @@ class Gate:
 
     def __init__(self, io: ScaiCheckpointIO) -> None:
         self._open = threading.Event()
-        io._queue().then(self._open.wait)
+        # A test that fails does not wait for ever.
+        io._queue().then(functools.partial(self._open.wait, 20))
 
     def open(self) -> None:
         self._open.set()
@@ -272,6 +273,16 @@ def test_a_checkpoint_that_is_damaged_on_the_disk_replaces_none(
     with pytest.raises(scai.errors.DamagedError, match=r"new\.ckpt"):
         io.flush()
     assert equal(io.load_checkpoint(old), STATE)
+
+
+def test_with_wait_it_replaces_none_either(tmp_path: Path) -> None:
+    io = ScaiCheckpointIO(wait=True)
+    io.save_checkpoint(STATE, tmp_path / "old.ckpt")
+    io.save_checkpoint(STATE, tmp_path / "new.ckpt")
+    damage(tmp_path / "new.ckpt")
+    with pytest.raises(scai.errors.DamagedError, match=r"new\.ckpt"):
+        io.remove_checkpoint(tmp_path / "old.ckpt")
+    assert equal(io.load_checkpoint(tmp_path / "old.ckpt"), STATE)
 
 
 def test_a_checkpoint_that_somebody_deleted_replaces_none(

@@ -262,9 +262,10 @@ class ScaiCheckpointIO(TorchCheckpointIO):
 
     def _await(self, path: str) -> None:
         """Wait until nothing is being written to `path`."""
-        for unfinished, future in tuple(self._unfinished):
-            if unfinished == path:
-                future.exception()
+        if self._process == os.getpid():
+            for unfinished, future in tuple(self._unfinished):
+                if unfinished == path:
+                    future.exception()
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
