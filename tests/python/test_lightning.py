@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -318,6 +319,14 @@ def test_a_failure_is_raised_once_by_whatever_is_called_next(
         call(io, tmp_path / "a.ckpt")
     assert (tmp_path / "a.ckpt").exists()
     call(io, tmp_path / "a.ckpt")
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_at_once(
+    io: ScaiCheckpointIO, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        io.save_checkpoint(STATE, tmp_path / "file" / "a.ckpt")
 
 
 def test_a_failure_ends_the_training(
@@ -750,8 +759,10 @@ def test_a_plugin_around_this_one_saves_in_its_own_thread(tmp_path: Path) -> Non
 
 
 def test_remote_paths_are_left_to_lightning(io: ScaiCheckpointIO) -> None:
+    fsspec = pytest.importorskip("fsspec")
     path = "memory://run/a.ckpt"
     io.save_checkpoint(STATE, path)
+    assert fsspec.filesystem("memory").exists("/run/a.ckpt")
     assert equal(io.load_checkpoint(path), STATE)
     io.remove_checkpoint(path)
     with pytest.raises(FileNotFoundError):
@@ -770,18 +781,28 @@ def test_a_plugin_goes_to_other_processes(io: ScaiCheckpointIO, tmp_path: Path) 
     for other in (copy.deepcopy(io), pickle.loads(pickle.dumps(io))):
         other.save_checkpoint(STATE, tmp_path / "b.ckpt")
         other.flush()
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "b.ckpt"]
+
+
+def test_a_forked_process_saves_by_itself(io: ScaiCheckpointIO, tmp_path: Path) -> None:
+    gate = Gate(io)
+    io.save_checkpoint(STATE, tmp_path / "a.ckpt")
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            io.save_checkpoint(STATE, tmp_path / "c.ckpt")
+            # A hang ends here.
+            signal.alarm(10)
+            io.save_checkpoint(STATE, tmp_path / "b.ckpt")
             io.flush()
             status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.listdir(tmp_path) == ["b.ckpt"]
+    gate.open()
     io.flush()
-    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "b.ckpt", "c.ckpt"]
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "b.ckpt"]
 
 
 def test_scai_alone_imports_no_lightning() -> None:
