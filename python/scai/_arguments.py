@@ -27,7 +27,7 @@ def checked_count(name: str, value: int | None) -> int | None:
         return None
     number = whole(name, value)
     if not 0 < number < 2**63:
-        raise ValueError(f"`{name}` is {number}; it is at least 1")
+        raise ValueError(f"`{name}` is {number}; it must be at least 1")
     return number
 
 

@@ -35,7 +35,7 @@ def warn_of_objects(tree: _native.Tree, path: object) -> list[str]:
     if found:
         more = f" and {len(found) - _FEW} more" if len(found) > _FEW else ""
         _log.warning(
-            "`%s` holds objects that only code could make, which is not run: %s%s",
+            "`%s` holds objects that only code could create, which is not run: %s%s",
             path,
             ", ".join(found[:_FEW]),
             more,

@@ -145,7 +145,7 @@ def _take_back(
         _unsound.add(load.target)
     parts = ", ".join(f"`{load.what}`" for load in reversed(kept))
     raise PartialLoadError(
-        f"the load failed when {parts} had been changed in part: {error}\n"
+        f"the load failed after {parts} had been partly changed: {error}\n"
         "load a checkpoint into the same objects before they are used or saved",
         sorted(changed),
     ) from error
@@ -200,7 +200,7 @@ def check_sound(things: Mapping[str, Any]) -> None:
     for what, thing in things.items():
         if thing is not None and _unsound.holds(thing):
             raise PartialLoadError(
-                f"`{what}` was changed in part by a load that failed, and is not saved; load a "
+                f"`{what}` was partly changed by a load that failed, so it is not saved; load a "
                 "checkpoint into it first",
                 [what],
             )

@@ -92,7 +92,7 @@ class _Own:
             else:
                 self.others.append(name)
         if len(self.keys) != len(state):
-            raise ValueError("two keys of a mapping are the same as text; use other ones")
+            raise ValueError("two keys of a mapping are the same when converted to text; rename one")
 
     def leave_out(self, base: Base, tree: _native.Tree, strict: bool) -> None:
         """Expect no frozen parameter in the checkpoint that holds here what it held at the save.

@@ -302,7 +302,7 @@ class CheckpointManager:
         objects.warn_of_strays(extra)
         for name, value in extra.items():
             if name in state:
-                raise ValueError(f"a part of `extra` is called `{name}`, as a field is")
+                raise ValueError(f"`extra` has a part `{name}`, which is the name of a field; rename it")
             state[name] = value
         if wait:
             # Saves follow one another: one in the background comes first.
@@ -672,7 +672,7 @@ class CheckpointManager:
         """
         if superseded:
             if any((keep, keep_last, keep_every, keep_best, keep_within)):
-                raise ValueError("`superseded` goes with no rule; prune by rules in another call")
+                raise ValueError("`superseded` cannot be combined with rules; prune by rules in another call")
             return [
                 Verdict(self._at(name), reasons, removed)
                 for name, reasons, removed in self._native.prune_superseded(dry_run)

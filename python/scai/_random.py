@@ -78,7 +78,7 @@ def prepared(state: object) -> Callable[[], None]:
                 _warn(f"the random state of {name} is left out: {name} is not installed here")
             except Exception as error:
                 raise ValueError(
-                    f"the random state of {name} is not one: {error}; load with rng=False to leave "
+                    f"the random state of {name} is invalid: {error}; load with rng=False to leave "
                     "the generators as they are"
                 ) from error
 
@@ -109,7 +109,7 @@ def _numpy(state: Any) -> list[Callable[[], object]]:
     np: Any = numpy
     name = state["bit_generator"]
     if name not in _BIT_GENERATORS:
-        raise ValueError(f"`{name}` is no bit generator of NumPy")
+        raise ValueError(f"`{name}` is not a bit generator of NumPy")
     bits = getattr(np.random, name)(0)
     made: Any = np.random.RandomState(bits)
     whole = _arrays(state, like=made.get_state(legacy=False))

@@ -80,9 +80,9 @@ def test_bits_that_flip_between_check_and_filling_are_told_and_block_saves(
     assert isinstance(raised.value.__cause__, DamagedError)
     assert "load a checkpoint into the same objects" in str(raised.value)
     for what in ({"model": model}, {"model": nn.Sequential(model)}):
-        with pytest.raises(PartialLoadError, match="`model` was changed in part"):
+        with pytest.raises(PartialLoadError, match="`model` was partly changed"):
             manager.save_checkpoint(**what, iteration=2)
-    with pytest.raises(PartialLoadError, match="`optimizer` was changed in part"):
+    with pytest.raises(PartialLoadError, match="`optimizer` was partly changed"):
         manager.save_checkpoint(nn.Linear(1, 1), optimizer, 2)
     flip(path, flipped(needle))
     manager.load_checkpoint(path, model)

@@ -243,7 +243,7 @@ def test_one_that_was_changed_in_part_is_not_saved_among_others(
     models, optimizers = actor_and_critic()
     monkeypatch.setattr(_load, "_unsound", _load._Unsound())
     _load._unsound.add(models["critic"])
-    with pytest.raises(PartialLoadError, match=r"`model\['critic'\]` was changed in part"):
+    with pytest.raises(PartialLoadError, match=r"`model\['critic'\]` was partly changed"):
         CheckpointManager(tmp_path).save_checkpoint(models, optimizers, 1)
 
 

@@ -74,7 +74,7 @@ def from_plain(plain: object, tag: Tag) -> object:
             restore = _torch.FROM_PLAIN.get(kind)
         if restore is None:
             raise ValueError(
-                f"`{kind}` is no kind of value here; a newer scai may have saved it"
+                f"`{kind}` is not a known kind of value; a newer scai may have saved it"
             )
         return restore(plain, *details)
     except Absent as absent:

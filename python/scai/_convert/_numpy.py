@@ -102,7 +102,7 @@ def _dtype(json: object) -> np.dtype[Any]:
                 ) from None
             raise
         if dtype.str != json or dtype.hasobject:
-            raise ValueError(f"`{json}` is no type of a NumPy value")
+            raise ValueError(f"`{json}` is not a dtype of NumPy")
         return dtype
     parts: dict[str, Any] = exactly(dict, json)
     if set(parts) == {"base", "shape"}:
@@ -132,7 +132,7 @@ def _to_type(plain: object) -> object:
 
     found = vars(np).get(exactly(str, plain))
     if not (isinstance(found, type) and issubclass(found, np.generic)):
-        raise ValueError(f"`{plain}` is no class of NumPy scalars")
+        raise ValueError(f"`{plain}` is not a scalar type of NumPy")
     return found
 
 
@@ -346,9 +346,9 @@ def _to_bit_generator(plain: object) -> Any:
     state, seeds = parts["state"], parts["seed_seq"]
     name = exactly(dict, state)["bit_generator"]
     if name not in _BIT_GENERATORS:
-        raise ValueError(f"`{name}` is no bit generator of NumPy")
+        raise ValueError(f"`{name}` is not a bit generator of NumPy")
     if seeds is not None and not _is_seed_sequence(seeds):
-        raise ValueError("a seed sequence that is none")
+        raise ValueError("not a seed sequence")
     made = getattr(np.random, name)(0 if seeds is None else seeds)
     made.state = state
     return made
@@ -366,7 +366,7 @@ def _to_random_state(plain: object) -> object:
     state = exactly(dict, plain)
     name = state["bit_generator"]
     if name not in _BIT_GENERATORS:
-        raise ValueError(f"`{name}` is no bit generator of NumPy")
+        raise ValueError(f"`{name}` is not a bit generator of NumPy")
     made = np.random.RandomState(getattr(np.random, name)(0))
     made.set_state(state)
     return made

@@ -211,7 +211,7 @@ def _to_path(plain: object, name: str) -> pathlib.PurePath:
         return pathlib.PurePosixPath(text)
     if name in ("PureWindowsPath", "WindowsPath"):
         return pathlib.PureWindowsPath(text)
-    raise ValueError(f"`{name}` is no kind of path")
+    raise ValueError(f"`{name}` is not a path class")
 
 
 def _to_decimal(plain: object) -> decimal.Decimal:
@@ -241,7 +241,7 @@ def _type(value: type) -> Converted:
 
 def _to_type(plain: object) -> object:
     if plain not in _TYPES:
-        raise ValueError(f"`{plain}` is no builtin type of values")
+        raise ValueError(f"`{plain}` is not a built-in type")
     return getattr(builtins, exactly(str, plain))
 
 
@@ -254,7 +254,7 @@ def _to_constant(plain: object) -> object:
         return Ellipsis
     if plain == "NotImplemented":
         return NotImplemented
-    raise ValueError(f"`{plain}` is no constant")
+    raise ValueError(f"`{plain}` is not a known constant")
 
 
 def _to_stream(plain: object, position: object) -> io.BytesIO:

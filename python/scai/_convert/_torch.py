@@ -47,7 +47,7 @@ def _to_memory_format(plain: object) -> object:
     import torch
 
     if plain not in _MEMORY_FORMATS:
-        raise ValueError(f"`{plain}` is no memory format")
+        raise ValueError(f"`{plain}` is not a memory format")
     return getattr(torch, exactly(str, plain))
 
 
