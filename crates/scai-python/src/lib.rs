@@ -21,6 +21,7 @@ mod torch;
 #[cfg(feature = "train")]
 mod trainer;
 mod tree;
+mod write;
 
 use pyo3::prelude::{Bound, PyModule, PyModuleMethods, PyResult, pymodule};
 use scai_checkpoint::memory::{WithReserve, keep_reserve};
@@ -46,7 +47,7 @@ mod _native {
     #[pymodule_export]
     use super::command::main;
     #[pymodule_export]
-    use super::file::{File, create_directory, verify, write_bytes};
+    use super::file::{File, verify};
     #[pymodule_export]
     use super::folder::{Staging, folder_commit, folder_remove, folder_sweep, folder_verify};
     #[pymodule_export]
@@ -60,4 +61,6 @@ mod _native {
     use super::trainer::Trainer;
     #[pymodule_export]
     use super::tree::{Filling, Tree, renamed};
+    #[pymodule_export]
+    use super::write::{create_directory, write_bytes};
 }

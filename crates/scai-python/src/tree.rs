@@ -375,7 +375,7 @@ impl Tree {
                 return file::write(path, plan, threads);
             }
             let len = plan.len();
-            crate::file::replace(&path, len, |to| plan.write(threads, to).map(drop))
+            crate::write::replace(&path, len, |to| plan.write(threads, to).map(drop))
         })
         .or_raise()
     }
