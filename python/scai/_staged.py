@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import itertools
 import logging
 import os
 import threading
@@ -77,7 +78,7 @@ class Files:
     ) -> bool:
         """Take what ``safetensors.torch.save_file`` would write; `False` if it is not known here."""
         name = self._name(path)
-        if name is None or not all(map(_is_dense, tensors.values())):
+        if name is None or not _are_separate([*tensors.values()]):
             return False
         try:
             tree = self._encode(dict(tensors))
@@ -98,10 +99,20 @@ class Files:
             write(os.path.join(directory, name))
 
 
-def _is_dense(value: Any) -> bool:
+def _are_separate(values: list[Any]) -> bool:
+    """Whether these are tensors that safetensors takes: contiguous, and none in the memory of another."""
     import torch
 
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided
+    if not all(
+        isinstance(each, torch.Tensor) and each.layout is torch.strided and each.is_contiguous()
+        for each in values
+    ):
+        return False
+    places = sorted((str(t.device), t.data_ptr(), t.data_ptr() + t.nbytes) for t in values if t.nbytes)
+    return all(
+        device != other or end <= begin
+        for (device, _, end), (other, begin, _) in itertools.pairwise(places)
+    )
 
 
 _of_thread = threading.local()
@@ -368,7 +379,7 @@ class Claim:
 
     def __init__(self, directory: str) -> None:
         self._number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._number)
+        weakref.finalize(self, _release, self._number, os.getpid())
         until = time.monotonic() + STALE
         while True:
             try:
@@ -384,6 +395,13 @@ class Claim:
             except OSError as error:
                 _log.debug("`%s` cannot be locked: %s", directory, error)
                 return
+
+
+def _release(number: int, process: int) -> None:
+    # Data loaders may have inherited it, and live on. What they forget is no business of others.
+    if os.getpid() == process:
+        fcntl.flock(number, fcntl.LOCK_UN)
+    os.close(number)
 
 
 _claims: weakref.WeakValueDictionary[tuple[int, int, int], Claim] = weakref.WeakValueDictionary()

@@ -223,7 +223,7 @@ def test_a_checkpoint_is_replaced_at_once_and_nothing_else_is(tmp_path: Path) ->
     assert {*os.listdir(tmp_path / "stock")} == STOCK | {"commit.json"}
 
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds `notes.txt`.*such as .*state"):
+    with pytest.raises(FileExistsError, match=r"holds `notes.txt`.*such as .*state") as _held:
         mine.accelerator.save_state(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["notes.txt", "state", "stock"]
     assert not [name for name in os.listdir(tmp_path.parent) if name.startswith(".scai-")]
@@ -428,7 +428,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(accelerate.checkpointing, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as _held:
             mine.accelerator.save_state()
     assert names(tmp_path) == ["checkpoint_0"]
     assert mine.accelerator.save_state().name == "checkpoint_1"

@@ -189,6 +189,33 @@ def test_what_is_not_plain_is_written_as_by_trainer(run: Callable[..., Any], tmp
     assert torch.load(path, weights_only=False)["path"] == Path("x")
 
 
+def test_tied_weights_are_refused_as_by_trainer_where_it_refuses_them(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    for kind in (Trainer, ScaiTrainer):
+        model = Line()
+        model.tied = model.ballast
+        with pytest.raises(RuntimeError, match="share memory"):
+            run(kind, model=model).train()
+    assert [name for name in names(tmp_path / "run") if name.startswith(".")] == []
+
+
+def test_a_data_loader_that_lives_on_does_not_hold_the_directory(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    arguments = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "max_steps": 8}
+    loaders = []
+
+    class Holding(ScaiTrainer):
+        def get_train_dataloader(self) -> Any:
+            loaders.append(super().get_train_dataloader())
+            return loaders[-1]
+
+    for _ in range(2):
+        run(Holding, **arguments).train()
+    assert names(tmp_path / "run") == ["checkpoint-8"]
+
+
 # When it is there
 
 
@@ -290,15 +317,15 @@ def falling(scores: Iterator[int], _: Any) -> dict[str, float]:
     return {"score": -float(next(scores))}
 
 
-def test_the_best_one_is_checked_before_it_is_all_there_is(
+def test_the_best_one_is_checked_before_it_is_loaded_or_all_there_is(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
     best = tmp_path / "run" / "checkpoint-8"
-    for loads in (True, False):
+    for loads, limit in ((True, 1), (False, 1), (True, 2)):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         one = run(
             ScaiTrainer,
-            save_total_limit=1,
+            save_total_limit=limit,
             eval_strategy="steps",
             eval_steps=8,
             metric_for_best_model="score",
@@ -455,7 +482,7 @@ def test_an_interrupted_save_leaves_nothing(
 
     one = run(ScaiTrainer, pretrained=True)
     one.add_callback(At(9, lambda: monkeypatch.setattr(one, "_save_rng_state", interrupted)))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as _held:
         one.train()
     assert names(tmp_path / "run") == ["checkpoint-8"]
 

@@ -24,6 +24,7 @@ from transformers import Trainer, TrainerCallback, modeling_utils
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
+    HubStrategy,
     SaveStrategy,
     TrainOutput,
     sort_checkpoints,
@@ -165,13 +166,14 @@ class ScaiTrainerMixin(_Trainer):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         path = os.path.join(self._get_output_dir(trial), name)
         take = functools.partial(self._scai_take, model, trial, path)
-        waits = self._scai_wait or self.args.push_to_hub or self._scai_is_looked_for()
+        uploads = self.args.push_to_hub and self.args.hub_strategy != HubStrategy.END
+        waits = self._scai_wait or uploads or self._scai_is_looked_for()
         if any(agreed(waits, self._scai_saves.failure())):
             self._scai_saves.wait()
             # On this thread: nothing changes a tensor meanwhile, so that none is copied.
             _, error = attempted(take(_native.Tree.encode), None)
             agreed(None, self._scai_saves.failure() or error)
-            if self.args.push_to_hub:
+            if uploads:
                 self._push_from_checkpoint(path)
         elif self.args.should_save:
             self._scai_saves.begin(path, take)
