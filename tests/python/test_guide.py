@@ -25,6 +25,7 @@ import types
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from sybil import Document, Example, Sybil
@@ -33,6 +34,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 ROOT = Path(__file__).parents[2]
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 READMES = ("README.md", "README.zh.md")
+FRAMEWORKS = ("docs/integrations.md", "docs/integrations.zh.md")
 UPDATE = "UPDATE" in os.environ
 # No colours and no moving bars, also where a variable such as CI says that a terminal is there.
 PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "TZ": "UTC"}
@@ -149,6 +151,7 @@ def run(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     kinds: Collection[str] = ("python", "console", "text", "yaml"),
+    on_warning: Literal["error", "ignore"] = "error",
 ) -> None:
     """Runs the blocks of some kinds of a document in `folder`."""
     document = parse(name)
@@ -158,7 +161,7 @@ def run(
     monkeypatch.chdir(folder)
     running = Run(document, kinds)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter(on_warning)
         # PyTorch 2.4 and 2.5 warn of `torch.load` in an example.
         warnings.filterwarnings("ignore", ".*weights_only=False", FutureWarning)
         running.run()
@@ -183,6 +186,15 @@ def test_the_python_of_a_readme_runs(
     run(name, tmp_path, monkeypatch, kinds={"python", "text"})
 
 
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_python_of_the_page_on_frameworks_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightning")
+    # Frameworks warn of much that is theirs.
+    run(name, tmp_path, monkeypatch, kinds={"python", "text"}, on_warning="ignore")
+
+
 def code(example: Example) -> object:
     """A block without its comments, which are in the language of the guide."""
     kind, source = language(example), str(example.parsed)
@@ -191,15 +203,16 @@ def code(example: Example) -> object:
     return kind, re.sub(r" *#.*", "", source) if kind == "yaml" else source
 
 
-def test_both_guides_have_the_same_code() -> None:
-    english, chinese = ([code(example) for example in parse(name).examples()] for name in GUIDES)
-    assert len(english) > 20
+@pytest.mark.parametrize(("names", "least"), [(GUIDES, 20), (FRAMEWORKS, 4)])
+def test_both_languages_have_the_same_code(names: tuple[str, str], least: int) -> None:
+    english, chinese = ([code(example) for example in parse(name).examples()] for name in names)
+    assert len(english) > least
     for number, (one, other) in enumerate(zip(english, chinese, strict=True)):
         assert one == other, f"block {number + 1} differs"
 
 
 def test_every_fence_of_the_guides_is_known() -> None:
-    for name in GUIDES:
+    for name in (*GUIDES, *FRAMEWORKS):
         fences = re.findall(r"^```(\S*)", (ROOT / name).read_text(), flags=re.MULTILINE)
         assert set(fences[::2]) <= {"python", "console", "text", "yaml", "sh"}, name
         assert set(fences[1::2]) == {""}, name

@@ -577,22 +577,20 @@ def test_loggers_find_the_files_they_upload(io: ScaiCheckpointIO, tmp_path: Path
 def test_a_logger_that_uploads_nothing_makes_nobody_wait(
     io: ScaiCheckpointIO, tmp_path: Path
 ) -> None:
-    gate = Gate(io)
+    gate, directory = Gate(io), tmp_path / "run"
 
     class Opening(Callback):
+        found: list[str] | None = None
+
         def on_train_end(self, *_: Any) -> None:
+            self.found = os.listdir(directory)
             gate.open()
 
-    running = trainer(
-        tmp_path,
-        io,
-        ModelCheckpoint(tmp_path / "run"),
-        Opening(),
-        epochs=1,
-        logger=CSVLogger(tmp_path),
-    )
+    opening, logger = Opening(), CSVLogger(tmp_path)
+    running = trainer(tmp_path, io, ModelCheckpoint(directory), opening, epochs=1, logger=logger)
     running.fit(Model(), data())
-    assert len(os.listdir(tmp_path / "run")) == 1
+    assert opening.found == []
+    assert len(os.listdir(directory)) == 1
 
 
 def test_a_link_never_leads_nowhere(io: ScaiCheckpointIO, tmp_path: Path) -> None:
