@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use scai_checkpoint::codec::Protection;
 use scai_checkpoint::file::{self, ReadOptions};
+use scai_checkpoint::folder;
+use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
 use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options, Result};
 use serde::{Serialize, Serializer};
@@ -62,7 +64,8 @@ fn message<S: Serializer>(finding: &Option<Finding>, serializer: S) -> Result<S:
     finding.as_ref().map(|finding| &finding.message).serialize(serializer)
 }
 
-/// Reads every byte of the file at `path` and reports all that is wrong.
+/// Reads every byte of the file at `path`, or of the files that the directory at `path` was committed with,
+/// and reports all that is wrong.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. One that does not exist is
@@ -72,7 +75,34 @@ pub fn verify<'o>(
     options: impl Into<ReadOptions<'o>>,
 ) -> Result<VerifyReport> {
     let path = path.as_ref();
+    if path.is_dir() {
+        return directory_report(path, options.into());
+    }
     Ok(report(path, file::verify(path, options)?))
+}
+
+/// What verifying a committed directory of files found.
+fn directory_report(path: &Path, options: ReadOptions<'_>) -> Result<VerifyReport> {
+    let (commit, damage) = match folder::commit_of(path) {
+        Ok(Some(commit)) => (Some(commit), folder::verify(path, options)?),
+        Ok(None) => (None, folder::verify(path, options)?),
+        Err(error) if error.is_damage() => (None, vec![error]),
+        Err(error) => return Err(error),
+    };
+    let sound = damage.is_empty();
+    let sizes = commit.iter().flat_map(|commit| commit.files.values()).map(|file| file.size);
+    Ok(VerifyReport {
+        path: path.display().to_string(),
+        size: sizes.sum(),
+        sound,
+        condition: if sound { Condition::Sound } else { Condition::Damaged },
+        protection: Some(Protection::Digests),
+        source_protection: None,
+        iteration: commit.and_then(|commit| commit.iteration?.try_into().ok()),
+        answers: Answers { exists: true, readable: sound, ..Answers::default() },
+        damage: damage.into_iter().map(Finding::of).collect(),
+        obstacle: None,
+    })
 }
 
 fn report(path: &Path, verification: Verification) -> VerifyReport {
@@ -113,17 +143,24 @@ pub struct Target {
     pub size: u64,
 }
 
-/// The files that `path` stands for: all checkpoints and other files of a directory, or the one file.
+/// What `path` stands for: all checkpoints and other files of a directory, or the one file or committed
+/// directory.
 ///
 /// # Errors
 /// [`Error::Io`] if a directory cannot be listed.
 pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
     let path = path.as_ref();
+    if is_committed(path) {
+        return Ok(vec![directory_target(path)]);
+    }
     if path.is_dir() {
         let listed = CheckpointManager::open(path, Options::default())?.list()?.into_iter();
         let listed = listed.map(|listed| (listed.name, listed.size));
         let found = listed.chain(others(path)?.into_iter().map(|other| (other.name, other.size)));
-        return Ok(found.map(|(name, size)| Target { path: path.join(name), size }).collect());
+        let mut targets: Vec<Target> =
+            found.map(|(name, size)| Target { path: path.join(name), size }).collect();
+        targets.extend(committed(path)?);
+        return Ok(targets);
     }
     let size = path.metadata().map_or(0, |metadata| metadata.len());
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_index(name));
@@ -136,4 +173,36 @@ pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
         _ => None,
     };
     Ok(vec![Target { path: path.to_owned(), size: index.map_or(size, |index| index.size) }])
+}
+
+/// Whether a directory was committed as one checkpoint.
+fn is_committed(path: &Path) -> bool {
+    path.join(folder::COMMIT).is_file()
+}
+
+/// The committed directories in `path`, in the order of the numbers in their names.
+fn committed(path: &Path) -> Result<Vec<Target>> {
+    let at = |source| Error::io("list", source).at_path(path);
+    let children = LocalDirectory::open(path).and_then(|opened| opened.children()).map_err(at)?;
+    let mut found: Vec<Target> = children
+        .into_iter()
+        .filter(|name| !is_draft(name))
+        .map(|name| path.join(name))
+        .filter(|path| is_committed(path))
+        .map(|path| directory_target(&path))
+        .collect();
+    let number = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        name[name.len() - digits..].parse::<u64>().ok()
+    };
+    found.sort_by(|a, b| (number(&a.path), &a.path).cmp(&(number(&b.path), &b.path)));
+    Ok(found)
+}
+
+fn directory_target(path: &Path) -> Target {
+    // What is wrong with the commit is found when it is verified.
+    let commit = folder::commit_of(path).ok().flatten();
+    let size = commit.iter().flat_map(|commit| commit.files.values()).map(|file| file.size).sum();
+    Target { path: path.to_owned(), size }
 }

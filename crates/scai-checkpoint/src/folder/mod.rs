@@ -44,6 +44,7 @@ pub use staging::commit_in;
 pub use staging::{About, Staging};
 
 use crate::error::{Error, Place, Result};
+use crate::read_options::ReadOptions;
 use crate::store::{Directory, LocalDirectory, ReadAt, commit};
 use crate::threads::{held, on_threads};
 
@@ -59,12 +60,15 @@ pub fn commit_of(path: impl AsRef<Path>) -> Result<Option<Commit>> {
     commit_in_directory(&opened(path.as_ref())?)
 }
 
-/// Reads every file of the committed directory at `path`, on up to `threads` threads, and reports all that
-/// is wrong: files that are missing, have another length, or hold other bytes. Other files are ignored.
+/// Reads every file of the committed directory at `path` and reports all that is wrong: files that are
+/// missing, have another length, or hold other bytes. Other files are ignored.
 ///
 /// # Errors
-/// As [`commit_of`]; [`Error::NotACheckpoint`] if it has no `commit.json`.
-pub fn verify(path: impl AsRef<Path>, threads: usize) -> Result<Vec<Error>> {
+/// As [`commit_of`]; [`Error::NotACheckpoint`] if it has no `commit.json`; [`Error::Cancelled`].
+pub fn verify<'o>(
+    path: impl AsRef<Path>,
+    options: impl Into<ReadOptions<'o>>,
+) -> Result<Vec<Error>> {
     let directory = opened(path.as_ref())?;
     let Some(commit) = commit_in_directory(&directory)? else {
         return Err(Error::not_a_checkpoint(
@@ -73,7 +77,7 @@ pub fn verify(path: impl AsRef<Path>, threads: usize) -> Result<Vec<Error>> {
             "it was not committed with scai, so nothing is known about its files",
         ));
     };
-    Ok(verify_in(&directory, &commit, threads))
+    verify_in(&directory, &commit, &options.into())
 }
 
 /// Removes the committed directory at `path`, as a whole from one moment on.
@@ -101,10 +105,12 @@ pub fn sweep(parent: impl AsRef<Path>) -> Result<()> {
 #[cfg(feature = "testing")]
 pub fn verify_directory(directory: &dyn Directory) -> Result<Option<(Commit, Vec<Error>)>> {
     let commit = commit_in_directory(directory)?;
-    Ok(commit.map(|commit| {
-        let wrong = verify_in(directory, &commit, 1);
-        (commit, wrong)
-    }))
+    commit
+        .map(|commit| {
+            let wrong = verify_in(directory, &commit, &1.into())?;
+            Ok((commit, wrong))
+        })
+        .transpose()
 }
 
 fn opened(path: &Path) -> Result<LocalDirectory> {
@@ -130,37 +136,48 @@ fn commit_in_directory(directory: &dyn Directory) -> Result<Option<Commit>> {
 }
 
 /// All that is wrong with the files that a commit binds.
-fn verify_in(directory: &dyn Directory, commit: &Commit, threads: usize) -> Vec<Error> {
+fn verify_in(
+    directory: &dyn Directory,
+    commit: &Commit,
+    options: &ReadOptions<'_>,
+) -> Result<Vec<Error>> {
     let files: Vec<(&String, &Bound)> = commit.files.iter().collect();
     let found = std::sync::Mutex::new(Vec::new());
-    each(files.len(), threads, |i| {
+    each(files.len(), options.thread_count(), |i| {
         let (name, bound) = files[i];
-        let wrong = check_file(directory, name, bound).err();
+        let wrong = check_file(directory, name, bound, options).err();
         held(&found).extend(wrong.map(|wrong| (i, wrong)));
     });
+    options.check()?;
     let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     found.sort_by_key(|(i, _)| *i);
-    found.into_iter().map(|(_, wrong)| wrong).collect()
+    Ok(found.into_iter().map(|(_, wrong)| wrong).collect())
 }
 
-fn check_file(directory: &dyn Directory, name: &str, bound: &Bound) -> Result<()> {
-    let path = Path::new(&directory.describe()).join(name);
-    let damaged = |detail: String| {
-        Err(Error::damaged(Place { path: Some(path.clone()), ..Place::default() }, detail))
+fn check_file(
+    directory: &dyn Directory,
+    name: &str,
+    bound: &Bound,
+    options: &ReadOptions<'_>,
+) -> Result<()> {
+    let path = path_in(directory, name);
+    let damaged = |what: String| {
+        let place = Place { path: Some(directory.describe().into()), ..Place::default() };
+        Err(Error::damaged(place, format!("the file `{name}` {what}")))
     };
     let file = match open_below(directory, name) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return damaged("the file is missing".to_owned());
+            return damaged("is missing".to_owned());
         }
         file => file.map_err(|error| Error::of_path("open", path.clone(), error))?,
     };
     if file.len() != bound.size {
-        return damaged(format!("the file has {} bytes, not {}", file.len(), bound.size));
+        return damaged(format!("has {} bytes, not {}", file.len(), bound.size));
     }
     // A device may return other bytes than memory still holds.
     file.forget_cached();
-    let found = digest(&*file).map_err(|error| Error::io("read", error).at_path(&path))?;
-    if found == bound.xxh3_128 { Ok(()) } else { damaged("checksum mismatch".to_owned()) }
+    let found = digest(&*file, options).map_err(|error| error.at_path(&path))?;
+    if found == bound.xxh3_128 { Ok(()) } else { damaged("does not match its checksum".to_owned()) }
 }
 
 /// Opens a file below a directory, by its name with slashes.
@@ -172,14 +189,16 @@ fn open_below(directory: &dyn Directory, name: &str) -> std::io::Result<Arc<dyn 
 }
 
 /// The XXH3-128 digest of a file, in hexadecimal as `xxhsum -H2` prints it.
-fn digest(file: &dyn ReadAt) -> std::io::Result<String> {
+fn digest(file: &dyn ReadAt, options: &ReadOptions<'_>) -> Result<String> {
     let mut hasher = XxHash3_128::new();
     let mut buffer = vec![0; PIECE.min(usize::try_from(file.len()).unwrap_or(PIECE))];
     let mut at = 0;
     while at < file.len() {
+        options.check()?;
         let len = (buffer.len() as u64).min(file.len() - at) as usize;
-        file.read_at(at, &mut buffer[..len])?;
+        file.read_at(at, &mut buffer[..len]).map_err(|error| Error::io("read", error))?;
         hasher.write(&buffer[..len]);
+        options.report(len as u64);
         at += len as u64;
     }
     Ok(format!("{:032x}", hasher.finish_128()))

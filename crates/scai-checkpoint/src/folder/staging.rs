@@ -216,7 +216,7 @@ impl FoundFile {
         let path = path_in(&*self.directory, &self.name);
         let opened = self.directory.open(&self.name);
         let file = opened.map_err(|error| Error::of_path("open", path.clone(), error))?;
-        let digest = digest(&*file).map_err(|error| Error::io("read", error).at_path(&path))?;
+        let digest = digest(&*file, &1.into()).map_err(|error| error.at_path(&path))?;
         self.directory
             .sync_file(&self.name)
             .map_err(|error| Error::io("make its content durable", error).at_path(&path))?;

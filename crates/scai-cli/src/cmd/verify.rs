@@ -39,7 +39,9 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
         if args.json {
             reports.push(report);
         } else {
-            bar.suspend(|| print(out, &report, width, found.len() == 1))?;
+            // The questions are about one file.
+            let with_answers = found.len() == 1 && !target.path.is_dir();
+            bar.suspend(|| print(out, &report, width, with_answers))?;
         }
     }
     bar.finish_and_clear();

@@ -1,6 +1,7 @@
 //! `scai verify`
 
 use insta::assert_snapshot;
+use scai_checkpoint::folder::{About, Staging};
 use scai_checkpoint::{Tensor, Value};
 
 use crate::support::{Sandbox, state};
@@ -127,4 +128,28 @@ fn a_damaged_or_missing_shard_is_told_of_at_its_index_alone() {
     let reports = sandbox.json(&["verify", ".", "--json"]);
     assert_eq!(reports.as_array().unwrap().len(), 4);
     assert_eq!(reports[1]["condition"], "damaged", "{reports}");
+}
+
+#[test]
+fn a_committed_directory_is_verified_as_one_checkpoint() {
+    let sandbox = Sandbox::new();
+    for step in [20, 100] {
+        let staging = Staging::begin(sandbox.path("runs")).unwrap();
+        std::fs::create_dir(staging.path().join("more")).unwrap();
+        for name in ["model.bin", "more/state.json"] {
+            std::fs::write(staging.path().join(name), name.repeat(step)).unwrap();
+        }
+        let about = About::default().iteration(step as u64);
+        staging.commit(&format!("checkpoint-{step}"), &about).unwrap();
+    }
+    let sound = sandbox.run(&["verify", "runs/checkpoint-100"]);
+    std::fs::write(sandbox.path("runs/checkpoint-100/model.bin"), "x".repeat(900)).unwrap();
+    std::fs::remove_file(sandbox.path("runs/checkpoint-20/more/state.json")).unwrap();
+    let damaged = sandbox.run(&["verify", "runs"]);
+    assert_snapshot!([sound, damaged].join("\n"));
+
+    let report = &sandbox.json(&["verify", "runs/checkpoint-100", "--json"])[0];
+    assert_eq!(report["iteration"], 100);
+    assert_eq!(report["condition"], "damaged");
+    assert!(report["damage"][0]["message"].as_str().unwrap().contains("model.bin"));
 }
