@@ -243,7 +243,9 @@ class ScaiCheckpointIO(TorchCheckpointIO):
         try:
             self.flush()
         finally:
-            self._background = None
+            # Ctrl-C ends the wait, and what is under way is still to be waited for.
+            if not self._unfinished:
+                self._background = None
 
     def _raise_failure(self) -> None:
         """Forget what has ended, and raise what the first of it failed with."""
