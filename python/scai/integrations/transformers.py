@@ -97,6 +97,8 @@ class ScaiTrainerMixin(_Trainer):
         checked_flags(wait=wait)
         self._scai_wait = wait
         self._scai_saves = Saves()
+        # The last checkpoint that was saved; it may not be there yet.
+        self._scai_last: str | None = None
         self._scai_has_warned = False
         super().__init__(*args, **kwargs)
 
@@ -126,6 +128,7 @@ class ScaiTrainerMixin(_Trainer):
         # What an earlier training failed with was logged.
         self._scai_saves.wait()
         self._scai_saves.failure()
+        self._scai_last = None
         claim = self._scai_claim(trial)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._scai_newest() or True
@@ -203,6 +206,7 @@ class ScaiTrainerMixin(_Trainer):
             agreed(None)
             written, state.best_model_checkpoint = state.best_model_checkpoint, best
             best = state.best_model_checkpoint = self._scai_best(path)
+            self._scai_last = path
             if staging is None:
                 return nothing
             for entry in os.listdir(os.path.join(directory, name)):
@@ -239,7 +243,7 @@ class ScaiTrainerMixin(_Trainer):
         step = self.state.best_global_step
         if step:
             best = os.path.join(os.path.dirname(path), f"{PREFIX_CHECKPOINT_DIR}-{step}")
-            if best == path or os.path.exists(best):
+            if best in (path, self._scai_last) or os.path.exists(best):
                 return best
         return self.state.best_model_checkpoint
 
