@@ -154,5 +154,6 @@ mod tensor;
 pub use module::{
     load_state_dict, named_parameters, num_batches_tracked, set_num_batches_tracked, state_dict,
 };
-pub use optimizer::{AdamW, with_param_names};
+pub use optimizer::AdamW;
+pub use scai_checkpoint::load::with_param_names;
 pub use scai_checkpoint::{Error, Result};

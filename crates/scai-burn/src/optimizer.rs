@@ -9,7 +9,9 @@ use burn::optim::{
     Optimizer,
 };
 use burn::tensor::Tensor as BurnTensor;
-use scai_checkpoint::load::{LoadReport, MatchOptions, TensorSpec, transfer_optimizer};
+use scai_checkpoint::load::{
+    LoadReport, MatchOptions, TensorSpec, param_names, transfer_optimizer,
+};
 use scai_checkpoint::{Dict, Error, Result, Tensor, Value};
 
 use crate::module::parameters;
@@ -127,7 +129,7 @@ impl AdamW {
     /// optimizer. The report lists the parameters whose moments were taken as loaded.
     ///
     /// A state of PyTorch has names only if its optimizer was made from
-    /// `model.named_parameters()`; [`with_param_names`] adds them to any other.
+    /// `model.named_parameters()`; [`with_param_names`](crate::with_param_names) adds them to any other.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with the whole report if a strict load does not fit; [`Error::Invalid`]
@@ -140,17 +142,7 @@ impl AdamW {
     ) -> Result<LoadReport> {
         let parameters = parameters(model);
         let wanted: Vec<TensorSpec> = parameters.iter().map(Spec::entry).collect::<Result<_>>()?;
-        let saved_names = match param_names(saved) {
-            Some(names) => names,
-            None if groups_of(saved).is_some() => {
-                return Err(Error::Invalid(
-                    "the optimizer state has no `param_names`, so it is not known which parameter \
-                     is which; add them with `scai_burn::with_param_names`"
-                        .to_owned(),
-                ));
-            }
-            None => return Err(not_a_state(saved)),
-        };
+        let saved_names = param_names(saved)?;
         let none = Value::Dict(Dict::new());
         let (moved, mut report) = transfer_optimizer(saved, &saved_names, &none, &wanted, options)?;
         // A parameter that was saved without moments, since it was never trained, lacks nothing.
@@ -261,54 +253,6 @@ impl ModuleMapper for Step<'_> {
     }
 }
 
-/// An optimizer state of PyTorch with the names of its parameters, as in `model`, the state dict
-/// that was saved with it.
-///
-/// `torch.optim.AdamW(model.parameters())` numbers the parameters in the order of the model. A
-/// state that has names already is returned as it is.
-///
-/// # Errors
-/// [`Error::Invalid`] if the state has several groups of parameters, whose order is not that of the
-/// model, or another number of parameters than the model.
-pub fn with_param_names(mut state: Value, model: &Value) -> Result<Value> {
-    if param_names(&state).is_some() {
-        return Ok(state);
-    }
-    let names = parameters_of(model);
-    let groups = match state.resolved_mut() {
-        Value::Dict(dict) => dict.get_mut("param_groups"),
-        _ => None,
-    };
-    let Some(Value::List(groups)) = groups.map(Value::resolved_mut) else {
-        return Err(not_a_state(&state));
-    };
-    let [group] = groups.as_mut_slice() else {
-        return Err(Error::Invalid(format!(
-            "the optimizer state has {} groups of parameters and no names, so it is not known \
-             which parameter is which; save it from an optimizer that was made with \
-             `model.named_parameters()`",
-            groups.len()
-        )));
-    };
-    let Value::Dict(group) = group.resolved_mut() else {
-        return Err(Error::Invalid("`param_groups` does not hold a dict".to_owned()));
-    };
-    let count = match group.get("params").map(Value::resolved) {
-        Some(Value::List(params)) => params.len(),
-        _ => names.len(),
-    };
-    if count != names.len() {
-        return Err(Error::Invalid(format!(
-            "the optimizer has {count} parameters and the model saved with it {}, so it is not \
-             known which parameter is which; save it from an optimizer that was made with \
-             `model.named_parameters()`",
-            names.len()
-        )));
-    }
-    group.insert("param_names", names.into_iter().map(Value::from).collect::<Vec<_>>());
-    Ok(state)
-}
-
 /// A number of single precision as a person would write it: 0.9, not 0.8999999762.
 fn decimal(number: f32) -> Value {
     Value::Float(number.to_string().parse().unwrap_or(f64::from(number)))
@@ -379,52 +323,4 @@ fn loaded_moments(entry: &Value, spec: &Spec) -> Result<AdaptiveMomentumState<1>
     momentum.max_moment_2 =
         field("max_exp_avg_sq").and_then(Value::as_tensor).map(loaded).transpose()?;
     Ok(momentum)
-}
-
-fn groups_of(optimizer: &Value) -> Option<&[Value]> {
-    match optimizer.as_dict()?.get("param_groups")?.resolved() {
-        Value::List(groups) => Some(groups),
-        _ => None,
-    }
-}
-
-fn not_a_state(value: &Value) -> Error {
-    let keys: Vec<&str> = value.as_dict().into_iter().flat_map(Dict::keys).take(3).collect();
-    let found = match keys.as_slice() {
-        [] => format!("a {}", value.type_name()),
-        keys => format!("a dict with the keys `{}`, …", keys.join("`, `")),
-    };
-    Error::Invalid(format!(
-        "an optimizer state must be a dict with `state` and `param_groups`, got {found}"
-    ))
-}
-
-/// The names of the parameters in a saved state, by their number.
-fn param_names(optimizer: &Value) -> Option<Vec<String>> {
-    let groups = groups_of(optimizer)?;
-    let mut names = Vec::new();
-    for group in groups {
-        let group = group.as_dict()?.get("param_names")?;
-        let Value::List(group) = group.resolved() else { return None };
-        for name in group {
-            names.push(name.as_str()?.to_owned());
-        }
-    }
-    Some(names)
-}
-
-/// The names in a saved state dict that are parameters, in order: not the buffers of batch norm and
-/// nothing but floating-point numbers, which alone can be trained.
-fn parameters_of(model: &Value) -> Vec<String> {
-    const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"];
-    let is_parameter = |name: &str, tensor: &Tensor| {
-        let last = name.rsplit('.').next().unwrap_or(name);
-        tensor.dtype().name().contains("float") && !BUFFERS.contains(&last)
-    };
-    let entries = model.as_dict().into_iter().flat_map(|dict| &dict.entries);
-    entries
-        .filter_map(|(name, value)| Some((name.as_str()?, value.as_tensor()?)))
-        .filter(|(name, tensor)| is_parameter(name, tensor))
-        .map(|(name, _)| name.to_owned())
-        .collect()
 }

@@ -179,7 +179,7 @@ fn a_state_that_is_not_one_of_adamw_or_has_no_names_is_an_error() {
         }
     };
     let sgd = torch_state(vec![group(0..names)], &["momentum_buffer"]);
-    fails(&sgd, "`scai_burn::with_param_names`");
+    fails(&sgd, "`with_param_names`");
     let named = scai_burn::with_param_names(sgd, &model_dict).unwrap();
     fails(&Value::None, "a dict with `state` and `param_groups`, got a None");
     fails(&model_dict, "`embedding.weight`, `conv.weight`, `conv.bias`, …");

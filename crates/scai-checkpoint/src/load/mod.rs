@@ -3,6 +3,7 @@
 //! Everything here is a pure function from names, shapes and types to what would be loaded, so a
 //! dry run is a call whose result is not applied, and a strict load that fails has changed nothing.
 
+mod param_names;
 mod wrappers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -11,6 +12,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 pub use crate::report::{LoadReport, ShapeMismatch};
+pub use param_names::{param_names, with_param_names};
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
