@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The headings with a list of modules, from the top down, and where these are.
-const MAPS: [(&str, &str); 6] = [
+const MAPS: [(&str, &str); 7] = [
     ("Inside the engine", "crates/scai-checkpoint/src"),
     ("Inside the trainer", "crates/scai-train/src"),
     ("Inside the adapter for burn", "crates/scai-burn/src"),
+    ("Inside the adapter for candle", "crates/scai-candle/src"),
     ("Inside what is seen in checkpoints", "crates/scai-inspect/src"),
     ("Inside the command", "crates/scai-cli/src"),
     ("Inside the extension", "crates/scai-python/src"),
