@@ -34,7 +34,14 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 ROOT = Path(__file__).parents[2]
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 READMES = ("README.md", "README.zh.md")
-FRAMEWORKS = ("docs/integrations.md", "docs/integrations.zh.md")
+FRAMEWORKS = tuple(
+    (f"docs/integrations/{name}.md", f"docs/integrations/{name}.zh.md", package)
+    for name, package in (
+        ("lightning", "lightning"),
+        ("transformers", "transformers"),
+        ("accelerate", "accelerate"),
+    )
+)
 UPDATE = "UPDATE" in os.environ
 # No colours and no moving bars, also where a variable such as CI says that a terminal is there.
 PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "TZ": "UTC"}
@@ -186,13 +193,15 @@ def test_the_python_of_a_readme_runs(
     run(name, tmp_path, monkeypatch, kinds={"python", "text"})
 
 
-@pytest.mark.parametrize("name", FRAMEWORKS)
-def test_the_python_of_the_page_on_frameworks_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "package"), [(page, package) for *pages, package in FRAMEWORKS for page in pages]
+)
+def test_a_page_on_a_framework_runs(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("lightning")
+    pytest.importorskip(package)
     # Frameworks warn of much that is theirs.
-    run(name, tmp_path, monkeypatch, kinds={"python", "text"}, on_warning="ignore")
+    run(name, tmp_path, monkeypatch, on_warning="ignore")
 
 
 def code(example: Example) -> object:
@@ -203,16 +212,21 @@ def code(example: Example) -> object:
     return kind, re.sub(r" *#.*", "", source) if kind == "yaml" else source
 
 
-@pytest.mark.parametrize(("names", "least"), [(GUIDES, 20), (FRAMEWORKS, 4)])
-def test_both_languages_have_the_same_code(names: tuple[str, str], least: int) -> None:
-    english, chinese = ([code(example) for example in parse(name).examples()] for name in names)
+@pytest.mark.parametrize(
+    ("english_page", "chinese_page", "least"), [(*GUIDES, 20), *((*pages, 2) for *pages, _ in FRAMEWORKS)]
+)
+def test_both_languages_have_the_same_code(
+    english_page: str, chinese_page: str, least: int
+) -> None:
+    pages = english_page, chinese_page
+    english, chinese = ([code(example) for example in parse(page).examples()] for page in pages)
     assert len(english) > least
     for number, (one, other) in enumerate(zip(english, chinese, strict=True)):
         assert one == other, f"block {number + 1} differs"
 
 
 def test_every_fence_of_the_guides_is_known() -> None:
-    for name in (*GUIDES, *FRAMEWORKS):
+    for name in (*GUIDES, *(page for *pages, _ in FRAMEWORKS for page in pages)):
         fences = re.findall(r"^```(\S*)", (ROOT / name).read_text(), flags=re.MULTILINE)
         assert set(fences[::2]) <= {"python", "console", "text", "yaml", "sh"}, name
         assert set(fences[1::2]) == {""}, name

@@ -144,3 +144,8 @@ pub use optimizer::AdamW;
 pub use scai_checkpoint::load::with_param_names;
 pub use scai_checkpoint::{Error, Result};
 pub use var_map::{load_state_dict, state_dict};
+
+/// The code of the page for users is run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/integrations/candle.md")]
+struct Page;
