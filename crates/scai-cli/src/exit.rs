@@ -1,15 +1,15 @@
-//! How a command ends.
+//! How a command ends: exit codes, and errors on stderr.
 //!
 //! | code | meaning |
 //! |---|---|
-//! | 0 | done; nothing is damaged; the two are identical |
-//! | 1 | something is damaged; the two differ |
-//! | 2 | it could not be done: wrong usage, no such file, no space |
-//! | 3 | nothing is damaged as far as can be told, but a file carries no checksums |
-//! | 4 | nothing is damaged, but a file holds something unsupported, or needs code to be run |
-//! | 5 | nothing is damaged, but a file is not a checkpoint |
-//! | 6 | the digests of the two are identical; the tensors were not read (`diff --digests-only`) |
-//! | 130, 143 | training was stopped by SIGINT (Ctrl-C), by SIGTERM; saved, unless there were two |
+//! | 0 | success; no damage found; the two files are identical |
+//! | 1 | damage found; the two files differ |
+//! | 2 | the command failed: wrong usage, no such file, no space |
+//! | 3 | no damage found, but a file has no checksums |
+//! | 4 | no damage found, but a file holds something unsupported, or needs code to be run |
+//! | 5 | no damage found, but a file is not a checkpoint |
+//! | 6 | the digests are identical, and the tensors were not read (`diff --digests-only`) |
+//! | 130, 143 | training was stopped by Ctrl-C (SIGINT), by SIGTERM; saved, unless a second one came |
 
 use std::io::Write;
 
