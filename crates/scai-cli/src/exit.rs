@@ -9,7 +9,7 @@
 //! | 4 | no damage found, but a file holds something unsupported, or needs code to be run |
 //! | 5 | no damage found, but a file is not a checkpoint |
 //! | 6 | the digests are identical, and the tensors were not read (`diff --digests-only`) |
-//! | 130, 143 | training was stopped by Ctrl-C (SIGINT), by SIGTERM; saved, unless a second one came |
+//! | 130, 143 | training was stopped by Ctrl-C (SIGINT), by SIGTERM; saved, unless a second came |
 
 use std::io::Write;
 
