@@ -20,7 +20,7 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest
 
 .PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  bench-unfenced bench-kills upstream-lightning instructions
+  bench-unfenced bench-kills upstream-lightning upstream-burn test-burn-learner instructions
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,13 @@ test-python: python ## The Python package, its types and the code of the guides
 
 test-oldest: python $(OLDEST)/ready ## The Python tests with the oldest PyTorch that is supported
 	PYTHONPATH=$(CURDIR)/python $(OLDEST)/bin/python -m pytest
+
+# burn's learner takes minutes to build, so its crate is outside the workspace.
+BURN_LEARNER := --manifest-path crates/scai-burn-train/Cargo.toml --target-dir target/burn-learner
+
+test-burn-learner: ## The checkpointers for burn's learner; SCAI_PROOFS=full kills thirty trainings
+	cargo clippy $(BURN_LEARNER) --all-targets -- -D warnings
+	cargo test $(BURN_LEARNER) -- --nocapture
 
 python: $(VENV)/ready ## The Python package, built for work on it, in $(VENV)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet
@@ -83,6 +90,9 @@ upstream-lightning: python ## Lightning's own tests, with its class and with sca
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check pytest-rerunfailures pytest-timeout \
 	  pytest-random-order cloudpickle scikit-learn 'jsonargparse[signatures]' tensorboard
 	$(VENV)/bin/python tests/upstream_lightning.py $(UP)
+
+upstream-burn: ## burn-train's own tests of checkpoints, with its checkpointers and with scai's
+	CARGO_TARGET_DIR=$(CURDIR)/target/burn-learner tests/upstream_burn.sh target/upstream-burn
 
 bench-kills: python ## Trainings with frameworks killed at random moments, with their own saves and with scai's
 	$(VENV)/bin/python bench/kills.py
