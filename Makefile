@@ -5,6 +5,8 @@ VENV ?= .venv
 # Where the oldest PyTorch goes that is supported; it runs on Python 3.12 and older.
 OLDEST ?= .venv-oldest
 OLDEST_PYTHON ?= $(PYTHON)
+# Where Ray goes, with the packages of VENV beside it.
+RAY ?= target/ray
 OLDEST_RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # The Pythons in which the wheel is tried.
 WHEEL_PYTHONS ?= $(PYTHON)
@@ -20,7 +22,7 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest
 
 .PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  bench-unfenced bench-kills upstream-lightning upstream-burn test-burn-learner instructions
+  bench-unfenced bench-kills upstream-lightning upstream-burn test-burn-learner instructions test-ray
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -44,6 +46,9 @@ test-python: python ## The Python package, its types and the code of the guides
 
 test-oldest: python $(OLDEST)/ready ## The Python tests with the oldest PyTorch that is supported
 	PYTHONPATH=$(CURDIR)/python $(OLDEST)/bin/python -m pytest
+
+test-ray: python $(RAY)/ready ## The tests of scai.integrations.ray; installs Ray
+	PYTHONPATH=$(CURDIR)/python $(RAY)/bin/python -m pytest tests/python/test_ray.py
 
 # burn's learner takes minutes to build, so its crate is outside the workspace.
 BURN_LEARNER := --manifest-path crates/scai-burn-train/Cargo.toml --target-dir target/burn-learner
@@ -158,6 +163,12 @@ $(VENV)/ready: tests/requirements.txt
 $(OLDEST)/ready: tests/requirements-oldest.txt
 	test -d $(OLDEST) || $(OLDEST_PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-oldest.txt
+	touch $@
+
+$(RAY)/ready: tests/requirements-ray.txt $(VENV)/ready
+	test -d $(RAY)/bin || $(VENV)/bin/python -m venv $(RAY)
+	$(VENV)/bin/python -c 'import site; print(*site.getsitepackages())' > $$(echo $(RAY)/lib/python*/site-packages)/shared.pth
+	$(RAY)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-ray.txt
 	touch $@
 
 # zig links against an old glibc, so that the wheel runs on any Linux of the last ten years.
