@@ -37,7 +37,7 @@
 //! # }
 //! ```
 //!
-//! After; the last four lines go on after a crash, which takes a number from somewhere with burn alone:
+//! After. The `if` resumes from the newest epoch; with burn alone you have to know its number:
 //!
 //! ```
 //! # use burn::tensor::Device;
@@ -93,8 +93,10 @@
 //!
 //! burn calls the checkpointers from threads of its own. If a save or a delete fails there, burn stops the
 //! training after the current step, and the error is in [`LearningResult::error`], also if it was the last
-//! epoch: look at it, since `launch` returns normally. The epoch that failed is given up as a whole. A restore
-//! that fails panics in burn (`Can load model checkpoint.`) with the text of the error.
+//! epoch: look at it, since `launch` returns normally. The epoch that failed is given up as a whole, and nothing
+//! is deleted until a later one is committed. A restore that fails panics in burn (`Can load model
+//! checkpoint.`) with the text of the error. An `AsyncCheckpointer` that you make yourself panics on its thread
+//! unless you give it an interrupter.
 //!
 //! # What burn decides
 //!
@@ -108,9 +110,10 @@
 //! * **Random numbers**: burn cannot read the state of its generators. After a restart, dropout and random
 //!   initialisation go on with other numbers. `Device::seed` makes them repeatable only from the start.
 //! * **The order of the data**: a data loader that shuffles begins its order anew in each process, so a
-//!   resumed training sees the orders of the first epochs again.
-//! * **Metrics** are in the logs of burn, not in the checkpoint: the best epoch is known again only with a
-//!   logger that keeps files (the default).
+//!   resumed training sees the orders of the first epochs again. A seed that depends on the epoch it resumes from
+//!   (`shuffle(seed + epoch)`) avoids the repetition.
+//! * **Metrics and early stopping**: metrics are in burn's logs, not in the checkpoint, so the best epoch is
+//!   known again only with a logger that keeps files (the default). Early stopping counts anew.
 //! * **Running statistics** of batch norm are part of the model. burn brings them up to date when it
 //!   validates, which it does before each save.
 //!
