@@ -361,17 +361,10 @@ impl Directory for MemoryDirectory {
         check_name(one)?;
         check_name(other)?;
         let mut files = self.files();
-        for name in [one, other] {
-            if !files.children.contains_key(name) {
-                return Err(files.no_child(name).into());
-            }
-        }
-        if let (Some(first), Some(second)) =
-            (files.children.remove(one), files.children.get(other).cloned())
-        {
-            files.children.insert(one.into(), second);
-            files.children.insert(other.into(), first);
-        }
+        let child = |name| files.children.get(name).cloned().ok_or_else(|| files.no_child(name));
+        let (first, second) = (child(one)?, child(other)?);
+        files.children.insert(other.into(), first);
+        files.children.insert(one.into(), second);
         Ok(())
     }
 
