@@ -11,7 +11,7 @@ const MAPS: [(&str, &str); 7] = [
     ("Inside the trainer", "crates/scai-train/src"),
     ("Inside the adapter for burn", "crates/scai-burn/src"),
     ("Inside the adapter for candle", "crates/scai-candle/src"),
-    ("Inside what is seen in checkpoints", "crates/scai-inspect/src"),
+    ("Inside the inspection", "crates/scai-inspect/src"),
     ("Inside the command", "crates/scai-cli/src"),
     ("Inside the extension", "crates/scai-python/src"),
 ];
