@@ -30,7 +30,7 @@ struct State {
     drafts: BTreeMap<usize, Draft>,
     /// Which parts are to be deleted: the last call for the part and the epoch was one to delete.
     deletes: BTreeMap<usize, Each<bool>>,
-    /// An epoch could not be saved, and none was committed since: the one whose place it was to take stays.
+    /// An epoch could not be saved, and none was committed since: nothing is deleted meanwhile.
     lacking: bool,
     /// The epoch that was committed or restored last.
     current: Option<usize>,
@@ -58,7 +58,7 @@ enum Draft {
         staging: Staging,
         written: Each<bool>,
     },
-    /// It was given up. Who saves a part of it after that is told why, once.
+    /// It was given up. A call that saves another part of it is told why, once.
     Failed {
         why: String,
         told: Each<bool>,
@@ -74,8 +74,8 @@ impl Coordinator {
     /// committed, and durable when this returns.
     ///
     /// # Errors
-    /// The epoch is not saved; what was written of it is removed. Each of the three calls that comes after
-    /// the failure returns its cause as well.
+    /// The epoch is not saved, and what was written of it is removed. The calls for its other parts that come
+    /// later return the cause as well.
     pub(crate) fn save(
         &self,
         part: Part,
