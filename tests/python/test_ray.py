@@ -7,9 +7,11 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +92,11 @@ def undisturbed(steps: int, seeded: bool = False) -> Any:
     return state(model, optimizer)
 
 
+def no_long_files() -> None:
+    """As on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+
 def train(config: dict[str, Any]) -> None:
     """Train, save and report after each step; `config` says what happens meanwhile."""
     rank = ray.train.get_context().get_world_rank()
@@ -117,9 +124,12 @@ def train(config: dict[str, Any]) -> None:
             torch.manual_seed(iteration)
         loss = step(model, optimizer)
         if rank == 0:
-            saved = manager.save_checkpoint(
-                model, optimizer, iteration, wait=config.get("wait", False)
-            )
+            full = config.get("full") if iteration == 2 else None
+            if full == "near":
+                no_long_files()
+            manager.save_checkpoint(model, optimizer, iteration, wait=full == "storage")
+            if full == "storage":
+                no_long_files()
             if config.get("kill") == iteration and first == 0:
                 manager.flush()
                 # What was reported before has arrived, and this has not been reported.
@@ -127,19 +137,10 @@ def train(config: dict[str, Any]) -> None:
                     time.sleep(0.01)
                 time.sleep(0.5)
                 os.kill(os.getpid(), signal.SIGKILL)
-            if config.get("full") == iteration:
-                # As on a full disk: no file may be longer.
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-            del saved
         began = time.monotonic()
-        try:
-            scai_ray.report(manager, {"loss": loss, "iteration": iteration})
-        except Exception as error:
-            note(error=f"{type(error).__name__}: {error}")
-            raise
+        wait = "full" in config and iteration < 2
+        scai_ray.report(manager, {"loss": loss, "iteration": iteration}, wait=wait)
         note(seconds=time.monotonic() - began, there=len(stored(config)))
-        if config.get("full") is not None:
-            time.sleep(0.3)
     torch.save(state(model, optimizer), f"{config['near']}-{rank}.final")
 
 
@@ -152,7 +153,7 @@ def fit(
     tmp_path: Path,
     loop: Any = train,
     workers: int = 1,
-    keep: int | None = None,
+    keep: CheckpointConfig | None = None,
     failures: int = 0,
     files: Any = None,
     name: str = "run",
@@ -163,7 +164,7 @@ def fit(
         name=name,
         storage_path="/" if files else str(tmp_path),
         storage_filesystem=files,
-        checkpoint_config=CheckpointConfig(num_to_keep=keep),
+        checkpoint_config=keep,
         failure_config=FailureConfig(max_failures=failures),
     )
     scaling = ScalingConfig(num_workers=workers)
@@ -192,7 +193,7 @@ def damage(path: Path) -> None:
 
 
 def test_report_returns_before_the_upload_and_ray_keeps_what_it_is_told_to(tmp_path: Path) -> None:
-    result = fit(tmp_path, keep=2, slow=1.0)
+    result = fit(tmp_path, keep=CheckpointConfig(num_to_keep=2), slow=1.0)
     kept = [checkpoint.path for checkpoint, _ in result.best_checkpoints]
     assert stored({"storage": tmp_path}) == sorted(kept)
     assert [file_in(path).name for path in sorted(kept)] == [
@@ -236,6 +237,41 @@ def test_a_killed_worker_goes_on_bit_for_bit(tmp_path: Path, workers: int) -> No
     assert {scai.verify(file_in(path)).condition for path in stored({"storage": tmp_path})} == {
         "sound"
     }
+
+
+def scored(config: dict[str, Any]) -> None:
+    """Report checkpoints with scores, with `ray.train.report` or with that of scai."""
+    model, optimizer = parts()
+    manager = CheckpointManager(config["near"])
+    scai_ray.resume(manager, model, optimizer)
+    for iteration, score in enumerate(config["scores"]):
+        if config["stock"]:
+            with tempfile.TemporaryDirectory() as directory:
+                torch.save(model.state_dict(), Path(directory) / "model.pt")
+                checkpoint = ray.train.Checkpoint.from_directory(directory)
+                ray.train.report({"score": score}, checkpoint=checkpoint)
+        else:
+            manager.save_checkpoint(model, optimizer, iteration, wait=False)
+            scai_ray.report(manager, {"score": score})
+    reported = ray.train.get_all_reported_checkpoints()
+    Path(f"{config['near']}.json").write_text(json.dumps([each.metrics for each in reported]))
+
+
+def test_ray_ranks_and_removes_as_with_its_own_report(tmp_path: Path) -> None:
+    found = []
+    for stock in (True, False):
+        base = tmp_path / str(stock)
+        base.mkdir()
+        best = CheckpointConfig(
+            num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="min"
+        )
+        result = fit(base, loop=scored, keep=best, stock=stock, scores=[5, 1, 3, 2, 4])
+        there = stored({"storage": base})
+        assert {checkpoint.path for checkpoint, _ in result.best_checkpoints} <= set(there)
+        kept = [metrics for _, metrics in result.best_checkpoints]
+        inside = json.loads((base / "near.json").read_text())
+        found.append([kept, inside, result.metrics, len(there)])
+    assert found[0] == found[1]
 
 
 def test_a_copy_that_is_not_what_was_saved_is_not_published(
@@ -283,6 +319,27 @@ def test_what_a_remote_storage_returns_is_compared(tmp_path: Path) -> None:
         scai_ray._send(str(file), remote.files, "damaged before")
 
 
+def test_a_report_that_ray_leaves_out_is_made_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As when it ends a group of workers: it logs a warning, and returns.
+    told: list[Any] = []
+    monkeypatch.setattr(
+        ray.train, "report", lambda _, **options: told.append("checkpoint" in options)
+    )
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_storage=lambda: None)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    manager = CheckpointManager(tmp_path)
+    reports = scai_ray._reports[manager] = scai_ray._Reports()
+    manager._on_commit.append(reports.committed)
+    model, optimizer = parts()
+    scai_ray.report(manager, {})
+    manager.save_checkpoint(model, optimizer, 1)
+    scai_ray.report(manager, {})
+    scai_ray.report(manager, {})
+    assert told == [False, True, True]
+
+
 # What goes wrong
 
 
@@ -298,10 +355,10 @@ def failure(error: BaseException) -> str:
 
 @pytest.mark.parametrize("full", ["near", "storage"])
 def test_a_save_or_upload_that_fails_ends_the_run(tmp_path: Path, full: str) -> None:
-    # A save in the background meets the limit near the worker, one that has been waited for later.
     with pytest.raises(Exception) as error:
-        fit(tmp_path, steps=100, wait=full == "storage", full=2)
-    assert "File too large" in failure(error.value)
+        fit(tmp_path, full=full)
+    said = failure(error.value)
+    assert "File too large" in said and "checkpoint_iter_" in said
     assert [file_in(path).name for path in stored({"storage": tmp_path})] == [
         "checkpoint_iter_0.pt",
         "checkpoint_iter_1.pt",

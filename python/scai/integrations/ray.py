@@ -111,10 +111,9 @@ def report(
         checkpoint_upload_fn=upload,
         validation=validation,
     )
-    # While a group of workers is being ended, Ray leaves reports out. Nobody holds the upload then.
-    ending, held = upload.ending, weakref.ref(upload)
+    ending = upload.ending
     del upload
-    if held() is not None or ending.event.is_set():
+    if not ending.is_left_out():
         reports.begun(manager, ending)
     else:
         _log.warning("`%s` was not reported: Ray left the report out", saved.path)
@@ -234,9 +233,19 @@ def preempted() -> bool:
 class _Ending:
     """How an upload ended. Ray may try one again."""
 
-    def __init__(self) -> None:
+    def __init__(self, upload: _Upload) -> None:
         self.event = threading.Event()
         self.error: BaseException | None = None
+        self._upload = weakref.ref(upload)
+
+    def is_left_out(self) -> bool:
+        """Whether Ray will never call the upload: it leaves out reports while workers are being ended, and
+        then nobody holds it."""
+        return self._upload() is None and not self.event.is_set()
+
+    def wait(self) -> None:
+        while not self.event.wait(1.0) and not self.is_left_out():
+            pass
 
 
 class _Reports:
@@ -278,7 +287,7 @@ class _Reports:
     def wait(self, count: int) -> None:
         """Wait until no more than so many uploads are under way, and raise what one failed with."""
         while self._uploads and (len(self._uploads) > count or self._uploads[0].event.is_set()):
-            self._uploads[0].event.wait()
+            self._uploads[0].wait()
             if (error := self._uploads[0].error) is not None:
                 raise error
             del self._uploads[0]
@@ -292,7 +301,7 @@ class _Upload:
     """What Ray calls, on a thread of its own, to upload one checkpoint."""
 
     def __init__(self, saved: SaveHandle | SaveInfo, directory: str, storage: Any) -> None:
-        self.ending = _Ending()
+        self.ending = _Ending(self)
         self._saved = saved
         self._directory = directory
         self._storage = storage
