@@ -1,6 +1,6 @@
 """A small loop with Ray Train for `kills.py`, resumed from what Ray has: `python bench/kills.py ray`.
 
-What is killed is the program that starts Ray, and all of Ray with it, as when a machine stops. It is not among
+What is killed is the program that starts Ray, and at once its worker, as when a machine stops. It is not among
 what `kills.py` does by itself, since Ray is installed apart: see `make test-ray`.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -30,6 +32,12 @@ WAYS = ("scai", "Ray", "Ray, ASYNC")
 STEPS, EVERY, WIDTH = 60, 3, 384
 
 
+def die_with(program: int) -> None:
+    """Kill this process when another one has ended. Ray itself takes a while to notice it."""
+    select.select([os.pidfd_open(program)], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def loop(config: dict[str, Any]) -> None:
     """What the worker runs."""
     way = config["way"]
@@ -38,6 +46,7 @@ def loop(config: dict[str, Any]) -> None:
         with open(config["progress"], "a") as file:
             file.write(json.dumps([kind, step]) + "\n")
 
+    threading.Thread(target=die_with, args=(config["program"],), daemon=True).start()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.1)) for _ in range(6)]
@@ -127,6 +136,7 @@ def train(way: str, directory: Path, tell: Callable[[str, int], None]) -> Any:
         loop,
         train_loop_config={
             "way": way,
+            "program": os.getpid(),
             "near": str(near),
             "progress": str(progress),
             "final": str(final),
