@@ -22,12 +22,12 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest
 
 .PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  bench-unfenced bench-kills upstream-lightning upstream-burn test-burn-learner instructions test-ray
+  bench-unfenced bench-kills upstream-lightning upstream-burn test-burn-learner test-candle instructions test-ray
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-test: test-rust test-torch test-python ## Every test; installs what it needs
+test: test-rust test-candle test-torch test-python ## Every test; installs what it needs
 
 test-rust: tools ## The Rust tests and the examples in the docs
 	SCAI_REWRITTEN=$(CURDIR)/$(REWRITTEN) $(RUNNER) --workspace --all-features
@@ -53,6 +53,12 @@ test-ray: python $(RAY)/ready ## The tests of scai.integrations.ray; installs Ra
 # burn's learner takes minutes to build, so its crate is outside the workspace.
 BURN_LEARNER := --manifest-path crates/scai-burn-train/Cargo.toml --target-dir target/burn-learner
 
+CANDLE := --manifest-path crates/scai-candle/Cargo.toml --target-dir target/candle
+
+test-candle: $(VENV)/ready ## The adapter for candle; SCAI_PROOFS=full kills thirty times
+	cargo clippy $(CANDLE) --all-targets -- -D warnings
+	SCAI_PYTHON=$(CURDIR)/$(VENV)/bin/python cargo test $(CANDLE) -- --nocapture
+
 test-burn-learner: ## The checkpointers for burn's learner; SCAI_PROOFS=full kills thirty trainings
 	cargo clippy $(BURN_LEARNER) --all-targets -- -D warnings
 	cargo test $(BURN_LEARNER) -- --nocapture
@@ -69,7 +75,8 @@ python-release: $(VENV)/ready
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --quiet --release
 
 lint: $(VENV)/ready ## Formatter, clippy, rustdoc and ruff, warnings denied
-	cargo fmt --all --check
+	for crate in . crates/scai-candle crates/scai-burn-train; do \
+	  cargo fmt --manifest-path $$crate/Cargo.toml --all --check || exit 1; done
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --document-private-items
 	$(VENV)/bin/ruff check python tests fixtures bench docs train.py

@@ -93,7 +93,8 @@ def changed() -> None:
 @ending
 def interrupted() -> None:
     """Ctrl-C while the fence waits: the step has not happened, and the next one waits again."""
-    manager = CheckpointManager("run", threads=1)
+    # No memory for copies: the step waits until all has been read.
+    manager = CheckpointManager("run", threads=1, memory=1)
     training = training_of()
     training.before()
     # On a busy machine the signal may come after the save has read all it needs.

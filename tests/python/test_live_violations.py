@@ -426,7 +426,7 @@ def test_a_directory_that_is_gone_ends_the_save_and_not_the_training(
         training.before()
         handle = save(manager, training, 2, snapshot=snapshot)
         training.step()
-        with pytest.raises(OSError, match="removed and made anew"):
+        with pytest.raises(OSError, match="removed and recreated"):
             handle.wait() if told_by_handle else manager.flush()
 
 

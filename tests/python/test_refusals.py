@@ -134,7 +134,7 @@ def test_an_iteration_out_of_range_is_refused(manager: CheckpointManager) -> Non
 
 def test_an_extra_part_must_not_be_called_as_a_field(manager: CheckpointManager) -> None:
     for name in ("iteration", "model_state_dict", "rng_state"):
-        with pytest.raises(ValueError, match=f"a part of `extra` is called `{name}`, as a field"):
+        with pytest.raises(ValueError, match=f"`extra` has a part `{name}`, which is the name of a field"):
             manager.save_checkpoint({}, iteration=0, extra={name: 1})
     path = manager.save_checkpoint({}, iteration=0, rng=False, extra={"rng_state": 5, "more": [1]})
     assert torch.load(path)["rng_state"] == 5

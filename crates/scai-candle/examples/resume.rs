@@ -1,6 +1,6 @@
 //! A training that can be killed at any time, by `kill -9` too, and continues with the same bits.
 //!
-//! `cargo run --release -p scai-candle --example resume-candle [DIRECTORY]`
+//! `cargo run --release --example resume [DIRECTORY]`, in `crates/scai-candle`
 //!
 //! Press Ctrl-C and run it again. However often it is interrupted, the loss at the end is the same.
 

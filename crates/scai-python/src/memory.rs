@@ -33,6 +33,9 @@ const BLOCK: usize = 4096;
 /// What memory hands out at a time: to look at one word of it costs as much.
 const LINE: usize = 64;
 
+/// Lines that are fetched before the first of them is looked at: the processor waits for several at once.
+const BATCH: usize = 16;
+
 /// A run of bytes of this process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Region {
@@ -315,9 +318,8 @@ impl Snapshot {
     }
 
     /// From now on the bytes are read when they are written, and `capture` waits for that. Called
-    /// while the interpreter is held.
+    /// while the interpreter is held, after [`room_for_samples`].
     pub(crate) fn go_live(&self, capture: &Arc<Capture>) -> Result<()> {
-        room_for(self.region.len / BLOCK * 8, "remember what a tensor was")?;
         let samples = Samples::of(self.region).ok_or_else(|| self.changed())?;
         capture.add(self.region.len);
         let unread = AtomicUsize::new(self.region.len);
@@ -384,6 +386,14 @@ impl Copied {
     }
 }
 
+/// Checks once for all memory that is to be read live that what is remembered of it has room.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn room_for_samples(bytes: usize) -> Result<()> {
+    room_for(bytes / BLOCK * 8, "remember what a tensor was")
+}
+
 /// A line of each block of some memory, at places that are others each time: what writes to the
 /// same few elements between all saves is noticed by one of them.
 struct Samples {
@@ -396,13 +406,17 @@ impl Samples {
     /// Of memory as it is now, while the interpreter is held.
     fn of(region: Region) -> Option<Self> {
         let seed = RandomState::new().build_hasher().finish();
-        let mut line = [0; LINE];
-        let places = (0..region.len / LINE).step_by(BLOCK / LINE);
-        let lines = places.map(|first| {
-            let at = place_of_line(seed, first * LINE / BLOCK, region.len);
-            region.read_held(at, &mut line).then(|| mixed(&line))
-        });
-        Some(Self { seed, lines: lines.collect::<Option<_>>()? })
+        let count = (region.len / LINE).div_ceil(BLOCK / LINE);
+        let mut lines = Vec::with_capacity(count);
+        let mut batch = [[0; LINE]; BATCH];
+        for first in (0..count).step_by(BATCH) {
+            let batch = &mut batch[..BATCH.min(count - first)];
+            for (block, line) in (first..).zip(&mut *batch) {
+                region.read_held(place_of_line(seed, block, region.len), line).then_some(())?;
+            }
+            lines.extend(batch.iter().map(mixed));
+        }
+        Some(Self { seed, lines })
     }
 
     /// Whether the lines that were remembered are the ones just read.

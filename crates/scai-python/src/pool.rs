@@ -1,5 +1,6 @@
 //! Memory for copies, used again by the next save: fresh memory costs more than the copying.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,10 @@ use crate::sync::held;
 /// Buffers between saves. Holds at most what one save needed.
 #[derive(Debug, Clone, Default)]
 #[pyclass(frozen)]
-pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(crate) struct Pool(Arc<Mutex<Free>>);
+
+/// Buffers by their capacities.
+type Free = BTreeMap<usize, Vec<Vec<u8>>>;
 
 /// A buffer that goes back to its pool.
 #[derive(Debug)]
@@ -28,13 +32,9 @@ impl Pool {
     /// [`scai_checkpoint::Error::OutOfMemory`] where there is no memory for it.
     pub(crate) fn take(&self, len: usize) -> Result<Buffer> {
         let mut free = held(&self.0);
-        let fitting = free.iter().enumerate().filter(|(_, bytes)| bytes.capacity() >= len);
         // One that is much too large waits for a tensor of its size.
-        let best = fitting
-            .min_by_key(|(_, bytes)| bytes.capacity())
-            .filter(|(_, bytes)| bytes.capacity() / 2 <= len)
-            .map(|(i, _)| i);
-        let reused = best.map(|i| free.swap_remove(i));
+        let most = len.saturating_mul(2).saturating_add(1);
+        let reused = free.range_mut(len..=most).find_map(|(_, buffers)| buffers.pop());
         drop(free);
         let bytes = match reused {
             Some(mut bytes) => {
@@ -51,12 +51,11 @@ impl Pool {
     /// it may still need.
     pub(crate) fn trim(&self, needed: usize) {
         let mut left = needed;
-        held(&self.0).retain(|bytes| match left.checked_sub(bytes.capacity()) {
-            Some(rest) => {
-                left = rest;
-                true
-            }
-            None => false,
+        held(&self.0).retain(|&capacity, buffers| {
+            let kept = left.checked_div(capacity).unwrap_or(buffers.len()).min(buffers.len());
+            buffers.truncate(kept);
+            left -= kept * capacity;
+            kept > 0
         });
     }
 }
@@ -70,7 +69,7 @@ impl Pool {
 
     /// Bytes that wait for the next save.
     fn nbytes(&self) -> usize {
-        held(&self.0).iter().map(Vec::capacity).sum()
+        held(&self.0).iter().map(|(capacity, buffers)| capacity * buffers.len()).sum()
     }
 }
 
@@ -90,6 +89,10 @@ impl Deref for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        held(&self.pool.0).push(std::mem::take(&mut self.bytes));
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.capacity() == 0 {
+            return;
+        }
+        held(&self.pool.0).entry(bytes.capacity()).or_default().push(bytes);
     }
 }

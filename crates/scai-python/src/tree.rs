@@ -21,7 +21,9 @@ use crate::decode::{self, TensorPlace};
 use crate::encode::{Encoded, Found, View, encode};
 use crate::errors::{OrRaise, raise, report_dict};
 use crate::live::Live;
-use crate::memory::{COPY_PIECE, Capture, Owners, SMALL, Snapshot, Watched, reads_are_safe};
+use crate::memory::{
+    COPY_PIECE, Capture, Owners, SMALL, Snapshot, Watched, reads_are_safe, room_for_samples,
+};
 use crate::notes::{Note, Notes};
 use crate::pool::{Buffer, Pool};
 use crate::sync::{held, shared_out};
@@ -603,11 +605,13 @@ fn take(
     let at_once = views.iter().filter(|view| view.on_cpu && !is_later(view));
     let copied: Vec<Watched> = at_once.map(watched).collect();
     let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum()).or_raise()?;
-    pool.trim(later.iter().map(|snapshot| snapshot.len()).sum());
+    let read_later: usize = later.iter().map(|snapshot| snapshot.len()).sum();
+    pool.trim(read_later);
     copy_small(&small, together).or_raise()?;
     // The interpreter stays held: nobody may free what is looked at. A thread costs as much as to
     // look at some MiB.
-    let threads = later.iter().map(|snapshot| snapshot.len()).sum::<usize>() / LOOKED_AT + 1;
+    room_for_samples(read_later).or_raise()?;
+    let threads = read_later / LOOKED_AT + 1;
     shared_out(later.len(), threads, |i| later[i].go_live(capture)).or_raise()?;
     py.detach(|| copy(&mut large)).or_raise()?;
     // Other threads of Python may have gone on meanwhile.

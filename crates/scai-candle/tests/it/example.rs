@@ -23,7 +23,7 @@ fn kills() -> u32 {
 fn start(directory: &Path) -> Child {
     let tests = std::env::current_exe().unwrap();
     let profile = tests.parent().and_then(Path::parent).unwrap();
-    let example = profile.join("examples/resume-candle");
+    let example = profile.join("examples/resume");
     Command::new(example).arg(directory).stdout(Stdio::null()).spawn().unwrap()
 }
 

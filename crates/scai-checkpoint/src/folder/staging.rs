@@ -117,6 +117,7 @@ impl Drop for Staging {
 ///
 /// # Errors
 /// As [`Staging::commit`].
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public in tests"))]
 pub fn commit_in(
     directory: &dyn Directory,
     staged: &str,

@@ -197,10 +197,15 @@ pub fn sweep_children(directory: &dyn Directory) -> Result<()> {
 
 /// Removes the child `name` with all that is in it. Symbolic links are removed, not followed.
 pub(crate) fn remove_all(directory: &dyn Directory, name: &str) -> io::Result<()> {
-    let child = match directory.child(name) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        child => child?,
-    };
+    match remove_what_is_there(directory, name) {
+        // A sweep of another thread or process was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn remove_what_is_there(directory: &dyn Directory, name: &str) -> io::Result<()> {
+    let child = directory.child(name)?;
     let files = child.list()?.into_iter().map(|entry| entry.name);
     for file in files.chain(child.unopenable()?) {
         // A directory is not removed by this, and a link to one is.

@@ -271,6 +271,25 @@ fn a_directory_that_is_being_written_is_not_swept_and_one_that_was_dropped_is_go
 }
 
 #[test]
+fn a_removal_succeeds_while_others_sweep() {
+    let directory = tempfile::tempdir().unwrap();
+    let parent = directory.path();
+    for _ in 0..if full() { 1000 } else { 100 } {
+        let path = staged(parent, "one").commit(NAME, &About::default()).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while path.exists() || !names(parent).is_empty() {
+                        folder::sweep(parent).unwrap();
+                    }
+                });
+            }
+            folder::remove(&path).unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_link_is_removed_and_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     let outside = directory.path().join("outside");
