@@ -302,7 +302,12 @@ impl Handle {
 
     /// Copies live memory that has not been read yet, up to `room` bytes.
     fn copy_rest(&self, py: Python<'_>, room: usize) {
-        py.detach(|| self.capture.copy_rest(room));
+        // Kept to the end: whoever drops them last needs the interpreter, and threads copy here.
+        let Some(owners) = self.owners.upgrade() else { return };
+        match owners.are_in_place(py) {
+            true => self.capture.copy_rest(room, true),
+            false => py.detach(|| self.capture.copy_rest(room, false)),
+        }
     }
 
     /// Waits until all live memory has been read, or the save has ended. Ctrl-C ends the wait.

@@ -5,7 +5,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -89,6 +89,9 @@ impl Region {
     }
 }
 
+/// How bytes are copied out: [`Region::read`] or [`Region::read_held`].
+type Read = fn(Region, usize, &mut [u8]) -> bool;
+
 /// Whether memory that is gone makes a read fail and does not end the process. Some sandboxes
 /// refuse the call that does so, and other systems have none; nothing is read late there.
 pub(crate) fn reads_are_safe() -> bool {
@@ -140,6 +143,8 @@ fn copy_plain(address: usize, buf: &mut [u8]) {
 pub(crate) struct Owners {
     objects: Mutex<Vec<Py<PyAny>>>,
     watched: Mutex<Vec<Watched>>,
+    /// Whether all memory that is read later belongs to a tensor that is watched.
+    all_watched: AtomicBool,
     /// The first tensor that was found changed, once all were looked at.
     changed: OnceLock<Option<String>>,
     /// Copies memory of other devices: `wait()` returns when it is there.
@@ -152,15 +157,27 @@ impl Owners {
         Self {
             objects: Mutex::default(),
             watched: Mutex::default(),
+            all_watched: AtomicBool::new(false),
             changed: OnceLock::new(),
             staging,
             staged: OnceLock::new(),
         }
     }
 
-    /// From now on `check` tells whether anybody has written to these tensors.
-    pub(crate) fn watch(&self, watched: Vec<Watched>) {
+    /// From now on `check` tells whether anybody has written to these tensors. `all` is whether all
+    /// memory that is read later is theirs.
+    pub(crate) fn watch(&self, watched: Vec<Watched>, all: bool) {
         *held(&self.watched) = watched;
+        self.all_watched.store(all, Ordering::Relaxed);
+    }
+
+    /// Whether all memory that is read later is known to be where it was, and stays there as long as
+    /// the interpreter is held.
+    pub(crate) fn are_in_place(&self, py: Python<'_>) -> bool {
+        let watched = held(&self.watched);
+        self.all_watched.load(Ordering::Relaxed)
+            && !watched.is_empty()
+            && watched.iter().all(|one| one.is_in_place(py))
     }
 
     /// Tells whether a tensor was written to between `watch` and the first call of this: before
@@ -232,13 +249,21 @@ impl Watched {
         Self::state_of(py, &self.tensor) != self.state
     }
 
+    fn is_in_place(&self, py: Python<'_>) -> bool {
+        let address = Self::address_of(self.tensor.bind(py));
+        address.is_some() && address == self.state.1
+    }
+
     fn state_of(py: Python<'_>, tensor: &Py<PyAny>) -> (Option<u64>, Option<usize>) {
         let tensor = tensor.bind(py);
         // An inference tensor has no count.
         let version = tensor.getattr(intern!(py, "_version"));
-        let address = tensor.call_method0(intern!(py, "data_ptr"));
-        let version = version.and_then(|version| version.extract()).ok();
-        (version, address.and_then(|address| address.extract()).ok())
+        (version.and_then(|version| version.extract()).ok(), Self::address_of(tensor))
+    }
+
+    fn address_of(tensor: &Bound<'_, PyAny>) -> Option<usize> {
+        let address = tensor.call_method0(intern!(tensor.py(), "data_ptr"));
+        address.and_then(|address| address.extract()).ok()
     }
 
     pub(crate) fn error(&self) -> Error {
@@ -340,17 +365,17 @@ impl Snapshot {
         }
     }
 
-    /// Copies the bytes now, if any of them is still to be read live.
+    /// Copies the bytes now by `read`, if any of them is still to be read live.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub(crate) fn copy_now(&self, pool: &Pool) -> Result<()> {
+    fn copy_now(&self, pool: &Pool, read: Read) -> Result<()> {
         let Some(Content::Live(live)) = self.taken.get() else { return Ok(()) };
         let mut buffer = pool.take(self.region.len)?;
         let mut copied = live.copied.write().unwrap_or_else(PoisonError::into_inner);
         let unread = live.unread.load(Ordering::Relaxed);
         // If the memory is gone, whoever reads it will report that.
-        if copied.is_none() && unread > 0 && self.region.read(0, buffer.bytes_mut()) {
+        if copied.is_none() && unread > 0 && read(self.region, 0, buffer.bytes_mut()) {
             *copied = Some(buffer);
             live.unread.store(0, Ordering::Relaxed);
             live.capture.sub(unread);
@@ -525,7 +550,11 @@ impl Capture {
 
     /// Copies what is still to be read live, up to `room` bytes, from the end of the file on: the
     /// writer comes from its beginning. That takes less time than to wait until all is on the device.
-    pub(crate) fn copy_rest(&self, room: usize) {
+    ///
+    /// `is_held` is whether the interpreter is held and the memory is in place: then it is copied
+    /// plainly, which takes half the time.
+    pub(crate) fn copy_rest(&self, room: usize, is_held: bool) {
+        let read: Read = if is_held { Region::read_held } else { Region::read };
         let Some((live, pool)) = self.live.get() else { return };
         let room = AtomicUsize::new(room);
         let has_room = |len: usize| {
@@ -536,7 +565,7 @@ impl Capture {
         let _ = shared_out(live.len(), live.len(), |i| {
             let snapshot = live[live.len() - 1 - i].upgrade();
             match snapshot.filter(|snapshot| snapshot.unread() > 0 && has_room(snapshot.len())) {
-                Some(snapshot) => snapshot.copy_now(pool),
+                Some(snapshot) => snapshot.copy_now(pool, read),
                 None => Ok(()),
             }
         });

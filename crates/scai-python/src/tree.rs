@@ -601,7 +601,9 @@ fn take(
         (false, Later::All(_)) => false,
     };
     let watched = |view: &View| Watched::new(py, &view.tensor, &view.name);
-    owners.watch(views.iter().filter(is_later).map(watched).collect());
+    let seen: FxHashSet<usize> = views.iter().filter(is_later).map(|view| view.address).collect();
+    let are_all_seen = later.iter().all(|snapshot| seen.contains(&snapshot.address()));
+    owners.watch(views.iter().filter(is_later).map(watched).collect(), are_all_seen);
     let at_once = views.iter().filter(|view| view.on_cpu && !is_later(view));
     let copied: Vec<Watched> = at_once.map(watched).collect();
     let together = pool.take(small.iter().map(|snapshot| snapshot.len()).sum()).or_raise()?;
