@@ -337,9 +337,9 @@ impl Snapshot {
         if self.region.read(offset, buf) { Ok(()) } else { Err(self.changed()) }
     }
 
-    /// Fills a copy while the interpreter is held.
-    pub(crate) fn copy_held(&self, buf: &mut [u8]) -> Result<()> {
-        if self.region.read_held(0, buf) { Ok(()) } else { Err(self.changed()) }
+    /// Fills a part of a copy while the interpreter is held.
+    pub(crate) fn copy_held(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
+        if self.region.read_held(offset, buf) { Ok(()) } else { Err(self.changed()) }
     }
 
     /// From now on the bytes are read when they are written, and `capture` waits for that. Called

@@ -615,8 +615,8 @@ fn take(
     room_for_samples(read_later).or_raise()?;
     let threads = read_later / LOOKED_AT + 1;
     shared_out(later.len(), threads, |i| later[i].go_live(capture)).or_raise()?;
-    py.detach(|| copy(&mut large)).or_raise()?;
-    // Other threads of Python may have gone on meanwhile.
+    copy(&mut large).or_raise()?;
+    // PyTorch lets the interpreter go while it computes: another thread may have been writing.
     if let Some(changed) = copied.iter().find(|one| one.has_changed(py)) {
         return Err(raise(&changed.error()));
     }
@@ -637,7 +637,7 @@ fn copy_small(small: &[&Arc<Snapshot>], mut buffer: Buffer) -> scai_checkpoint::
     let mut rest = buffer.bytes_mut();
     for snapshot in small {
         let (bytes, after) = rest.split_at_mut(snapshot.len());
-        snapshot.copy_held(bytes)?;
+        snapshot.copy_held(0, bytes)?;
         rest = after;
     }
     let (buffer, mut at) = (Arc::new(buffer), 0);
@@ -648,7 +648,8 @@ fn copy_small(small: &[&Arc<Snapshot>], mut buffer: Buffer) -> scai_checkpoint::
     Ok(())
 }
 
-/// Copies by several threads, in pieces.
+/// Copies by several threads, in pieces, while the interpreter is held: the kernel, which checks whether
+/// memory is there, takes twice as long.
 fn copy(large: &mut [(&Arc<Snapshot>, Buffer)]) -> scai_checkpoint::Result<()> {
     let pieces: Vec<_> = large
         .iter_mut()
@@ -660,6 +661,6 @@ fn copy(large: &mut [(&Arc<Snapshot>, Buffer)]) -> scai_checkpoint::Result<()> {
     shared_out(pieces.len(), pieces.len(), |i| {
         let mut piece = held(&pieces[i]);
         let (snapshot, offset, bytes) = &mut *piece;
-        snapshot.copy_to(*offset, bytes)
+        snapshot.copy_held(*offset, bytes)
     })
 }
