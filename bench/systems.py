@@ -288,7 +288,9 @@ class TrainerScai(TrainerStock):
         return self.trainer.flush  # type: ignore[no-any-return]
 
     def load(self, state: State) -> None:
-        self.trainer._scai_check(str(self.path))
+        from scai._staged import check_directory
+
+        check_directory(str(self.path))
         super().load(state)
 
 

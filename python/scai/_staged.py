@@ -239,6 +239,17 @@ def check_directory(path: str) -> None:
         check(path)
 
 
+def check_together(path: str, *, reads: bool) -> None:
+    """`check_directory` in the processes that read it; what one of them finds ends the load in all.
+
+    Raises:
+        scai.errors.DamagedError: as `check_directory`.
+        scai.errors.CheckpointError: another process found it.
+    """
+    _, error = attempted(lambda: check_directory(path), None) if reads else (None, None)
+    agreed(None, error)
+
+
 def check_unprotected(path: str) -> None:
     """Read the files of a directory that is not bound by a commit, as far as they can be checked; and say so.
 

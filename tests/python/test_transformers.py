@@ -367,7 +367,7 @@ def test_the_newest_sound_one_is_resumed_from_and_others_are_named(
         assert f"checkpoint-{step}`: the file `{name}`" in caplog.text
     assert "it has no `trainer_state.json`" in caplog.text
     # What was damaged was saved again.
-    scai.integrations.transformers.check_directory(str(tmp_path / "run" / "checkpoint-24"))
+    scai._staged.check_directory(str(tmp_path / "run" / "checkpoint-24"))
 
 
 @pytest.mark.parametrize("left", ["trainer_state.json", "optimizer.pt", "model.safetensors", "sentinel"])

@@ -30,7 +30,7 @@ from scai._staged import (
     Claim,
     Files,
     Saves,
-    check_directory,
+    check_together,
     claimed,
     files_taken,
     foreign,
@@ -176,7 +176,7 @@ class ScaiAccelerator(Accelerator):  # type: ignore[misc]
         if path is None and self.project_configuration.automatic_checkpoint_naming:
             path = self._scai_newest()
         elif path is not None and os.path.isdir(path):
-            self._scai_check(path)
+            check_together(path, reads=self._scai_writes())
         states = None if path is None or not os.path.isdir(path) else self._scai_random_states(path)
         super().load_state(path, load_kwargs, **load_model_func_kwargs)
         if states is not None:
@@ -300,12 +300,6 @@ class ScaiAccelerator(Accelerator):  # type: ignore[misc]
         }
         lacking = [name for name in names if name not in there]
         return f"it has no `{lacking[0]}`" if lacking else None
-
-    def _scai_check(self, path: str) -> None:
-        error: Exception | None = None
-        if self._scai_writes():
-            _, error = attempted(lambda: check_directory(path), None)
-        agreed(None, error)
 
     def _scai_random_states(self, path: str) -> dict[str, Any] | None:
         """The random states of this process; `None` if they were saved by another number of processes."""

@@ -39,7 +39,7 @@ from scai._staged import (
     Claim,
     Files,
     Saves,
-    check_directory,
+    check_together,
     claimed,
     files_taken,
     newest_sound,
@@ -133,7 +133,7 @@ class ScaiTrainerMixin(_Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._scai_newest() or True
         elif resume_from_checkpoint and os.path.isdir(resume_from_checkpoint):
-            self._scai_check(str(resume_from_checkpoint))
+            check_together(str(resume_from_checkpoint), reads=self.args.should_save)
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
@@ -293,7 +293,7 @@ class ScaiTrainerMixin(_Trainer):
             and os.path.isdir(best)
         ):
             # Trainer keeps no other then.
-            self._scai_check(best)
+            check_together(best, reads=self.args.should_save)
             if self.args.should_save:
                 run_dir, name = os.path.split(os.path.abspath(best))
                 for path in _checkpoints(run_dir):
@@ -307,14 +307,8 @@ class ScaiTrainerMixin(_Trainer):
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
         if best is not None and os.path.isdir(best):
-            self._scai_check(best)
+            check_together(best, reads=self.args.should_save)
         super()._load_best_model()
-
-    def _scai_check(self, path: str) -> None:
-        error: Exception | None = None
-        if self.args.should_save:
-            _, error = attempted(lambda: check_directory(path), None)
-        agreed(None, error)
 
     def _scai_newest(self) -> str | None:
         directory = str(self.args.output_dir)
