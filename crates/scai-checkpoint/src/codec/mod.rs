@@ -2,8 +2,10 @@
 //! opens no file.
 
 mod any;
+mod binding;
 mod buffer;
 mod bundle;
+pub mod dcp;
 mod digest;
 mod kind;
 mod pass;
@@ -19,6 +21,8 @@ use crate::error::Result;
 use crate::store::ReadAt;
 
 pub use any::{CheckpointFile, Format, Plan};
+pub(crate) use binding::read as read_commit;
+pub use binding::{Bound, COMMIT, Commit, Digest, Kind};
 pub(crate) use buffer::MEMORY;
 pub use bundle::shards;
 pub(crate) use kind::foreign;

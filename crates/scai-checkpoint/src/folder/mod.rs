@@ -29,7 +29,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod record;
 mod staging;
 
 use std::path::{Path, PathBuf};
@@ -38,7 +37,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use twox_hash::XxHash3_128;
 
-pub use record::{Bound, COMMIT, Commit};
+pub use crate::codec::{Bound, COMMIT, Commit, Digest, Kind};
 #[cfg(feature = "testing")]
 pub use staging::commit_in;
 pub use staging::{About, Staging};
@@ -132,7 +131,7 @@ fn commit_in_directory(directory: &dyn Directory) -> Result<Option<Commit>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(|error| Error::of_path("open", path.clone(), error))?,
     };
-    record::read(&*file).map(Some).map_err(|error| error.at_path(path))
+    crate::codec::read_commit(&*file).map(Some).map_err(|error| error.at_path(path))
 }
 
 /// All that is wrong with the files that a commit binds.
@@ -177,7 +176,10 @@ fn check_file(
     // A device may return other bytes than memory still holds.
     file.forget_cached();
     let found = digest(&*file, options).map_err(|error| error.at_path(&path))?;
-    if found == bound.xxh3_128 { Ok(()) } else { damaged("does not match its checksum".to_owned()) }
+    if bound.digest == Digest::Xxh3_128(format!("{found:032x}")) {
+        return Ok(());
+    }
+    damaged("does not match its checksum".to_owned())
 }
 
 /// Opens a file below a directory, by its name with slashes.
@@ -188,8 +190,8 @@ fn open_below(directory: &dyn Directory, name: &str) -> std::io::Result<Arc<dyn 
     }
 }
 
-/// The XXH3-128 digest of a file, in hexadecimal as `xxhsum -H2` prints it.
-fn digest(file: &dyn ReadAt, options: &ReadOptions<'_>) -> Result<String> {
+/// The XXH3-128 digest of a file.
+fn digest(file: &dyn ReadAt, options: &ReadOptions<'_>) -> Result<u128> {
     let mut hasher = XxHash3_128::new();
     let mut buffer = vec![0; PIECE.min(usize::try_from(file.len()).unwrap_or(PIECE))];
     let mut at = 0;
@@ -201,7 +203,7 @@ fn digest(file: &dyn ReadAt, options: &ReadOptions<'_>) -> Result<String> {
         options.report(len as u64);
         at += len as u64;
     }
-    Ok(format!("{:032x}", hasher.finish_128()))
+    Ok(hasher.finish_128())
 }
 
 /// Does `work` for each number below `count`, on up to `threads` threads.

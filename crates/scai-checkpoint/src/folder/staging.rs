@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::record::{Bound, COMMIT, Commit};
-use super::{digest, each, path_in};
+use super::{Bound, COMMIT, Commit, Kind, digest, each, path_in};
+use crate::checkpoint::now_iso;
 use crate::error::{Error, Result};
 use crate::store::{
-    Directory, IntoLocation, LocalDirectory, Lock, Publication, commit, draft_name, is_draft,
+    Directory, IntoLocation, LocalDirectory, Lock, Publication, attempt, commit, draft_name,
+    is_draft,
 };
 use crate::threads::{default_threads, held};
 
@@ -149,9 +150,11 @@ pub fn commit_in(
     for (below, path) in found.directories.iter().rev() {
         below.sync().map_err(|error| Error::io("make its names durable", error).at_path(path))?;
     }
-    let attempt = draft_name().chars().filter(char::is_ascii_hexdigit).collect::<String>();
-    let attempt = attempt[attempt.len() - 32..].to_owned();
-    let commit = Commit::new(about.iteration, attempt, about.about.clone(), files);
+    let commit = Commit {
+        iteration: about.iteration,
+        about: about.about.clone(),
+        ..Commit::new(Kind::Files, attempt(), now_iso(), files)
+    };
     // This makes the names in it durable as well.
     let written = commit::publish_entry(&*inside, Publication::of_bytes(COMMIT, &commit.encode()));
     written.map_err(|error| match error {
@@ -221,6 +224,6 @@ impl FoundFile {
         self.directory
             .sync_file(&self.name)
             .map_err(|error| Error::io("make its content durable", error).at_path(&path))?;
-        Ok(Bound::new(file.len(), digest))
+        Ok(Bound::whole(file.len(), digest))
     }
 }

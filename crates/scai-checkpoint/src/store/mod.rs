@@ -67,7 +67,7 @@ pub use directory::{Directory, Draft, Lock, Synced};
 pub use local::{Links, LocalDirectory};
 pub use location::{IntoLocation, Location};
 pub use memory::MemoryDirectory;
-pub use name::{check_name, draft_name, is_draft};
+pub use name::{attempt, check_name, draft_name, is_draft};
 pub(crate) use name::{free_name, replaced, replaced_name};
 pub use on_directory::{DirectoryStore, LocalStore, MemoryStore};
 

@@ -15,9 +15,14 @@ const DRAFT_PREFIX: &str = ".scai-";
 const DRAFT_SUFFIX: &str = ".tmp";
 const REPLACED: &str = ".was-";
 
+/// 32 hexadecimal digits that never come twice.
+pub fn attempt() -> String {
+    format!("{:016x}{:016x}", random(), random())
+}
+
 /// A temporary name that no other file has: `.scai-<32 hex digits>.tmp`.
 pub fn draft_name() -> String {
-    format!("{DRAFT_PREFIX}{:016x}{:016x}{DRAFT_SUFFIX}", random(), random())
+    format!("{DRAFT_PREFIX}{}{DRAFT_SUFFIX}", attempt())
 }
 
 /// Whether `name` is a temporary name: the file is not a checkpoint.
@@ -27,7 +32,7 @@ pub fn is_draft(name: &str) -> bool {
 
 /// A name for what the directory `name` was, while another one takes its place in two steps.
 pub(crate) fn replaced_name(name: &str) -> String {
-    format!("{DRAFT_PREFIX}{:016x}{:016x}{REPLACED}{name}", random(), random())
+    format!("{DRAFT_PREFIX}{}{REPLACED}{name}", attempt())
 }
 
 /// The directory whose place something was in, by the name that [`replaced_name`] gave it.

@@ -1,10 +1,11 @@
-//! `commit.json`: what a directory was committed as.
+//! `commit.json`: what a directory was committed as, and the digests that bind its files.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
+use super::torch::Fields;
 use crate::error::{Error, Place, Result};
 use crate::store::{ReadAt, check_name};
 
@@ -17,15 +18,15 @@ const VERSION: u32 = 1;
 const LONGEST: u64 = 1 << 30;
 
 /// What a directory was committed as.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Commit {
     /// `scai`.
     pub format: String,
     /// The version of this record.
     pub version: u32,
-    /// `files`: files with names of their own.
-    pub kind: String,
+    /// What its files are.
+    pub kind: Kind,
     /// The iteration, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iteration: Option<u64>,
@@ -36,8 +37,29 @@ pub struct Commit {
     /// What the writer says of itself, such as the framework and its version.
     #[serde(default)]
     pub about: BTreeMap<String, String>,
+    /// The processes that wrote it, of [`Kind::Shards`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world_size: Option<u64>,
+    /// The training statistics that are short, of [`Kind::Shards`].
+    #[serde(default, skip_serializing_if = "Fields::is_empty")]
+    pub training_stats: Fields,
+    /// The metadata that are short, of [`Kind::Shards`].
+    #[serde(default, skip_serializing_if = "Fields::is_empty")]
+    pub metadata: Fields,
     /// The files that belong to it, by their names with slashes.
     pub files: BTreeMap<String, Bound>,
+}
+
+/// What the files of a commit are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Kind {
+    /// Files of other programs, with names of their own.
+    Files,
+    /// The shards of a state that several processes have written, readable as a checkpoint of
+    /// `torch.distributed.checkpoint`.
+    Shards,
 }
 
 /// A file that belongs to a commit.
@@ -46,37 +68,59 @@ pub struct Commit {
 pub struct Bound {
     /// Its length in bytes.
     pub size: u64,
-    /// Its XXH3-128 digest, in hexadecimal.
-    pub xxh3_128: String,
+    /// What binds its bytes.
+    #[serde(flatten)]
+    pub digest: Digest,
+}
+
+/// What binds the bytes of a file, in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Digest {
+    /// The XXH3-128 digest of all bytes, as `xxhsum -H2` prints it.
+    Xxh3_128(String),
+    /// The root of a shard, which binds the digests in it: [`dcp::Index::root`](super::dcp::Index::root).
+    Root(String),
 }
 
 impl Bound {
-    pub(super) fn new(size: u64, xxh3_128: String) -> Self {
-        Self { size, xxh3_128 }
+    /// A file of `size` bytes whose XXH3-128 digest is this.
+    pub fn whole(size: u64, digest: u128) -> Self {
+        Self { size, digest: Digest::Xxh3_128(format!("{digest:032x}")) }
+    }
+
+    /// A shard of `size` bytes with this root.
+    pub fn shard(size: u64, root: u128) -> Self {
+        Self { size, digest: Digest::Root(format!("{root:032x}")) }
     }
 }
 
 impl Commit {
-    pub(super) fn new(
-        iteration: Option<u64>,
+    /// A record of files that was made at `timestamp`.
+    pub(crate) fn new(
+        kind: Kind,
         attempt: String,
-        about: BTreeMap<String, String>,
+        timestamp: String,
         files: BTreeMap<String, Bound>,
     ) -> Self {
         Self {
             format: "scai".to_owned(),
             version: VERSION,
-            kind: "files".to_owned(),
-            iteration,
+            kind,
+            iteration: None,
             attempt,
-            timestamp: crate::checkpoint::now_iso(),
-            about,
+            timestamp,
+            about: BTreeMap::new(),
+            world_size: None,
+            training_stats: Fields::default(),
+            metadata: Fields::default(),
             files,
         }
     }
 
     /// The bytes of the file. Its last line has the digest of all bytes before that line's name.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
         let mut head = text.trim_end_matches(['\n', '}']).to_owned();
         // The braces of the last member are not those of the record.
@@ -88,7 +132,7 @@ impl Commit {
         format!("{head}{NAME}{digest}{AFTER}").into_bytes()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |detail: &str| Error::damaged(Place::default(), detail.to_owned());
         let tail = NAME.len() + DIGITS + AFTER.len();
         let head = bytes.len().checked_sub(tail).ok_or_else(|| damaged("the file is too short"))?;
@@ -104,9 +148,8 @@ impl Commit {
         };
         let commit: Self = serde_json::from_slice(bytes)
             .map_err(|error| newer(format!("the commit has an unknown form ({error})")))?;
-        if commit.version > VERSION || commit.kind != "files" {
-            let Self { version, kind, .. } = &commit;
-            return Err(newer(format!("the commit is of version {version}, kind `{kind}`")));
+        if commit.version > VERSION {
+            return Err(newer(format!("the commit is of version {}", commit.version)));
         }
         let is_name = |name: &String| name.split('/').all(|part| check_name(part).is_ok());
         match commit.files.keys().find(|name| !is_name(name)) {
@@ -126,7 +169,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// Reads the record.
-pub(super) fn read(file: &dyn ReadAt) -> Result<Commit> {
+pub(crate) fn read(file: &dyn ReadAt) -> Result<Commit> {
     if file.len() > LONGEST {
         return Err(Error::damaged(Place::default(), "the record of the commit is too long"));
     }
@@ -140,10 +183,13 @@ mod tests {
     use super::*;
 
     fn commit(files: &[(&str, u64)]) -> Commit {
-        let bound =
-            |(name, size): &(&str, u64)| ((*name).to_owned(), Bound::new(*size, "0".repeat(32)));
-        let about = [("framework".to_owned(), "a \"name\"\n}".to_owned())].into();
-        Commit::new(Some(7), "1".repeat(32), about, files.iter().map(bound).collect())
+        let bound = |(name, size): &(&str, u64)| ((*name).to_owned(), Bound::whole(*size, 7));
+        let files = files.iter().map(bound).collect();
+        Commit {
+            iteration: Some(7),
+            about: [("framework".to_owned(), "a \"name\"\n}".to_owned())].into(),
+            ..Commit::new(Kind::Files, "1".repeat(32), "2026-01-01T00:00:00Z".to_owned(), files)
+        }
     }
 
     #[test]
