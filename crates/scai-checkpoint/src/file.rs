@@ -31,6 +31,14 @@ impl WriteOptions {
     pub fn io(self, io: Io) -> Self {
         Self { io, ..self }
     }
+
+    pub(crate) fn thread_count(&self) -> usize {
+        self.threads
+    }
+
+    pub(crate) fn how(&self) -> Io {
+        self.io
+    }
 }
 
 impl Default for WriteOptions {

@@ -52,6 +52,7 @@ mod races;
 mod read_into;
 mod replay;
 mod safetensors;
+mod shards;
 mod shared;
 mod store;
 mod store_faults;

@@ -12,3 +12,6 @@ mod plan;
 
 pub use index::{Check, Index, Item};
 pub use plan::{Content, ShardPlan};
+
+/// The file that says which item of which shard is which part of which tensor.
+pub const METADATA: &str = ".metadata";
