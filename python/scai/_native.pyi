@@ -6,12 +6,14 @@ from typing import Any, final
 
 __all__ = [
     "THREADS",
+    "Attempt",
     "File",
     "Filling",
     "Handle",
     "Live",
     "Manager",
     "Pool",
+    "Shard",
     "Staging",
     "Trainer",
     "Tree",
@@ -226,3 +228,37 @@ class Trainer:
         remap: list[tuple[str, str]],
     ) -> tuple[dict[str, Any], dict[str, Any]]: ...
     def resume(self) -> dict[str, Any] | None: ...
+
+# shards.rs
+
+@final
+class Attempt:
+    def __new__(cls, directory: str | PathLike[str]) -> Attempt: ...
+    @property
+    def id(self) -> str: ...
+    def commit(
+        self,
+        shards: dict[str, tuple[int, str]],
+        metadata: bytes,
+        state: Tree,
+        world_size: int,
+        about: dict[str, str],
+    ) -> None: ...
+    def abandon(self) -> None: ...
+
+@final
+class Shard:
+    def __new__(cls, tree: Tree) -> Shard: ...
+    def write(
+        self,
+        directory: str | PathLike[str],
+        name: str,
+        items: list[tuple[str, int | bytes]],
+        threads: int,
+        how: str,
+    ) -> tuple[list[tuple[int, int]], int, str]: ...
+    def end(self) -> None: ...
+    def is_captured(self) -> bool: ...
+    def copy_rest(self, room: int) -> None: ...
+    def wait_captured(self) -> None: ...
+    def release(self) -> None: ...

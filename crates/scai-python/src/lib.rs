@@ -16,6 +16,7 @@ mod manager;
 mod memory;
 mod notes;
 mod pool;
+mod shards;
 mod sync;
 mod torch;
 #[cfg(feature = "train")]
@@ -56,6 +57,8 @@ mod _native {
     use super::manager::{Handle, Manager, retention};
     #[pymodule_export]
     use super::pool::Pool;
+    #[pymodule_export]
+    use super::shards::{Attempt, Shard};
     #[cfg(feature = "train")]
     #[pymodule_export]
     use super::trainer::Trainer;

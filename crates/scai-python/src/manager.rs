@@ -51,15 +51,7 @@ impl Manager {
         io: &str,
         memory: Option<u64>,
     ) -> PyResult<Self> {
-        let io = match io {
-            "auto" => Io::Auto,
-            "direct" => Io::Direct,
-            "buffered" => Io::Buffered,
-            other => {
-                let message = format!("`io` must be 'auto', 'direct' or 'buffered', got '{other}'");
-                return Err(raise(&Error::Invalid(message)));
-            }
-        };
+        let io = self::io(io)?;
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
         let mut options =
             Options::default().retention(keep.parse().or_raise()?).unprotected(unprotected).io(io);
@@ -331,11 +323,24 @@ impl Handle {
     }
 }
 
+/// How bytes reach the device, as Python says it.
+pub(crate) fn io(how: &str) -> PyResult<Io> {
+    match how {
+        "auto" => Ok(Io::Auto),
+        "direct" => Ok(Io::Direct),
+        "buffered" => Ok(Io::Buffered),
+        other => {
+            let message = format!("`io` must be 'auto', 'direct' or 'buffered', got '{other}'");
+            Err(raise(&Error::Invalid(message)))
+        }
+    }
+}
+
 /// Between two looks at whether the user wants to interrupt a wait.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Waits without the interpreter until `wait` returns true; it is called with a limit again and again.
-fn interruptible(py: Python<'_>, wait: impl Fn(Duration) -> bool + Sync) -> PyResult<()> {
+pub(crate) fn interruptible(py: Python<'_>, wait: impl Fn(Duration) -> bool + Sync) -> PyResult<()> {
     while !py.detach(|| wait(POLL)) {
         py.check_signals()?;
     }

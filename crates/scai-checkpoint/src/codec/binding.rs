@@ -90,6 +90,13 @@ impl Bound {
         Self { size, digest: Digest::Xxh3_128(format!("{digest:032x}")) }
     }
 
+    /// The digest, in hexadecimal, whatever it is of.
+    pub fn root(&self) -> &str {
+        match &self.digest {
+            Digest::Xxh3_128(digest) | Digest::Root(digest) => digest,
+        }
+    }
+
     /// A shard of `size` bytes with this root.
     pub fn shard(size: u64, root: u128) -> Self {
         Self { size, digest: Digest::Root(format!("{root:032x}")) }

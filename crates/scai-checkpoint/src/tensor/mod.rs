@@ -150,6 +150,17 @@ impl Tensor {
         Self { storage, ..self.clone() }
     }
 
+    /// The same tensor on a storage of nothing but the bytes that it spans. Nothing is read or copied.
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        let steps = self.shape().iter().zip(self.strides()).map(|(len, stride)| (len - 1) * stride);
+        let span = if self.numel() == 0 { 0 } else { steps.sum::<usize>() + 1 };
+        let size = self.dtype.size() as u64;
+        let begin = if span == 0 { 0 } else { self.offset as u64 * size };
+        let storage = self.storage.section(begin..begin + span as u64 * size);
+        Self { offset: 0, storage, ..self.clone() }
+    }
+
     /// The type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype

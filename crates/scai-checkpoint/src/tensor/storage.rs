@@ -175,6 +175,29 @@ fn out_of_range(offset: u64, len: usize, of: u64) -> Error {
     Error::invalid(format!("{len} bytes at {offset} are not inside a storage of {of} bytes"))
 }
 
+/// A part of a storage.
+struct Section {
+    of: Storage,
+    range: Range<u64>,
+}
+
+impl Source for Section {
+    fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len()) {
+            return Err(Error::invalid("a read beyond the end of a part of a storage"));
+        }
+        self.of.read_at(self.range.start + offset, buf)
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.of.as_slice()?.get(self.range.start as usize..self.range.end as usize)
+    }
+}
+
 impl Storage {
     /// A storage over any source.
     pub fn new(source: Arc<dyn Source>) -> Self {
@@ -194,6 +217,13 @@ impl Storage {
     /// A storage of `len` bytes that `make` produces when they are first needed.
     pub fn produced(len: u64, make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
         Self::new(Arc::new(Late { len, make, made: OnceLock::new() }))
+    }
+
+    /// The bytes in `range`, as a storage of its own. Nothing is read or copied.
+    pub fn section(&self, range: Range<u64>) -> Self {
+        let whole = range == (0..self.len());
+        let section = || Self::new(Arc::new(Section { of: self.clone(), range }));
+        if whole { self.clone() } else { section().with_location(self.location()) }
     }
 
     /// A new storage of the same bytes, marked as having been on the device `location` (`cpu`, `cuda:0`).

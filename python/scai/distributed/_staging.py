@@ -1,0 +1,84 @@
+"""Taking a state for `dcp.async_save`: what is read while training goes on, and what is copied."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from scai import _native
+from scai._capture import Capture, Snapshot
+from scai._live import Fence
+
+Key = tuple[int, torch.dtype, torch.Size, tuple[int, ...]]
+
+
+def key_of(tensor: torch.Tensor) -> Key:
+    """What identifies the memory of a tensor and how it lies there."""
+    return tensor.data_ptr(), tensor.dtype, tensor.size(), tensor.stride()
+
+
+class Staged:
+    """A state as it was at one moment: the tensors of this process, taken, until they are written.
+
+    Attributes:
+        state: the same state with containers of its own. Its tensors are the original ones: DCP plans with
+            them, and what is written is what was taken.
+        shard: what was taken.
+    """
+
+    def __init__(
+        self,
+        state: dict[str, Any],
+        capture: Capture,
+        snapshot: Snapshot,
+        models: Collection[Any],
+        optimizers: Collection[Any],
+    ) -> None:
+        self._leaves: set[int] = set()
+        tensors: list[torch.Tensor] = []
+        self.state = self._copied(state, tensors)
+        self._numbers = {key_of(tensor): number for number, tensor in enumerate(tensors)}
+        taken = capture.begin(tensors, None, snapshot, models, optimizers, _native.Shard)
+        self.shard: _native.Shard = taken[0]
+        self._fence: Fence | None = taken[1]
+
+    def _copied(self, value: Any, tensors: list[torch.Tensor]) -> Any:
+        if isinstance(value, torch.Tensor):
+            self._leaves.add(id(value))
+            tensors += local_tensors(value)
+            return value
+        if isinstance(value, dict):
+            return {key: self._copied(item, tensors) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self._copied(item, tensors) for item in value)
+        return copy.deepcopy(value)
+
+    def is_of(self, planner: Any) -> bool:
+        """Whether a planner plans this state."""
+        return any(id(value) in self._leaves for value in planner.state_dict.values())
+
+    def number(self, tensor: torch.Tensor) -> int | None:
+        """The number of a tensor among those that were taken."""
+        return self._numbers.get(key_of(tensor))
+
+    def end(self) -> None:
+        """Nothing will be read any more."""
+        self.shard.end()
+        if self._fence is not None:
+            self._fence.remove()
+
+
+def local_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The ordinary tensors that hold what this process has of a tensor."""
+    from torch.distributed._shard.sharded_tensor import ShardedTensor
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        local = tensor.to_local()
+        return local_tensors(local) if local is not tensor else [local]
+    if isinstance(tensor, ShardedTensor):
+        return [shard.tensor for shard in tensor.local_shards()]
+    return [tensor.detach()]
