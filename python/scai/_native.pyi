@@ -14,6 +14,7 @@ __all__ = [
     "Manager",
     "Pool",
     "Shard",
+    "ShardedSave",
     "Staging",
     "Trainer",
     "Tree",
@@ -244,6 +245,23 @@ class Attempt:
         world_size: int,
         about: dict[str, str],
     ) -> None: ...
+    def abandon(self) -> None: ...
+
+@final
+class ShardedSave:
+    def __new__(cls, manager: Manager, iteration: int) -> ShardedSave: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    def commit(
+        self,
+        shards: dict[str, tuple[int, str]],
+        metadata: bytes,
+        state: Tree,
+        world_size: int,
+        about: dict[str, str],
+    ) -> dict[str, Any]: ...
     def abandon(self) -> None: ...
 
 @final

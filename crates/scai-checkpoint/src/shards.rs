@@ -61,6 +61,12 @@ impl Description {
         Self { iteration, timestamp, training_stats, metadata, ..Self::default() }
     }
 
+    /// The iteration, whatever the state says.
+    #[must_use]
+    pub fn iteration(self, iteration: u64) -> Self {
+        Self { iteration: Some(iteration), ..self }
+    }
+
     /// The number of processes that write.
     #[must_use]
     pub fn world_size(self, world_size: u64) -> Self {

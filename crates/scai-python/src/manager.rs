@@ -217,7 +217,7 @@ impl Manager {
 }
 
 impl Manager {
-    fn here(&self) -> PyResult<&CheckpointManager> {
+    pub(crate) fn here(&self) -> PyResult<&CheckpointManager> {
         if self.is_here() {
             return Ok(&self.manager);
         }
@@ -340,7 +340,10 @@ pub(crate) fn io(how: &str) -> PyResult<Io> {
 const POLL: Duration = Duration::from_millis(100);
 
 /// Waits without the interpreter until `wait` returns true; it is called with a limit again and again.
-pub(crate) fn interruptible(py: Python<'_>, wait: impl Fn(Duration) -> bool + Sync) -> PyResult<()> {
+pub(crate) fn interruptible(
+    py: Python<'_>,
+    wait: impl Fn(Duration) -> bool + Sync,
+) -> PyResult<()> {
     while !py.detach(|| wait(POLL)) {
         py.check_signals()?;
     }
@@ -399,7 +402,7 @@ pub(crate) fn resumed_dict<'py>(
     Ok(dict)
 }
 
-fn saved_dict<'py>(py: Python<'py>, saved: &Saved) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn saved_dict<'py>(py: Python<'py>, saved: &Saved) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("name", &saved.name)?;
     dict.set_item("bytes", saved.size)?;

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use scai_checkpoint::codec::dcp::{Content, ShardPlan};
 use scai_checkpoint::file::WriteOptions;
-use scai_checkpoint::folder::Bound;
+use scai_checkpoint::folder;
 use scai_checkpoint::shards::{self, Description};
 use scai_checkpoint::{Error, Value};
 
 use crate::errors::{OrRaise, raise};
-use crate::manager::{interruptible, io};
+use crate::manager::{Manager, interruptible, io, saved_dict};
 use crate::memory::{Capture, Owners};
 use crate::sync::held;
 use crate::tree::Tree;
@@ -50,14 +51,8 @@ impl Attempt {
         world_size: u64,
         about: BTreeMap<String, String>,
     ) -> PyResult<()> {
-        let attempt = held(&self.attempt).take();
-        let attempt = attempt.ok_or_else(|| {
-            PyRuntimeError::new_err("the checkpoint was committed or abandoned already")
-        })?;
-        let shards = bound(shards)?;
-        let description = Description::of(&state.take()).world_size(world_size);
-        let description =
-            about.into_iter().fold(description, |all, (name, value)| all.note(name, value));
+        let attempt = held(&self.attempt).take().ok_or_else(ended)?;
+        let (shards, description) = (bound(shards)?, described(state, world_size, about));
         py.detach(|| attempt.commit(shards, metadata, description)).or_raise().map(drop)
     }
 
@@ -67,11 +62,68 @@ impl Attempt {
     }
 }
 
-fn bound(shards: BTreeMap<String, (u64, String)>) -> PyResult<BTreeMap<String, Bound>> {
+/// A checkpoint of a manager's directory that several processes write, in the one that will commit it.
+#[pyclass(frozen, module = "scai._native")]
+pub(crate) struct ShardedSave {
+    /// `None` once it was committed or abandoned.
+    save: Mutex<Option<scai_checkpoint::manager::ShardedSave>>,
+    manager: Py<Manager>,
+    #[pyo3(get)]
+    id: String,
+    /// Where the processes write.
+    #[pyo3(get)]
+    path: String,
+}
+
+#[pymethods]
+impl ShardedSave {
+    #[new]
+    fn new(py: Python<'_>, manager: Py<Manager>, iteration: u64) -> PyResult<Self> {
+        let engine = manager.get().here()?;
+        let save = py.detach(|| engine.begin_shards(iteration)).or_raise()?;
+        let id = save.attempt().id().to_owned();
+        let path = save.attempt().path().to_string_lossy().into_owned();
+        Ok(Self { save: Mutex::new(Some(save)), manager, id, path })
+    }
+
+    /// As `Attempt.commit`; returns what was saved.
+    fn commit<'py>(
+        &self,
+        py: Python<'py>,
+        shards: BTreeMap<String, (u64, String)>,
+        metadata: &[u8],
+        state: &Tree,
+        world_size: u64,
+        about: BTreeMap<String, String>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let save = held(&self.save).take().ok_or_else(ended)?;
+        let shards = bound(shards)?;
+        let description = described(state, world_size, about);
+        let engine = self.manager.get().here()?;
+        let commit = || engine.commit_shards(save, shards, metadata, description);
+        saved_dict(py, &py.detach(commit).or_raise()?)
+    }
+
+    /// As `Attempt.abandon`.
+    fn abandon(&self) {
+        drop(held(&self.save).take());
+    }
+}
+
+fn ended() -> PyErr {
+    PyRuntimeError::new_err("the checkpoint was committed or abandoned already")
+}
+
+fn described(state: &Tree, world_size: u64, about: BTreeMap<String, String>) -> Description {
+    let description = Description::of(&state.take()).world_size(world_size);
+    about.into_iter().fold(description, |all, (name, value)| all.note(name, value))
+}
+
+fn bound(shards: BTreeMap<String, (u64, String)>) -> PyResult<BTreeMap<String, folder::Bound>> {
     let shards = shards.into_iter().map(|(name, (size, root))| {
         let root = u128::from_str_radix(&root, 16);
         let root = root.map_err(|error| raise(&Error::Invalid(format!("a root: {error}"))))?;
-        Ok((name, Bound::shard(size, root)))
+        Ok((name, folder::Bound::shard(size, root)))
     });
     shards.collect()
 }

@@ -145,6 +145,7 @@ impl Writing {
         let mut taken = held(&self.turn.taken);
         if taken.is_none() {
             *taken = Some(store.lease()?);
+            super::sharded::sweep(store);
         }
         Ok(Operation { _turn: taken })
     }

@@ -7,6 +7,7 @@ mod lock;
 mod name;
 mod prune;
 mod resume;
+mod sharded;
 mod superseded;
 mod unread;
 
@@ -35,6 +36,7 @@ pub use id::CheckpointId;
 pub use list::Listed;
 pub use prune::{Prune, Verdict};
 pub use resume::{Resume, Resumed, Skipped, Unreadable};
+pub use sharded::ShardedSave;
 
 /// How a [`CheckpointManager`] works.
 #[derive(Debug, Clone)]
@@ -439,6 +441,7 @@ impl Shared {
         if !was_superseded {
             warnings.extend(self.keep_unread(&name, &writing)?);
         }
+        let other = self.other_kind(&name, iteration)?;
         let mut root = 0;
         let write = |draft: &dyn WriteAt| {
             root = plan.write(threads, draft)?.root();
@@ -456,30 +459,49 @@ impl Shared {
             removed: Vec::new(),
             warnings: Vec::new(),
         };
+        saved.warnings = warnings;
+        if let Some(other) = other {
+            self.remove_other_kind(&mut saved, &other, &writing)?;
+        }
+        self.conclude(&mut saved, iteration, was_superseded, &writing)?;
+        saved.timeline.after = watch.lap();
+        Ok(saved)
+    }
+
+    /// What follows when a checkpoint is durable: it is noted, `latest.pt` is moved, and retention applied.
+    ///
+    /// # Errors
+    /// As [`Shared::note`]: the save is not acknowledged then.
+    fn conclude(
+        &self,
+        saved: &mut Saved,
+        iteration: u64,
+        was_superseded: bool,
+        writing: &lock::Operation<'_>,
+    ) -> Result<()> {
         self.writing.seen().wrote(&saved.name, self.stamp(&saved.name));
         if was_superseded {
             // Until then, no resume finds it.
-            self.no_longer_superseded(&[&saved.name], &writing)?;
+            self.no_longer_superseded(&[&saved.name], writing)?;
         }
         // The checkpoint is durable: what fails from here on does not fail the save.
         match self.newest() {
             Ok(newest) => {
-                warnings.extend(self.step_back(iteration, newest.as_ref()));
+                saved.warnings.extend(self.step_back(iteration, newest.as_ref()));
                 if let Some(newest) = newest {
-                    match self.move_latest(&newest.name, &writing) {
-                        Ok(warning) => warnings.extend(warning),
-                        Err(error) => warnings.push(error),
+                    match self.move_latest(&newest.name, writing) {
+                        Ok(warning) => saved.warnings.extend(warning),
+                        Err(error) => saved.warnings.push(error),
                     }
                 }
             }
-            Err(error) => warnings.push(error),
+            Err(error) => saved.warnings.push(error),
         }
-        saved.warnings = warnings;
         if !self.options.retention.rules().is_empty() {
             let just = saved.name.clone();
-            match self.remove_redundant(&self.options.retention, &just, &writing) {
+            match self.remove_redundant(&self.options.retention, &just, writing) {
                 Ok(verdicts) => {
-                    if let Err(error) = self.note(&mut saved, verdicts, &writing) {
+                    if let Err(error) = self.note(saved, verdicts, writing) {
                         // The save is not acknowledged, so the file does not count as written by
                         // this process.
                         self.writing.seen().forget(&saved.name);
@@ -489,8 +511,7 @@ impl Shared {
                 Err(error) => saved.warnings.push(error),
             }
         }
-        saved.timeline.after = watch.lap();
-        Ok(saved)
+        Ok(())
     }
 
     /// Notes what retention did and found.
@@ -539,8 +560,14 @@ impl Shared {
 
     fn load(&self, name: &str, residency: Residency) -> Result<Loaded> {
         let opened = self.open(name)?;
-        let file = TorchFile::open(Arc::clone(&opened), self.options.unprotected)
-            .map_err(|error| in_its_place(name, &*opened, error))?;
+        let unprotected = self.options.unprotected;
+        let file = if name::is_group(name) {
+            CheckpointFile::open(Arc::clone(&opened), unprotected)?
+        } else {
+            let file = TorchFile::open(Arc::clone(&opened), unprotected)
+                .map_err(|error| in_its_place(name, &*opened, error))?;
+            CheckpointFile::Torch(Box::new(file))
+        };
         let mut tree = file.tree()?;
         let threads = self.options.threads;
         match residency {
@@ -554,7 +581,6 @@ impl Shared {
         }
         let checkpoint = in_file(&*opened, Checkpoint::from_tree(tree))?;
         let checkpoint = Checkpoint { notes: file.notes()?, ..checkpoint };
-        let file = CheckpointFile::Torch(Box::new(file));
         Ok(Loaded { checkpoint, file, stamp: opened.stamp() })
     }
 

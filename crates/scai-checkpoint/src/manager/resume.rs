@@ -203,7 +203,10 @@ impl Search<'_> {
         let superseded = self.shared.superseded()?;
         let unopenable = self.shared.store.unopenable()?;
         let mut candidates = entries.clone();
-        candidates.extend(unopenable.iter().map(|name| Entry { name: name.clone(), len: 0 }));
+        // A directory without a commit is a save that another process has begun, or that ended early.
+        let unopenable: Vec<String> =
+            unopenable.into_iter().filter(|name| !name::is_group(name)).collect();
+        candidates.extend(unopenable.iter().map(|name| Entry::file(name, 0)));
         let mut found = name::checkpoints(&candidates);
         found.retain(|named| !superseded.contains(&named.name));
         self.newest = self.newest.max(found.last().map_or(0, |newest| newest.iteration));

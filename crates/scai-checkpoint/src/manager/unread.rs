@@ -42,8 +42,13 @@ impl Shared {
         entries: &[Entry],
         _operation: &Operation<'_>,
     ) -> Result<Option<Error>> {
-        let earlier = free_name(&format!("{name}.earlier"), entries);
-        match self.store.point(&earlier, name) {
+        let mut earlier = free_name(&format!("{name}.earlier"), entries);
+        let kept = match name::is_group(name) {
+            // A directory has one name.
+            true => self.store.rename_group(name, &earlier).map(|renamed| earlier = renamed),
+            false => self.store.point(&earlier, name),
+        };
+        match kept {
             // It no longer exists.
             Err(Error::NotFound { .. }) => return Ok(None),
             kept => kept?,
@@ -67,6 +72,11 @@ impl Shared {
         // What was kept may be a checkpoint now, and the newest.
         let newer = if kept.is_some() { self.newest()? } else { None };
         let newest = newer.as_ref().map_or(newest, |newer| &newer.name);
+        if name::is_group(newest) {
+            // It is no file, so no file leads to it.
+            self.drop_latest(&self.entries()?)?;
+            return Ok(kept);
+        }
         self.store.point(name::LATEST, newest)?;
         self.writing.seen().read(MOVED, self.stamp(name::LATEST));
         Ok(kept)

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Directory, Draft, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
+    Directory, Draft, Entry, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
     free_name, is_draft, replaced, replaced_name,
 };
 use crate::error::{Error, Result};
@@ -290,24 +290,72 @@ pub fn remove_durably<N: AsRef<str>>(directory: &dyn Directory, names: &[N]) -> 
     removed.and(synced)
 }
 
-/// Renames the damaged file `name` to `name.damaged` (or `name.damaged-2`, and so on), writes
+/// Renames the damaged file or child `name` to `name.damaged` (or `name.damaged-2`, and so on), writes
 /// `reason` beside it as `….txt`, and returns the new name.
 ///
 /// # Errors
-/// [`Error::NotFound`] or [`Error::Io`] if the file cannot be renamed; it then keeps its name. As
-/// [`publish`] if the reason cannot be written; the file has been set aside nevertheless.
+/// [`Error::NotFound`] or [`Error::Io`] if it cannot be renamed; it then keeps its name. As
+/// [`publish`] if the reason cannot be written; it has been set aside nevertheless.
 pub fn set_aside(directory: &dyn Directory, name: &str, reason: &str) -> Result<String> {
-    let entries = directory.list().map_err(|error| directory_failed(directory, "list", error))?;
-    let aside = free_name(&format!("{name}.damaged"), &entries);
-    directory
-        .rename(name, &aside)
-        .map_err(|error| Error::of_path("set aside", path_of(directory, name), error))?;
+    let aside = free_for(directory, &format!("{name}.damaged"))?;
+    let renamed = match directory.children() {
+        Ok(children) if children.iter().any(|child| child == name) => {
+            directory.rename_child(name, &aside)
+        }
+        _ => directory.rename(name, &aside),
+    };
+    renamed.map_err(|error| Error::of_path("set aside", path_of(directory, name), error))?;
     directory
         .sync()
         .map_err(|error| directory_failed(directory, "make a new name durable", error))?;
     let why = format!("{aside}.txt");
     publish_entry(directory, Publication::of_bytes(&why, reason.as_bytes()))?;
     Ok(aside)
+}
+
+/// Renames the child `name` to `base`, or to a free name that begins so, and returns that.
+///
+/// # Errors
+/// [`Error::NotFound`] or [`Error::Io`] if it cannot be renamed; it then keeps its name.
+pub(super) fn rename_child_durably(
+    directory: &dyn Directory,
+    name: &str,
+    base: &str,
+) -> Result<String> {
+    let to = free_for(directory, base)?;
+    directory
+        .rename_child(name, &to)
+        .map_err(|error| Error::of_path("rename", path_of(directory, name), error))?;
+    directory
+        .sync()
+        .map_err(|error| directory_failed(directory, "make a new name durable", error))?;
+    Ok(to)
+}
+
+/// A name that neither a file nor a child has.
+fn free_for(directory: &dyn Directory, base: &str) -> Result<String> {
+    let failed = |error| directory_failed(directory, "list", error);
+    let mut entries = directory.list().map_err(failed)?;
+    let children = directory.children().map_err(failed)?;
+    entries.extend(children.into_iter().map(|name| Entry::group(name, 0)));
+    Ok(free_name(base, &entries))
+}
+
+/// Enters the child `name`, which is made if it does not exist; its name is durable then.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn make_child_durably(
+    directory: &dyn Directory,
+    name: &str,
+) -> Result<Arc<dyn Directory>> {
+    let failed = |action| move |error| failed(directory, name, action, error);
+    match directory.make_child(name) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made.map_err(failed("make the directory"))?,
+    }
+    directory.sync().map_err(failed("make the name of the directory durable"))?;
+    directory.child(name).map_err(failed("open the directory"))
 }
 
 /// Keeps other writers out of the directory until the lock is dropped.

@@ -245,10 +245,8 @@ impl Directory for MemoryDirectory {
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
-        let entry = |(name, inode): (&String, &Arc<Inode>)| Entry {
-            name: name.clone(),
-            len: inode.read().len() as u64,
-        };
+        let entry =
+            |(name, inode): (&String, &Arc<Inode>)| Entry::file(name, inode.read().len() as u64);
         Ok(self.files().named.iter().map(entry).collect())
     }
 

@@ -164,14 +164,43 @@ pub enum Io {
     Buffered,
 }
 
-/// One file of a store or a directory.
+/// An entry of a store, or a file of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its name there; never a path.
     pub name: String,
-    /// Its length in bytes.
+    /// Its length in bytes; of a group, that of the file that is opened by its name.
     pub len: u64,
+    /// One file, or several.
+    pub kind: EntryKind,
 }
+
+/// Whether an entry is one file or several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A file.
+    File,
+    /// Several files below one name, such as a directory of shards. What is opened by the name is the one
+    /// that tells of the others, which are [`ReadAt::beside`] it: `commit.json`, or else the
+    /// `.metadata` of `torch.distributed.checkpoint`.
+    Group,
+}
+
+/// The files of which one tells of the others of a group; the first that is there.
+pub(crate) const HEADS: [&str; 2] = ["commit.json", ".metadata"];
+
+impl Entry {
+    /// A file.
+    pub fn file(name: impl Into<String>, len: u64) -> Self {
+        Self { name: name.into(), len, kind: EntryKind::File }
+    }
+
+    /// A group.
+    pub fn group(name: impl Into<String>, len: u64) -> Self {
+        Self { name: name.into(), len, kind: EntryKind::Group }
+    }
+}
+
 /// What is to be published: a name, a length, and what writes that many bytes.
 ///
 /// Everything is planned beforehand: a store reserves the space, or divides the bytes into parts,
@@ -291,8 +320,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`Error::Io`], also if the store was moved or removed.
     fn list(&self, prefix: &str) -> Result<Vec<Entry>>;
 
-    /// Removes entries, in the order given, and returns when that is durable. A name that has no entry
-    /// is not an error.
+    /// Removes entries, in the order given, and returns when that is durable. A group goes as a whole. A
+    /// name that has no entry is not an error.
     ///
     /// # Errors
     /// [`Error::Io`] if one cannot be removed: those before it are gone, those after it are untouched.
@@ -351,8 +380,29 @@ pub trait Store: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// The directory of the group `name`, in which shards are written; made if it does not exist, and its
+    /// name is durable then. Not possible if not overridden.
+    ///
+    /// # Errors
+    /// [`Error::Io`] of the kind [`io::ErrorKind::Unsupported`] if the store has no groups.
+    fn group(&self, name: &str) -> Result<Arc<dyn Directory>> {
+        let path = Path::new(&self.describe()).join(name);
+        Err(Error::io("make a directory", io::ErrorKind::Unsupported.into()).at_path(path))
+    }
+
+    /// Gives the group `name` the name `base`, or a free one that begins so, and returns that. Not possible
+    /// if not overridden.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Io`]: it keeps its name.
+    fn rename_group(&self, name: &str, base: &str) -> Result<String> {
+        let _ = base;
+        let path = Path::new(&self.describe()).join(name);
+        Err(Error::io("rename", io::ErrorKind::Unsupported.into()).at_path(path))
+    }
+
     /// The names that [`Store::list`] leaves out since what they hold cannot be opened: in a directory,
-    /// dangling symbolic links, directories, pipes. None if not overridden.
+    /// dangling symbolic links, directories that are no groups, pipes. None if not overridden.
     ///
     /// # Errors
     /// As [`Store::list`].

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    Directory, Entry, IntoLocation, Io, Lease, LocalDirectory, Lock, MemoryDirectory, Publication,
-    ReadAt, Store, commit, is_draft,
+    Directory, Entry, HEADS, IntoLocation, Io, Lease, LocalDirectory, Lock, MemoryDirectory,
+    Publication, ReadAt, Store, commit, is_draft,
 };
 use crate::error::{Error, Result};
 use crate::timeline::Timeline;
@@ -34,6 +34,22 @@ impl<D: Directory> DirectoryStore<D> {
     /// The directory.
     pub fn directory(&self) -> &D {
         &self.0
+    }
+}
+
+impl<D: Directory> DirectoryStore<D> {
+    /// What is opened by the name of a group; `None` if it is none.
+    fn head(&self, name: &str) -> Option<Arc<dyn ReadAt>> {
+        let child = self.0.child(name).ok()?;
+        HEADS.iter().find_map(|head| child.open(head).ok())
+    }
+
+    fn children_among(&self, names: &[&str]) -> Result<Vec<String>> {
+        let children = self.0.children();
+        let mut children =
+            children.map_err(|error| commit::directory_failed(&*self.0, "list", error))?;
+        children.retain(|child| names.contains(&child.as_str()));
+        Ok(children)
     }
 }
 
@@ -97,19 +113,40 @@ impl<D: Directory> Store for DirectoryStore<D> {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
-        commit::open(&*self.0, name)
+        match commit::open(&*self.0, name) {
+            Err(error) => self.head(name).ok_or(error),
+            opened => opened,
+        }
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let failed = |error| commit::directory_failed(&*self.0, "list", error);
+        let is_meant = |name: &str| name.starts_with(prefix) && !is_draft(name);
         let entries = self.0.check_location().and_then(|()| self.0.list());
-        let mut entries =
-            entries.map_err(|error| commit::directory_failed(&*self.0, "list", error))?;
-        entries.retain(|entry| entry.name.starts_with(prefix) && !is_draft(&entry.name));
+        let mut entries = entries.map_err(failed)?;
+        entries.retain(|entry| is_meant(&entry.name));
+        let children = self.0.children().map_err(failed)?;
+        let children = children.into_iter().filter(|name| is_meant(name));
+        entries.extend(children.filter_map(|name| {
+            let head = self.head(&name)?;
+            Some(Entry::group(name, head.len()))
+        }));
         Ok(entries)
     }
 
     fn remove(&self, names: &[&str]) -> Result<()> {
-        commit::remove_durably(&*self.0, names)
+        let children = self.children_among(names)?;
+        if children.is_empty() {
+            return commit::remove_durably(&*self.0, names);
+        }
+        names.iter().try_for_each(|name| match children.iter().any(|child| child == name) {
+            true => commit::remove_child_durably(&*self.0, name),
+            false => commit::remove_durably(&*self.0, &[name]),
+        })
+    }
+
+    fn group(&self, name: &str) -> Result<Arc<dyn Directory>> {
+        commit::make_child_durably(&*self.0, name)
     }
 
     fn lease(&self) -> Result<Box<dyn Lease>> {
@@ -130,7 +167,9 @@ impl<D: Directory> Store for DirectoryStore<D> {
 
     fn unopenable(&self) -> Result<Vec<String>> {
         let names = self.0.unopenable();
-        names.map_err(|error| commit::directory_failed(&*self.0, "list", error))
+        let mut names = names.map_err(|error| commit::directory_failed(&*self.0, "list", error))?;
+        names.retain(|name| self.head(name).is_none());
+        Ok(names)
     }
 
     fn name_at(&self, path: &Path) -> Option<String> {
@@ -149,6 +188,10 @@ impl<D: Directory> Store for DirectoryStore<D> {
 
     fn set_aside(&self, name: &str, reason: &str) -> Result<String> {
         commit::set_aside(&*self.0, name, reason)
+    }
+
+    fn rename_group(&self, name: &str, base: &str) -> Result<String> {
+        commit::rename_child_durably(&*self.0, name, base)
     }
 
     fn sweep_unless_leased(&self) -> Result<()> {

@@ -51,9 +51,7 @@ impl Store for Entries {
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         let map = self.map.lock().unwrap();
         let found = map.iter().filter(|(name, _)| name.starts_with(prefix));
-        Ok(found
-            .map(|(name, bytes)| Entry { name: name.clone(), len: bytes.len() as u64 })
-            .collect())
+        Ok(found.map(|(name, bytes)| Entry::file(name, bytes.len() as u64)).collect())
     }
 
     fn remove(&self, names: &[&str]) -> Result<()> {

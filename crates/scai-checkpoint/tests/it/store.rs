@@ -267,7 +267,7 @@ fn only_regular_files_are_listed() {
     let store = LocalDirectory::open(dir.path()).unwrap();
     let mut entries = store.list().unwrap();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
-    let entry = |name: &str| Entry { name: name.into(), len: 4 };
+    let entry = |name: &str| Entry::file(name, 4);
     assert_eq!(entries, [entry("a.pt"), entry("elsewhere.pt")]);
     // Opened, a pipe would wait for a writer for ever.
     if pipe.is_ok_and(|status| status.success()) {

@@ -307,7 +307,7 @@ fn of_type(dir: &OwnedFd, kind: FileType) -> io::Result<Vec<Entry>> {
     for name in names(dir)? {
         match rustix::fs::statat(dir, &name, AtFlags::empty()) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == kind => {
-                entries.push(Entry { name, len: stat.st_size.try_into().unwrap_or(0) });
+                entries.push(Entry::file(name, stat.st_size.try_into().unwrap_or(0)));
             }
             Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) => {}
             Err(errno) => return Err(errno.into()),
