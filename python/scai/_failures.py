@@ -15,13 +15,16 @@ def said_of(error: BaseException, rank: int | None) -> dict[str, Any]:
         error: what was raised.
         rank: the rank where; `None` if the message says so itself.
     """
-    said: dict[str, Any] = {"class": type(error).__name__, "message": str(error), "rank": rank}
+    # A KeyError shows its message as a literal.
+    is_key = isinstance(error, KeyError) and len(error.args) == 1
+    message = str(error.args[0]) if is_key else str(error)
+    said: dict[str, Any] = {"class": type(error).__name__, "message": message, "rank": rank}
     if isinstance(error, OSError) and error.errno is not None:
         said["errno"], said["message"] = error.errno, error.strerror or str(error)
         if isinstance(error.filename, str):
             said["filename"] = error.filename
     if not isinstance(_class(said["class"]), type):
-        said["message"] = f"{type(error).__name__}: {error}"
+        said["message"] = f"{type(error).__name__}: {message}"
     return said
 
 

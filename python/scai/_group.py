@@ -25,9 +25,9 @@ from scai.errors import GroupError
 _log = logging.getLogger("scai")
 _T = TypeVar("_T")
 
-PATIENCE = 1800.0
-"""Seconds that ranks wait for one another where a call needs all of them. Evaluating, or writing a
-checkpoint, may take one rank so long."""
+PATIENCE = 900.0
+"""Seconds that rank 0 waits for others where a call needs all of them; the others wait twice as long for
+rank 0. Evaluating, or writing a checkpoint, may take one rank so long."""
 
 FAREWELL = 2.0
 """Seconds that rank 0 waits at the end of a call until the others have heard how it ended: the store
@@ -171,9 +171,9 @@ class Membership:
     """
 
     def __init__(self, process_group: Any, directory: str) -> None:
-        if process_group is True or not (
-            process_group in (None, False) or hasattr(process_group, "rank")
-        ):
+        # What `new_group` gives a rank that is not in the group is a number.
+        is_group = hasattr(process_group, "rank") or _is_elsewhere(process_group)
+        if not (process_group is None or process_group is False or is_group):
             raise TypeError(
                 "`process_group` must be a ProcessGroup, None for the default one, or False for none, got "
                 f"{type(process_group).__name__}"
@@ -196,10 +196,12 @@ class Membership:
         if not dist.is_available() or not dist.is_initialized():
             return None
         rank, ranks = dist.get_rank(), list(range(dist.get_world_size()))
+        if _is_elsewhere(self._group):
+            raise ValueError(f"rank {rank} is not in `process_group`")
         if self._group is not None:
             ranks = dist.get_process_group_ranks(self._group)
             if rank not in ranks:
-                raise ValueError(f"rank {rank} is not in `process_group`, which has {ranks}")
+                raise ValueError(f"rank {rank} is not in `process_group`")
         if len(ranks) == 1:
             return None
         store = dist.distributed_c10d._get_default_store()
@@ -209,6 +211,10 @@ class Membership:
             self._process = os.getpid()
         # A forked child is not the rank that its parent is.
         return self._line if self._process == os.getpid() else None
+
+
+def _is_elsewhere(process_group: Any) -> bool:
+    return type(process_group) is int and process_group < 0
 
 
 _counts: dict[tuple[str, ...], int] = {}
@@ -337,7 +343,7 @@ class Meeting:
             for key in keys:
                 self.line.delete(key)
 
-    def hear(self, labels: Sequence[str], limit: float | None = None) -> tuple[str, dict[str, Any]] | None:
+    def hear(self, labels: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
         """What rank 0 announces first under one of these labels; `None` if it is far ahead.
 
         Raises:
@@ -350,7 +356,7 @@ class Meeting:
                     return label, said
             return ("", {}) if self.line.newest(self.kind) >= self.number + KEPT else None
 
-        limit = PATIENCE if limit is None else limit
+        limit = 2 * PATIENCE
         found = poll(look, limit)
         if found is None:
             raise GroupError(

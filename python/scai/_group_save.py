@@ -7,13 +7,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from scai import _native
 from scai._failures import raised_from
 from scai._group import Line, Meeting, Membership, for_all, poll
-from scai._handle import SaveHandle
 from scai._replicas import Replica, difference, digest_of
 from scai._results import SaveInfo
 from scai.errors import GroupError
@@ -116,16 +114,8 @@ class SaveMeeting(Meeting):
         """Announce that the checkpoint is being saved in the background."""
         self._say("decision", self._decision(), self.conclude)
 
-    def end_of(self, handle: SaveHandle) -> Callable[[Future[str]], None]:
-        """What a handle calls when its save has ended, of which `begun` spoke."""
-
-        def announce(ended: Future[str]) -> None:
-            # Not the handle's own method: nobody has asked it.
-            self._ended(handle.info, Future.exception(ended))
-
-        return announce
-
-    def _ended(self, info: SaveInfo | None, error: BaseException | None) -> None:
+    def ended(self, info: SaveInfo | None, error: BaseException | None) -> None:
+        """Announce that the background save of which `begun` spoke has ended."""
         value = {"saved": _plain(info)} if info is not None else self.failure(error or OSError())
         self._say("result", value, self.announce)
         self.await_acknowledged()

@@ -52,6 +52,7 @@ class SaveHandle(concurrent.futures.Future[str]):
         fence: Fence | None,
         began: float,
         completing: Completing,
+        tell: Callable[[SaveInfo | None, BaseException | None], None] | None = None,
         calls_back: bool = True,
     ) -> None:
         super().__init__()
@@ -62,6 +63,7 @@ class SaveHandle(concurrent.futures.Future[str]):
         self._fence = fence
         self._began = began
         self._completing = completing
+        self._tell = tell
         self._calls_back = calls_back
         self._called = time.monotonic() - began
         self._info: SaveInfo | None = None
@@ -157,6 +159,9 @@ class SaveHandle(concurrent.futures.Future[str]):
                 self._info = SaveInfo.of(outcome, directory, self.iteration, seconds, waited)
         except BaseException as error:
             outcome = error
+        if self._tell is not None:
+            # First: whoever waits here may be about to end the process.
+            self._tell(self._info, outcome if isinstance(outcome, BaseException) else None)
         if isinstance(outcome, BaseException):
             self.set_exception(outcome)
         else:

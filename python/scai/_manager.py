@@ -102,8 +102,8 @@ class CheckpointManager:
     of the others are saved in the field ``rank_states``. All ranks return the same path or raise the
     same error, in which ``rank N:`` says where it was. A rank that does not come to a save is not
     waited for again until it does, so that ``if rank == 0: manager.save_checkpoint(…)`` works too.
-    Ranks that have begun to save or resume wait up to half an hour for rank 0, and a resume as long for
-    ranks that are missing. Callbacks `on_commit` are called on rank 0 only. Lists, `load_checkpoint` and
+    A rank waits up to half an hour for rank 0, and a resume a quarter of an hour for ranks that are
+    missing when others have come. Callbacks `on_commit` are called on rank 0 only. Lists, `load_checkpoint` and
     `verify_checkpoint` concern one process.
     """
 
@@ -374,10 +374,10 @@ class CheckpointManager:
                 manager.save_in_background,
             )
             path = self._at(f"checkpoint_iter_{iteration}.pt")
-            handle = SaveHandle(path, iteration, save, fence, began, self._completing)
+            tell = None if meeting is None else meeting.ended
+            handle = SaveHandle(path, iteration, save, fence, began, self._completing, tell)
             if meeting is not None:
                 meeting.begun()
-                handle.add_done_callback(meeting.end_of(handle))
             self._handles.append(handle)
             self._completing.add(handle)
             return handle
@@ -691,7 +691,7 @@ class CheckpointManager:
     def _older(self, last: Found, reason: Exception) -> Found:
         """The newest checkpoint before another that is sound."""
         skipped = [*last.skipped, (last.name, reason, None)]
-        superseded = {name for name, _, _ in self._native.prune_superseded(True)}
+        superseded = {name for name, _, removed in self._native.prune_superseded(True) if removed}
         for iteration in reversed(self._native.iterations()):
             if iteration >= last.iteration:
                 continue
