@@ -98,6 +98,10 @@ class Line:
         self._next[kind] = number + 1
         return number
 
+    def coming(self, kind: str) -> int:
+        """The number that the next call of this kind will have."""
+        return self._next.get(kind, 0)
+
     def skip_to(self, kind: str, number: int) -> None:
         """Make this the number of the next call."""
         self._next[kind] = number

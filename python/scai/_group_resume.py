@@ -59,11 +59,14 @@ class ResumeMeeting(Meeting):
 
     Args:
         line: to the other ranks.
+        at: the iteration to go back to, if one was given.
         timeout: seconds after which rank 0 loads alone, if no other has come.
     """
 
-    def __init__(self, line: Line, timeout: float) -> None:
+    def __init__(self, line: Line, at: object, timeout: float) -> None:
         super().__init__(line, "resume", "join", "0/found")
+        # What is wrong with it is found later.
+        self._at = None if at is None else str(at)
         self._timeout = timeout
         self._attempt = 0
         self._step = "found"
@@ -119,6 +122,10 @@ class ResumeMeeting(Meeting):
         if came:
             came = self.gather("join", others, _group.PATIENCE)
             self._check_all_came(came)
+            if any(said["at"] != self._at for said in came.values()):
+                found = {0: self._at, **{rank: said["at"] for rank, said in came.items()}}
+                which = ", ".join(f"{each} on rank {self.line.ranks[rank]}" for rank, each in found.items())
+                raise for_all(ValueError(f"`at` differs between the ranks: {which}; nothing was loaded"))
             return False
         self.present = ()
         _log.warning(
@@ -138,7 +145,12 @@ class ResumeMeeting(Meeting):
             )
 
     def _announce(self, found: Found | None, is_alone: bool) -> None:
-        value = {"alone": is_alone, "found": None if found is None else self._said_of(found)}
+        value = {
+            "alone": is_alone,
+            "at": self._at,
+            "saves": self.line.coming("save"),
+            "found": None if found is None else self._said_of(found),
+        }
         if found is not None and not is_alone:
             self.announce(self._label(), value)
             self._go_to("read")
@@ -148,14 +160,22 @@ class ResumeMeeting(Meeting):
 
     def _hear_found(self) -> tuple[Found | None, bool]:
         if self._attempt == 0:
-            self.tell("join", {})
+            self.tell("join", {"at": self._at})
         value = self._hear_one(self._label())
+        if value["alone"] and self._is_of_another_call(value):
+            self.number = self.line.take_number("resume")
+            return self._hear_found()
         said, is_alone = value["found"], value["alone"]
         if said is None or is_alone:
             self.acknowledge()
         else:
             self._go_to("read")
         return None if said is None else _found_of(said), is_alone
+
+    def _is_of_another_call(self, value: dict[str, Any]) -> bool:
+        """Whether rank 0 resumed alone in a call that is not the one for which this rank comes late: it has
+        saved since, or went back to another iteration."""
+        return bool(value["at"] != self._at or self.line.newest("save") >= value["saves"])
 
     def _hear_one(self, label: str) -> dict[str, Any]:
         heard = self.hear([label])

@@ -480,7 +480,7 @@ class CheckpointManager:
                 An object in the file that only code could make is then a `scai.ForeignObject` in
                 the result, with a warning; a strict load raises `NeedsCodeError`.
             scheduler, scaler, ema, dataloader, parts: further parts, as they were saved.
-            rng: whether to restore the state of the random generators.
+            rng: whether to restore the state of the random generators; in a process group this rank's own.
             remap: regular expressions for saved names, and replacements (``$1`` or ``\\1`` is the
                 first group).
             cast: also load numbers of floating point into those of another type, such as float16 into
@@ -516,6 +516,7 @@ class CheckpointManager:
             rng="required" if rng else "no",
             dry_run=dry_run,
             mmap=mmap,
+            line=self._members.line(),
         )
 
     @no_collections()
@@ -554,7 +555,9 @@ class CheckpointManager:
         lift_all()
 
         tree.check_fields()
-        own = None if line is None else OwnState(tree, line)
+        # Of a file without states by rank, what is loaded by hand is everybody's.
+        is_by_rank = line is not None and (is_resume or RANK_STATES in tree.keys())
+        own = OwnState(tree, line) if line is not None and is_by_rank else None
         has_loader = own is not None and "dataloader" in objects.further
         field = "dataloader_state_dict"
         loads = objects.loads(tree, matching, {field: own.field(field)} if own and has_loader else None)
@@ -563,8 +566,10 @@ class CheckpointManager:
                 "`%s` also holds %s, for which nothing was passed: not restored", path, ", ".join(rest)
             )
         restore = None
-        random_state = tree.field("rng_state") if rng == "required" else None
-        if rng == "if saved":
+        random_state = None
+        if rng == "required":
+            random_state = tree.field("rng_state") if own is None else own.field("rng_state")
+        elif rng == "if saved":
             random_state = tree.part("rng_state") if own is None else own.part("rng_state")
         if random_state is not None:
             restore = _random.prepared(random_state.decode(threads=self._threads))
@@ -619,7 +624,7 @@ class CheckpointManager:
             Exception: what `load_checkpoint` raises where a sound one cannot be read or does not fit.
         """
         line = self._members.line()
-        meeting = None if line is None else ResumeMeeting(line, self._join_timeout)
+        meeting = None if line is None else ResumeMeeting(line, at, self._join_timeout)
         with meeting or contextlib.nullcontext():
             further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
             checked_flags(strict=strict, rng=rng, cast=cast, mmap=mmap)

@@ -117,29 +117,41 @@ def _tensors(state: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _digests(named: Mapping[str, Any]) -> Replica:
-    """What is compared of each tensor. Those of a device and an element type are copied as one."""
+    """What is compared of each tensor. The samples of a device and an element type are copied as one."""
     import torch
 
     groups: dict[tuple[Any, Any], list[tuple[str, Any]]] = {}
+    kinds: dict[Any, str] = {}
     found: Replica = {}
-    for name, tensor in named.items():
-        tensor = tensor.detach()
-        found[name] = f"{tensor.dtype}{list(tensor.shape)} ".replace("torch.", "")
-        if tensor.numel() and tensor.layout is torch.strided and not (
-            tensor.is_meta or tensor.is_quantized or tensor.is_nested
-        ):
-            groups.setdefault((tensor.device, tensor.dtype), []).append((name, _sample(tensor)))
     with torch.no_grad():
+        for name, tensor in named.items():
+            dtype = tensor.dtype
+            if (kind := kinds.get(dtype)) is None:
+                kind = kinds[dtype] = str(dtype).removeprefix("torch.")
+            found[name] = f"{kind}{list(tensor.shape)} "
+            if _is_ordinary(tensor):
+                groups.setdefault((tensor.device, dtype), []).append((name, _sample(tensor)))
         for samples in groups.values():
             joined = torch.cat([sample for _, sample in samples]).cpu()
             content = joined.view(torch.uint8).numpy().tobytes()
+            size = joined.element_size()
             at = 0
             for name, sample in samples:
-                end = at + sample.numel() * sample.element_size()
-                digest = hashlib.blake2b(content[at:end], digest_size=8).hexdigest()
-                found[name] += digest
+                end = at + len(sample) * size
+                found[name] += hashlib.blake2b(content[at:end], digest_size=8).hexdigest()
                 at = end
     return found
+
+
+def _is_ordinary(tensor: Any) -> bool:
+    """Whether a tensor has elements that can be looked at."""
+    import torch
+
+    return bool(
+        tensor.layout is torch.strided
+        and tensor.numel()
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+    )
 
 
 def _sample(tensor: Any) -> Any:

@@ -750,7 +750,7 @@ def test_nothing_is_changed_before_all_have_checked(place: str) -> None:
             damaged_for_this_rank(lambda path: True)
             time.sleep(0.5)
         with raising() as second:
-            manager.resume(model, optimizer, at=1) if rank == 0 else manager.resume(model, optimizer)
+            manager.resume(model, optimizer, at=1)
         assert_same(before, (torch.get_rng_state(), dict(model.state_dict())))
         with raising() as third:
             manager.resume(model, optimizer)
@@ -840,6 +840,40 @@ def test_a_guarded_resume_loads_alone_and_says_so(place: str) -> None:
         return found, late, [each for each in logged if "only rank 0 came to resume" in each] != []
 
     assert run(2, body) == [(1, None, True), (None, 1, False)]
+
+
+def test_who_comes_late_to_a_resume_does_not_take_it_for_a_later_one(place: str) -> None:
+    def body(rank: int) -> Any:
+        manager = CheckpointManager(place, join_timeout=0.3)
+        if rank == 0:
+            assert manager.resume(marked()) is None
+        dist.barrier()
+        manager.save_checkpoint(marked(), None, 1)
+        manager.save_checkpoint(marked(), None, 2)
+        if rank == 0:
+            time.sleep(0.2)
+        resumed = manager.resume(marked())
+        with raising() as raised:
+            manager.resume(marked(), at=1 + rank)
+        return resumed.iteration, raised
+
+    error = Raised(ValueError, "`at` differs between the ranks: 1 on rank 0, 2 on rank 1; nothing was loaded")
+    assert run(2, body) == [(2, [error])] * 2
+
+
+def test_a_load_by_hand_is_local_and_gives_each_rank_its_own(place: str) -> None:
+    def body(rank: int) -> Any:
+        manager = CheckpointManager(place)
+        seeded(rank)
+        manager.save_checkpoint(marked(), None, 1, dataloader=Loader(rank))
+        drawn, loader = torch.rand(1).item(), Loader(9)
+        if rank == 1:
+            manager.load_checkpoint(1, marked(), rng=True, dataloader=loader)
+            assert (torch.rand(1).item(), loader.position) == (drawn, 1)
+        dist.barrier()
+        return drawn
+
+    assert len(set(run(2, body))) == 2
 
 
 def test_ranks_that_do_not_come_to_a_resume_are_named(place: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,11 @@ def train(directory: Path, iterations: int, every: int, pause: float = 0) -> tup
                 model, optimizer, iteration, scheduler=scheduler, dataloader=data, wait=wait
             )
     manager.close()
-    parts: list[Any] = [model, optimizer, scheduler, data]
-    states = [part.state_dict() for part in parts]
+    parts: list[Any] = [optimizer, scheduler, data]
+    states: list[Any] = [dict(model.named_parameters()), *(part.state_dict() for part in parts)]
+    if rank == 0:
+        # The others have its buffers from the next forward pass on, or from a checkpoint.
+        states.append([buffer for _, buffer in model.named_buffers()])
     return digest_of([*states, torch.get_rng_state(), random.getstate()]), begin
 
 
