@@ -31,6 +31,15 @@ def checked_count(name: str, value: int | None) -> int | None:
     return number
 
 
+def checked_seconds(name: str, value: Any) -> float:
+    """A time of at least nothing."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` must be a number of seconds, got {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` is {value}; it must be a number of seconds from 0 on")
+    return float(value)
+
+
 def checked_remap(remap: Any) -> Mapping[str, str]:
     """Regular expressions for names, and their replacements."""
     if remap is None:

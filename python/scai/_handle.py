@@ -9,13 +9,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from scai import _native
 from scai._live import Fence
 from scai._results import SaveInfo
 
 _log = logging.getLogger("scai")
+
+
+class Save(Protocol):
+    """A save under way: in the engine of this process, or on another rank of its group."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it has ended, at most so many seconds, and say whether it has."""
+
+    def outcome(self) -> dict[str, Any] | BaseException | None:
+        """How it ended."""
+
+    def mark_reported(self) -> None:
+        """What it failed with need not be raised by anything else."""
 
 
 class SaveHandle(concurrent.futures.Future[str]):
@@ -33,10 +48,12 @@ class SaveHandle(concurrent.futures.Future[str]):
         self,
         path: str,
         iteration: int,
-        save: _native.Handle,
+        save: Save,
         fence: Fence | None,
         began: float,
         completing: Completing,
+        tell: Callable[[SaveInfo | None, BaseException | None], None] | None = None,
+        calls_back: bool = True,
     ) -> None:
         super().__init__()
         self.set_running_or_notify_cancel()
@@ -46,6 +63,8 @@ class SaveHandle(concurrent.futures.Future[str]):
         self._fence = fence
         self._began = began
         self._completing = completing
+        self._tell = tell
+        self._calls_back = calls_back
         self._called = time.monotonic() - began
         self._info: SaveInfo | None = None
         self._process = os.getpid()
@@ -80,7 +99,7 @@ class SaveHandle(concurrent.futures.Future[str]):
         if self._completing.is_current():
             # A callback waits for a later save, which this very thread would complete.
             if self._save.wait(timeout):
-                self._complete()
+                self.complete()
             limit: float | None = 0.0
         else:
             limit = timeout
@@ -127,7 +146,7 @@ class SaveHandle(concurrent.futures.Future[str]):
         if not self._is_here():
             raise RuntimeError(f"{self.path} is saved by the process that this one was forked from")
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
         """Take over how the save ended."""
         if super().done():
             return
@@ -140,6 +159,9 @@ class SaveHandle(concurrent.futures.Future[str]):
                 self._info = SaveInfo.of(outcome, directory, self.iteration, seconds, waited)
         except BaseException as error:
             outcome = error
+        if self._tell is not None:
+            # First: whoever waits here may be about to end the process.
+            self._tell(self._info, outcome if isinstance(outcome, BaseException) else None)
         if isinstance(outcome, BaseException):
             self.set_exception(outcome)
         else:
@@ -204,8 +226,8 @@ class Completing:
                 handle = self._pending[0]
             try:
                 handle._save.wait()
-                handle._complete()
-                if handle.info is not None:
+                handle.complete()
+                if handle.info is not None and handle._calls_back:
                     self.committed(handle.info)
             except BaseException:
                 # A callback that exits must not stop the saves after this one from being completed.

@@ -87,18 +87,30 @@ class PartLoad:
 
 
 def apply_all(
-    loads: Sequence[Load], random_state: Callable[[], None] | None, dry_run: bool = False
+    loads: Sequence[Load],
+    random_state: Callable[[], None] | None,
+    dry_run: bool = False,
+    agree: Callable[[], None] | None = None,
 ) -> None:
     """Change all of the objects, or none.
 
     With ``dry_run`` those that are loaded by a way of their own are asked, and given back what they
     had; nothing else can say whether they accept their state.
 
+    Args:
+        loads: of the objects.
+        random_state: restores the random generators.
+        dry_run: change nothing.
+        agree: returns when other processes, which load with this one, are as far: called when everything
+            has been read, and again before something is changed that cannot be changed back.
+
     Raises:
         scai.errors.PartialLoadError: some were changed and could not be given back what they had.
     """
     for load in loads:
         load.prepare()
+    if agree is not None:
+        agree()
     if dry_run:
         loads = [load for load in loads if load.may_fail]
     with signals_held():
@@ -110,6 +122,8 @@ def apply_all(
                 load.apply()
             if random_state is not None and not dry_run:
                 random_state()
+            if agree is not None:
+                agree()
             # What can be undone has succeeded.
             for load in loads:
                 load.fill()

@@ -19,6 +19,7 @@ from scai._arguments import (
     checked_iteration,
     checked_mapping,
     checked_remap,
+    checked_seconds,
     plain_statistics,
 )
 from scai._capture import Capture, Snapshot, checked_snapshot
@@ -27,16 +28,26 @@ from scai._files import THREADS, PathLike, locator, mapped
 from scai._files import verify as _verify
 from scai._foreign import warn_of_objects
 from scai._garbage import no_collections
+from scai._group import Line, Membership
+from scai._group_resume import Found, OwnState, ResumeMeeting, opened
+from scai._group_save import RANK_STATES, Lost, SaveMeeting
 from scai._handle import Completing, SaveHandle
 from scai._live import lift_all
 from scai._load import apply_all
 from scai._load_module import Matching
+from scai._named import ONE, member_name
 from scai._native import File
 from scai._parts import Parts
+from scai._replicas import Replica, has_shards, replica_of
 from scai._results import Resumed, SaveInfo, Skipped, Verdict, within
 from scai._retention import Retention, retention
+from scai._wrappers import check_not_divided
+from scai.errors import DamagedError, NothingToResumeError
 
 _log = logging.getLogger("scai")
+_OF_EACH_RANK = ("rng_state", "dataloader_state_dict")
+"""Fields of which each rank of a process group has its own."""
+
 _open_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
 
 
@@ -78,6 +89,22 @@ class CheckpointManager:
             ``snapshot="live"``; by default a quarter of the memory that is free.
         save_interval: iterations between saves, for `should_save`.
         allow_unprotected: also load files without any checksums, in which damage is not noticed.
+        process_group: the ranks that save and resume together. `None`: all of them, if
+            `torch.distributed` is initialised with more than one when a call is made. ``False``: this
+            process by itself.
+        replicas: ``"compare"`` refuses to save if the parameters or the state of the optimizer
+            differ between the ranks; ``"trust"`` does not look.
+        join_timeout: seconds that rank 0 waits for the other ranks to come to a save, and for the
+            first to come to a resume.
+
+    In a process group each rank makes the same calls, and a script for one process stays as it is.
+    Nothing is communicated when a manager is made. Rank 0 writes; the random states and data loaders
+    of the others are saved in the field ``rank_states``. All ranks return the same path or raise the
+    same error, in which ``rank N:`` says where it was. A rank that does not come to a save is not
+    waited for again until it does, so that ``if rank == 0: manager.save_checkpoint(…)`` works too.
+    A rank waits up to half an hour for rank 0, and a resume a quarter of an hour for ranks that are
+    missing when others have come. Callbacks `on_commit` are called on rank 0 only. Lists, `load_checkpoint` and
+    `verify_checkpoint` concern one process.
     """
 
     def __init__(
@@ -96,6 +123,9 @@ class CheckpointManager:
         memory: int | None = None,
         save_interval: int = 1,
         allow_unprotected: bool = False,
+        process_group: Any = None,
+        replicas: Literal["compare", "trust"] = "compare",
+        join_timeout: float = 30.0,
     ) -> None:
         self._given = _plain(os.fspath(checkpoint_dir))
         if not self._given:
@@ -114,8 +144,13 @@ class CheckpointManager:
         self._memory = checked_count("memory", memory)
         self._save_interval = checked_count("save_interval", save_interval) or 1
         self._allow_unprotected = allow_unprotected
+        if replicas not in ("compare", "trust"):
+            raise ValueError(f'`replicas` is {replicas!r}; it is "compare" or "trust"')
+        self._replicas = replicas
+        self._join_timeout = checked_seconds("join_timeout", join_timeout)
         self._begin()
         self._manager = self._open()
+        self._members = Membership(process_group, self._manager.directory())
         _open_managers.add(self)
 
     def _begin(self) -> None:
@@ -123,6 +158,8 @@ class CheckpointManager:
         self._capture = Capture(self._memory)
         self._completing = Completing(self._on_commit)
         self._handles: list[SaveHandle] = []
+        # Of saves that another rank does.
+        self._lost = Lost()
 
     def _reopen(self) -> _native.Manager:
         # Another working directory must not make it another directory.
@@ -275,57 +312,113 @@ class CheckpointManager:
                 its handle; this checkpoint is then not saved.
         """
         began = time.monotonic()
-        further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
-        checked_flags(rng=rng, wait=wait)
-        if only not in (None, "trainable"):
-            raise ValueError(f'`only` is {only!r}; it is "trainable", or None to save everything')
-        objects = Parts(model, optimizer, further, parts)
-        iteration = checked_iteration(iteration)
-        mode = self._snapshot if snapshot is None else checked_snapshot(snapshot)
-        manager = self._native
-        self._settle()
-        objects.check_sound()
-        states, about = objects.state(only)
-        state = {
-            "iteration": iteration,
-            **{field: states.pop(field) for field in ("model_state_dict", "optimizer_state_dict")},
-            "training_stats": plain_statistics(training_stats, self._keep.statistics),
-            "metadata": dict(checked_mapping("metadata", metadata)),
-            # A zone is looked up under a lock, which a fork might copy while the thread that
-            # saves holds it.
-            "timestamp": datetime.datetime.now().astimezone().isoformat(timespec="microseconds"),
-            **states,
+        line = self._members.line()
+        meeting = None if line is None else SaveMeeting(self._members, line, self._join_timeout)
+        with meeting or contextlib.nullcontext():
+            further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+            checked_flags(rng=rng, wait=wait)
+            if only not in (None, "trainable"):
+                raise ValueError(f'`only` is {only!r}; it is "trainable", or None to save everything')
+            objects = Parts(model, optimizer, further, parts)
+            if meeting is not None:
+                check_not_divided(objects.by_name())
+            iteration = checked_iteration(iteration)
+            mode = self._snapshot if snapshot is None else checked_snapshot(snapshot)
+            manager = self._native
+            self._settle()
+            objects.check_sound()
+            states, about = objects.state(only)
+            state = {
+                "iteration": iteration,
+                **{field: states.pop(field) for field in ("model_state_dict", "optimizer_state_dict")},
+                "training_stats": plain_statistics(training_stats, self._keep.statistics),
+                "metadata": dict(checked_mapping("metadata", metadata)),
+                # A zone is looked up under a lock, which a fork might copy while the thread that
+                # saves holds it.
+                "timestamp": datetime.datetime.now().astimezone().isoformat(timespec="microseconds"),
+                **states,
+            }
+            if rng:
+                state["rng_state"] = _random.capture()
+            if meeting is not None:
+                state[RANK_STATES] = []
+            extra = checked_mapping("extra", extra)
+            objects.warn_of_strays(extra)
+            for name, value in extra.items():
+                if name in state:
+                    raise ValueError(f"`extra` has a part `{name}`, which is the name of a field; rename it")
+                state[name] = value
+            if meeting is not None:
+                replica = self._replica(objects, state["optimizer_state_dict"])
+                if not meeting.leads:
+                    own = {field: state[field] for field in _OF_EACH_RANK if field in state}
+                    return self._follow(meeting, iteration, replica, own, wait, began)
+                state[RANK_STATES] = meeting.lead(iteration, replica)
+            if wait:
+                # Saves follow one another: one in the background comes first.
+                saved = manager.save(_native.Tree.encode(state, note=about))
+                seconds = time.monotonic() - began
+                info = SaveInfo.of(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
+                if meeting is not None:
+                    meeting.saved(info)
+                self._completing.committed(info)
+                return info.path
+            # Of those that wait for another one, each would hold a copy of a state.
+            manager.wait_for_saves(1)
+            save, fence = self._capture.begin(
+                state,
+                about,
+                mode,
+                objects.models.values(),
+                objects.optimizers.values(),
+                manager.save_in_background,
+            )
+            path = self._at(f"checkpoint_iter_{iteration}.pt")
+            tell = None if meeting is None else meeting.ended
+            handle = SaveHandle(path, iteration, save, fence, began, self._completing, tell)
+            if meeting is not None:
+                meeting.begun()
+            self._handles.append(handle)
+            self._completing.add(handle)
+            return handle
+
+    def _replica(self, objects: Parts, optimizers: Any) -> Replica | None:
+        """What the other ranks have to hold as well; `None` if that is not compared."""
+        if has_shards(objects.models.values(), optimizers):
+            raise TypeError(
+                "the state has a DTensor, of which each rank holds a part; a manager cannot save these yet. "
+                "Save with torch.distributed.checkpoint, or pass the whole state dict"
+            )
+        if self._replicas == "trust":
+            return None
+        models = {member_name("model", name): model for name, model in objects.models.items()}
+        states = {
+            member_name("optimizer", name): optimizers if name is ONE else optimizers[name]
+            for name in objects.optimizers
         }
-        if rng:
-            state["rng_state"] = _random.capture()
-        extra = checked_mapping("extra", extra)
-        objects.warn_of_strays(extra)
-        for name, value in extra.items():
-            if name in state:
-                raise ValueError(f"`extra` has a part `{name}`, which is the name of a field; rename it")
-            state[name] = value
-        if wait:
-            # Saves follow one another: one in the background comes first.
-            saved = manager.save(_native.Tree.encode(state, note=about))
-            seconds = time.monotonic() - began
-            info = SaveInfo.of(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
-            self._completing.committed(info)
-            return info.path
-        # Of those that wait for another one, each would hold a copy of a state.
-        manager.wait_for_saves(1)
-        save, fence = self._capture.begin(
-            state,
-            about,
-            mode,
-            objects.models.values(),
-            objects.optimizers.values(),
-            manager.save_in_background,
-        )
+        return replica_of(models, states)
+
+    def _follow(
+        self,
+        meeting: SaveMeeting,
+        iteration: int,
+        replica: Replica | None,
+        own: dict[str, Any],
+        wait: bool,
+        began: float,
+    ) -> str | SaveHandle:
+        """Take part in a save that rank 0 does."""
+        save = meeting.follow(iteration, replica, own, self._lost)
         path = self._at(f"checkpoint_iter_{iteration}.pt")
-        handle = SaveHandle(path, iteration, save, fence, began, self._completing)
-        self._handles.append(handle)
-        self._completing.add(handle)
-        return handle
+        handle = SaveHandle(path, iteration, save, None, began, self._completing, calls_back=False)
+        if not wait:
+            self._handles.append(handle)
+            self._completing.add(handle)
+            return handle
+        save.wait()
+        save.mark_reported()
+        handle.complete()
+        return handle.result()
 
     def should_save(self, iteration: int) -> bool:
         """Whether `iteration` is a multiple of `save_interval`, and later than the latest checkpoint and
@@ -387,7 +480,7 @@ class CheckpointManager:
                 An object in the file that only code could make is then a `scai.ForeignObject` in
                 the result, with a warning; a strict load raises `NeedsCodeError`.
             scheduler, scaler, ema, dataloader, parts: further parts, as they were saved.
-            rng: whether to restore the state of the random generators.
+            rng: whether to restore the state of the random generators; in a process group this rank's own.
             remap: regular expressions for saved names, and replacements (``$1`` or ``\\1`` is the
                 first group).
             cast: also load numbers of floating point into those of another type, such as float16 into
@@ -423,6 +516,7 @@ class CheckpointManager:
             rng="required" if rng else "no",
             dry_run=dry_run,
             mmap=mmap,
+            line=self._members.line(),
         )
 
     @no_collections()
@@ -438,8 +532,13 @@ class CheckpointManager:
         mmap: bool,
         is_resume: bool = False,
         checked: File | None = None,
+        line: Line | None = None,
+        agree: Callable[[], None] | None = None,
     ) -> Checkpoint:
-        """Load a file, or one that is open and of which every byte was checked."""
+        """Load a file, or one that is open and of which every byte was checked.
+
+        With a `line` to other ranks, what each has of its own is this one's; `agree` as in `apply_all`.
+        """
         locate = locator(device)
         if device is not None and not callable(device) and not isinstance(device, dict):
             # Before anything is changed, not when the first field is read.
@@ -456,21 +555,30 @@ class CheckpointManager:
         lift_all()
 
         tree.check_fields()
-        loads = objects.loads(tree, matching)
+        # Of a file without states by rank, what is loaded by hand is everybody's.
+        is_by_rank = line is not None and (is_resume or RANK_STATES in tree.keys())
+        own = OwnState(tree, line) if line is not None and is_by_rank else None
+        has_loader = own is not None and "dataloader" in objects.further
+        field = "dataloader_state_dict"
+        loads = objects.loads(tree, matching, {field: own.field(field)} if own and has_loader else None)
         if is_resume and objects.models and (rest := objects.not_among(tree)):
             _log.warning(
                 "`%s` also holds %s, for which nothing was passed: not restored", path, ", ".join(rest)
             )
         restore = None
-        if rng == "required" or (rng == "if saved" and "rng_state" in tree.keys()):
-            random_state = tree.field("rng_state").decode(threads=self._threads)
-            restore = _random.prepared(random_state)
+        random_state = None
+        if rng == "required":
+            random_state = tree.field("rng_state") if own is None else own.field("rng_state")
+        elif rng == "if saved":
+            random_state = tree.part("rng_state") if own is None else own.part("rng_state")
+        if random_state is not None:
+            restore = _random.prepared(random_state.decode(threads=self._threads))
         if mmap and (mapping := mapped(file)) is not None:
             content = tree.decode(map=mapping, locate=locate, threads=self._threads)
             checkpoint = Checkpoint(content)
         else:
             checkpoint = Checkpoint.of(tree, locate, self._threads)
-        apply_all(loads.all, restore, dry_run)
+        apply_all(loads.all, restore, dry_run, agree)
 
         if not dry_run:
             self._note_read(path)
@@ -515,43 +623,97 @@ class CheckpointManager:
             scai.errors.NothingToResumeError: there are checkpoints, and none is sound.
             Exception: what `load_checkpoint` raises where a sound one cannot be read or does not fit.
         """
-        further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
-        checked_flags(strict=strict, rng=rng, cast=cast, mmap=mmap)
-        objects = Parts(model, optimizer, further, parts)
-        if on_unreadable not in ("raise", "skip"):
-            raise ValueError(f'`on_unreadable` is {on_unreadable!r}; it is "raise" or "skip"')
-        if at is not None:
-            at = checked_iteration(at, "at")
-            name = self._native.name_of(at)
-            found: dict[str, Any] | None = {
-                "name": name,
-                "iteration": at,
-                "iterations_lost": 0,
-                "skipped": [],
-            }
-        else:
-            found = self._native.resume(on_unreadable == "skip")
-        if found is None:
+        line = self._members.line()
+        meeting = None if line is None else ResumeMeeting(line, at, self._join_timeout)
+        with meeting or contextlib.nullcontext():
+            further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
+            checked_flags(strict=strict, rng=rng, cast=cast, mmap=mmap)
+            objects = Parts(model, optimizer, further, parts)
+            if on_unreadable not in ("raise", "skip"):
+                raise ValueError(f'`on_unreadable` is {on_unreadable!r}; it is "raise" or "skip"')
+            at = None if at is None else checked_iteration(at, "at")
+            matching = Matching(strict, checked_remap(remap), cast)
+            went_back = at is not None
+
+            def find(last: Found | None, reason: Exception | None) -> Found | None:
+                nonlocal went_back
+                if last is None or reason is None:
+                    return self._found(at, on_unreadable == "skip")
+                if at is not None:
+                    raise reason
+                went_back = True
+                return self._older(last, reason)
+
+            def load(found: Found, agree: Callable[[], None] | None) -> Checkpoint:
+                path, file = self._at(found.name), found.file
+                if line is not None and line.rank != 0:
+                    file = opened(path, self._allow_unprotected, line)
+                    file.check(self._threads)
+                return self._load(
+                    path,
+                    objects,
+                    device,
+                    matching=matching,
+                    rng="if saved" if rng else "no",
+                    dry_run=False,
+                    mmap=mmap,
+                    is_resume=True,
+                    checked=file,
+                    line=line,
+                    agree=agree,
+                )
+
+            def at_last(found: Found) -> None:
+                if went_back:
+                    self.rollback(found.iteration)
+
+            if meeting is not None:
+                self.flush()
+                outcome = meeting.run(find, load, at_last)
+            elif (newest := find(None, None)) is not None:
+                outcome = newest, load(newest, None)
+                at_last(newest)
+            else:
+                outcome = None
+        if outcome is None:
             return None
-        path = self._at(found["name"])
-        checkpoint = self._load(
-            path,
-            objects,
-            device,
-            matching=Matching(strict, checked_remap(remap), cast),
-            rng="if saved" if rng else "no",
-            dry_run=False,
-            mmap=mmap,
-            is_resume=True,
-            checked=found.get("file"),
-        )
+        found, checkpoint = outcome
+        skipped = Skipped.all_of(self.checkpoint_dir, found.skipped)
+        if line is None or line.rank == 0:
+            for one in skipped:
+                aside = f"; it is now called `{one.set_aside}`" if one.set_aside else ""
+                _log.warning("`%s` was not resumed from: %s%s", one.path, one.reason, aside)
+        path = self._at(found.name)
+        return Resumed(checkpoint, path, found.iteration, skipped, found.iterations_lost)
+
+    def _found(self, at: int | None, skip_unreadable: bool) -> Found | None:
+        """The checkpoint of an iteration, or the newest one that is sound."""
         if at is not None:
-            self.rollback(at)
-        skipped = Skipped.all_of(self.checkpoint_dir, found["skipped"])
-        for one in skipped:
-            aside = f"; it is now called `{one.set_aside}`" if one.set_aside else ""
-            _log.warning("`%s` was not resumed from: %s%s", one.path, one.reason, aside)
-        return Resumed(checkpoint, path, found["iteration"], skipped, found["iterations_lost"])
+            return Found(self._native.name_of(at), at, 0, [])
+        found = self._native.resume(skip_unreadable)
+        return None if found is None else Found(**found)
+
+    def _older(self, last: Found, reason: Exception) -> Found:
+        """The newest checkpoint before another that is sound."""
+        skipped = [*last.skipped, (last.name, reason, None)]
+        superseded = {name for name, _, removed in self._native.prune_superseded(True) if removed}
+        for iteration in reversed(self._native.iterations()):
+            if iteration >= last.iteration:
+                continue
+            name = self._native.name_of(iteration)
+            if name in superseded:
+                continue
+            try:
+                file = _native.File(self._at(name), self._allow_unprotected)
+                file.check(self._threads)
+            except DamagedError as error:
+                skipped.append((name, error, None))
+                continue
+            lost = last.iterations_lost + last.iteration - iteration
+            return Found(name, iteration, lost, skipped, file)
+        raise NothingToResumeError(
+            f"no checkpoint in `{self.checkpoint_dir}` is sound on all ranks; of the last one: {reason}"
+        )
 
     # The directory
 
@@ -561,14 +723,17 @@ class CheckpointManager:
         Those of later iterations are superseded: listed as such, never resumed from by themselves,
         counted by no rule, deleted only by ``prune(superseded=True)``, and replaced by a save of the
         same iteration. The record is durable when this returns. To take it back, roll back to a later
-        iteration. ``resume(at=…)`` loads the checkpoint as well.
+        iteration. ``resume(at=…)`` loads the checkpoint as well. In a process group rank 0 records it, and
+        the call does nothing on the others.
 
         Raises:
             FileNotFoundError: there is no checkpoint of this iteration.
             scai.errors.LockedError: another process writes to the directory.
         """
         self.flush()
-        self._native.rollback(checked_iteration(iteration))
+        line = self._members.line()
+        if line is None or line.rank == 0:
+            self._native.rollback(checked_iteration(iteration))
 
     def list_checkpoints(self) -> list[str]:
         """The paths of all checkpoints, by iteration."""
@@ -693,6 +858,7 @@ class CheckpointManager:
         manager.wait_for_saves(0)
         self._completing.wait()
         self._settle()
+        self._lost.surface()
         manager.flush()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from scai._load_optimizer import OptimizerLoad, state_and_note, written_by
 from scai._named import ONE, Members, is_model, member_name, members, saved_members
 from scai._report import LoadReport
 from scai._versions import plain_state
+from scai._wrappers import layer_named_like, unwrapped
 
 _log = logging.getLogger("scai")
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -44,7 +46,9 @@ class Parts:
         further: Mapping[str, Any],
         parts: Mapping[str, Any] | None,
     ) -> None:
-        self.models = members(model, "model")
+        # As they were passed: what is saved are the modules inside wrappers.
+        self._wrapped = {"model": members(model, "model")}
+        self.models = _unwrapped(self._wrapped["model"])
         self.optimizers = members(optimizer, "optimizer")
         given = {name: part for name, part in further.items() if part is not None}
         for name, part in checked_mapping("parts", parts).items():
@@ -53,22 +57,25 @@ class Parts:
             if name in given or name in _TAKEN:
                 raise ValueError(f"`{name}` is an argument of its own, and also a name in `parts`")
             given[name] = part
-        self.further = {name: members(part, name) for name, part in given.items()}
+        self._wrapped.update((name, members(part, name)) for name, part in given.items())
+        self.further = {name: _unwrapped(self._wrapped[name]) for name in given}
         for what, things in self.further.items():
             for key, thing in things.items():
                 if what != "ema" or not isinstance(thing, Mapping):
                     _check_can_be_loaded(thing, member_name(what, key))
 
+    def by_name(self) -> dict[str, Any]:
+        """All objects by the names that errors call them."""
+        all_of = {"model": self.models, "optimizer": self.optimizers, **self.further}
+        return {
+            member_name(what, name): thing
+            for what, things in all_of.items()
+            for name, thing in things.items()
+        }
+
     def check_sound(self) -> None:
         """Refuse to save what a load has changed in part."""
-        all_of = {"model": self.models, "optimizer": self.optimizers, **self.further}
-        check_sound(
-            {
-                member_name(what, name): thing
-                for what, things in all_of.items()
-                for name, thing in things.items()
-            }
-        )
+        check_sound(self.by_name())
 
     def warn_of_strays(self, extra: Mapping[str, Any]) -> None:
         """Log a warning, once, of each optimizer that steps tensors which are not saved."""
@@ -128,20 +135,49 @@ class Parts:
         # Without an optimizer, an empty dict was saved.
         return [name for name in states if tree.field(name).keys()]
 
-    def loads(self, tree: _native.Tree, matching: Matching) -> Loads:
-        """The loads of all of them from a checkpoint; nothing is changed yet."""
+    def loads(
+        self,
+        tree: _native.Tree,
+        matching: Matching,
+        own: Mapping[str, _native.Tree | None] | None = None,
+    ) -> Loads:
+        """The loads of all of them from a checkpoint; nothing is changed yet.
+
+        Args:
+            tree: the checkpoint.
+            matching: what counts as a match.
+            own: the states of parts that are elsewhere in the checkpoint, by the names of their fields;
+                `None` for those to leave as they are.
+        """
         loads = Loads()
-        models = {"model": self.models} if self.models else {}
+        own = own or {}
+        models = {"model": self._named_like(tree, "model", matching)} if self.models else {}
         for what, things in self.further.items():
+            field = _FIELD.format(what)
             if what == "ema" or all(map(is_model, things.values())):
-                models[what] = things
-            else:
-                loads.add_parts(tree, things, what)
+                models[what] = self._named_like(tree, what, matching)
+            elif field not in own:
+                loads.add_parts(tree.field(field), things, what)
+            elif (part := own[field]) is not None:
+                loads.add_parts(part, things, what)
         for what, things in models.items():
             loads.add_models(tree, things, what, matching)
         if self.optimizers:
-            loads.add_optimizers(tree, self.optimizers, self.models, matching)
+            loads.add_optimizers(tree, self.optimizers, models.get("model", {}), matching)
         return loads
+
+    def _named_like(self, tree: _native.Tree, what: str, matching: Matching) -> Members:
+        """Models of an argument, without the wrappers whose names the checkpoint does not have."""
+        saved = tree.part(_FIELD.format(what))
+
+        def names(member: str | None) -> list[str]:
+            part = saved if saved is None or member is ONE else saved.part(member)
+            return [] if part is None else part.renamed(matching.table).keys()
+
+        return {
+            name: layer_named_like(thing, functools.partial(names, name))
+            for name, thing in self._wrapped[what].items()
+        }
 
 
 class Loads:
@@ -158,10 +194,9 @@ class Loads:
         self._optimizers: dict[str | None, Any] = {}
         self._absent = {"model": LoadReport(), "optimizer": LoadReport()}
 
-    def add_parts(self, tree: _native.Tree, things: Members, what: str) -> None:
-        """Those that are asked themselves, such as a scheduler."""
-        field = _FIELD.format(what)
-        found, _, _ = saved_members(tree.field(field), things, field, strict=True)
+    def add_parts(self, state: _native.Tree, things: Members, what: str) -> None:
+        """Those that are asked themselves, such as a scheduler, from their state."""
+        found, _, _ = saved_members(state, things, _FIELD.format(what), strict=True)
         self.all += [
             PartLoad(part, things[name], member_name(what, name)) for name, part in found.items()
         ]
@@ -240,6 +275,10 @@ def _combined(loads: Mapping[str | None, Any], absent: LoadReport) -> LoadReport
     for name, load in loads.items():
         absent.add(f"{name}.", load.report)
     return absent
+
+
+def _unwrapped(things: Members) -> Members:
+    return {name: unwrapped(thing) for name, thing in things.items()}
 
 
 def _states(things: Members, what: str) -> Any:

@@ -12,6 +12,7 @@ __all__ = [
     "ChangedError",
     "CheckpointError",
     "DamagedError",
+    "GroupError",
     "LockedError",
     "MismatchError",
     "MissingFieldError",
@@ -114,6 +115,14 @@ class MissingFieldError(KeyError):
     def __str__(self) -> str:
         # KeyError shows its argument as a literal.
         return str(self.args[0])
+
+
+class GroupError(CheckpointError):
+    """The ranks of a process group could not save or load together; the message names those concerned.
+
+    One did not come, cannot be reached, cannot see the files of another, or failed with an error of a
+    class that is not known here.
+    """
 
 
 class LockedError(CheckpointError):

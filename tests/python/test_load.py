@@ -10,6 +10,7 @@ import re
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,11 +113,20 @@ def test_the_state_of_an_optimizer_follows_its_parameters_into_a_deeper_model(
     train(deep, deep_optimizer, images, range(2))
 
 
-def test_a_wrapper_is_hinted_at_and_remapped_with_its_optimizer(manager: CheckpointManager) -> None:
+def with_names_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """The state of an optimizer as a checkpoint has it that names the parameters as this model does."""
+    state = optimizer.state_dict()
+    names = [name for name, _ in model.named_parameters()]
+    return {**state, "param_groups": [{**state["param_groups"][0], "param_names": names}]}
+
+
+def test_a_file_with_the_names_of_a_wrapper_is_hinted_at_and_remapped_with_its_optimizer(
+    manager: CheckpointManager,
+) -> None:
     wrapped = nn.DataParallel(mlp())
     optimizer = torch.optim.Adam(wrapped.parameters())
     train(wrapped, optimizer, rows, range(2))
-    path = manager.save_checkpoint(wrapped, optimizer, 2)
+    path = manager.save_checkpoint(wrapped.state_dict(), with_names_of(wrapped, optimizer), 2)
     model = mlp()
     own = torch.optim.Adam(model.parameters())
     with pytest.raises(MismatchError) as raised:
@@ -129,11 +139,56 @@ def test_a_wrapper_is_hinted_at_and_remapped_with_its_optimizer(manager: Checkpo
     assert report.complete and report.optimizer.complete
     assert_same(model.state_dict(), wrapped.module.state_dict())
     assert_same(own.state_dict(), optimizer.state_dict())
+    # A wrapped model needs no remap, and one that was written when it did is still fine.
+    for remap in ({}, {r"^module\.": ""}):
+        other = nn.DataParallel(mlp())
+        its = torch.optim.Adam(other.parameters())
+        report = manager.load_checkpoint(path, other, its, remap=remap).report
+        assert report.complete and report.optimizer.complete
+        assert_same(other.module.state_dict(), model.state_dict())
+        assert_same(its.state_dict(), optimizer.state_dict())
     back = manager.save_checkpoint(model, own, 3)
-    with pytest.raises(MismatchError, match=r"remap `\^` to `module.`"):
-        manager.load_checkpoint(back, wrapped)
     manager.load_checkpoint(back, wrapped, optimizer, remap={"^": "module."})
+    manager.load_checkpoint(back, wrapped, optimizer)
     assert_same(wrapped.module.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda module: torch.compile(module, backend="eager"),
+        lambda module: torch.compile(nn.DataParallel(module), backend="eager"),
+        lambda module: nn.DataParallel(torch.compile(module, backend="eager")),
+    ],
+    ids=["data parallel", "compiled", "compiled data parallel", "data parallel compiled"],
+)
+@pytest.mark.parametrize("snapshot", ["live", "copy"])
+def test_wrappers_are_seen_through(wrap: Any, snapshot: str, manager: CheckpointManager) -> None:
+    # A module called like what a wrapper adds.
+    inner = nn.ModuleDict({"module": mlp()})
+    inner.forward = lambda x: inner["module"](x)
+    wrapped = wrap(inner)
+    optimizer = torch.optim.Adam(wrapped.parameters())
+    train(wrapped, optimizer, rows, range(2))
+    handle = manager.save_checkpoint(wrapped, optimizer, 2, wait=False, snapshot=snapshot)
+    path = handle.result()
+    saved = torch.load(path, weights_only=True)
+    assert list(saved["model_state_dict"]) == list(inner.state_dict())
+    names = [name for name, _ in inner.named_parameters()]
+    assert saved["optimizer_state_dict"]["param_groups"][0]["param_names"] == names
+    for target in (wrap(nn.ModuleDict({"module": mlp()})), nn.ModuleDict({"module": mlp()})):
+        its = torch.optim.Adam(target.parameters())
+        report = manager.load_checkpoint(path, target, its).report
+        assert report.complete and report.optimizer.complete
+        assert_same(list(target.state_dict().values()), list(inner.state_dict().values()))
+        assert_same(its.state_dict(), optimizer.state_dict())
+    # And each layer's names are still those of files that have them.
+    old = manager.save_checkpoint(wrapped.state_dict(), with_names_of(wrapped, optimizer), 3)
+    target = wrap(nn.ModuleDict({"module": mlp()}))
+    its = torch.optim.Adam(target.parameters())
+    assert manager.load_checkpoint(old, target, its).report.complete
+    assert_same(target.state_dict(), wrapped.state_dict())
 
 
 def test_a_remap_may_use_groups_and_must_be_an_expression(manager: CheckpointManager) -> None:

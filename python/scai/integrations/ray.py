@@ -29,6 +29,7 @@ from scai._arguments import checked_flags, checked_remap
 from scai._background import UNFINISHED
 from scai._files import THREADS, verify
 from scai._folder import COMMIT, Staging
+from scai._group import Membership
 from scai._handle import SaveHandle
 from scai._load_module import Matching
 from scai._manager import CheckpointManager
@@ -171,6 +172,8 @@ def resume(
     checked_flags(strict=strict, rng=rng, cast=cast, mmap=mmap)
     further = {"scheduler": scheduler, "scaler": scaler, "ema": ema, "dataloader": dataloader}
     objects = Parts(model, optimizer, further, parts)
+    # Only rank 0 saves, and the directories of the ranks need not be shared.
+    manager._members = Membership(False, manager.checkpoint_dir)
     rank = ray.train.get_context().get_world_rank()
     is_first = rank == 0
     if is_first:
