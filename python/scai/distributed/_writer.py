@@ -115,7 +115,7 @@ class StorageWriter(FileSystemWriter):
         self._io = io
         self._capture = Capture()
         self._staged: list[Staged] = []
-        self._attempt: _native.Attempt | None = None
+        self._attempt: _native.Attempt | _native.ShardedSave | None = None
         self._prefixes: set[str] = set()
 
     # AsyncStager
@@ -159,13 +159,18 @@ class StorageWriter(FileSystemWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Begin an attempt, and give each process the name that its shard begins with."""
+        self._attempt = self.begin_attempt()
+        prefixes = (_StoragePrefix(f"{self._attempt.id}_{rank}_") for rank in range(len(plans)))
+        return [dataclasses.replace(plan, storage_data=prefix) for plan, prefix in zip(plans, prefixes)]
+
+    def begin_attempt(self) -> _native.Attempt | _native.ShardedSave:
+        """Begin to save to the directory."""
         path = os.path.abspath(self.path)
         if (earlier := _attempts.get(path)) is not None:
             # It failed in another process, or this save takes its place.
             earlier.abandon()
-        self._attempt = _attempts[path] = _native.Attempt(path)
-        prefixes = (_StoragePrefix(f"{self._attempt.id}_{rank}_") for rank in range(len(plans)))
-        return [dataclasses.replace(plan, storage_data=prefix) for plan, prefix in zip(plans, prefixes)]
+        attempt = _attempts[path] = _native.Attempt(path)
+        return attempt
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the shard of this process, and return when it is durable."""
@@ -268,12 +273,17 @@ class StorageWriter(FileSystemWriter):
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = places
         metadata.storage_meta = self.storage_meta()
-        attempt.commit(shards, pickle.dumps(metadata), self._described(), len(results), {})
+        described = _native.Tree.encode(self.described())
+        saved = attempt.commit(shards, pickle.dumps(metadata), described, len(results), {})
         self._attempt = None
+        self.committed(saved)
 
-    def _described(self) -> _native.Tree:
+    def described(self) -> dict[str, Any]:
         """What listings show of the checkpoint."""
-        return _native.Tree.encode({})
+        return {}
+
+    def committed(self, saved: dict[str, Any] | None) -> None:
+        """The checkpoint is durable."""
 
 
 def _name_of(item: WriteItem) -> str:

@@ -1,0 +1,205 @@
+"""A save by the ranks that each hold a part of the state: all write, and rank 0 commits."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from scai import _native
+from scai._capture import Capture, Snapshot
+from scai._failures import raised_from, said_of
+from scai._group import PATIENCE, Line
+from scai.distributed._state import FlatState, SavePlanner
+from scai.distributed._writer import StorageWriter
+from scai.errors import GroupError
+
+
+class _Writer(StorageWriter):
+    """Writes to a manager's directory, which commits.
+
+    Args:
+        path: where this process writes.
+        begin: begins the save, in the process that commits.
+        described: what listings show.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        begin: Callable[[], _native.ShardedSave],
+        described: dict[str, Any],
+        capture: Capture,
+        **options: Any,
+    ) -> None:
+        super().__init__(path, **options)
+        self._begin_save = begin
+        self._state = described
+        self._capture = capture
+        self.saved: dict[str, Any] | None = None
+
+    def begin_attempt(self) -> _native.ShardedSave:
+        """Begin the save."""
+        return self._begin_save()
+
+    def described(self) -> dict[str, Any]:
+        """What listings show."""
+        return self._state
+
+    def committed(self, saved: Any) -> None:
+        """Keep what the manager says of it."""
+        self.saved = saved
+
+
+class Groups:
+    """The group of gloo in which DCP plans: scai's own, so that nothing of the training meets it.
+
+    It is made when it is first needed, and anew after a failure, by all ranks together.
+    """
+
+    def __init__(self) -> None:
+        self._line: Line | None = None
+        self._group: Any = None
+
+    def of(self, line: Line | None) -> Any:
+        """The group of these ranks; `None` for one process."""
+        if line is None:
+            return None
+        if self._group is None or self._line is not line:
+            timeout = datetime.timedelta(seconds=PATIENCE)
+            self._group = dist.new_group(
+                list(line.ranks), backend="gloo", timeout=timeout, use_local_synchronization=True
+            )
+            self._line = line
+        return self._group
+
+    def drop(self) -> None:
+        """Something failed: what the group was about to say is not known."""
+        self._group = None
+
+
+class ShardedSave:
+    """One save: of a state of which this process has a part.
+
+    Args:
+        state: the state.
+        note: what is kept beside it.
+        path: the directory of the checkpoint.
+        begin: begins the save, in the process that commits.
+        line: to the other ranks, if there are any.
+        groups: where the group is from.
+        options: of the writer.
+    """
+
+    def __init__(
+        self,
+        state: FlatState,
+        note: str | None,
+        path: str,
+        begin: Callable[[], _native.ShardedSave],
+        line: Line | None,
+        groups: Groups,
+        capture: Capture,
+        **options: Any,
+    ) -> None:
+        fields = ("iteration", "timestamp", "training_stats", "metadata")
+        described = {field: state.tree["tree"][field] for field in fields}
+        self._writer = _Writer(path, begin, described, capture, **options)
+        self._planner = SavePlanner(state, note)
+        self._values = state.values
+        self._line, self._groups = line, groups
+        self._group = groups.of(line)
+
+    def take(self) -> None:
+        """Take the state as it is now, for a save in the background."""
+        self._values = self._writer.stage(self._values)
+
+    def run(self) -> dict[str, Any] | None:
+        """Write and commit, on all ranks together; returns what rank 0 saved, there.
+
+        Raises:
+            Exception: what a rank failed with: the same on each.
+        """
+        try:
+            dcp.save(
+                self._values,
+                storage_writer=self._writer,
+                planner=self._planner,
+                process_group=self._group,
+                no_dist=self._line is None,
+            )
+        except CheckpointException as error:
+            # All have heard of it, and the group is as it was.
+            raise self._told(error) from None
+        except Exception as error:
+            self._groups.drop()
+            if self._line is None:
+                raise
+            raise GroupError(
+                f"a rank ended or did not answer while the checkpoint was saved: {error}; what was saved "
+                "before is there"
+            ) from error
+        finally:
+            self._writer.close()
+        return self._writer.saved
+
+    def _told(self, error: CheckpointException) -> Exception:
+        """The error of the first rank that failed, with its number."""
+        rank, (first, _) = min(error.failures.items())
+        if self._line is None:
+            return first if isinstance(first, Exception) else error
+        return raised_from(said_of(first, self._line.ranks[rank]))
+
+
+class InBackground:
+    """A save that runs on a thread, as `SaveHandle` sees it.
+
+    Args:
+        run: does it, and returns what was saved, or `None` on ranks other than 0.
+        known: how it ended where `run` does not say: on the other ranks.
+    """
+
+    def __init__(self, run: Callable[[], dict[str, Any] | None], lost: Any) -> None:
+        self._run = run
+        self._lost = lost
+        self._ended = threading.Event()
+        self._outcome: dict[str, Any] | BaseException | None = None
+        self._is_reported = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="scai-shards", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        outcome: dict[str, Any] | BaseException
+        try:
+            outcome = self._run() or {}
+        except BaseException as error:
+            outcome = error
+        with self._lock:
+            if isinstance(outcome, BaseException) and not self._is_reported:
+                self._lost.add(self, outcome)
+            self._outcome = outcome
+        self._ended.set()
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it has ended, at most so many seconds, and say whether it has."""
+        return self._ended.wait(seconds)
+
+    def outcome(self) -> dict[str, Any] | BaseException | None:
+        """How it ended."""
+        return self._outcome
+
+    def mark_reported(self) -> None:
+        """What it failed with need not be raised by anything else."""
+        with self._lock:
+            self._is_reported = True
+            self._lost.remove(self)
