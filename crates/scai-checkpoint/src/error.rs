@@ -391,6 +391,15 @@ impl Error {
         self
     }
 
+    /// The same error in a file that has the other one from `offset` on.
+    #[must_use]
+    pub(crate) fn shifted(mut self, offset: u64) -> Self {
+        if let Some(bytes) = self.place_mut().and_then(|place| place.bytes.as_mut()) {
+            *bytes = bytes.start.saturating_add(offset)..bytes.end.saturating_add(offset);
+        }
+        self
+    }
+
     /// Adds which of several files it is in.
     #[must_use]
     pub(crate) fn in_part(mut self, part: &str) -> Self {

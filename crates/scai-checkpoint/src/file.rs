@@ -4,9 +4,12 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::codec::{CheckpointFile, Plan, Unprotected};
-use crate::error::{Error, Result};
-use crate::store::{Directory, Io, Links, LocalDirectory, ReadAt, WriteAt, commit};
+use crate::codec::dcp::DistributedPlan;
+use crate::codec::{COMMIT, CheckpointFile, METADATA, Plan, Unprotected};
+use crate::error::{Error, Place, Result};
+use crate::store::{
+    Directory, Io, Links, LocalDirectory, Publication, ReadAt, WriteAt, commit, draft_name,
+};
 use crate::threads::{default_threads, held};
 use crate::verify::{Verification, verify_opened};
 
@@ -53,10 +56,11 @@ impl From<usize> for WriteOptions {
     }
 }
 
-/// Opens the file at `path`, in any format.
+/// Opens the file at `path`, in any format; or the distributed checkpoint that the directory at `path` is.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`].
+/// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`]; [`Error::NotACheckpoint`] for a
+/// directory of other files.
 pub fn open(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<CheckpointFile> {
     CheckpointFile::open(opened(path.as_ref())?, unprotected)
 }
@@ -138,7 +142,59 @@ pub fn write(path: impl AsRef<Path>, plan: Plan, options: impl Into<WriteOptions
     .map(drop)
 }
 
-/// Reads every byte of the file at `path` and reports all that is wrong.
+/// Writes the planned checkpoint into a new directory at `path`, and returns when it is durable.
+///
+/// The files are written into a directory under a temporary name, which then gets its final name in one step.
+///
+/// # Errors
+/// [`Error::Io`] of the kind [`io::ErrorKind::DirectoryNotEmpty`] or [`io::ErrorKind::NotADirectory`] if
+/// there is anything at `path` but an empty directory; those of saving a checkpoint. What was at `path` is
+/// then still there.
+pub fn write_distributed(
+    path: impl AsRef<Path>,
+    plan: DistributedPlan,
+    options: impl Into<WriteOptions>,
+) -> Result<()> {
+    let (path, options) = (path.as_ref(), options.into());
+    let located = |action, error| Error::io(action, error).at_path(path);
+    let found = LocalDirectory::of_file(path, Links::Keep);
+    let (parent, name) = found.map_err(|error| located("open its directory", error))?;
+    let parent = parent.with_io(options.io);
+    commit::sweep_children(&parent)?;
+    let staged = draft_name();
+    parent.make_child(&staged).map_err(|error| located("create the directory", error))?;
+    let child = parent.child(&staged).map_err(|error| located("create the directory", error))?;
+    // Shows to a sweep that this process is alive; some file systems cannot.
+    let _held = child.hold();
+    let written = write_staged(&*child, plan, options)
+        .and_then(|()| commit::publish_new_child(&parent, &staged, &name));
+    if written.is_err() && parent.child(&staged).is_ok() {
+        // What cannot be removed now is left to the next sweep.
+        let _ = commit::remove_all(&parent, &staged);
+    }
+    written
+}
+
+/// Writes the files of a checkpoint into a directory, each durable before the next one.
+fn write_staged(
+    directory: &dyn Directory,
+    plan: DistributedPlan,
+    options: WriteOptions,
+) -> Result<()> {
+    let (shard, len) = plan.shard();
+    let rest = Mutex::new(Vec::new());
+    commit::publish(directory, &shard, len, |draft| {
+        *held(&rest) = plan.write(options.threads, draft)?;
+        Ok(())
+    })?;
+    for (name, bytes) in &*held(&rest) {
+        commit::publish_entry(directory, Publication::of_bytes(name, bytes))?;
+    }
+    Ok(())
+}
+
+/// Reads every byte of the file at `path`, or of the distributed checkpoint that the directory at `path` is,
+/// and reports all that is wrong.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. A file that does not exist is
@@ -152,7 +208,27 @@ pub fn verify<'o>(
 
 fn opened(path: &Path) -> Result<Arc<dyn ReadAt>> {
     let found = LocalDirectory::of_file(path, Links::Keep);
-    found
-        .and_then(|(directory, name)| directory.open(&name))
-        .map_err(|error| Error::of_path("open", path, error))
+    let error = match found.and_then(|(directory, name)| directory.open(&name)) {
+        Ok(file) => return Ok(file),
+        Err(error) => error,
+    };
+    match LocalDirectory::open(path) {
+        Ok(directory) => opened_in(&directory, path),
+        Err(_) => Err(Error::of_path("open", path, error)),
+    }
+}
+
+/// Opens the file that makes a directory a distributed checkpoint.
+fn opened_in(directory: &LocalDirectory, path: &Path) -> Result<Arc<dyn ReadAt>> {
+    for name in [COMMIT, METADATA] {
+        match directory.open(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => return file.map_err(|error| Error::of_path("open", path.join(name), error)),
+        }
+    }
+    Err(Error::not_a_checkpoint(
+        Place { path: Some(path.to_owned()), ..Place::default() },
+        format!("a directory without `{COMMIT}` or `{METADATA}`"),
+        "name a file in it",
+    ))
 }

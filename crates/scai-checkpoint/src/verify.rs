@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, iteration_in};
-use crate::codec::{CheckpointFile, Foreign, Origin, Protection, Unprotected};
+use crate::codec::{CheckpointFile, Foreign, Origin, Protection};
 use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::store::ReadAt;
@@ -183,7 +183,7 @@ fn look(
     options: ReadOptions<'_>,
 ) -> Result<()> {
     let path = file.path();
-    let opened = CheckpointFile::open(file, Unprotected::Accept)?;
+    let opened = CheckpointFile::open_damaged(file)?;
     verification.protection = Some(opened.protection());
     verification.origin = opened.origin();
     verification.len = opened.len();

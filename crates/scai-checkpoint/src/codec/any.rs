@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::bundle::Bundle;
+use super::dcp::DistributedCheckpoint;
 use super::kind;
 use super::safetensors::{self, SafetensorsFile};
 use super::torch::{self, Manifest, TorchFile};
@@ -34,6 +35,8 @@ pub enum Format {
     Sharded,
     /// An archive that holds checkpoints, such as a model of Stable-Baselines3; read only.
     Archive,
+    /// A directory of shards, as `torch.distributed.checkpoint` writes it.
+    Distributed,
 }
 
 impl Format {
@@ -46,6 +49,7 @@ impl Format {
             Format::Safetensors => "safetensors",
             Format::Sharded => "sharded",
             Format::Archive => "archive",
+            Format::Distributed => "dcp",
         }
     }
 }
@@ -65,6 +69,7 @@ impl fmt::Display for Format {
             Format::Safetensors => "safetensors",
             Format::Sharded => "shards of an index",
             Format::Archive => "archive of checkpoints",
+            Format::Distributed => "PyTorch distributed checkpoint",
         })
     }
 }
@@ -78,6 +83,8 @@ pub enum CheckpointFile {
     Safetensors(SafetensorsFile),
     /// Several files that make up one checkpoint.
     Bundle(Bundle),
+    /// A directory of shards.
+    Distributed(Box<DistributedCheckpoint>),
 }
 
 impl CheckpointFile {
@@ -90,7 +97,20 @@ impl CheckpointFile {
         in_file(&*file, Self::open_any(&file, unprotected))
     }
 
+    /// As [`CheckpointFile::open`], to report all that is wrong: of several files, some may be missing.
+    pub(crate) fn open_damaged(file: Arc<dyn ReadAt>) -> Result<Self> {
+        if !DistributedCheckpoint::recognise(&*file) {
+            return Self::open(file, Unprotected::Accept);
+        }
+        let opened = DistributedCheckpoint::open_damaged(file, Unprotected::Accept)?;
+        Ok(Self::Distributed(Box::new(opened)))
+    }
+
     fn open_any(file: &Arc<dyn ReadAt>, unprotected: Unprotected) -> Result<Self> {
+        if DistributedCheckpoint::recognise(&**file) {
+            let opened = DistributedCheckpoint::open(Arc::clone(file), unprotected)?;
+            return Ok(Self::Distributed(Box::new(opened)));
+        }
         if let Some(index) = kind::index(&**file) {
             return Bundle::shards(index, file, unprotected).map(Self::Bundle);
         }
@@ -126,6 +146,7 @@ impl CheckpointFile {
             Self::Safetensors(_) => Format::Safetensors,
             Self::Bundle(bundle) if bundle.is_sharded() => Format::Sharded,
             Self::Bundle(_) => Format::Archive,
+            Self::Distributed(_) => Format::Distributed,
         }
     }
 
@@ -133,7 +154,7 @@ impl CheckpointFile {
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Torch(file) => file.descriptor(),
-            Self::Safetensors(_) | Self::Bundle(_) => None,
+            Self::Safetensors(_) | Self::Bundle(_) | Self::Distributed(_) => None,
         }
     }
 
@@ -143,6 +164,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.len(),
             Self::Safetensors(file) => file.len(),
             Self::Bundle(bundle) => bundle.len(),
+            Self::Distributed(directory) => directory.len(),
         }
     }
 
@@ -157,6 +179,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.protection(),
             Self::Safetensors(file) => file.protection(),
             Self::Bundle(bundle) => bundle.protection(),
+            Self::Distributed(directory) => directory.protection(),
         }
     }
 
@@ -166,6 +189,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.origin(),
             Self::Safetensors(file) => file.origin(),
             Self::Bundle(bundle) => bundle.origin(),
+            Self::Distributed(directory) => directory.origin(),
         }
     }
 
@@ -173,7 +197,15 @@ impl CheckpointFile {
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
             Self::Torch(file) => file.manifest(),
-            Self::Safetensors(_) | Self::Bundle(_) => None,
+            Self::Safetensors(_) | Self::Bundle(_) | Self::Distributed(_) => None,
+        }
+    }
+
+    /// The directory of shards that it is.
+    pub fn distributed(&self) -> Option<&DistributedCheckpoint> {
+        match self {
+            Self::Distributed(directory) => Some(directory),
+            _ => None,
         }
     }
 
@@ -186,6 +218,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.notes(),
             Self::Safetensors(file) => Ok(file.notes().map(str::to_owned)),
             Self::Bundle(_) => Ok(None),
+            Self::Distributed(directory) => Ok(directory.notes().map(str::to_owned)),
         }
     }
 
@@ -195,7 +228,7 @@ impl CheckpointFile {
         match self {
             Self::Safetensors(file) => file.metadata(),
             Self::Bundle(bundle) => bundle.metadata(),
-            Self::Torch(_) => BTreeMap::new(),
+            Self::Torch(_) | Self::Distributed(_) => BTreeMap::new(),
         }
     }
 
@@ -217,6 +250,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.tree_with(foreign),
             Self::Safetensors(file) => file.tree(),
             Self::Bundle(bundle) => bundle.tree(&|file| file.tree_with(foreign)),
+            Self::Distributed(directory) => directory.tree_with(foreign),
         }
     }
 
@@ -233,6 +267,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.verify(options),
             Self::Safetensors(file) => file.verify(options),
             Self::Bundle(bundle) => bundle.verify(options),
+            Self::Distributed(directory) => directory.verify(options),
         }
     }
 }
@@ -277,6 +312,9 @@ impl Plan {
     ) -> Result<Self> {
         match format {
             Format::Torch => torch::TorchPlan::converted(tree, notes, origin).map(Self::Torch),
+            Format::Distributed => Err(Error::invalid(
+                "a distributed checkpoint is a directory: write it with `file::write_distributed`",
+            )),
             Format::TorchLegacy | Format::TorchScript | Format::Sharded | Format::Archive => {
                 Err(Error::invalid(format!("the format `{format}` can be read but not written")))
             }

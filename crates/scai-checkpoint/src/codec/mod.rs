@@ -25,6 +25,7 @@ pub(crate) use binding::read as read_commit;
 pub use binding::{Bound, COMMIT, Commit, Digest, Kind};
 pub(crate) use buffer::MEMORY;
 pub use bundle::shards;
+pub(crate) use dcp::METADATA;
 pub(crate) use kind::foreign;
 pub use written::{Written, WrittenTensor};
 

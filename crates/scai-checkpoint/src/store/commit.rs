@@ -129,6 +129,24 @@ pub fn publish_child(directory: &dyn Directory, staged: &str, name: &str) -> Res
     Ok(())
 }
 
+/// Gives the child `staged`, in which everything is durable, the name `name`, which is free or that of an empty
+/// directory.
+///
+/// # Errors
+/// [`Error::Io`] of the kind [`ErrorKind::AlreadyExists`] or [`ErrorKind::DirectoryNotEmpty`] if anything has
+/// the name; nothing has changed then. [`Error::NotDurable`] if the directory could not be synced.
+pub(crate) fn publish_new_child(directory: &dyn Directory, staged: &str, name: &str) -> Result<()> {
+    let refused = |error| failed(directory, name, "give the directory its final name", error);
+    match directory.rename_child(staged, name) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            directory.remove_child(name).map_err(refused)?;
+            directory.rename_child(staged, name).map_err(refused)?;
+        }
+        renamed => renamed.map_err(refused)?,
+    }
+    directory.sync().map_err(|source| Error::NotDurable { path: path_of(directory, name), source })
+}
+
 /// Puts the child `staged` in the place of the child `name`, and returns what that is called now.
 fn replace_child(directory: &dyn Directory, staged: &str, name: &str) -> io::Result<String> {
     match directory.exchange_children(staged, name) {

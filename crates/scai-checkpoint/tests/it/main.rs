@@ -21,6 +21,7 @@ mod checkpoint_power_loss;
 mod child;
 mod crash;
 mod damage;
+mod dcp;
 mod delete;
 mod describe;
 mod direct;

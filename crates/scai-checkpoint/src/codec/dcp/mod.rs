@@ -6,11 +6,32 @@
 //! shard ends with an [`Index`] of its items, which DCP does not read. The root of the index binds every byte of
 //! the shard, and `commit.json` binds the roots: whoever reads one item checks the index and that item, not
 //! the whole shard.
+//!
+//! ```text
+//! <attempt>_<rank>_<i>.distcp   items, and an index of them
+//! <attempt>.metadata            which item is which part of which tensor: PyTorch's pickle
+//! commit.json                   binds the files above by their digests
+//! .metadata                     a copy of the metadata for PyTorch, bound by nothing
+//! ```
+//!
+//! [`DistributedCheckpoint`] reads such a directory, and one that PyTorch wrote, as one state tree.
 
+mod directory;
+mod flatten;
 mod index;
+mod item;
+mod metadata;
 mod plan;
+mod region;
+mod shards;
+mod stitched;
+mod tree;
 
+pub use directory::{DistributedCheckpoint, Part, peek};
+pub use flatten::DistributedPlan;
 pub use index::{Check, Index, Item};
+pub(crate) use metadata::METADATA;
+pub use metadata::{Chunk, Entry, Key, Location, Metadata, Stored};
 pub use plan::{Content, ShardPlan};
 
 /// The file that says which item of which shard is which part of which tensor.

@@ -44,6 +44,8 @@ pub struct TorchFile {
     order: Vec<Arc<str>>,
     manifest: Option<Manifest>,
     protection: Protection,
+    /// What binds the digests, if this crate wrote the file.
+    root: Option<u128>,
     unprotected: Unprotected,
     /// What plain values of the tree stand for, in another program's file; known once the tree was read.
     noted: OnceLock<Option<String>>,
@@ -82,6 +84,7 @@ impl TorchFile {
             order: Vec::new(),
             manifest: None,
             protection: Protection::None,
+            root: None,
             unprotected,
             noted: OnceLock::new(),
             file,
@@ -109,6 +112,7 @@ impl TorchFile {
             ));
         }
         let is_ours = directory.comment.starts_with(ROOT_PREFIX);
+        let mut bound = None;
         let (table, protection) = match (find(MANIFEST), find(DIGESTS), is_ours) {
             (Some(_), Some(digests), true) => {
                 // Records of our own files are stored as they are: anything else is damage.
@@ -128,6 +132,7 @@ impl TorchFile {
                          what was saved",
                     ));
                 }
+                bound = Some(root);
                 if digests + 1 != records.len() {
                     return Err(Error::damaged(
                         Place::record(DIGESTS),
@@ -173,6 +178,7 @@ impl TorchFile {
             order,
             manifest: None,
             protection,
+            root: bound,
             unprotected,
             noted: OnceLock::new(),
         };
@@ -187,6 +193,11 @@ impl TorchFile {
             opened.manifest = Some(manifest);
         }
         Ok(opened)
+    }
+
+    /// The root, which binds every byte of a file that this crate wrote.
+    pub(in crate::codec) fn root(&self) -> Option<u128> {
+        self.root
     }
 
     /// Whether it is of the format before PyTorch 1.6.

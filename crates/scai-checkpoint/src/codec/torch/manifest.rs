@@ -8,6 +8,7 @@ use super::Fields;
 use super::zip::Record;
 use crate::CHUNK_SIZE;
 use crate::codec::Origin;
+use crate::codec::binding::Commit;
 use crate::codec::digest::chunks;
 use crate::error::{Error, Place, Result};
 use crate::value::{Dict, DictKind, Value};
@@ -100,6 +101,19 @@ impl Manifest {
             training_stats: Fields(summary(top.get("training_stats"), &mut room)),
             metadata: Fields(summary(top.get("metadata"), &mut room)),
             source_protection: (origin == Origin::Unprotected).then(|| NONE.to_owned()),
+        }
+    }
+
+    /// What a commit of several files says, whose fields are not known without reading them.
+    pub(in crate::codec) fn of_commit(commit: &Commit, origin: Origin) -> Self {
+        let size = commit.files.values().map(|file| file.size).fold(0, u64::saturating_add);
+        Self {
+            file_size: size.to_string(),
+            iteration: commit.iteration.and_then(|iteration| iteration.try_into().ok()),
+            timestamp: Some(commit.timestamp.clone()),
+            training_stats: commit.training_stats.clone(),
+            metadata: commit.metadata.clone(),
+            ..Self::new(&Value::None, origin)
         }
     }
 

@@ -45,7 +45,28 @@ pub use plan::TorchPlan;
 pub(super) use zip::members::{Member, members};
 pub(crate) use zip::read::UNRECOGNIZED;
 
+use crate::error::{Error, Place, Result};
 use crate::value::Value;
+
+/// The tree of a plain pickle, which refers to no storages.
+///
+/// # Errors
+/// As [`TorchFile::tree_with`].
+pub(super) fn data(bytes: &[u8], foreign: Foreign) -> Result<Value> {
+    use pickle::build::build_with;
+    use pickle::machine::{Stop, run};
+
+    let damaged = |what: &str| Error::damaged(Place::default(), what);
+    let program = run(bytes).map_err(|stop| match stop {
+        Stop::Bad(error) => error,
+        Stop::Short => damaged("the pickle is truncated"),
+    })?;
+    if program.consumed != bytes.len() {
+        return Err(damaged("bytes follow the pickle"));
+    }
+    let (tree, _) = build_with(program, foreign, &mut |_| Err(damaged("unexpected storage")))?;
+    Ok(tree)
+}
 
 /// The first key of a dict that Python considers equal to one before it (`1` and `True`): one of
 /// their values would be lost.
