@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from scai import _native
+from scai import _group, _native
 from scai._failures import raised_from
 from scai._group import Line, Meeting, Membership, for_all, poll
 from scai._replicas import Replica, difference, digest_of
@@ -40,14 +40,22 @@ class SaveMeeting(Meeting):
 
     # Rank 0
 
-    def lead(self, iteration: int, replica: Replica | None) -> list[Any]:
+    def lead(self, iteration: int, replica: Replica | None, needs_all: bool = False) -> list[Any]:
         """Wait for the others, compare what they hold, and return what each has of its own.
+
+        Args:
+            iteration: what is saved.
+            replica: what all hold.
+            needs_all: each rank writes a part, so that none may be absent.
 
         Raises:
             ValueError: a rank saves another iteration, or holds another state.
+            scai.errors.GroupError: a rank that is needed did not come.
         """
         line = self.line
         self._iteration = iteration
+        if needs_all:
+            return self._lead_all(iteration, replica)
         for rank in [rank for rank in line.absent if line.get(f"late/{rank}") is not None]:
             # It does come, and was slow.
             line.absent.discard(rank)
@@ -60,6 +68,25 @@ class SaveMeeting(Meeting):
             self._compare(replica, joined)
         self._note_absent(set(line.others) - joined.keys())
         return [{}, *(self._own_state(rank) if rank in joined else None for rank in line.others)]
+
+    def _lead_all(self, iteration: int, replica: Replica | None) -> list[Any]:
+        line = self.line
+        joined = self.gather("join", line.others, _group.PATIENCE)
+        self.present = list(joined)
+        if absent := set(line.others) - joined.keys():
+            raise for_all(
+                GroupError(
+                    f"{line.named(absent)} did not come to the save of iteration {iteration} within "
+                    f"{_group.PATIENCE:g} s, and each rank holds a part of the state; nothing was saved. Call "
+                    "save_checkpoint on every rank"
+                )
+            )
+        self._check_iterations(iteration, joined)
+        if replica is not None:
+            self._compare(replica, joined)
+        line.absent = set()
+        self.announce("shards", {})
+        return [{}, *map(self._own_state, line.others)]
 
     def _check_iterations(self, iteration: int, joined: dict[int, dict[str, Any]]) -> None:
         if all(said["iteration"] == iteration for said in joined.values()):
@@ -174,6 +201,35 @@ class SaveMeeting(Meeting):
             self.line.forget("save", self.number)
             self.number = self.line.take_number("save")
 
+    def follow_shards(self, iteration: int, replica: Replica | None, own: Any) -> None:
+        """Join a save in which every rank writes, and return when all have come.
+
+        Args:
+            iteration, replica, own: as of `follow`.
+        """
+        rank = self.line.rank
+        self.line.write("save", self.number, f"state/{rank}", _native.Tree.encode(own).to_bytes(1))
+        digest = None if replica is None else digest_of(replica)
+        self.tell("join", {"iteration": iteration, "digest": digest})
+        heard = self.hear(["shards", "decision", "compare"])
+        if heard is not None and heard[0] == "compare":
+            self.tell("replica", dict(replica or {}))
+            heard = self.hear(["shards", "decision"])
+        if heard is None or heard[0] != "shards":
+            self.raise_as({} if heard is None else heard[1])
+            raise GroupError(
+                f"rank 0 has a state of which it needs no other rank, and {self.line.named([rank])} a part of one"
+            )
+
+    def following(self, lost: Lost) -> RemoteSave:
+        """How a save goes in which this rank has written, as soon as rank 0 says so."""
+        heard = self.hear(["decision"])
+        if heard is None:
+            raise GroupError("rank 0 has saved many times since this rank began to")
+        lost.forget(heard[1])
+        self.raise_as(heard[1])
+        return self._following(heard[1], lost)
+
     def _hear_decision(self, replica: Replica | None) -> dict[str, Any] | None:
         heard = self.hear(["decision", "compare"])
         if heard is not None and heard[0] == "compare":
@@ -193,13 +249,13 @@ class Lost:
     """Failures of background saves of which nobody has asked yet."""
 
     def __init__(self) -> None:
-        self._errors: list[tuple[RemoteSave, BaseException]] = []
+        self._errors: list[tuple[Any, BaseException]] = []
 
-    def add(self, save: RemoteSave, error: BaseException) -> None:
+    def add(self, save: Any, error: BaseException) -> None:
         """Keep a failure until somebody asks for it."""
         self._errors.append((save, error))
 
-    def remove(self, save: RemoteSave) -> None:
+    def remove(self, save: Any) -> None:
         """Somebody has asked for the failure of this save."""
         self._errors = [each for each in self._errors if each[0] is not save]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scai import _native
+from scai._shards import local
 from scai._versions import before_loads
 
 if TYPE_CHECKING:
@@ -72,15 +73,16 @@ def live_memory(
     if not optimizers:
         return None
     parameters = [*itertools.chain.from_iterable(map(_parameters, optimizers))]
-    tensors = [*parameters, *itertools.chain.from_iterable(map(_state, optimizers))]
+    states = itertools.chain.from_iterable(map(_state, optimizers))
+    tensors = [*map(local, parameters), *map(local, states)]
     # A backward pass changes these, and an optimizer may have kept one.
-    others: Iterator[torch.Tensor] = (grad for p in parameters if (grad := p.grad) is not None)
+    others: Iterator[torch.Tensor] = (local(grad) for p in parameters if (grad := p.grad) is not None)
     frozen: list[torch.Tensor] = []
     for model in models:
         if isinstance(model, torch.nn.Module):
             frozen += (p for p in model.parameters() if not p.requires_grad and _is_plain(p))
             # A forward pass changes these, and they may lie in the memory of a parameter.
-            others = itertools.chain(others, model.buffers(), _renormalized(model))
+            others = itertools.chain(others, map(local, model.buffers()), map(local, _renormalized(model)))
     tensors += versions.unchanged(frozen)
     return _native.Live(tensors, others) or None
 

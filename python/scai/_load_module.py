@@ -14,6 +14,7 @@ from scai._files import THREADS
 from scai._frozen import Base, Record
 from scai._load import PartLoad, state_of
 from scai._report import LoadReport
+from scai._shards import Narrowing, is_shard, local, narrowing, shard_like
 from scai._versions import count_writes
 from scai.errors import MismatchError
 
@@ -109,6 +110,12 @@ class _Own:
         for name in base.same:
             self.keys.pop(name)
 
+    def parts(self) -> list[Narrowing]:
+        """The parts of tensors that this process holds."""
+        return [
+            narrowing(name, self.state[key]) for name, key in self.keys.items() if is_shard(self.state[key])
+        ]
+
     @property
     def kept(self) -> dict[str, Any]:
         """The frozen parameters that stay as they are."""
@@ -183,9 +190,19 @@ def _has_a_say(part: Any) -> bool:
     attributes = part.__dict__
     return (
         _class_has_a_say(type(part))
-        or any(attributes.get(hooks) for hooks in _HOOKS)
+        or any(_have_a_say(attributes.get(hooks)) for hooks in _HOOKS)
         or any(method in attributes for method in _METHODS)
     )
+
+
+def _have_a_say(hooks: Mapping[int, Any] | None) -> bool:
+    """Whether hooks do anything with a state. Those of `fully_shard` only divide the parameters again, which
+    asking for the state has done."""
+    return any(not _is_of_fsdp(getattr(hook, "hook", hook)) for hook in (hooks or {}).values())
+
+
+def _is_of_fsdp(hook: Any) -> bool:
+    return f"{getattr(hook, '__module__', '')}.".startswith("torch.distributed.fsdp._fully_shard.")
 
 
 _classes: dict[type, bool] = {}
@@ -228,8 +245,9 @@ class MappingLoad:
     def prepare(self) -> None:
         """Read what cannot be read into its place."""
         own = self._own
-        template = {name: own.state[key] for name, key in own.keys.items()}
-        loaded, self._filling = self._tree.decode_into(template, THREADS)
+        template = {name: local(own.state[key]) for name, key in own.keys.items()}
+        tree, _ = self._tree.narrowed(own.parts())
+        loaded, self._filling = tree.decode_into(template, THREADS)
         for name, tensor in loaded.items():
             if template[name] is tensor:
                 self._filled.append(tensor)
@@ -327,7 +345,10 @@ class ModuleLoad:
 
     def prepare(self) -> None:
         """Read its state, and remember everything that a load may change."""
-        state = self._renamed.decode(threads=THREADS)
+        tree, parts = self._renamed.narrowed(self._own.parts())
+        state = tree.decode(threads=THREADS)
+        for name in parts:
+            state[name] = shard_like(state[name], self._own.state[self._own.keys[name]])
         if not isinstance(state, Mapping):
             raise ValueError(f"the saved state is a {type(state).__name__}, not a state dict")
         self._state = collections.OrderedDict(state)

@@ -14,6 +14,7 @@ from scai._load import state_of
 from scai._load_module import Matching, Spec, is_lazy
 from scai._named import ONE, Members, member_name, named_parameters
 from scai._report import LoadReport
+from scai._shards import Narrowing, is_shard, local, narrowing, shard_like
 from scai.errors import CheckpointError, MismatchError, MissingFieldError
 
 Groups = list[dict[str, Any]]
@@ -319,7 +320,9 @@ class OptimizerLoad:
         if self.may_fail or not self._reads_in_place():
             # A load of its own might fail half way; what it has must still be there then.
             self._filling = None
-            self._state = self._read(self._tree.decode(threads=THREADS))
+            tree, parts = self._tree.narrowed(self._parts())
+            self._state = self._read(tree.decode(threads=THREADS))
+            self._make_whole(parts)
         if self._theirs[:1] != self._ours[:1] or not self._strict:
             self._check_steps()
         if self.may_fail:
@@ -330,10 +333,47 @@ class OptimizerLoad:
 
     def _reads_in_place(self) -> bool:
         own = self._current["state"]
-        template = {number: own[ours] for number, ours in self._numbers.items() if ours in own}
-        decoded, self._filling = self._tree.decode_into({"state": template}, THREADS)
+        template = {
+            number: {key: local(value) for key, value in own[ours].items()}
+            if isinstance(own[ours], Mapping)
+            else own[ours]
+            for number, ours in self._numbers.items()
+            if ours in own
+        }
+        tree, parts = self._tree.narrowed(self._parts())
+        decoded, self._filling = tree.decode_into({"state": template}, THREADS)
         self._state = self._read(decoded)
+        self._make_whole(parts)
         return self._is_in_place()
+
+    def _parts(self) -> list[Narrowing]:
+        """The parts of tensors that this process holds: of those that the optimizer has, or as it holds the
+        parameters."""
+        parameters, current = self._parameters(), self._current["state"]
+        parts: list[Narrowing] = []
+        for number, ours in self._numbers.items():
+            if is_shard(parameter := parameters.get(ours)):
+                parts.append(narrowing(f"state.{number}", parameter))
+            values = current.get(ours)
+            for key, value in values.items() if isinstance(values, Mapping) else ():
+                if is_shard(value):
+                    parts.append(narrowing(f"state.{number}.{key}", value))
+        return parts
+
+    def _make_whole(self, parts: Sequence[str]) -> None:
+        """Make DTensors of parts that were read: those that the optimizer has, where these were filled."""
+        if not parts:
+            return
+        found = set(parts)
+        parameters, current = self._parameters(), self._current["state"]
+        for number, ours in self._numbers.items():
+            values, own = self._state["state"].get(ours), current.get(ours, {})
+            for key, value in list(values.items()) if isinstance(values, dict) else ():
+                if f"state.{number}.{key}" not in found:
+                    continue
+                like = own.get(key) if is_shard(own.get(key)) else parameters[ours]
+                is_own = is_shard(own.get(key)) and local(own[key]) is value
+                values[key] = own[key] if is_own else shard_like(value, like)
 
     def _read(self, decoded: Any) -> dict[str, Any]:
         """The state by the optimizer's own numbers, and the groups."""
@@ -382,6 +422,9 @@ class OptimizerLoad:
             for number in group["params"]:
                 values = state.get(number)
                 if not values or not isinstance(values, dict) or values is current.get(number):
+                    continue
+                if is_shard(parameters[number]):
+                    # A trial step would be one of all processes.
                     continue
                 is_same = self._theirs[:1] == self._ours[:1]
                 lacking = steps.lacking(index, parameters[number], values, is_same)

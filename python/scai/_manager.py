@@ -10,7 +10,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from scai import _native, _random
 from scai._arguments import (
@@ -31,7 +31,7 @@ from scai._garbage import no_collections
 from scai._group import Line, Membership
 from scai._group_resume import Found, OwnState, ResumeMeeting, opened
 from scai._group_save import RANK_STATES, Lost, SaveMeeting
-from scai._handle import Completing, SaveHandle
+from scai._handle import Completing, Save, SaveHandle
 from scai._live import lift_all
 from scai._load import apply_all
 from scai._load_module import Matching
@@ -43,6 +43,9 @@ from scai._results import Resumed, SaveInfo, Skipped, Verdict, within
 from scai._retention import Retention, retention
 from scai._wrappers import check_not_divided
 from scai.errors import DamagedError, NothingToResumeError
+
+if TYPE_CHECKING:
+    from scai.distributed._save import Groups, InBackground
 
 _log = logging.getLogger("scai")
 _OF_EACH_RANK = ("rng_state", "dataloader_state_dict")
@@ -158,8 +161,10 @@ class CheckpointManager:
         self._capture = Capture(self._memory)
         self._completing = Completing(self._on_commit)
         self._handles: list[SaveHandle] = []
-        # Of saves that another rank does.
+        # Of saves that other ranks do as well.
         self._lost = Lost()
+        self._sharded: InBackground | None = None
+        self._groups: Groups | None = None
 
     def _reopen(self) -> _native.Manager:
         # Another working directory must not make it another directory.
@@ -348,11 +353,14 @@ class CheckpointManager:
                 if name in state:
                     raise ValueError(f"`extra` has a part `{name}`, which is the name of a field; rename it")
                 state[name] = value
+            if has_shards((), state):
+                return self._save_shards(meeting, objects, state, about, iteration, wait, mode, began)
             if meeting is not None:
                 replica = self._replica(objects, state["optimizer_state_dict"])
                 if not meeting.leads:
-                    own = {field: state[field] for field in _OF_EACH_RANK if field in state}
-                    return self._follow(meeting, iteration, replica, own, wait, began)
+                    save = meeting.follow(iteration, replica, _of_this_rank(state), self._lost)
+                    path = self._at(f"checkpoint_iter_{iteration}.pt")
+                    return self._followed(save, path, iteration, wait, began)
                 state[RANK_STATES] = meeting.lead(iteration, replica)
             if wait:
                 # Saves follow one another: one in the background comes first.
@@ -384,11 +392,6 @@ class CheckpointManager:
 
     def _replica(self, objects: Parts, optimizers: Any) -> Replica | None:
         """What the other ranks have to hold as well; `None` if that is not compared."""
-        if has_shards(objects.models.values(), optimizers):
-            raise TypeError(
-                "the state has a DTensor, of which each rank holds a part; a manager cannot save these yet. "
-                "Save with torch.distributed.checkpoint, or pass the whole state dict"
-            )
         if self._replicas == "trust":
             return None
         models = {member_name("model", name): model for name, model in objects.models.items()}
@@ -398,18 +401,10 @@ class CheckpointManager:
         }
         return replica_of(models, states)
 
-    def _follow(
-        self,
-        meeting: SaveMeeting,
-        iteration: int,
-        replica: Replica | None,
-        own: dict[str, Any],
-        wait: bool,
-        began: float,
+    def _followed(
+        self, save: Save, path: str, iteration: int, wait: bool, began: float
     ) -> str | SaveHandle:
-        """Take part in a save that rank 0 does."""
-        save = meeting.follow(iteration, replica, own, self._lost)
-        path = self._at(f"checkpoint_iter_{iteration}.pt")
+        """Take part in a save of which rank 0 says how it ended."""
         handle = SaveHandle(path, iteration, save, None, began, self._completing, calls_back=False)
         if not wait:
             self._handles.append(handle)
@@ -419,6 +414,73 @@ class CheckpointManager:
         save.mark_reported()
         handle.complete()
         return handle.result()
+
+    def _save_shards(
+        self,
+        meeting: SaveMeeting | None,
+        objects: Parts,
+        state: dict[str, Any],
+        about: str | None,
+        iteration: int,
+        wait: bool,
+        mode: Snapshot,
+        began: float,
+    ) -> str | SaveHandle:
+        """Save a state of which each rank holds a part: all write, and rank 0 commits."""
+        from scai.distributed._save import Groups, InBackground, ShardedSave, saved_elsewhere
+        from scai.distributed._state import flattened
+
+        # One at a time: in the group of the ranks, all have to speak of the same.
+        if self._sharded is not None:
+            self._sharded.wait()
+        if meeting is not None:
+            replica = self._replica(objects, state["optimizer_state_dict"])
+            if meeting.leads:
+                state[RANK_STATES] = meeting.lead(iteration, replica, needs_all=True)
+            else:
+                meeting.follow_shards(iteration, replica, _of_this_rank(state))
+        if self._groups is None:
+            self._groups = Groups()
+        manager = self._native
+        path = self._at(f"checkpoint_iter_{iteration}")
+        save = ShardedSave(
+            flattened(state),
+            about,
+            os.path.abspath(path),
+            lambda: _native.ShardedSave(manager, iteration),
+            None if meeting is None else meeting.line,
+            self._groups,
+            self._capture,
+            threads=self._threads,
+            io=self._io,
+            models=objects.models.values(),
+            optimizers=objects.optimizers.values(),
+            snapshot="copy" if mode == "sync" else mode,
+        )
+        leads = meeting is None or meeting.leads
+        if wait:
+            saved = save.run()
+            if meeting is not None and not leads:
+                return self._followed(meeting.following(self._lost), path, iteration, wait, began)
+            seconds = time.monotonic() - began
+            info = SaveInfo.of(saved, self.checkpoint_dir, iteration, seconds, waited=seconds)
+            if meeting is not None:
+                meeting.saved(info)
+            self._completing.committed(info)
+            return info.path
+        save.take()
+        if meeting is not None and not leads:
+            remote = meeting.following(self._lost)
+            self._sharded = InBackground(lambda: saved_elsewhere(save, remote), self._lost)
+            return self._followed(self._sharded, path, iteration, wait, began)
+        if meeting is not None:
+            meeting.begun()
+        self._sharded = InBackground(save.run, self._lost)
+        tell = None if meeting is None else meeting.ended
+        handle = SaveHandle(path, iteration, self._sharded, None, began, self._completing, tell)
+        self._handles.append(handle)
+        self._completing.add(handle)
+        return handle
 
     def should_save(self, iteration: int) -> bool:
         """Whether `iteration` is a multiple of `save_interval`, and later than the latest checkpoint and
@@ -922,6 +984,11 @@ class CheckpointManager:
         if latest is None:
             raise FileNotFoundError(f"there is no checkpoint in `{self.checkpoint_dir}`")
         return latest
+
+
+def _of_this_rank(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What each rank has of its own."""
+    return {field: state[field] for field in _OF_EACH_RANK if field in state}
 
 
 def _plain(location: str) -> str:

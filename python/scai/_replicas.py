@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from scai._shards import is_shard
+
 _SAMPLES = 32
 """Elements of each tensor that are compared, evenly spread."""
 
@@ -19,14 +21,17 @@ Replica = dict[str, str]
 
 def has_shards(models: Iterable[Any], state: Any) -> bool:
     """Whether a tensor of these models, or of this state, is a DTensor."""
-    module = sys.modules.get("torch.distributed.tensor")
-    kind = getattr(module, "DTensor", None)
-    if kind is None:
+    if "torch.distributed.tensor" not in sys.modules:
         return False
-    parameters = (p for model in models if hasattr(model, "parameters") for p in model.parameters())
-    return any(isinstance(p, kind) for p in parameters) or any(
-        isinstance(tensor, kind) for _, tensor in _tensors(state, "")
-    )
+    tensors = (tensor for model in models for tensor in _tensors_of(model))
+    return any(map(is_shard, tensors)) or any(is_shard(each) for _, each in _tensors(state, ""))
+
+
+def _tensors_of(model: Any) -> Iterator[Any]:
+    if isinstance(model, Mapping):
+        yield from (tensor for _, tensor in _tensors(model, ""))
+    elif hasattr(model, "parameters"):
+        yield from model.parameters()
 
 
 def replica_of(models: Mapping[str, Any], states: Mapping[str, Any]) -> Replica:
@@ -120,6 +125,8 @@ def _digests(named: Mapping[str, Any]) -> Replica:
     """What is compared of each tensor. The samples of a device and an element type are copied as one."""
     import torch
 
+    # Of these each rank has a part of its own.
+    named = {name: tensor for name, tensor in named.items() if not is_shard(tensor)}
     groups: dict[tuple[Any, Any], list[tuple[str, Any]]] = {}
     kinds: dict[Any, str] = {}
     found: Replica = {}

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 use scai_checkpoint::codec::{CheckpointFile, Foreign, Unprotected};
-use scai_checkpoint::file;
+use scai_checkpoint::{Error, file};
 use scai_checkpoint::verify::Answers;
 
 use crate::errors::{OrRaise, raise};
@@ -65,6 +65,27 @@ impl File {
             ))
         };
         py.detach(read).or_raise()
+    }
+
+    /// The metadata of a distributed checkpoint, as PyTorch pickled them; `None` of another file.
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let Some(distributed) = self.file.distributed() else { return Ok(None) };
+        let metadata = py.detach(|| distributed.metadata()).or_raise()?;
+        Ok(Some(PyBytes::new(py, &metadata)))
+    }
+
+    /// The tree of an item of a distributed checkpoint.
+    fn item(&self, py: Python<'_>, file: &str, offset: u64, len: u64) -> PyResult<Tree> {
+        let Some(distributed) = self.file.distributed() else {
+            return Err(raise(&Error::Invalid("the file is not a distributed checkpoint".to_owned())));
+        };
+        let read = || {
+            let end = offset.saturating_add(len);
+            let item = distributed.item(file, offset..end)?;
+            Ok(Tree::new(item.tree_with(Foreign::Refuse)?, item.notes()?, self.path.as_deref()))
+        };
+        let read: scai_checkpoint::Result<Tree> = py.detach(read);
+        read.or_raise()
     }
 
     /// The number of the open file for the operating system; `None` where it cannot be mapped.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use scai_checkpoint::codec::safetensors::SafetensorsPlan;
 use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::load::{
@@ -255,6 +255,17 @@ impl Tree {
             *key = renamed.into();
         }
         Ok(Self { notes: self.notes.clone(), ..self.with(dict.into()) })
+    }
+
+    /// The tree in which some tensors are parts of what they were, and the paths of these. A part is at a
+    /// path, or directly below it: from `offsets` on as many elements as `sizes` says in each dimension. A
+    /// tensor of another shape than `shape` stays as it is.
+    fn narrowed(&self, parts: Vec<Narrowing>) -> (Self, Vec<String>) {
+        let parts = parts.into_iter().map(|part| (part.0.clone(), part)).collect();
+        let mut narrower = Narrower { parts, found: Vec::new() };
+        let value = narrower.value(&self.value(), "", None);
+        let value = value.unwrap_or_else(|| Value::clone(&self.value()));
+        (Self { notes: self.notes.clone(), ..self.with(value) }, narrower.found)
     }
 
     /// The file it comes from, as errors call it.
@@ -508,6 +519,54 @@ impl Tree {
         let (notes, above) = (self.notes.below(index as i64), join(&self.above, key));
         Self { at, notes, above, ..self.over(Arc::clone(&held(&self.root))) }
     }
+}
+
+/// Path, shape, offsets and sizes.
+type Narrowing = (String, Vec<usize>, Vec<usize>, Vec<usize>);
+
+/// Puts parts in the place of tensors.
+struct Narrower {
+    parts: FxHashMap<String, Narrowing>,
+    /// The paths where there are some now.
+    found: Vec<String>,
+}
+
+impl Narrower {
+    /// The value with parts in it; `None` if nothing in it is another. `above` is the part of what is directly
+    /// below the value around it.
+    fn value(&mut self, value: &Value, path: &str, above: Option<&Narrowing>) -> Option<Value> {
+        let part = self.parts.get(path).cloned();
+        let part = part.as_ref();
+        match value.resolved() {
+            Value::Tensor(tensor) => {
+                let tensor = narrow(tensor, part.or(above)?)?;
+                self.found.push(path.to_owned());
+                Some(tensor.into())
+            }
+            Value::Dict(dict) => {
+                let mut changed: Option<Dict> = None;
+                for (i, (key, value)) in dict.entries.iter().enumerate() {
+                    if let Some(value) = self.value(value, &join(path, &key.key_text()), part) {
+                        changed.get_or_insert_with(|| dict.clone()).entries[i].1 = value;
+                    }
+                }
+                changed.map(Value::Dict)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A part of a tensor; `None` if it has another shape.
+fn narrow(tensor: &Tensor, (_, shape, offsets, sizes): &Narrowing) -> Option<Tensor> {
+    if tensor.shape() != shape {
+        return None;
+    }
+    let steps = offsets.iter().zip(tensor.strides()).map(|(offset, stride)| offset * stride);
+    let offset = tensor.offset() + steps.sum::<usize>();
+    let (strides, storage) = (tensor.strides().to_vec(), tensor.storage().clone());
+    let part = Tensor::new(tensor.dtype(), sizes.clone(), strides, offset, storage).ok()?;
+    Some(part.with_attributes(tensor.attributes()).compact())
 }
 
 /// The path of a note on the whole tree: no child has this number.

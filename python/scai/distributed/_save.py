@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -12,9 +12,11 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from scai import _native
-from scai._capture import Capture, Snapshot
+from scai._capture import Capture
 from scai._failures import raised_from, said_of
 from scai._group import PATIENCE, Line
+from scai._group_save import Lost, RemoteSave
+from scai._shards import is_shard
 from scai.distributed._state import FlatState, SavePlanner
 from scai.distributed._writer import StorageWriter
 from scai.errors import GroupError
@@ -108,10 +110,14 @@ class ShardedSave:
         **options: Any,
     ) -> None:
         fields = ("iteration", "timestamp", "training_stats", "metadata")
-        described = {field: state.tree["tree"][field] for field in fields}
+        described = {field: state.tree[field] for field in fields}
         self._writer = _Writer(path, begin, described, capture, **options)
-        self._planner = SavePlanner(state, note)
-        self._values = state.values
+        self._values, paths = state.values, state.paths
+        if line is not None and line.rank != 0:
+            # All else is rank 0's.
+            self._values = {name: value for name, value in self._values.items() if is_shard(value)}
+            paths = {name: paths[name] for name in self._values}
+        self._planner = SavePlanner(paths, note)
         self._line, self._groups = line, groups
         self._group = groups.of(line)
 
@@ -119,8 +125,8 @@ class ShardedSave:
         """Take the state as it is now, for a save in the background."""
         self._values = self._writer.stage(self._values)
 
-    def run(self) -> dict[str, Any] | None:
-        """Write and commit, on all ranks together; returns what rank 0 saved, there.
+    def run(self) -> dict[str, Any]:
+        """Write and commit, on all ranks together; returns what was saved, on rank 0.
 
         Raises:
             Exception: what a rank failed with: the same on each.
@@ -146,7 +152,7 @@ class ShardedSave:
             ) from error
         finally:
             self._writer.close()
-        return self._writer.saved
+        return self._writer.saved or {}
 
     def _told(self, error: CheckpointException) -> Exception:
         """The error of the first rank that failed, with its number."""
@@ -156,15 +162,28 @@ class ShardedSave:
         return raised_from(said_of(first, self._line.ranks[rank]))
 
 
+def saved_elsewhere(save: ShardedSave, remote: RemoteSave) -> dict[str, Any]:
+    """Write, and return what rank 0 says of the save in which this rank took part."""
+    try:
+        save.run()
+    finally:
+        remote.wait()
+        remote.mark_reported()
+    outcome = remote.outcome()
+    if isinstance(outcome, dict):
+        return outcome
+    raise outcome or GroupError("how the save ended is not known")
+
+
 class InBackground:
     """A save that runs on a thread, as `SaveHandle` sees it.
 
     Args:
-        run: does it, and returns what was saved, or `None` on ranks other than 0.
-        known: how it ended where `run` does not say: on the other ranks.
+        run: does it, and returns what was saved.
+        lost: keeps a failure until somebody asks.
     """
 
-    def __init__(self, run: Callable[[], dict[str, Any] | None], lost: Any) -> None:
+    def __init__(self, run: Callable[[], dict[str, Any]], lost: Lost) -> None:
         self._run = run
         self._lost = lost
         self._ended = threading.Event()
@@ -177,7 +196,7 @@ class InBackground:
     def _work(self) -> None:
         outcome: dict[str, Any] | BaseException
         try:
-            outcome = self._run() or {}
+            outcome = self._run()
         except BaseException as error:
             outcome = error
         with self._lock:

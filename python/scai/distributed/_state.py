@@ -16,8 +16,9 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from scai import _native
 
 TREE = "scai.tree"
-"""The item with the state as a file would hold it, in which a tensor without memory stands for each tensor
-that is an item of its own, and the names of these items in the same order."""
+"""The item with the state as a file would hold it, in which a tensor on the meta device stands for each tensor
+that is an item of its own; the last field, `_KEYS`, has the names of these items in the same order."""
+_KEYS = "scai.keys"
 
 _OPTIMIZERS = "optimizer_state_dict"
 
@@ -29,7 +30,8 @@ class FlatState:
     Attributes:
         values: what becomes an item, by its name.
         paths: the way to each in the nested state.
-        tree: the content of the item `TREE`.
+        tree: the fields of the state, with tensors on the meta device in place of those with items of their
+            own.
     """
 
     values: dict[str, Any]
@@ -50,8 +52,8 @@ def flattened(state: dict[str, Any]) -> FlatState:
         field: _without_tensors(value, _renamed(field, value), (field,), values, keys)
         for field, value in state.items()
     }
-    content = {"tree": tree, "keys": keys}
-    return FlatState({**values, TREE: content}, {**paths, TREE: (TREE,)}, content)
+    content = {**tree, _KEYS: keys}
+    return FlatState({**values, TREE: content}, {**paths, TREE: (TREE,)}, tree)
 
 
 def _renamed(field: str, value: Any) -> dict[tuple[str, ...], dict[Any, str]]:
@@ -132,13 +134,13 @@ class SavePlanner(DefaultSavePlanner):
     """Plans a state that is flat already. What is no tensor is written so that loading it runs no code.
 
     Args:
-        state: the state.
+        paths: the way to each value in the nested state.
         note: what is kept beside it.
     """
 
-    def __init__(self, state: FlatState, note: str | None) -> None:
+    def __init__(self, paths: dict[str, tuple[Any, ...]], note: str | None) -> None:
         super().__init__()
-        self._flat = state
+        self._paths = paths
         self._note = note
 
     def set_up_planner(
@@ -146,7 +148,7 @@ class SavePlanner(DefaultSavePlanner):
     ) -> None:
         """Plan this state."""
         self.state_dict = state_dict
-        self.mappings = self._flat.paths
+        self.mappings = self._paths
         self.is_coordinator = is_coordinator
 
     def transform_object(self, write_item: WriteItem, object: Any) -> Any:

@@ -218,7 +218,7 @@ impl CheckpointFile {
             Self::Torch(file) => file.notes(),
             Self::Safetensors(file) => Ok(file.notes().map(str::to_owned)),
             Self::Bundle(_) => Ok(None),
-            Self::Distributed(directory) => Ok(directory.notes().map(str::to_owned)),
+            Self::Distributed(directory) => directory.notes(),
         }
     }
 

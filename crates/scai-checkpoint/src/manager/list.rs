@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{CheckpointManager, Shared, name};
 use crate::checkpoint::iteration_in;
 use crate::codec::torch::{Fields, Manifest, TorchFile, Unprotected, peek};
-use crate::codec::{Commit, Kind, read_commit};
+use crate::codec::{dcp, read_commit};
 use crate::error::{Error, Place, Result};
 use crate::retention::{Candidate, Goal, Reason, Retention, Rule};
 use crate::store::{Entry, Store};
@@ -179,7 +179,7 @@ impl Glance {
             condition: None,
         };
         if name::is_group(&listed.name) {
-            return look_at_group(store, listed);
+            listed.size += shards_size(store, &listed.name);
         }
         match manifest(store, &listed.name) {
             Ok(manifest) => {
@@ -207,45 +207,10 @@ impl Glance {
     }
 }
 
-/// Reads the commit of a directory of shards; `None` if it no longer exists.
-fn look_at_group(store: &dyn Store, mut listed: Listed) -> Option<Listed> {
-    let problem = match group_commit(store, &listed.name) {
-        Ok(commit) => {
-            listed.size += commit.files.values().map(|bound| bound.size).sum::<u64>();
-            let named = listed.iteration;
-            let inside = commit.iteration.filter(|inside| *inside != named);
-            listed.timestamp = Some(commit.timestamp);
-            listed.training_stats = commit.training_stats;
-            listed.metadata = commit.metadata;
-            inside.map(|inside| other_iteration(named, i64::try_from(inside).unwrap_or(i64::MAX)))
-        }
-        Err(Error::NotFound { .. }) => return None,
-        Err(error) => Some(error),
-    };
-    listed.condition = problem.as_ref().map(Condition::of);
-    listed.problem = problem.map(|problem| problem.to_string());
-    Some(listed)
-}
-
-/// What a directory of shards was committed as.
-fn group_commit(store: &dyn Store, name: &str) -> Result<Commit> {
-    let head = store.open(name).map_err(Error::without_path)?;
-    let mut first = [0];
-    let is_record = head.read_at(0, &mut first).is_ok() && first == *b"{";
-    let commit = if is_record { read_commit(&*head)? } else { return Err(unprotected()) };
-    match commit.kind {
-        Kind::Shards => Ok(commit),
-        Kind::Files => Err(Error::not_a_checkpoint(
-            Place::default(),
-            "a directory of another program's files",
-            "load it with that program",
-        )),
-    }
-}
-
-/// A directory that PyTorch wrote.
-fn unprotected() -> Error {
-    Error::Unprotected { place: Box::default() }
+/// Bytes of the files of a directory of shards, as far as its commit tells.
+fn shards_size(store: &dyn Store, name: &str) -> u64 {
+    let commit = store.open(name).ok().and_then(|head| read_commit(&*head).ok());
+    commit.map_or(0, |commit| commit.files.values().map(|bound| bound.size).sum())
 }
 
 /// The name of a checkpoint and its content have different iterations.
@@ -263,6 +228,9 @@ pub(super) fn other_iteration(named: u64, inside: i64) -> Error {
 /// The manifest at the start of the file, or one made from the state tree if torch wrote it.
 pub(super) fn manifest(store: &dyn Store, name: &str) -> Result<Manifest> {
     let file = store.open(name).map_err(Error::without_path)?;
+    if name::is_group(name) {
+        return dcp::peek(file).map_err(Error::without_path);
+    }
     match peek(&*file)? {
         Some(manifest) => Ok(manifest),
         None => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use twox_hash::XxHash3_128;
 
@@ -11,10 +11,11 @@ use super::item::Shard;
 use super::metadata::{Chunk, Entry, Location, METADATA, Metadata, Stored, bytes_of};
 use super::region::{Flaw, cover};
 use super::shards::{Problem, Shards, beside};
+use super::skeleton::{TREE, filled};
 use super::stitched::Stitched;
 use super::tree::{FORMS, Forms, Node};
 use crate::codec::binding::{self, COMMIT, Commit, Digest, Kind};
-use crate::codec::torch::Manifest;
+use crate::codec::torch::{Manifest, TorchFile};
 use crate::codec::{Foreign, Origin, Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::memory::zeroed;
@@ -50,6 +51,8 @@ pub struct DistributedCheckpoint {
     problems: Vec<Problem>,
     shards: Arc<Shards>,
     protection: Protection,
+    /// The item with the tree, once it was read.
+    tree: OnceLock<Option<TorchFile>>,
 }
 
 /// Where a part of a tensor or a value is.
@@ -130,7 +133,8 @@ impl DistributedCheckpoint {
             }
         };
         let shards = Arc::new(shards);
-        Ok(Self { record, commit, metadata, whole, problems, shards, protection })
+        let tree = OnceLock::new();
+        Ok(Self { record, commit, metadata, whole, problems, shards, protection, tree })
     }
 
     /// The first file that is not what it has to be.
@@ -170,8 +174,36 @@ impl DistributedCheckpoint {
     }
 
     /// The notes that were saved beside the tree.
-    pub fn notes(&self) -> Option<&str> {
-        self.commit.as_ref()?.about.get(NOTES).map(String::as_str)
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if they are not what was saved.
+    pub fn notes(&self) -> Result<Option<String>> {
+        match self.tree_item().map_err(|error| self.shards.located(error))? {
+            Some(tree) => tree.notes(),
+            None => {
+                let about = self.commit.as_ref().map(|commit| &commit.about);
+                Ok(about.and_then(|about| about.get(NOTES)).cloned())
+            }
+        }
+    }
+
+    /// The item with the tree, if scai wrote one.
+    fn tree_item(&self) -> Result<Option<&TorchFile>> {
+        if let Some(known) = self.tree.get() {
+            return Ok(known.as_ref());
+        }
+        let entry = self.metadata.entries.iter().find(|entry| match entry.path.as_slice() {
+            [super::metadata::Key::Name(name)] => name == TREE && self.commit.is_some(),
+            _ => false,
+        });
+        let opened = match entry.map(|entry| &entry.content) {
+            Some(Stored::Value(at)) => {
+                let shard = self.shards.shard(*at)?;
+                Some(shard.open(*at, self.shards.unprotected())?)
+            }
+            _ => None,
+        };
+        Ok(self.tree.get_or_init(|| opened).as_ref())
     }
 
     /// The directory, as messages call it.
@@ -205,6 +237,33 @@ impl DistributedCheckpoint {
         })
     }
 
+    /// The metadata as PyTorch pickled them: those that the commit binds, if there is one.
+    ///
+    /// # Errors
+    /// As [`DistributedCheckpoint::tree_with`].
+    pub fn metadata(&self) -> Result<Vec<u8>> {
+        if let Some(problem) = self.problem() {
+            return Err(self.shards.located(problem.error()));
+        }
+        let whole = self.whole.iter().find(|(name, ..)| name.ends_with(METADATA));
+        let (name, file) = whole.map_or((METADATA, &self.record), |(name, file, _)| (name, file));
+        bytes_of(&**file).map_err(|error| self.shards.located(error.in_part(name)))
+    }
+
+    /// The item at these bytes of a file of [`DistributedCheckpoint::files`]. What is read of it is checked.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it is not what was written; [`Error::Invalid`] if there is no such file.
+    pub fn item(&self, file: &str, bytes: std::ops::Range<u64>) -> Result<TorchFile> {
+        let number = self.metadata.files.iter().position(|name| name == file);
+        let number = number
+            .ok_or_else(|| Error::invalid(format!("`{file}` is not a file of the checkpoint")))?;
+        let len = bytes.end.saturating_sub(bytes.start);
+        let at = Location { file: number, offset: bytes.start, len };
+        let open = || self.shards.shard(at)?.open(at, self.shards.unprotected());
+        open().map_err(|error| self.shards.located(error))
+    }
+
     /// The state tree. Its tensors remain on disk; they are read and checked when they are used.
     ///
     /// # Errors
@@ -231,42 +290,60 @@ impl DistributedCheckpoint {
         let repeated: HashSet<Location> = all.filter(|at| !once.insert(*at)).collect();
         drop(once);
         let mut tied = HashMap::new();
+        if let Some(item) = self.tree_item()? {
+            let entries: HashMap<String, &Entry> =
+                self.metadata.entries.iter().map(|entry| (entry.name(), entry)).collect();
+            return filled(item.tree_with(foreign)?, &mut |name| match entries.get(name) {
+                Some(entry) => self.value(entry, foreign, &forms, &repeated, &mut tied),
+                None => Err(Error::damaged(Place::default(), "the metadata do not have it")
+                    .at_tensor(name)),
+            });
+        }
         let mut tree = Node::map();
         let most = self.metadata.entries.len();
         for entry in &self.metadata.entries {
-            let value = match &entry.content {
-                Stored::Value(at) => self
-                    .shards
-                    .shard(*at)
-                    .and_then(|shard| {
-                        let item = shard.open(*at, self.shards.unprotected())?;
-                        item.tree_with(foreign).map_err(|error| shard.in_item(*at, error))
-                    })
-                    .map_err(|error| error.below(&entry.name()).at_tensor(entry.name()))?,
-                Stored::Tensor { dtype, shape, requires_grad, chunks } => {
-                    let name = entry.name();
-                    let parameter = forms.is_parameter(&entry.path);
-                    let requires_grad = *requires_grad;
-                    let attributes =
-                        Attributes { requires_grad, parameter, ..Attributes::default() };
-                    let is_repeated = chunks.iter().any(|chunk| repeated.contains(&chunk.at));
-                    let known = is_repeated.then(|| (*dtype, shape, chunks));
-                    let known = known.and_then(|key| tied.get(&format!("{key:?}")).cloned());
-                    let tensor = match known {
-                        Some(storage) => view(*dtype, shape, storage),
-                        None => self.tensor(&name, *dtype, shape, chunks),
-                    };
-                    let tensor = tensor.map_err(|error| error.at_tensor(&name))?;
-                    if is_repeated {
-                        let key = format!("{:?}", (*dtype, shape, chunks));
-                        tied.insert(key, tensor.storage().clone());
-                    }
-                    Value::Tensor(tensor.with_attributes(attributes))
-                }
-            };
+            let value = self.value(entry, foreign, &forms, &repeated, &mut tied)?;
             tree.insert(&entry.path, value, most)?;
         }
         tree.finish(&forms)
+    }
+
+    /// The value of an entry. Tensors that are `repeated` share what is known of them.
+    fn value(
+        &self,
+        entry: &Entry,
+        foreign: Foreign,
+        forms: &Forms,
+        repeated: &HashSet<Location>,
+        tied: &mut HashMap<String, Storage>,
+    ) -> Result<Value> {
+        let name = entry.name();
+        let (dtype, shape, requires_grad, chunks) = match &entry.content {
+            Stored::Value(at) => {
+                let read = self.shards.shard(*at).and_then(|shard| {
+                    let item = shard.open(*at, self.shards.unprotected())?;
+                    item.tree_with(foreign).map_err(|error| shard.in_item(*at, error))
+                });
+                return read.map_err(|error| error.below(&name).at_tensor(name));
+            }
+            Stored::Tensor { dtype, shape, requires_grad, chunks } => {
+                (*dtype, shape, *requires_grad, chunks)
+            }
+        };
+        let parameter = forms.is_parameter(&entry.path);
+        let attributes = Attributes { requires_grad, parameter, ..Attributes::default() };
+        let is_repeated = chunks.iter().any(|chunk| repeated.contains(&chunk.at));
+        let key = is_repeated.then(|| format!("{:?}", (dtype, shape, chunks)));
+        let known = key.as_ref().and_then(|key| tied.get(key).cloned());
+        let tensor = match known {
+            Some(storage) => view(dtype, shape, storage),
+            None => self.tensor(&name, dtype, shape, chunks),
+        };
+        let tensor = tensor.map_err(|error| error.at_tensor(&name))?;
+        if let Some(key) = key {
+            tied.insert(key, tensor.storage().clone());
+        }
+        Ok(Value::Tensor(tensor.with_attributes(attributes)))
     }
 
     fn tensor(&self, name: &str, dtype: DType, shape: &[u64], chunks: &[Chunk]) -> Result<Tensor> {
@@ -400,6 +477,7 @@ impl DistributedCheckpoint {
             problems: Vec::new(),
             shards: Arc::clone(&self.shards),
             protection: self.protection,
+            tree: OnceLock::new(),
         };
         Ok(Manifest::new(&shown.tree_with(Foreign::StandIn)?, self.origin()))
     }

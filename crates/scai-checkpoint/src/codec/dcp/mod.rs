@@ -24,6 +24,7 @@ mod metadata;
 mod plan;
 mod region;
 mod shards;
+mod skeleton;
 mod stitched;
 mod tree;
 
@@ -34,5 +35,3 @@ pub(crate) use metadata::METADATA;
 pub use metadata::{Chunk, Entry, Key, Location, Metadata, Stored};
 pub use plan::{Content, ShardPlan};
 
-/// The file that says which item of which shard is which part of which tensor.
-pub const METADATA: &str = ".metadata";
