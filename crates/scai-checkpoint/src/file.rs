@@ -91,7 +91,7 @@ pub fn write_into(memory: &mut [u8], plan: Plan, threads: usize) -> Result<()> {
 
 /// The bytes of a file.
 #[derive(Debug)]
-struct Bytes(Vec<u8>);
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl ReadAt for Bytes {
     fn len(&self) -> u64 {

@@ -19,13 +19,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use twox_hash::XxHash3_128;
+
 use crate::checkpoint::now_iso;
-use crate::codec::dcp::{Index, METADATA, ShardPlan};
-use crate::codec::torch::{Fields, Manifest};
-use crate::codec::{Bound, COMMIT, Commit, Digest, Kind, Origin, read_commit};
+use crate::codec::dcp::{Check, Index, METADATA, ShardPlan};
+use crate::codec::torch::{Fields, Manifest, TorchFile};
+use crate::codec::{Bound, COMMIT, Commit, Digest, Kind, Origin, Unprotected, read_commit};
 use crate::error::{Error, Place, Result};
 use crate::file::WriteOptions;
-use crate::store::{Directory, IntoLocation, LocalDirectory, Lock, Publication, attempt, commit};
+use crate::memory::zeroed;
+use crate::store::{
+    Directory, IntoLocation, LocalDirectory, Lock, Publication, ReadAt, attempt, commit,
+};
 use crate::value::Value;
 
 /// Digits of an attempt's name, which its files begin with.
@@ -170,7 +175,7 @@ impl Attempt {
         let whole = Publication::of_bytes(&named, metadata).if_absent();
         commit::publish_entry(directory, whole)?;
         let mut files = shards;
-        let digest = twox_hash::XxHash3_128::oneshot(metadata);
+        let digest = XxHash3_128::oneshot(metadata);
         files.insert(named, Bound::whole(metadata.len() as u64, digest));
 
         let Description {
@@ -266,6 +271,76 @@ pub fn write_in(
     });
     commit::publish_entry(directory, shard.if_absent().approved_by(approve))?;
     Ok(Bound::shard(size, root))
+}
+
+/// Reads every byte of the shards at `location`, without looking at what they are parts of, and returns all that
+/// is wrong. Unlike [`file::verify`](crate::file::verify) it needs to know no item.
+///
+/// # Errors
+/// [`Error::NotACheckpoint`] if the directory was not committed; [`Error::Damaged`] if the commit is not what
+/// was written.
+pub fn verify(location: impl IntoLocation, threads: usize) -> Result<Vec<Error>> {
+    let given = location.to_path_buf();
+    let opened = LocalDirectory::open(location);
+    let directory = opened.map_err(|error| Error::of_path("open the directory", given, error))?;
+    let Some(commit) = commit_in(&directory)? else {
+        return Err(Error::not_a_checkpoint(
+            Place { path: Some(directory.describe().into()), ..Place::default() },
+            format!("the directory has no `{COMMIT}`"),
+            "it was not committed with scai, so nothing is known about its files",
+        ));
+    };
+    let mut damage = Vec::new();
+    for (name, bound) in &commit.files {
+        let path = path_in(&directory, name);
+        let checked = directory.open(name).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::damaged(Place::default(), "the file is missing"),
+            _ => Error::io("open", error),
+        });
+        let found = checked.and_then(|file| check_items(&file, bound, threads));
+        damage.extend(found.err().map(|error| error.at_path(&path)));
+    }
+    Ok(damage)
+}
+
+/// Reads every byte of a file that a commit binds.
+fn check_items(file: &Arc<dyn ReadAt>, bound: &Bound, threads: usize) -> Result<()> {
+    let damaged = |what: &str| Error::damaged(Place::default(), what);
+    if file.len() != bound.size {
+        return Err(damaged("the file has another length"));
+    }
+    let read = |bytes: std::ops::Range<u64>| -> Result<Box<[u8]>> {
+        let mut content = zeroed(bytes.end - bytes.start, "read a file")?;
+        file.read_at(bytes.start, &mut content).map_err(|error| Error::io("read", error))?;
+        Ok(content)
+    };
+    let whole = |bytes: &[u8]| format!("{:032x}", XxHash3_128::oneshot(bytes));
+    let Digest::Root(root) = &bound.digest else {
+        let is_right = whole(&read(0..file.len())?) == bound.root();
+        return if is_right { Ok(()) } else { Err(damaged("checksum mismatch")) };
+    };
+    let index = Index::read(&**file)?.filter(|index| format!("{:032x}", index.root()) == *root);
+    let index = index.ok_or_else(|| damaged("the shard is not the one that was written"))?;
+    let mut end = 0;
+    for item in &index.items {
+        if read(end..item.offset)?.iter().any(|&byte| byte != 0) {
+            return Err(damaged("the bytes between two items are not zero"));
+        }
+        end = item.offset + item.len;
+        let content = read(item.offset..end)?;
+        let is_right = match item.check {
+            Check::Bytes => XxHash3_128::oneshot(&content) == item.digest,
+            Check::Root => {
+                let file = Arc::new(crate::file::Bytes(content.into_vec()));
+                let opened = TorchFile::open(file, Unprotected::Accept)?;
+                opened.root() == Some(item.digest) && opened.verify(threads).is_empty()
+            }
+        };
+        if !is_right {
+            return Err(damaged("checksum mismatch"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a file belongs to an attempt, by its name.

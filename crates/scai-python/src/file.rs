@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
+use scai_checkpoint::codec::dcp::DistributedCheckpoint;
 use scai_checkpoint::codec::{CheckpointFile, Foreign, Unprotected};
-use scai_checkpoint::{Error, file};
 use scai_checkpoint::verify::Answers;
+use scai_checkpoint::{Dict, Error, file};
 
 use crate::errors::{OrRaise, raise};
-use crate::tree::Tree;
+use crate::tree::{Tree, part};
 
 /// An open file. What is read of it is what was opened, whatever happens to its name.
 #[pyclass(frozen, module = "scai._native")]
@@ -19,7 +20,15 @@ pub(crate) struct File {
     path: Option<String>,
 }
 
+/// File, offset and length of an item; offsets and sizes of a part of its tensor.
+type Request = (String, u64, u64, Vec<usize>, Vec<usize>);
+
 impl File {
+    fn distributed(&self) -> scai_checkpoint::Result<&DistributedCheckpoint> {
+        let distributed = self.file.distributed();
+        distributed.ok_or_else(|| Error::Invalid("it is not a distributed checkpoint".to_owned()))
+    }
+
     pub(crate) fn of(file: CheckpointFile, path: &Path) -> Self {
         Self { file, path: Some(path.to_string_lossy().into_owned()) }
     }
@@ -76,13 +85,44 @@ impl File {
 
     /// The tree of an item of a distributed checkpoint.
     fn item(&self, py: Python<'_>, file: &str, offset: u64, len: u64) -> PyResult<Tree> {
-        let Some(distributed) = self.file.distributed() else {
-            return Err(raise(&Error::Invalid("the file is not a distributed checkpoint".to_owned())));
-        };
         let read = || {
             let end = offset.saturating_add(len);
-            let item = distributed.item(file, offset..end)?;
+            let item = self.distributed()?.item(file, offset..end)?;
             Ok(Tree::new(item.tree_with(Foreign::Refuse)?, item.notes()?, self.path.as_deref()))
+        };
+        let read: scai_checkpoint::Result<Tree> = py.detach(read);
+        read.or_raise()
+    }
+
+    /// The bytes of an item of a distributed checkpoint, which are right.
+    fn item_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        file: &str,
+        offset: u64,
+        len: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let end = offset.saturating_add(len);
+        let bytes = py.detach(|| self.distributed()?.item_bytes(file, offset..end)).or_raise()?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// The tensors in items of a distributed checkpoint, or parts of them, by their numbers: file, offset and
+    /// length of the item, offsets and sizes of the part.
+    fn items(&self, py: Python<'_>, requests: Vec<Request>) -> PyResult<Tree> {
+        let read = || {
+            let distributed = self.distributed()?;
+            let mut dict = Dict::new();
+            for (i, (file, offset, len, offsets, sizes)) in requests.into_iter().enumerate() {
+                let item = distributed.item(&file, offset..offset.saturating_add(len))?;
+                let value = item.tree()?;
+                let part = value.as_tensor().and_then(|tensor| part(tensor, &offsets, sizes));
+                let part = part.ok_or_else(|| {
+                    Error::Invalid(format!("an item of `{file}` has no such part of a tensor"))
+                })?;
+                dict.insert(i.to_string(), part);
+            }
+            Ok(Tree::new(dict.into(), None, self.path.as_deref()))
         };
         let read: scai_checkpoint::Result<Tree> = py.detach(read);
         read.or_raise()

@@ -58,7 +58,7 @@ mod _native {
     #[pymodule_export]
     use super::pool::Pool;
     #[pymodule_export]
-    use super::shards::{Attempt, Shard, ShardedSave};
+    use super::shards::{Attempt, Shard, ShardedSave, shards_check};
     #[cfg(feature = "train")]
     #[pymodule_export]
     use super::trainer::Trainer;

@@ -128,6 +128,16 @@ fn bound(shards: BTreeMap<String, (u64, String)>) -> PyResult<BTreeMap<String, f
     shards.collect()
 }
 
+/// Reads every byte of a directory of shards; raises the first damage there is.
+#[pyfunction]
+pub(crate) fn shards_check(py: Python<'_>, directory: PathBuf, threads: usize) -> PyResult<()> {
+    let damage = py.detach(|| shards::verify(&directory, threads)).or_raise()?;
+    match damage.into_iter().next() {
+        Some(error) => Err(raise(&error)),
+        None => Ok(()),
+    }
+}
+
 /// What an item of a shard is.
 #[derive(FromPyObject)]
 enum Item {

@@ -13,6 +13,7 @@ use scai_checkpoint::codec::{Format, Plan};
 use scai_checkpoint::load::{
     MatchOptions, Strictness, TensorSpec, match_state, transfer_optimizer,
 };
+use scai_checkpoint::tensor::Storage;
 use scai_checkpoint::value::join;
 use scai_checkpoint::{Checkpoint, DType, Dict, Error, Tensor, Value, file};
 use serde_json::Value as Json;
@@ -212,6 +213,26 @@ impl Tree {
         let mut keys = value.as_dict()?.entries.iter().map(|(key, _)| key);
         let index = keys.position(|found| found.as_str() == Some(key))?;
         Some(self.child(key, index))
+    }
+
+    /// Reads and checks all bytes of the tensors.
+    fn check(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
+        let value = self.value();
+        let storages: Vec<Storage> =
+            value.storages().into_iter().map(|(_, storage)| storage.clone()).collect();
+        let pieces: Vec<(usize, u64)> = storages
+            .iter()
+            .enumerate()
+            .flat_map(|(i, storage)| (0..storage.len()).step_by(COPY_PIECE).map(move |at| (i, at)))
+            .collect();
+        let check = |piece: usize| {
+            let (i, at) = pieces[piece];
+            let len = (storages[i].len() - at).min(COPY_PIECE as u64) as usize;
+            storages[i].read_at(at, &mut vec![0; len])
+        };
+        py.detach(|| shared_out(pieces.len(), threads, check))
+            .map_err(|error| self.named(error))
+            .or_raise()
     }
 
     /// What was kept beside the whole tree, as JSON.
@@ -559,13 +580,20 @@ impl Narrower {
 
 /// A part of a tensor; `None` if it has another shape.
 fn narrow(tensor: &Tensor, (_, shape, offsets, sizes): &Narrowing) -> Option<Tensor> {
-    if tensor.shape() != shape {
+    if tensor.shape() != shape { None } else { part(tensor, offsets, sizes.clone()) }
+}
+
+/// From `offsets` on as many elements as `sizes` says; `None` if they are not in the tensor.
+pub(crate) fn part(tensor: &Tensor, offsets: &[usize], sizes: Vec<usize>) -> Option<Tensor> {
+    let ends = offsets.iter().zip(&sizes).map(|(offset, size)| offset.checked_add(*size));
+    let is_inside = ends.zip(tensor.shape()).all(|(end, len)| end.is_some_and(|end| end <= *len));
+    if !is_inside || offsets.len() != tensor.shape().len() || sizes.len() != offsets.len() {
         return None;
     }
     let steps = offsets.iter().zip(tensor.strides()).map(|(offset, stride)| offset * stride);
     let offset = tensor.offset() + steps.sum::<usize>();
     let (strides, storage) = (tensor.strides().to_vec(), tensor.storage().clone());
-    let part = Tensor::new(tensor.dtype(), sizes.clone(), strides, offset, storage).ok()?;
+    let part = Tensor::new(tensor.dtype(), sizes, strides, offset, storage).ok()?;
     Some(part.with_attributes(tensor.attributes()).compact())
 }
 

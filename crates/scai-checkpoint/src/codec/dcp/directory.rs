@@ -264,6 +264,18 @@ impl DistributedCheckpoint {
         open().map_err(|error| self.shards.located(error))
     }
 
+    /// The bytes of the item at these bytes of a file, after all of them were checked.
+    ///
+    /// # Errors
+    /// As [`DistributedCheckpoint::item`].
+    pub fn item_bytes(&self, file: &str, bytes: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        let item = self.item(file, bytes)?;
+        if let Some(damage) = item.verify(1).into_iter().next() {
+            return Err(self.shards.located(damage));
+        }
+        item.bytes().map_err(|error| self.shards.located(error))
+    }
+
     /// The state tree. Its tensors remain on disk; they are read and checked when they are used.
     ///
     /// # Errors
@@ -295,8 +307,10 @@ impl DistributedCheckpoint {
                 self.metadata.entries.iter().map(|entry| (entry.name(), entry)).collect();
             return filled(item.tree_with(foreign)?, &mut |name| match entries.get(name) {
                 Some(entry) => self.value(entry, foreign, &forms, &repeated, &mut tied),
-                None => Err(Error::damaged(Place::default(), "the metadata do not have it")
-                    .at_tensor(name)),
+                None => {
+                    Err(Error::damaged(Place::default(), "the metadata do not have it")
+                        .at_tensor(name))
+                }
             });
         }
         let mut tree = Node::map();

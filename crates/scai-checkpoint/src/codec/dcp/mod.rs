@@ -34,4 +34,3 @@ pub use index::{Check, Index, Item};
 pub(crate) use metadata::METADATA;
 pub use metadata::{Chunk, Entry, Key, Location, Metadata, Stored};
 pub use plan::{Content, ShardPlan};
-

@@ -16,10 +16,7 @@ const KEYS: &str = "scai.keys";
 const META: &str = "torch._utils._rebuild_meta_tensor_no_storage";
 
 /// The tree with the tensors in their places.
-pub(super) fn filled(
-    tree: Value,
-    tensor: &mut dyn FnMut(&str) -> Result<Value>,
-) -> Result<Value> {
+pub(super) fn filled(tree: Value, tensor: &mut dyn FnMut(&str) -> Result<Value>) -> Result<Value> {
     let damaged = |what: &str| Error::damaged(Place::default(), format!("`{TREE}` {what}"));
     let Value::Dict(mut tree) = tree.into_resolved() else {
         return Err(damaged("is no mapping"));

@@ -196,7 +196,7 @@ impl TorchFile {
     }
 
     /// The root, which binds every byte of a file that this crate wrote.
-    pub(in crate::codec) fn root(&self) -> Option<u128> {
+    pub(crate) fn root(&self) -> Option<u128> {
         self.root
     }
 
@@ -259,6 +259,13 @@ impl TorchFile {
     /// The length of the file in bytes.
     pub fn len(&self) -> u64 {
         self.file.len()
+    }
+
+    /// All bytes of the file as they are.
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = zeroed(self.len(), "read a file")?.into_vec();
+        self.file.read_at(0, &mut bytes).map_err(|error| Error::io("read", error))?;
+        Ok(bytes)
     }
 
     /// Whether the file is empty, which no valid file is.

@@ -1,0 +1,172 @@
+"""A reader of DCP: what it loads is checked, and no code of a checkpoint is run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
+
+from scai import _native
+from scai._files import THREADS
+from scai._versions import count_writes
+from scai.errors import UnsupportedError
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_ALLOWED = {
+    (_METADATA, "Metadata"),
+    (_METADATA, "MetadataIndex"),
+    (_METADATA, "TensorStorageMetadata"),
+    (_METADATA, "BytesStorageMetadata"),
+    (_METADATA, "ChunkStorageMetadata"),
+    (_METADATA, "TensorProperties"),
+    (_METADATA, "StorageMeta"),
+    (_METADATA, "_MEM_FORMAT_ENCODING"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "Path"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes the objects that DCP's metadata consist of, and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A class by its name."""
+        if (module, name) in _ALLOWED:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        raise UnsupportedError(
+            f"the metadata of the checkpoint hold a `{module}.{name}`, which DCP's own do not; if you trust "
+            "the checkpoint, load it with torch.distributed.checkpoint.FileSystemReader"
+        )
+
+
+class StorageReader(FileSystemReader):
+    """Reads checkpoints of `torch.distributed.checkpoint`: ``dcp.load(state, storage_reader=StorageReader(path))``.
+
+    In what `StorageWriter` and `CheckpointManager` have written every byte that is needed is checked before the
+    state of this process is changed; in what PyTorch has written, checksums of tensors where these were saved.
+    Of a tensor only the part is read that this process needs.
+
+    Args:
+        path: the directory; ``checkpoint_id`` of ``dcp.load`` replaces it.
+        weights_only: whether values are read without running code that they name. Without, those that need
+            it are handed to DCP's planner, which runs it: do that with files of people you trust only.
+        threads: threads that read and check; by default one per core, at most 8.
+
+    Raises:
+        scai.errors.DamagedError: something is not what was saved. DCP raises it as one of the failures of a
+            `CheckpointException`, on all processes.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        _extension_registry: Any = None,
+        *,
+        weights_only: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(path, _extension_registry)
+        self._weights_only = weights_only
+        self._threads = threads or THREADS
+        self._file: _native.File | None = None
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """Read another checkpoint from now on."""
+        super().reset(checkpoint_id)
+        self._file = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """What the checkpoint holds."""
+        if kwargs.get("rank") is not None:
+            # Processes that did not speak to one another: no commit binds what they wrote.
+            content = self._own_metadata(kwargs["rank"])
+        else:
+            content = self._opened().metadata() or b""
+        metadata: Metadata = _Unpickler(io.BytesIO(content)).load()
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+    def _own_metadata(self, rank: int) -> bytes:
+        with self.fs.create_stream(self._get_metadata_path(rank), "rb") as stream:
+            return bytes(stream.read())
+
+    def _opened(self) -> _native.File:
+        if self._file is None:
+            self._file = _native.File(self.path, True)
+        return self._file
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Check what is needed of the checkpoint, and then load it."""
+        if not self.use_collectives or any(map(self._is_transformed, plan.items)):
+            if self.use_collectives:
+                _native.shards_check(self.path, self._threads)
+            return super().read_data(plan, planner)
+        file = self._opened()
+        tensors = [item for item in plan.items if item.type != LoadItemType.BYTE_IO]
+        tree = file.items([self._request(item) for item in tensors])
+        tree.check(self._threads)
+        values = [
+            (item, self._content(file, item)) for item in plan.items if item.type == LoadItemType.BYTE_IO
+        ]
+        targets = [planner.resolve_tensor(item).detach() for item in tensors]
+        for item, target in zip(tensors, targets):
+            if target.size() != item.lengths:
+                raise AssertionError(
+                    f"req {item.storage_index} mismatch sizes {target.size()} vs {item.lengths}"
+                )
+        self._fill(tree, targets)
+        for item, target in zip(tensors, targets):
+            planner.commit_tensor(item, target)
+        for item, content in values:
+            planner.load_bytes(item, content)
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    def _is_transformed(self, item: ReadItem) -> bool:
+        return bool(self.storage_data[item.storage_index].transform_descriptors)
+
+    def _request(self, item: ReadItem) -> tuple[str, int, int, list[int], list[int]]:
+        place = self.storage_data[item.storage_index]
+        return (
+            place.relative_path,
+            place.offset,
+            place.length,
+            list(item.storage_offsets),
+            list(item.lengths),
+        )
+
+    def _content(self, file: _native.File, item: ReadItem) -> io.BytesIO:
+        """The bytes of a value; written anew, so that to load them runs no code."""
+        place = self.storage_data[item.storage_index]
+        where = place.relative_path, place.offset, place.length
+        if self._weights_only:
+            return io.BytesIO(file.item(*where).to_bytes(1))
+        return io.BytesIO(file.item_bytes(*where))
+
+    def _fill(self, tree: _native.Tree, targets: list[torch.Tensor]) -> None:
+        template = {str(number): target for number, target in enumerate(targets)}
+        loaded, filling = tree.decode_into(template, self._threads)
+        filling.check()
+        filling.fill(self._threads)
+        with torch.no_grad():
+            for name, tensor in loaded.items():
+                if tensor is not template[name]:
+                    template[name].copy_(tensor)
+        count_writes([target for name, target in template.items() if loaded[name] is target])
