@@ -25,6 +25,8 @@ impl Shared {
     ) -> Result<Option<Error>> {
         let file = match self.store.open(name) {
             Err(Error::NotFound { .. }) => return Ok(None),
+            // A directory without a commit is no checkpoint.
+            Err(_) if name::is_group(name) => return Ok(None),
             // Another user's file, or a directory: in any case, it is not this run's.
             Err(_) => None,
             Ok(file) => Some(file),

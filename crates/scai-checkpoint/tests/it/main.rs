@@ -53,6 +53,7 @@ mod races;
 mod read_into;
 mod replay;
 mod safetensors;
+mod sharded;
 mod shards;
 mod shared;
 mod store;
