@@ -239,8 +239,11 @@ class StorageWriter(FileSystemWriter):
             WriteResult(item.index, length, _StorageInfo(name, offset, length, described))
             for item, (offset, length), described in zip(plan.items, ranges, descriptors)
         ]
-        results.append(WriteResult(MetadataIndex(name), size, WrittenShard(name, size, root)))
-        return results
+        return [*results, self.written(name, size, root)]
+
+    def written(self, name: str, size: int, root: str) -> WriteResult:
+        """What a process tells the coordinator of its shard, among what it tells of its items."""
+        return WriteResult(MetadataIndex(name), size, WrittenShard(name, size, root))
 
     def _name(self, prefix: str) -> str:
         """The name of a shard. A planner that caches plans gives the prefix of an earlier save."""

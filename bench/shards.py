@@ -1,0 +1,328 @@
+"""Checkpoints of several ranks compared: `python bench/shards.py --help`.
+
+Ranks of gloo on this machine train a small FSDP2 model and save it with PyTorch's own writer and with scai's, in
+turns, round by round; the table shows medians over rounds of the slowest rank. "Durable" is a `dcp.save` of which
+files and names were synced: PyTorch's writer syncs its files, and here the directory is synced after it, as it does
+not do. ``--scale`` shows how the cost grows with the number of tensors, and what rank 0 would have to do for more
+ranks than there are here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from scai import _native
+from scai.distributed import StorageReader, StorageWriter
+
+Times = dict[str, list[float]]
+
+
+class Training:
+    """An FSDP2 model with AdamW, of which each rank holds a part."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        torch.manual_seed(0)
+        self.width = width
+        self.model = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for layer in self.model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.step()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.model(torch.randn(2, self.width)).square().mean().backward()
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        return {"model": model, "optimizer": optimizer}
+
+    def nbytes(self) -> int:
+        """Bytes of the whole state."""
+        return sum(3 * p.numel() * p.element_size() for p in self.model.parameters())
+
+
+def synced(directory: Path) -> None:
+    """What PyTorch's writer leaves out for a save to survive a power failure."""
+    for each in (directory, directory.parent):
+        number = os.open(each, os.O_RDONLY)
+        os.fsync(number)
+        os.close(number)
+
+
+def together(work: Callable[[], object]) -> float:
+    """Seconds until the slowest rank is done."""
+    dist.barrier()
+    began = time.perf_counter()
+    work()
+    took = torch.tensor(time.perf_counter() - began, dtype=torch.float64)
+    dist.all_reduce(took, dist.ReduceOp.MAX)
+    return float(took)
+
+
+def peak(work: Callable[[], object]) -> float:
+    """MiB that this process held more at the most."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return float("nan")
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+
+
+def measure(training: Training, root: Path, rounds: int, found: Times) -> None:
+    group = dist.new_group(backend="gloo")
+    save = functools.partial(dcp.save, process_group=group)
+
+    def stock(directory: Path) -> None:
+        save(training.state(), storage_writer=dcp.FileSystemWriter(directory))
+        if dist.get_rank() == 0:
+            synced(directory)
+
+    def ours(directory: Path) -> None:
+        save(training.state(), storage_writer=StorageWriter(directory))
+
+    def in_background(name: str, directory: Path, writer: Any) -> None:
+        state, futures = training.state(), []
+        call = lambda: futures.append(  # noqa: E731
+            dcp.async_save(state, storage_writer=writer, process_group=group)
+        )
+        found[f"{name}, async_save blocks"].append(together(call))
+        began = time.perf_counter()
+        training.step()
+        found[f"{name}, the step after it"].append(time.perf_counter() - began)
+        futures[0].result()
+
+    def load(directory: Path, reader: Any) -> None:
+        dcp.load(training.state(), storage_reader=reader, process_group=group)
+
+    optimizers, models = [training.optimizer], [training.model]
+    scai_writer = None
+    for number in range(rounds + 1):
+        directories = {name: root / f"{name}-{number % 2}" for name in ("stock", "scai")}
+        order = ["stock", "scai"]
+        random.Random(number).shuffle(order)
+        here: Times = defaultdict(list) if number == 0 else found
+        for name in order:
+            directory = directories[name]
+            if dist.get_rank() == 0:
+                shutil.rmtree(directory, ignore_errors=True)
+            dist.barrier()
+            way = stock if name == "stock" else ours
+            memory = [0.0]
+
+            def work() -> None:
+                memory[0] = peak(lambda: way(directory))
+
+            here[f"{name}, durable save"].append(together(work))
+            here[f"{name}, MiB"].append(memory[0])
+            reader = dcp.FileSystemReader if name == "stock" else StorageReader
+            here[f"{name}, load"].append(together(lambda: load(directory, reader(directory))))
+        for name in order:
+            directory = directories[name]
+            if name == "stock":
+                writer: Any = dcp.FileSystemWriter(directory)
+            else:
+                scai_writer = scai_writer or StorageWriter(directory, optimizers=optimizers, models=models)
+                scai_writer.reset(directory)
+                writer = scai_writer
+            in_background(name, directory, writer)
+    for key, measured in found.items():
+        if "async" in key or "step" in key:
+            # The first round only warms up.
+            del measured[0]
+
+
+def rank(number: int, size: int, store: str, args: argparse.Namespace, out: str) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=number, world_size=size, store=dist.FileStore(store, size))
+    training = Training(args.layers, args.width)
+    found: Times = defaultdict(list)
+    measure(training, Path(args.directory), args.rounds, found)
+    if number == 0:
+        Path(out).write_text(json.dumps({"times": found, "bytes": training.nbytes()}))
+    dist.barrier()
+
+
+def forked(size: int, body: Callable[[int], None]) -> None:
+    """Run `body` in processes that share what this one has imported."""
+    pids = []
+    for number in range(size):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                body(number)
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        pids.append(pid)
+    for pid in pids:
+        if os.waitpid(pid, 0)[1]:
+            raise SystemExit("a rank failed")
+
+
+def compare(args: argparse.Namespace) -> None:
+    for size in args.ranks:
+        with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+            ranks = argparse.Namespace(**{**vars(args), "directory": directory})
+            store, out = f"{directory}/store", f"{directory}/out.json"
+            forked(size, lambda number: rank(number, size, store, ranks, out))
+            found = json.loads(Path(out).read_text())
+        show(size, found["bytes"], {key: statistics.median(all_) for key, all_ in found["times"].items()})
+
+
+def show(size: int, nbytes: int, found: dict[str, float]) -> None:
+    print(f"\n{size} ranks, {nbytes / 1e6:.0f} MB\n")
+    print("| | PyTorch | scai | ratio |\n|---|---|---|---|")
+    for what in ("durable save", "load", "async_save blocks", "the step after it"):
+        stock, ours = found[f"stock, {what}"] * 1e3, found[f"scai, {what}"] * 1e3
+        print(f"| {what}, ms | {stock:.1f} | {ours:.1f} | {stock / ours:.2f} |")
+    print(f"| memory of rank 0 in a save, MiB | {found['stock, MiB']:.0f} | {found['scai, MiB']:.0f} | |")
+
+
+# How the cost grows
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def tensors(count: int, directory: Path) -> tuple[float, float, float]:
+    """CPU seconds of a save and a load of so many tensors of 1 KB, and bytes of metadata."""
+    state = {f"layer.{i}.weight": torch.full((16, 16), float(i)) for i in range(count)}
+    began = cpu()
+    dcp.save(state, storage_writer=StorageWriter(directory), no_dist=True)
+    saved = cpu()
+    dcp.load(state, storage_reader=StorageReader(directory), no_dist=True)
+    loaded = cpu()
+    return saved - began, loaded - saved, os.path.getsize(directory / ".metadata")
+
+
+def many_ranks(size: int, per_rank: int, directory: Path) -> tuple[float, int, int, int]:
+    """What rank 0 does in a save of so many ranks: CPU seconds, bytes of the plans it gathers, of the metadata
+    and of the commit. The shards are small and written here, all else is what a save does."""
+    from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+    from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+    from torch.distributed.checkpoint.storage import WriteResult
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    rows = 4
+    shape = torch.Size([rows * size, 8])
+
+    def plan(number: int) -> SavePlan:
+        offset = torch.Size([rows * number, 0])
+        items = []
+        for i in range(per_rank):
+            chunk = ChunkStorageMetadata(offset, torch.Size([rows, 8]))
+            data = TensorWriteData(chunk, TensorProperties(torch.float32), shape)
+            index = MetadataIndex(f"layer.{i}.weight", offset)
+            items.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
+        return SavePlan(items)
+
+    plans = [pickle.dumps(plan(number)) for number in range(size)]
+    writer = StorageWriter(directory)
+    writer.set_up_storage_writer(True, rank=0)
+    began = cpu()
+    gathered, metadata = create_default_global_save_plan([pickle.loads(each) for each in plans])
+    gathered = writer.prepare_global_plan(gathered)
+    planned = cpu() - began
+    results: list[list[WriteResult]] = []
+    for number, each in enumerate(gathered):
+        name = f"{each.storage_data.prefix}0.distcp"
+        shard = _native.Shard(_native.Tree.encode([torch.zeros(rows, 8)]))
+        ranges, nbytes, root = shard.write(directory, name, [("x", 0)], 1, "buffered")
+        place = _StorageInfo(name, *ranges[0])
+        written = [WriteResult(item.index, 1, place) for item in each.items]
+        results.append([*written, writer.written(name, nbytes, root)])
+    sent = [pickle.dumps(each) for each in results]
+    began = cpu()
+    writer.finish(metadata, [pickle.loads(each) for each in sent])
+    planned += cpu() - began
+    return (
+        planned,
+        sum(map(len, plans)) + sum(map(len, sent)),
+        os.path.getsize(directory / ".metadata"),
+        os.path.getsize(directory / "commit.json"),
+    )
+
+
+def scale(args: argparse.Namespace) -> None:
+    print("\n| tensors | save, CPU s | load, CPU s | metadata, KB |\n|---|---|---|---|")
+    for count in (100, 1_000, 10_000, 100_000):
+        with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+            saved, loaded, nbytes = tensors(count, Path(directory))
+        print(f"| {count:,} | {saved:.2f} | {loaded:.2f} | {nbytes / 1e3:,.0f} |")
+    print(
+        "\n| ranks, 100 tensors each | rank 0, CPU s | gathered by rank 0, MB | metadata, MB | commit, KB |"
+        "\n|---|---|---|---|---|"
+    )
+    for size in (1, 2, 4, 8, 64, 256, 1_024):
+        with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+            used, gathered, metadata, commit = many_ranks(size, 100, Path(directory))
+        print(
+            f"| {size:,} | {used:.2f} | {gathered / 1e6:.1f} | {metadata / 1e6:.1f} | {commit / 1e3:.1f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--directory", default=None, help="where checkpoints go; a temporary directory")
+    parser.add_argument("--scale", action="store_true", help="how the cost grows, instead of a comparison")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if args.scale:
+        scale(args)
+    else:
+        compare(args)
+
+
+if __name__ == "__main__":
+    main()
