@@ -10,7 +10,6 @@ ranks than there are here.
 from __future__ import annotations
 
 import argparse
-import functools
 import gc
 import json
 import os
@@ -31,13 +30,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from scai import _native
+from scai.distributed import StorageReader, StorageWriter
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-
-from scai import _native
-from scai.distributed import StorageReader, StorageWriter
 
 Times = dict[str, list[float]]
 
@@ -105,67 +103,68 @@ def _status(field: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
 
-def measure(training: Training, root: Path, rounds: int, found: Times) -> None:
-    group = dist.new_group(backend="gloo")
-    save = functools.partial(dcp.save, process_group=group)
+class Way:
+    """One way to save and load: PyTorch's, or scai's."""
 
-    def stock(directory: Path) -> None:
-        save(training.state(), storage_writer=dcp.FileSystemWriter(directory))
-        if dist.get_rank() == 0:
+    def __init__(self, name: str, training: Training, group: Any) -> None:
+        self.name = name
+        self._training = training
+        self._group = group
+        # One for all rounds, as in a training: it uses its memory again.
+        self._background: Any = None
+
+    def _writer(self, directory: Path) -> Any:
+        return dcp.FileSystemWriter(directory) if self.name == "PyTorch" else StorageWriter(directory)
+
+    def save(self, directory: Path) -> None:
+        state = self._training.state()
+        dcp.save(state, storage_writer=self._writer(directory), process_group=self._group)
+        if self.name == "PyTorch" and dist.get_rank() == 0:
             synced(directory)
 
-    def ours(directory: Path) -> None:
-        save(training.state(), storage_writer=StorageWriter(directory))
+    def load(self, directory: Path) -> None:
+        reader = dcp.FileSystemReader if self.name == "PyTorch" else StorageReader
+        state = self._training.state()
+        dcp.load(state, storage_reader=reader(directory), process_group=self._group)
 
-    def in_background(name: str, directory: Path, writer: Any) -> None:
-        state, futures = training.state(), []
-        call = lambda: futures.append(  # noqa: E731
-            dcp.async_save(state, storage_writer=writer, process_group=group)
-        )
-        found[f"{name}, async_save blocks"].append(together(call))
-        began = time.perf_counter()
-        training.step()
-        found[f"{name}, the step after it"].append(time.perf_counter() - began)
+    def begin(self, directory: Path) -> Any:
+        """A save in the background."""
+        if self.name == "PyTorch":
+            writer = self._writer(directory)
+        else:
+            models, optimizers = [self._training.model], [self._training.optimizer]
+            if self._background is None:
+                self._background = StorageWriter(directory, models=models, optimizers=optimizers)
+            writer = self._background
+            writer.reset(directory)
+        state = self._training.state()
+        return dcp.async_save(state, storage_writer=writer, process_group=self._group)
+
+    def measure(self, directory: Path, found: Times) -> None:
+        """One round."""
+        if dist.get_rank() == 0:
+            shutil.rmtree(directory, ignore_errors=True)
+        memory: list[float] = []
+        note = lambda what, value: found[f"{self.name}, {what}"].append(value)  # noqa: E731
+        note("durable save", together(lambda: memory.append(peak(lambda: self.save(directory)))))
+        note("MiB", memory[0])
+        note("load", together(lambda: self.load(directory)))
+        futures: list[Any] = []
+        note("async_save blocks", together(lambda: futures.append(self.begin(directory))))
+        note("the step after it", together(self._training.step))
         futures[0].result()
 
-    def load(directory: Path, reader: Any) -> None:
-        dcp.load(training.state(), storage_reader=reader, process_group=group)
 
-    optimizers, models = [training.optimizer], [training.model]
-    scai_writer = None
+def measure(training: Training, root: Path, rounds: int) -> Times:
+    group = dist.new_group(backend="gloo")
+    ways = [Way(name, training, group) for name in ("PyTorch", "scai")]
+    found: Times = defaultdict(list)
     for number in range(rounds + 1):
-        directories = {name: root / f"{name}-{number % 2}" for name in ("stock", "scai")}
-        order = ["stock", "scai"]
-        random.Random(number).shuffle(order)
-        here: Times = defaultdict(list) if number == 0 else found
-        for name in order:
-            directory = directories[name]
-            if dist.get_rank() == 0:
-                shutil.rmtree(directory, ignore_errors=True)
-            dist.barrier()
-            way = stock if name == "stock" else ours
-            memory = [0.0]
-
-            def work() -> None:
-                memory[0] = peak(lambda: way(directory))
-
-            here[f"{name}, durable save"].append(together(work))
-            here[f"{name}, MiB"].append(memory[0])
-            reader = dcp.FileSystemReader if name == "stock" else StorageReader
-            here[f"{name}, load"].append(together(lambda: load(directory, reader(directory))))
-        for name in order:
-            directory = directories[name]
-            if name == "stock":
-                writer: Any = dcp.FileSystemWriter(directory)
-            else:
-                scai_writer = scai_writer or StorageWriter(directory, optimizers=optimizers, models=models)
-                scai_writer.reset(directory)
-                writer = scai_writer
-            in_background(name, directory, writer)
-    for key, measured in found.items():
-        if "async" in key or "step" in key:
+        order = random.Random(number).sample(ways, len(ways))
+        for way in order:
             # The first round only warms up.
-            del measured[0]
+            way.measure(root / f"{way.name}-{number % 2}", found if number else defaultdict(list))
+    return found
 
 
 def rank(number: int, size: int, store: str, args: argparse.Namespace, out: str) -> None:
@@ -173,8 +172,7 @@ def rank(number: int, size: int, store: str, args: argparse.Namespace, out: str)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=number, world_size=size, store=dist.FileStore(store, size))
     training = Training(args.layers, args.width)
-    found: Times = defaultdict(list)
-    measure(training, Path(args.directory), args.rounds, found)
+    found = measure(training, Path(args.directory), args.rounds)
     if number == 0:
         Path(out).write_text(json.dumps({"times": found, "bytes": training.nbytes()}))
     dist.barrier()
@@ -203,23 +201,22 @@ def forked(size: int, body: Callable[[int], None]) -> None:
             raise SystemExit("a rank failed")
 
 
-def compare(args: argparse.Namespace) -> None:
-    for size in args.ranks:
-        with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-            ranks = argparse.Namespace(**{**vars(args), "directory": directory})
-            store, out = f"{directory}/store", f"{directory}/out.json"
-            forked(size, lambda number: rank(number, size, store, ranks, out))
-            found = json.loads(Path(out).read_text())
-        show(size, found["bytes"], {key: statistics.median(all_) for key, all_ in found["times"].items()})
+def compare(size: int, args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+        ranks = argparse.Namespace(**{**vars(args), "directory": directory})
+        store, out = f"{directory}/store", f"{directory}/out.json"
+        forked(size, lambda number: rank(number, size, store, ranks, out))
+        found = json.loads(Path(out).read_text())
+    show(size, found["bytes"], {key: statistics.median(each) for key, each in found["times"].items()})
 
 
 def show(size: int, nbytes: int, found: dict[str, float]) -> None:
     print(f"\n{size} ranks, {nbytes / 1e6:.0f} MB\n")
     print("| | PyTorch | scai | ratio |\n|---|---|---|---|")
     for what in ("durable save", "load", "async_save blocks", "the step after it"):
-        stock, ours = found[f"stock, {what}"] * 1e3, found[f"scai, {what}"] * 1e3
+        stock, ours = found[f"PyTorch, {what}"] * 1e3, found[f"scai, {what}"] * 1e3
         print(f"| {what}, ms | {stock:.1f} | {ours:.1f} | {stock / ours:.2f} |")
-    print(f"| memory of rank 0 in a save, MiB | {found['stock, MiB']:.0f} | {found['scai, MiB']:.0f} | |")
+    print(f"| memory of rank 0 in a save, MiB | {found['PyTorch, MiB']:.0f} | {found['scai, MiB']:.0f} | |")
 
 
 # How the cost grows
@@ -245,10 +242,19 @@ def many_ranks(size: int, per_rank: int, directory: Path) -> tuple[float, int, i
     """What rank 0 does in a save of so many ranks: CPU seconds, bytes of the plans it gathers, of the metadata
     and of the commit. The shards are small and written here, all else is what a save does."""
     from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
-    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
-    from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
-    from torch.distributed.checkpoint.storage import WriteResult
     from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.metadata import (
+        ChunkStorageMetadata,
+        MetadataIndex,
+        TensorProperties,
+    )
+    from torch.distributed.checkpoint.planner import (
+        SavePlan,
+        TensorWriteData,
+        WriteItem,
+        WriteItemType,
+    )
+    from torch.distributed.checkpoint.storage import WriteResult
 
     rows = 4
     shape = torch.Size([rows * size, 8])
@@ -271,7 +277,7 @@ def many_ranks(size: int, per_rank: int, directory: Path) -> tuple[float, int, i
     gathered = writer.prepare_global_plan(gathered)
     planned = cpu() - began
     results: list[list[WriteResult]] = []
-    for number, each in enumerate(gathered):
+    for each in gathered:
         name = f"{each.storage_data.prefix}0.distcp"
         shard = _native.Shard(_native.Tree.encode([torch.zeros(rows, 8)]))
         ranges, nbytes, root = shard.write(directory, name, [("x", 0)], 1, "buffered")
@@ -320,8 +326,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if args.scale:
         scale(args)
-    else:
-        compare(args)
+        return
+    for size in args.ranks:
+        compare(size, args)
 
 
 if __name__ == "__main__":
