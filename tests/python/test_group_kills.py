@@ -78,17 +78,18 @@ def attempt(directory: Path, chance: random.Random, number: int) -> list[tuple[s
 def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
     chance = random.Random(os.environ.get("SCAI_SEED", "2"))
     expected = [digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", ITERATIONS, 0))]
-    directory = tmp_path / "killed"
+    directory, reached = tmp_path / "killed", []
     for _ in range(LAUNCHES):
         job = launch(directory)
-        seen = len(list(directory.glob("*.pt"))) if directory.exists() else 0
-        until = time.monotonic() + 120
-        # It is killed after some saves, or sooner.
+        # It is killed after one or more saves, or while it starts.
+        before, more = newest(directory), chance.choice([None, 0, 0, EVERY])
+        until = time.monotonic() + (120 if more is not None else chance.uniform(0, 10))
         while job.poll() is None and time.monotonic() < until:
-            if directory.exists() and newest(directory) > seen + chance.randint(0, 6):
+            if more is not None and newest(directory) > before + more:
                 break
-            time.sleep(0.01)
+            time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.1))
+        reached.append(newest(directory))
         children = children_of(job.pid)
         # One rank, and the launcher ends the job; or the whole job.
         if children and chance.random() < 0.5:
@@ -97,6 +98,7 @@ def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
             for pid in (job.pid, *children):
                 kill(pid)
         job.wait(120)
+    print("checkpoints at the kills:", reached)
     # A rank is killed once more, and this time the launcher starts all of them again.
     last = launch(directory, "--max-restarts", "2")
     while last.poll() is None and not (children := children_of(last.pid)):
@@ -115,7 +117,7 @@ def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
 
 
 def newest(directory: Path) -> int:
-    return CheckpointManager(directory).latest_iteration() or 0
+    return CheckpointManager(directory).latest_iteration() or 0 if directory.exists() else 0
 
 
 def kill(pid: int) -> None:
