@@ -417,7 +417,7 @@ class CheckpointManager:
             return handle
         save.wait()
         save.mark_reported()
-        handle.complete()
+        handle._complete()
         return handle.result()
 
     def should_save(self, iteration: int) -> bool:
