@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from scai import _group, _native
 from scai._failures import raised_from
-from scai._group import Line, Meeting, for_all
+from scai._group import Line
 from scai._group_save import RANK_STATES
+from scai._meeting import Meeting, for_all
 from scai.errors import DamagedError, GroupError, UnprotectedError
 
 _log = logging.getLogger("scai")

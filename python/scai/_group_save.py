@@ -11,7 +11,8 @@ from typing import Any
 
 from scai import _group, _native
 from scai._failures import raised_from
-from scai._group import Line, Meeting, Membership, for_all, poll
+from scai._group import Line, Membership, poll
+from scai._meeting import Meeting, for_all
 from scai._replicas import Replica, difference, digest_of
 from scai._results import SaveInfo
 from scai.errors import GroupError

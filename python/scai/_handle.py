@@ -99,7 +99,7 @@ class SaveHandle(concurrent.futures.Future[str]):
         if self._completing.is_current():
             # A callback waits for a later save, which this very thread would complete.
             if self._save.wait(timeout):
-                self.complete()
+                self._complete()
             limit: float | None = 0.0
         else:
             limit = timeout
@@ -146,7 +146,7 @@ class SaveHandle(concurrent.futures.Future[str]):
         if not self._is_here():
             raise RuntimeError(f"{self.path} is saved by the process that this one was forked from")
 
-    def complete(self) -> None:
+    def _complete(self) -> None:
         """Take over how the save ended."""
         if super().done():
             return
@@ -226,7 +226,7 @@ class Completing:
                 handle = self._pending[0]
             try:
                 handle._save.wait()
-                handle.complete()
+                handle._complete()
                 if handle.info is not None and handle._calls_back:
                     self.committed(handle.info)
             except BaseException:

@@ -412,7 +412,7 @@ class CheckpointManager:
             return handle
         save.wait()
         save.mark_reported()
-        handle.complete()
+        handle._complete()
         return handle.result()
 
     def _save_shards(

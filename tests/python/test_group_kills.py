@@ -21,6 +21,8 @@ from train_group import train
 FULL = os.environ.get("SCAI_PROOFS") == "full"
 KILLS, LAUNCHES = (200, 20) if FULL else (8, 1)
 ITERATIONS, EVERY = 60, 3
+LONGER = 600 if FULL else ITERATIONS
+"""Iterations with torchrun, which takes seconds to start."""
 PROGRAM = Path(__file__).with_name("train_group.py")
 
 
@@ -77,18 +79,19 @@ def attempt(directory: Path, chance: random.Random, number: int) -> list[tuple[s
 
 def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
     chance = random.Random(os.environ.get("SCAI_SEED", "2"))
-    expected = [digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", ITERATIONS, 0))]
-    directory = tmp_path / "killed"
+    expected = [digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", LONGER, 0))]
+    directory, reached = tmp_path / "killed", []
     for _ in range(LAUNCHES):
         job = launch(directory)
-        seen = len(list(directory.glob("*.pt"))) if directory.exists() else 0
-        until = time.monotonic() + 120
-        # It is killed after some saves, or sooner.
+        # It is killed after one or more saves, or while it starts.
+        before, more = newest(directory), chance.choice([None, 0, 0, EVERY])
+        until = time.monotonic() + (120 if more is not None else chance.uniform(0, 10))
         while job.poll() is None and time.monotonic() < until:
-            if directory.exists() and newest(directory) > seen + chance.randint(0, 6):
+            if more is not None and newest(directory) > before + more:
                 break
-            time.sleep(0.01)
+            time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.1))
+        reached.append(newest(directory))
         children = children_of(job.pid)
         # One rank, and the launcher ends the job; or the whole job.
         if children and chance.random() < 0.5:
@@ -97,6 +100,7 @@ def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
             for pid in (job.pid, *children):
                 kill(pid)
         job.wait(120)
+    print("checkpoints at the kills:", reached)
     # A rank is killed once more, and this time the launcher starts all of them again.
     last = launch(directory, "--max-restarts", "2")
     while last.poll() is None and not (children := children_of(last.pid)):
@@ -108,14 +112,14 @@ def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
     assert digests(directory) == expected
     # And a single process takes it up from there.
     alone = subprocess.run(
-        [sys.executable, str(PROGRAM), str(directory), str(ITERATIONS), str(EVERY)],
+        [sys.executable, str(PROGRAM), str(directory), str(LONGER), str(EVERY)],
         capture_output=True, text=True, check=True,
     )
-    assert alone.stdout.startswith(f"{ITERATIONS} ")
+    assert alone.stdout.startswith(f"{LONGER} ")
 
 
 def newest(directory: Path) -> int:
-    return CheckpointManager(directory).latest_iteration() or 0
+    return CheckpointManager(directory).latest_iteration() or 0 if directory.exists() else 0
 
 
 def kill(pid: int) -> None:
@@ -130,13 +134,16 @@ def digests(directory: Path) -> list[str]:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def launch(directory: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.Popen(
-        [*command, *options, str(PROGRAM), str(directory), str(ITERATIONS), str(EVERY)],
+        [*command, *options, str(PROGRAM), str(directory), str(LONGER), str(EVERY)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
