@@ -35,14 +35,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_ranks_that_are_killed_and_started_again_end_bit_identical(tmp_path: Path) -> None:
+@pytest.mark.parametrize("divide", [False, True], ids=["ddp", "fsdp"])
+def test_ranks_that_are_killed_and_started_again_end_bit_identical(tmp_path: Path, divide: bool) -> None:
     chance = random.Random(os.environ.get("SCAI_SEED", "1"))
-    reference = [digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", ITERATIONS, 0))]
+    reference = [digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", ITERATIONS, 0, 0, divide))]
     assert len(set(reference)) == 2
     kills, ends, begins = 0, 0, []
     while kills < KILLS or not ends:
         directory = tmp_path / f"run{ends}"
-        while (result := attempt(directory, chance, kills)) is None:
+        while (result := attempt(directory, chance, kills, divide)) is None:
             kills += 1
             for path in CheckpointManager(directory).list_checkpoints():
                 assert scai.verify(path), path
@@ -55,13 +56,15 @@ def test_ranks_that_are_killed_and_started_again_end_bit_identical(tmp_path: Pat
     print(f"{kills} kills, {ends} trainings ended, the last parts of which began at {begins[::2]}")
 
 
-def attempt(directory: Path, chance: random.Random, number: int) -> list[tuple[str, int]] | None:
+def attempt(
+    directory: Path, chance: random.Random, number: int, divide: bool
+) -> list[tuple[str, int]] | None:
     """Train until the end, or until it is killed: then `None`."""
     started = directory.parent / f"started{number}.{chance.random()}"
 
     def body(rank: int) -> tuple[str, int]:
         started.touch()
-        return train(directory, ITERATIONS, EVERY, 0.002)
+        return train(directory, ITERATIONS, EVERY, 0.002, divide)
 
     ranks = Ranks(2, body, store=chance.choice(["rank 0", "parent"]), limit=120)
     ranks.wait_for(started)
@@ -77,12 +80,15 @@ def attempt(directory: Path, chance: random.Random, number: int) -> list[tuple[s
     return done if len(done) == 2 and all(type(each) is tuple for each in done) else None
 
 
-def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("divide", [False, True], ids=["ddp", "fsdp"])
+def test_torchrun_starts_a_program_for_one_process(tmp_path: Path, divide: bool) -> None:
     chance = random.Random(os.environ.get("SCAI_SEED", "2"))
-    expected = [digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", LONGER, 0))]
+    expected = [
+        digest for digest, _ in run(2, lambda rank: train(tmp_path / "whole", LONGER, 0, 0, divide))
+    ]
     directory, reached = tmp_path / "killed", []
     for _ in range(LAUNCHES):
-        job = launch(directory)
+        job = launch(directory, divide)
         # It is killed after one or more saves, or while it starts.
         before, more = newest(directory), chance.choice([None, 0, 0, EVERY])
         until = time.monotonic() + (120 if more is not None else chance.uniform(0, 10))
@@ -102,7 +108,7 @@ def test_torchrun_starts_a_program_for_one_process(tmp_path: Path) -> None:
         job.wait(120)
     print("checkpoints at the kills:", reached)
     # A rank is killed once more, and this time the launcher starts all of them again.
-    last = launch(directory, "--max-restarts", "2")
+    last = launch(directory, divide, "--max-restarts", "2")
     while last.poll() is None and not (children := children_of(last.pid)):
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 8))
@@ -140,10 +146,10 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
-def launch(directory: Path, *options: str) -> subprocess.Popen[bytes]:
+def launch(directory: Path, divide: bool, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.Popen(
-        [*command, *options, str(PROGRAM), str(directory), str(LONGER), str(EVERY)],
+        [*command, *options, str(PROGRAM), str(directory), str(LONGER), str(EVERY), *["divide"] * divide],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )

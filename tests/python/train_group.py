@@ -1,7 +1,7 @@
 """A training for one process, which is also one for several: the two lines of scai are the same.
 
-``python train_group.py DIRECTORY ITERATIONS EVERY`` by itself or under torchrun. It prints a digest of all
-that training has left on each rank.
+``python train_group.py DIRECTORY ITERATIONS EVERY [divide]`` by itself or under torchrun, with a model of which
+each rank has a copy, or a part (FSDP2). It prints a digest of all that training has left on each rank.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from scai import CheckpointManager
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -39,14 +41,21 @@ class Positions:
         self.position = state["position"]
 
 
-def train(directory: Path, iterations: int, every: int, pause: float = 0) -> tuple[str, int]:
+def train(
+    directory: Path, iterations: int, every: int, pause: float = 0, divide: bool = False
+) -> tuple[str, int]:
     """Train, and return a digest of all there is at the end, and where the training began."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(5)
     model: nn.Module = nn.Sequential(
         nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 32), nn.Linear(32, 4)
     )
-    if dist.is_initialized():
+    if dist.is_initialized() and divide:
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for part in (model[0], model[4], model[5]):
+            fully_shard(part, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    elif dist.is_initialized():
         model = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
@@ -82,6 +91,7 @@ def digest_of(state: Any) -> str:
 
     def add(value: Any) -> None:
         if isinstance(value, torch.Tensor):
+            value = getattr(value, "_local_tensor", value)
             digest.update(value.detach().contiguous().numpy().tobytes())
         elif isinstance(value, dict):
             for key, part in value.items():
@@ -101,7 +111,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
-    directory, iterations, every = sys.argv[1:]
-    digest, begin = train(Path(directory), int(iterations), int(every), 0.002)
+    directory, iterations, every, *more = sys.argv[1:]
+    digest, begin = train(Path(directory), int(iterations), int(every), 0.002, divide=bool(more))
     Path(f"{directory}.{os.environ.get('RANK', 0)}").write_text(digest)
     print(begin, digest)
