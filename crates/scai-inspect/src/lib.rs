@@ -40,6 +40,7 @@
 //! they are made of. Errors are those of the engine.
 
 pub mod diff;
+pub mod distributed;
 pub mod elements;
 mod file;
 mod json;
@@ -56,6 +57,7 @@ mod totals;
 pub mod verify;
 
 pub use diff::{Difference, diff};
+pub use distributed::Distributed;
 pub use file::File;
 pub use list::{Listing, list};
 pub use number::Number;

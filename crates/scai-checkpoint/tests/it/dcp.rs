@@ -257,6 +257,10 @@ proptest! {
         let mut ranks = Ranks::new('c', 1, 3);
         let mut parts = Vec::new();
         for (i, (offsets, sizes)) in regions(&shape, &cuts).into_iter().enumerate() {
+            // PyTorch tells regions apart by where they begin; an empty one begins at the end.
+            if sizes.contains(&0) && offsets.iter().zip(&shape).all(|(offset, len)| offset < len) {
+                continue;
+            }
             if twice && i % 2 == 0 {
                 parts.push((2, offsets.clone(), sizes.clone()));
             }
@@ -510,7 +514,9 @@ fn a_file_becomes_a_directory_and_comes_back() {
             "{path}"
         );
     };
-    ["weight", "tied", "transposed", "part"].map(|name| same(&format!("model_state_dict.{name}")));
+    for name in ["weight", "tied", "transposed", "part"] {
+        same(&format!("model_state_dict.{name}"));
+    }
     for path in ["state", "param_groups", "tuple", "empty", "iteration"] {
         assert_eq!(tree.lookup(path), read.lookup(path), "{path}");
     }

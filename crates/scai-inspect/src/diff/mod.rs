@@ -1,5 +1,6 @@
 //! How two files differ.
 
+pub(crate) mod by_name;
 mod tensors;
 mod trees;
 
@@ -127,7 +128,8 @@ pub enum What<'a> {
     Elements(&'a Tensor, Option<TensorDifference>),
 }
 
-/// Compares two files.
+/// Compares two files. If one has the parameters of an optimizer by name and the other by number, they are
+/// compared by name.
 ///
 /// # Errors
 /// [`Error::Invalid`] if neither has a part that is to be ignored; [`Error::Damaged`], unless only
@@ -143,6 +145,9 @@ pub fn diff<'a>(a: &'a File, b: &'a File, options: Options<'_>) -> Result<Differ
         a.check(options.read)?;
         b.check(options.read)?;
     }
+    let (name_left, name_right) = by_name::needed(left, right);
+    let left = if name_left { a.named_tree()? } else { left };
+    let right = if name_right { b.named_tree()? } else { right };
     let found = trees::trees(left, right, options)?;
     let equal = found.changes.is_empty();
     Ok(Difference {
