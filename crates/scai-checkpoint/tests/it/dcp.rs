@@ -12,6 +12,7 @@ use scai_checkpoint::codec::dcp::{
 };
 use scai_checkpoint::codec::{CheckpointFile, Format, Origin, Plan, Protection, Unprotected};
 use scai_checkpoint::store::{Directory, LocalDirectory, WriteAt};
+use scai_checkpoint::value::DictKind;
 use scai_checkpoint::verify::Condition;
 use scai_checkpoint::{DType, Dict, Error, Tensor, Value, file};
 use serde_json::json;
@@ -488,6 +489,12 @@ fn a_file_becomes_a_directory_and_comes_back() {
     ]
     .into_iter()
     .collect();
+    let version: Dict = [("version", 1_i64)].into_iter().collect();
+    let versions = [("", Value::from(version)), ("fc", Value::from(Dict::new()))];
+    let versions = Dict { kind: DictKind::Ordered, ..versions.into_iter().collect() };
+    let attributes: Dict = [("_metadata", versions)].into_iter().collect();
+    let attributes = Some(Box::new(attributes));
+    let state = Dict { kind: DictKind::Ordered, attributes, ..state };
     let moments: Dict = [("step", Value::from(3.0)), ("none", Value::None)].into_iter().collect();
     let by_number = Dict { entries: vec![(0.into(), moments.into())], ..Dict::new() };
     let group: Dict =
