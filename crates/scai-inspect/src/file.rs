@@ -7,7 +7,7 @@ use scai_checkpoint::codec::{CheckpointFile, Foreign, Origin, Protection, Unprot
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::{Result, Value};
 
-use crate::diff::by_name::named;
+use crate::by_name::named;
 
 /// An open file of any format, to be shown or compared.
 ///

@@ -39,6 +39,7 @@
 //! Files without checksums are read, and objects that only code could make are shown as the data
 //! they are made of. Errors are those of the engine.
 
+mod by_name;
 pub mod diff;
 pub mod distributed;
 pub mod elements;

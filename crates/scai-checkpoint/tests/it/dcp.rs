@@ -362,8 +362,9 @@ fn no_bit_of_a_bound_file_changes_silently() {
     for name in names(directory.path()) {
         let path = directory.path().join(&name);
         let sound = fs::read(&path).unwrap();
-        // Each byte, and each bit in turn.
-        for at in 0..sound.len() {
+        // Each bit in turn, of some bytes or of all.
+        let step = if std::env::var_os("SCAI_PROOFS").is_some() { 1 } else { 5 };
+        for at in (0..sound.len()).step_by(step) {
             let mut bytes = sound.clone();
             bytes[at] ^= 1 << (at % 8);
             fs::write(&path, &bytes).unwrap();

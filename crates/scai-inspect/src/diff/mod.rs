@@ -1,6 +1,5 @@
 //! How two files differ.
 
-pub(crate) mod by_name;
 mod tensors;
 mod trees;
 
@@ -9,6 +8,7 @@ use scai_checkpoint::{Error, Result, Tensor, Value};
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
+use crate::by_name::needed;
 use crate::json::to_json;
 use crate::{File, Totals};
 
@@ -145,7 +145,7 @@ pub fn diff<'a>(a: &'a File, b: &'a File, options: Options<'_>) -> Result<Differ
         a.check(options.read)?;
         b.check(options.read)?;
     }
-    let (name_left, name_right) = by_name::needed(left, right);
+    let (name_left, name_right) = needed(left, right);
     let left = if name_left { a.named_tree()? } else { left };
     let right = if name_right { b.named_tree()? } else { right };
     let found = trees::trees(left, right, options)?;

@@ -13,7 +13,7 @@ const OPTIMIZER: &str = "optimizer_state_dict";
 const MODEL: &str = "model_state_dict";
 
 /// Which of two trees have to be compared by the names of parameters, since the other has names.
-pub(super) fn needed(a: &Value, b: &Value) -> (bool, bool) {
+pub(crate) fn needed(a: &Value, b: &Value) -> (bool, bool) {
     let (Some(left), Some(right)) = (a.as_dict(), b.as_dict()) else { return (false, false) };
     let pairs = left
         .keys()
