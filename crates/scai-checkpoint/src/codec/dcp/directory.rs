@@ -250,16 +250,15 @@ impl DistributedCheckpoint {
                     let attributes =
                         Attributes { requires_grad, parameter, ..Attributes::default() };
                     let is_repeated = chunks.iter().any(|chunk| repeated.contains(&chunk.at));
-                    let known = is_repeated.then(|| (*dtype, shape, chunks));
-                    let known = known.and_then(|key| tied.get(&format!("{key:?}")).cloned());
-                    let tensor = match known {
+                    let form = is_repeated.then(|| format!("{:?}", (dtype, shape, chunks)));
+                    let known = form.as_ref().and_then(|form| tied.get(form));
+                    let tensor = match known.cloned() {
                         Some(storage) => view(*dtype, shape, storage),
                         None => self.tensor(&name, *dtype, shape, chunks),
                     };
                     let tensor = tensor.map_err(|error| error.at_tensor(&name))?;
-                    if is_repeated {
-                        let key = format!("{:?}", (*dtype, shape, chunks));
-                        tied.insert(key, tensor.storage().clone());
+                    if let Some(form) = form {
+                        tied.insert(form, tensor.storage().clone());
                     }
                     Value::Tensor(tensor.with_attributes(attributes))
                 }
