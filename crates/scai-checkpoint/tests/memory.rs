@@ -13,7 +13,8 @@
 use std::fs;
 use std::sync::Arc;
 
-use scai_checkpoint::codec::{Format, Plan, Unprotected};
+use scai_checkpoint::codec::dcp::DistributedPlan;
+use scai_checkpoint::codec::{Format, Origin, Plan, Unprotected};
 use scai_checkpoint::manager::Residency;
 use scai_checkpoint::store::Io;
 use scai_checkpoint::tensor::{Destination, Source, Storage, read_into};
@@ -141,6 +142,25 @@ fn a_state_of_any_size_is_saved_verified_resumed_loaded_and_converted_in_little_
         });
         fs::remove_file(again).unwrap();
     }
+
+    let shards = directory.path().join("shards");
+    within_the_limit("convert to a directory of shards", start, 0, || {
+        let plan = DistributedPlan::new(&tree, None, Origin::Known).unwrap();
+        file::write_distributed(&shards, plan, THREADS).unwrap();
+    });
+    within_the_limit("verify a directory of shards", start, 0, || {
+        let file = file::open(&shards, Unprotected::Refuse).unwrap();
+        assert!(file.verify(THREADS).is_empty());
+    });
+    for (format, name) in [(Format::Torch, "back.pt"), (Format::Safetensors, "back.safetensors")] {
+        let back = directory.path().join(name);
+        within_the_limit(&format!("convert a directory of shards to {format}"), start, 0, || {
+            let tree = file::open(&shards, Unprotected::Refuse).unwrap().tree().unwrap();
+            file::write(&back, Plan::new(&tree, format).unwrap(), THREADS).unwrap();
+        });
+        fs::remove_file(back).unwrap();
+    }
+    fs::remove_dir_all(shards).unwrap();
 
     let storages = tree.storages();
     let mut memory: Vec<Vec<u8>> =

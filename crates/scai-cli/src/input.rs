@@ -6,6 +6,7 @@ use std::path::Path;
 use scai_checkpoint::codec::{Format, Protection};
 use scai_checkpoint::{Error, Value};
 use scai_inspect::File;
+use scai_inspect::distributed::is_checkpoint_directory;
 
 use crate::exit::Failure;
 use crate::locate::{nearest, no_such_file};
@@ -27,7 +28,7 @@ pub(crate) fn open(path: &Path) -> Result<File, Failure> {
 }
 
 fn open_quietly(path: &Path) -> Result<File, Failure> {
-    if path.is_dir() {
+    if path.is_dir() && !is_checkpoint_directory(path) {
         return Err(is_directory(path));
     }
     File::open(path).map_err(|error| match error {

@@ -7,6 +7,8 @@ use scai_checkpoint::codec::{CheckpointFile, Foreign, Origin, Protection, Unprot
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::{Result, Value};
 
+use crate::by_name::named;
+
 /// An open file of any format, to be shown or compared.
 ///
 /// It may carry no checksums ([`CheckpointFile::protection`] says whether it does), and objects that
@@ -16,17 +18,19 @@ pub struct File {
     path: PathBuf,
     content: CheckpointFile,
     tree: OnceLock<Value>,
+    /// The same with the parameters of optimizers by name.
+    named: OnceLock<Value>,
 }
 
 impl File {
-    /// Opens the file at `path`.
+    /// Opens the file at `path`, or the distributed checkpoint that the directory at `path` is.
     ///
     /// # Errors
     /// As [`scai_checkpoint::file::open`].
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let content = file::open(&path, Unprotected::Accept)?;
-        Ok(Self { path, content, tree: OnceLock::new() })
+        Ok(Self { path, content, tree: OnceLock::new(), named: OnceLock::new() })
     }
 
     /// The path, as it was given.
@@ -49,6 +53,12 @@ impl File {
         }
         let tree = self.content.tree_with(Foreign::StandIn)?;
         Ok(self.tree.get_or_init(|| tree))
+    }
+
+    /// The state tree with the parameters of optimizers by name, as far as these are known.
+    pub(crate) fn named_tree(&self) -> Result<&Value> {
+        let tree = self.tree()?;
+        Ok(self.named.get_or_init(|| named(tree)))
     }
 
     /// Whether the file has checksums, but was converted from one that had none.

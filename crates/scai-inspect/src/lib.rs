@@ -39,7 +39,9 @@
 //! Files without checksums are read, and objects that only code could make are shown as the data
 //! they are made of. Errors are those of the engine.
 
+mod by_name;
 pub mod diff;
+pub mod distributed;
 pub mod elements;
 mod file;
 mod json;
@@ -56,6 +58,7 @@ mod totals;
 pub mod verify;
 
 pub use diff::{Difference, diff};
+pub use distributed::Distributed;
 pub use file::File;
 pub use list::{Listing, list};
 pub use number::Number;

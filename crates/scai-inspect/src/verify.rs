@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scai_checkpoint::codec::Protection;
+use scai_checkpoint::codec::{Protection, Unprotected};
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::folder;
 use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
@@ -10,6 +10,7 @@ use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options, Result};
 use serde::{Serialize, Serializer};
 
+use crate::distributed::{Unbound, is_checkpoint_directory, unbound};
 use crate::file::source_protection;
 use crate::others::{is_index, others};
 
@@ -39,6 +40,12 @@ pub struct VerifyReport {
     /// Why no state can be built from a file whose bytes are right. JSON has the message alone.
     #[serde(serialize_with = "message")]
     pub obstacle: Option<Finding>,
+    /// Files beside a distributed checkpoint that do not belong to it. They are not damage.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unbound: Vec<Unbound>,
+    /// It is a distributed checkpoint.
+    #[serde(skip)]
+    pub is_distributed: bool,
 }
 
 /// One thing that was found in a file.
@@ -75,10 +82,25 @@ pub fn verify<'o>(
     options: impl Into<ReadOptions<'o>>,
 ) -> Result<VerifyReport> {
     let path = path.as_ref();
-    if path.is_dir() {
+    if !path.is_dir() {
+        return Ok(report(path, file::verify(path, options)?));
+    }
+    let commit = folder::commit_of(path);
+    let is_of_files = |commit: &Option<folder::Commit>| {
+        commit.as_ref().is_some_and(|commit| commit.kind == folder::Kind::Files)
+    };
+    if commit.as_ref().is_ok_and(is_of_files) || !is_checkpoint_directory(path) {
         return directory_report(path, options.into());
     }
-    Ok(report(path, file::verify(path, options)?))
+    let mut report = report(path, file::verify(path, options)?);
+    report.is_distributed = true;
+    if report.protection.is_some()
+        && let Ok(opened) = file::open(path, Unprotected::Accept)
+        && let Some(checkpoint) = opened.distributed()
+    {
+        report.unbound = unbound(path, checkpoint)?;
+    }
+    Ok(report)
 }
 
 /// What verifying a committed directory of files found.
@@ -102,6 +124,8 @@ fn directory_report(path: &Path, options: ReadOptions<'_>) -> Result<VerifyRepor
         answers: Answers { exists: true, readable: sound, ..Answers::default() },
         damage: damage.into_iter().map(Finding::of).collect(),
         obstacle: None,
+        unbound: Vec::new(),
+        is_distributed: false,
     })
 }
 
@@ -117,6 +141,8 @@ fn report(path: &Path, verification: Verification) -> VerifyReport {
         answers: verification.answers,
         damage: verification.damage.into_iter().map(Finding::of).collect(),
         obstacle: verification.obstacle.map(Finding::of),
+        unbound: Vec::new(),
+        is_distributed: false,
     }
 }
 
@@ -150,7 +176,7 @@ pub struct Target {
 /// [`Error::Io`] if a directory cannot be listed.
 pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
     let path = path.as_ref();
-    if is_committed(path) {
+    if is_checkpoint_directory(path) {
         return Ok(vec![directory_target(path)]);
     }
     if path.is_dir() {
@@ -175,12 +201,7 @@ pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
     Ok(vec![Target { path: path.to_owned(), size: index.map_or(size, |index| index.size) }])
 }
 
-/// Whether a directory was committed as one checkpoint.
-fn is_committed(path: &Path) -> bool {
-    path.join(folder::COMMIT).is_file()
-}
-
-/// The committed directories in `path`, in the order of the numbers in their names.
+/// The directories that are checkpoints in `path`, in the order of the numbers in their names.
 fn committed(path: &Path) -> Result<Vec<Target>> {
     let at = |source| Error::io("list", source).at_path(path);
     let children = LocalDirectory::open(path).and_then(|opened| opened.children()).map_err(at)?;
@@ -188,7 +209,7 @@ fn committed(path: &Path) -> Result<Vec<Target>> {
         .into_iter()
         .filter(|name| !is_draft(name))
         .map(|name| path.join(name))
-        .filter(|path| is_committed(path))
+        .filter(|path| is_checkpoint_directory(path))
         .map(|path| directory_target(&path))
         .collect();
     let number = |path: &Path| {
@@ -203,6 +224,10 @@ fn committed(path: &Path) -> Result<Vec<Target>> {
 fn directory_target(path: &Path) -> Target {
     // What is wrong with the commit is found when it is verified.
     let commit = folder::commit_of(path).ok().flatten();
-    let size = commit.iter().flat_map(|commit| commit.files.values()).map(|file| file.size).sum();
+    let bound = |commit: &folder::Commit| commit.files.values().map(|file| file.size).sum();
+    let size = commit.as_ref().map_or_else(
+        || file::open(path, Unprotected::Accept).map_or(0, |opened| opened.len()),
+        bound,
+    );
     Target { path: path.to_owned(), size }
 }

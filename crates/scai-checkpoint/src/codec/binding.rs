@@ -84,6 +84,13 @@ pub enum Digest {
     Root(String),
 }
 
+impl Digest {
+    /// That of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::Xxh3_128(digest(bytes))
+    }
+}
+
 impl Bound {
     /// A file of `size` bytes whose XXH3-128 digest is this.
     pub fn whole(size: u64, digest: u128) -> Self {

@@ -12,6 +12,7 @@ use scai_checkpoint::codec::dcp::{
 };
 use scai_checkpoint::codec::{CheckpointFile, Format, Origin, Plan, Protection, Unprotected};
 use scai_checkpoint::store::{Directory, LocalDirectory, WriteAt};
+use scai_checkpoint::value::DictKind;
 use scai_checkpoint::verify::Condition;
 use scai_checkpoint::{DType, Dict, Error, Tensor, Value, file};
 use serde_json::json;
@@ -257,6 +258,10 @@ proptest! {
         let mut ranks = Ranks::new('c', 1, 3);
         let mut parts = Vec::new();
         for (i, (offsets, sizes)) in regions(&shape, &cuts).into_iter().enumerate() {
+            // PyTorch tells regions apart by where they begin; an empty one begins at the end.
+            if sizes.contains(&0) && offsets.iter().zip(&shape).all(|(offset, len)| offset < len) {
+                continue;
+            }
             if twice && i % 2 == 0 {
                 parts.push((2, offsets.clone(), sizes.clone()));
             }
@@ -357,8 +362,9 @@ fn no_bit_of_a_bound_file_changes_silently() {
     for name in names(directory.path()) {
         let path = directory.path().join(&name);
         let sound = fs::read(&path).unwrap();
-        // Each byte, and each bit in turn.
-        for at in 0..sound.len() {
+        // Each bit in turn, of some bytes or of all.
+        let step = if std::env::var_os("SCAI_PROOFS").is_some() { 1 } else { 5 };
+        for at in (0..sound.len()).step_by(step) {
             let mut bytes = sound.clone();
             bytes[at] ^= 1 << (at % 8);
             fs::write(&path, &bytes).unwrap();
@@ -424,8 +430,7 @@ fn files_that_are_cut_missing_or_swapped_are_named() {
         check("missing", if name == "commit.json" { "commit.json" } else { name });
         for (other, attempt) in &others {
             if name != "commit.json" {
-                let theirs = name.replace('a', &attempt.to_string()).replace("distcp", "distcp");
-                let theirs = theirs.replace("metbdbtb", "metadata");
+                let theirs = name.replace(&"a".repeat(32), &attempt.to_string().repeat(32));
                 fs::copy(other.path().join(theirs), &path).unwrap();
                 let same = fs::read(&path).unwrap() == sound;
                 // Two attempts of one iteration may have equal shards.
@@ -484,6 +489,12 @@ fn a_file_becomes_a_directory_and_comes_back() {
     ]
     .into_iter()
     .collect();
+    let version: Dict = [("version", 1_i64)].into_iter().collect();
+    let versions = [("", Value::from(version)), ("fc", Value::from(Dict::new()))];
+    let versions = Dict { kind: DictKind::Ordered, ..versions.into_iter().collect() };
+    let attributes: Dict = [("_metadata", versions)].into_iter().collect();
+    let attributes = Some(Box::new(attributes));
+    let state = Dict { kind: DictKind::Ordered, attributes, ..state };
     let moments: Dict = [("step", Value::from(3.0)), ("none", Value::None)].into_iter().collect();
     let by_number = Dict { entries: vec![(0.into(), moments.into())], ..Dict::new() };
     let group: Dict =
@@ -621,4 +632,58 @@ fn damage_in_what_pytorch_wrote_is_found_by_its_checksums() {
     fs::remove_file(&shard).unwrap();
     let error = file::open(directory.path(), Unprotected::Accept).unwrap_err().to_string();
     assert!(error.contains("__1_0.distcp") && error.contains("missing"), "{error}");
+}
+
+/// Loads a directory into zeros, and turns it into a file, with nothing but PyTorch; compares both with a file.
+const LOAD: &str = r#"
+import sys, torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+directory, path = sys.argv[1:]
+want = torch.load(path, weights_only=True)
+
+def zeros(value):
+    if isinstance(value, torch.Tensor):
+        return torch.zeros_like(value)
+    if isinstance(value, dict):
+        return {key: zeros(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [zeros(item) for item in value]
+    return type(value)(0) if isinstance(value, (int, float)) else value
+
+def count(a, b):
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        return 1
+    if isinstance(a, dict):
+        by_text = {str(key): item for key, item in b.items()}
+        return sum(count(item, by_text[str(key)]) for key, item in a.items())
+    if isinstance(a, list):
+        return sum(count(x, y) for x, y in zip(a, b, strict=True))
+    assert a == b, (a, b)
+    return 0
+
+into = zeros(want)
+dcp.load(into, checkpoint_id=directory, no_dist=True)
+dcp_to_torch_save(directory, directory + ".pt")
+print(count(want, into), count(want, torch.load(directory + ".pt", weights_only=True)))
+"#;
+
+#[test]
+fn py_pytorch_loads_the_directories_that_scai_writes() {
+    let Some(python) = std::env::var_os("SCAI_PYTHON") else {
+        println!("SKIPPED: `SCAI_PYTHON` names no interpreter with PyTorch");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = golden("../torch-2.15.0/checkpoint.pt");
+    let tree = file::open(&file, Unprotected::Refuse).unwrap().tree().unwrap();
+    let path = directory.path().join("directory");
+    let plan = DistributedPlan::new(&tree, None, Origin::Known).unwrap();
+    file::write_distributed(&path, plan, 1).unwrap();
+    let run = std::process::Command::new(python).args(["-c", LOAD]).arg(&path).arg(&file).output();
+    let run = run.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(String::from_utf8_lossy(&run.stdout).trim(), "28 28");
 }

@@ -109,7 +109,8 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ShowArgs {
-    /// The file
+    /// The file, or a directory that is a distributed checkpoint
+    #[arg(value_name = "FILE|DIR")]
     pub(crate) file: PathBuf,
     /// The part of it to show, such as `model_state_dict` or `training_stats.loss`
     pub(crate) path: Option<String>,
@@ -117,6 +118,9 @@ pub(crate) struct ShowArgs {
     /// many elements are NaN or infinite
     #[arg(long)]
     pub(crate) stats: bool,
+    /// Of a distributed checkpoint, show which rank wrote which part to which file
+    #[arg(long)]
+    pub(crate) shards: bool,
     /// Levels of the tree to show [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) depth: Option<usize>,
@@ -127,9 +131,9 @@ pub(crate) struct ShowArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DiffArgs {
-    /// The first file
+    /// The first file, or a directory that is a distributed checkpoint
     pub(crate) a: PathBuf,
-    /// The second file
+    /// The second one
     pub(crate) b: PathBuf,
     /// Ignore a part of the tree, such as `timestamp`; may be repeated
     #[arg(long, value_name = "PATH")]
@@ -148,10 +152,10 @@ pub(crate) struct DiffArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ConvertArgs {
-    /// The file to read
+    /// The file to read, or a directory that is a distributed checkpoint
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
-    /// The file to write
+    /// The file to write; with `/` at its end, a directory: a distributed checkpoint of PyTorch
     #[arg(value_name = "OUT")]
     pub(crate) output: PathBuf,
     /// The format to write [default: from the extension of OUT]
@@ -166,7 +170,7 @@ pub(crate) struct ConvertArgs {
     /// Convert a file without checksums, in which damage cannot be detected; OUT is marked
     #[arg(long)]
     pub(crate) allow_unprotected: bool,
-    /// Replace OUT if it exists
+    /// Replace OUT if it exists; a directory is never replaced
     #[arg(long, short)]
     pub(crate) force: bool,
     /// Convert even if something is lost, and report what
@@ -178,6 +182,8 @@ pub(crate) struct ConvertArgs {
 pub(crate) enum OutputFormat {
     Pt,
     Safetensors,
+    /// A directory, as `torch.distributed.checkpoint` writes it
+    Dcp,
 }
 
 fn float_dtype(text: &str) -> Result<DType, String> {
@@ -191,7 +197,7 @@ fn float_dtype(text: &str) -> Result<DType, String> {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct VerifyArgs {
-    /// Checkpoints, or directories of them
+    /// Checkpoints, or directories of them; a distributed checkpoint is one
     #[arg(required = true, value_name = "FILE|DIR")]
     pub(crate) paths: Vec<PathBuf>,
     /// Number of threads that read [default: the number of cores]

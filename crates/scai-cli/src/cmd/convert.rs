@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
+use scai_checkpoint::codec::dcp::DistributedPlan;
 use scai_checkpoint::codec::{Format, Origin, Plan};
+use scai_checkpoint::store::{Directory, LocalDirectory};
 use scai_checkpoint::{DType, Value, file};
-use scai_inspect::Totals;
+use scai_inspect::{File, Totals};
 
 use crate::args::{ConvertArgs, OutputFormat};
 use crate::cast::cast;
@@ -45,7 +47,14 @@ impl Losses {
 
 pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let format = format(args)?;
-    if args.output.exists() && !args.force {
+    let to_directory = format == Format::Distributed;
+    if to_directory && is_taken(&args.output) {
+        return Err(Failure::usage(
+            format!("`{}` already exists", args.output.display()),
+            Some("name a new directory, or an empty one".to_owned()),
+        ));
+    }
+    if args.output.exists() && !args.force && !to_directory {
         return Err(Failure::usage(
             format!("`{}` already exists", args.output.display()),
             Some("`--force` replaces it".to_owned()),
@@ -82,6 +91,18 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     if origin == Origin::Unprotected {
         notes.push("marked as converted from a file without checksums".to_owned());
     }
+    if to_directory {
+        let plan = DistributedPlan::new(&tree, notes_beside.as_deref(), origin)?;
+        let what = "attributes of mappings, which a distributed checkpoint cannot hold";
+        losses.add(what, plan.lost().iter().map(String::as_str));
+        losses.accept(args.lossy)?;
+        let len = plan.len();
+        let spinner = progress::spinner("converting");
+        let written = file::write_distributed(&args.output, plan, file::WriteOptions::default());
+        spinner.finish_and_clear();
+        written?;
+        return report(args, &input, format, len, notes, out);
+    }
     let mut plan = Plan::converted(&tree, notes_beside.as_deref(), origin, format)?;
     let metadata = input.content().foreign_metadata();
     match plan {
@@ -102,6 +123,28 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
     let written = file::write(&args.output, plan, file::WriteOptions::default());
     spinner.finish_and_clear();
     written?;
+    report(args, &input, format, len, notes, out)
+}
+
+/// Whether there is anything at a path but an empty directory.
+fn is_taken(path: &Path) -> bool {
+    let is_empty = || {
+        let directory = LocalDirectory::open(path).ok()?;
+        let files = directory.list().ok()?.len() + directory.unopenable().ok()?.len();
+        Some(files == 0)
+    };
+    path.exists() && is_empty() != Some(true)
+}
+
+/// What was converted into what.
+fn report(
+    args: &ConvertArgs,
+    input: &File,
+    format: Format,
+    len: u64,
+    notes: Notes,
+    out: &mut impl Write,
+) -> Result<Exit, Failure> {
     let shown = |path: &Path| one_line(&path.display().to_string());
     let (from, to) = (input.content().format(), format);
     writeln!(
@@ -121,7 +164,10 @@ pub(crate) fn run(args: &ConvertArgs, out: &mut impl Write) -> Result<Exit, Fail
 /// The format that the option or the extension names.
 fn format(args: &ConvertArgs) -> Result<Format, Failure> {
     let extension = args.output.extension().and_then(|extension| extension.to_str());
+    let is_directory = args.output.as_os_str().as_encoded_bytes().ends_with(b"/");
     match (args.format, extension) {
+        (Some(OutputFormat::Dcp), _) => Ok(Format::Distributed),
+        (None, _) if is_directory => Ok(Format::Distributed),
         (Some(OutputFormat::Pt), _) | (None, Some("pt" | "pth" | "ckpt" | "bin")) => {
             Ok(Format::Torch)
         }
@@ -130,7 +176,7 @@ fn format(args: &ConvertArgs) -> Result<Format, Failure> {
         }
         (None, _) => Err(Failure::usage(
             format!("cannot tell the output format from the name `{}`", args.output.display()),
-            Some("name it `….pt` or `….safetensors`, or pass `--format`".to_owned()),
+            Some("name it `….pt`, `….safetensors` or `…/`, or pass `--format`".to_owned()),
         )),
     }
 }

@@ -7,7 +7,7 @@ use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::{Tensor, Value};
 use scai_inspect::elements::{Elements, first};
 use scai_inspect::show::{Entry, Options};
-use scai_inspect::{File, Number, Stats, Summary, Totals, show, stats};
+use scai_inspect::{Distributed, File, Number, Stats, Summary, Totals, show, stats};
 
 use crate::args::ShowArgs;
 use crate::exit::{Exit, Failure};
@@ -16,7 +16,7 @@ use crate::progress;
 use crate::render::tree::{Line, lines};
 use crate::render::{
     count, counted, flat_list, number, one_line, paint, printable, scalar, size, style, table,
-    write_json, write_long_table, write_table,
+    time, write_json, write_long_table, write_table,
 };
 
 /// Elements of a single tensor that are shown.
@@ -34,6 +34,10 @@ pub(crate) fn run(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure
     }
     if args.path.is_none() {
         header(&file, &summary, out)?;
+    }
+    if args.shards {
+        shards(&summary, path, out)?;
+        return Ok(Exit::Success);
     }
     match part.resolved() {
         Value::Tensor(tensor) => {
@@ -54,6 +58,9 @@ fn look<'a>(args: &ShowArgs, file: &'a File, part: &Value) -> Result<Summary<'a>
     let mut options = Options::default().part(args.path.as_deref().unwrap_or_default());
     if let Some(depth) = args.depth {
         options = options.depth(depth);
+    }
+    if args.shards {
+        options = options.with_shards();
     }
     if !args.stats {
         return Ok(show(file, options)?);
@@ -76,6 +83,7 @@ fn header(file: &File, summary: &Summary<'_>, out: &mut impl Write) -> Result<()
     if summary.format == Format::TorchScript {
         facts.push(("code", "left out".to_owned()));
     }
+    facts.extend(summary.distributed.iter().flat_map(directory));
     let tree = file.tree()?;
     let top = |key: &str| tree.as_dict().and_then(|dict| dict.get(key));
     let text = |value: &Value| match value.resolved() {
@@ -100,6 +108,51 @@ fn header(file: &File, summary: &Summary<'_>, out: &mut impl Write) -> Result<()
     Ok(())
 }
 
+/// What is known of a distributed checkpoint.
+fn directory(known: &Distributed) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let files = counted(known.files.len() as u64, "file");
+    let ranks = known.world_size.map(|ranks| format!(" of {}", counted(ranks, "rank")));
+    facts.push(("files", format!("{files}{}", ranks.unwrap_or_default())));
+    facts.push(match &known.committed_at {
+        Some(at) => ("committed", time(at)),
+        None => ("committed", "no: nothing says that its files belong together".to_owned()),
+    });
+    facts
+}
+
+/// Which file holds which part.
+fn shards(summary: &Summary<'_>, path: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let Some(parts) = summary.distributed.as_ref().and_then(|known| known.shards.as_ref()) else {
+        return Err(Failure::usage(
+            format!("`{}` is one file, not a distributed checkpoint", summary.path),
+            Some("`--shards` shows the parts of a directory of shards".to_owned()),
+        ));
+    };
+    let is_below = |other: &str| {
+        path.is_empty()
+            || other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let parts: Vec<_> = parts.iter().filter(|part| is_below(&part.path)).collect();
+    let headings = ["NAME", "SHAPE", "AT", ">RANK", "FILE", ">BYTES"].map(str::to_owned);
+    let row = |i: usize| {
+        let part = parts[i];
+        let dims = |dims: &Option<Vec<u64>>| {
+            dims.as_ref().map_or_else(|| "-".to_owned(), |dims| format!("{dims:?}"))
+        };
+        vec![
+            one_line(&part.path),
+            dims(&part.sizes),
+            dims(&part.offsets),
+            part.rank.map_or_else(|| "-".to_owned(), |rank| rank.to_string()),
+            one_line(&part.file),
+            size(part.bytes[1] - part.bytes[0]),
+        ]
+    };
+    write_long_table(out, &headings, parts.len(), &row)?;
+    Ok(())
+}
+
 fn amount(totals: &Totals, noun: &str) -> String {
     let Totals { tensors, elements, bytes } = *totals;
     let tensors = counted(tensors as u64, "tensor");
@@ -112,6 +165,9 @@ fn checksums(summary: &Summary<'_>) -> String {
             format!("a digest for each chunk; converted from a file without checksums, {UNNOTICED}")
         }
         Protection::Digests => "a digest for each chunk, written by scai".to_owned(),
+        Protection::Crc32 if summary.distributed.is_some() => {
+            "a CRC-32 for each record, as torch writes them; none for `.metadata`".to_owned()
+        }
         Protection::Crc32 => "a CRC-32 for each record, as torch writes them".to_owned(),
         Protection::None => paint(style::WARN, "none"),
     }

@@ -79,6 +79,13 @@ fn print(
     for finding in damage.chain(&report.obstacle) {
         writeln!(out, "  {}", printable(&finding.detail))?;
     }
+    for unbound in &report.unbound {
+        writeln!(
+            out,
+            "  {}",
+            printable(&format!("not part of it: `{}`: {}", unbound.name, unbound.what))
+        )?;
+    }
     if with_answers { print_answers(out, report.answers) } else { Ok(()) }
 }
 
@@ -89,6 +96,9 @@ fn how(report: &VerifyReport) -> String {
     }
     let how = match report.protection {
         Some(Protection::Digests) => "every digest matches",
+        Some(Protection::Crc32) if report.is_distributed => {
+            "every CRC-32 matches; `.metadata` has no checksum"
+        }
         Some(Protection::Crc32) => "every CRC-32 matches",
         Some(Protection::None) => "no checksums, so damage cannot be detected",
         None => "",

@@ -14,6 +14,7 @@
 )]
 
 mod convert;
+mod dcp;
 mod diff;
 mod directory;
 #[cfg(feature = "train")]

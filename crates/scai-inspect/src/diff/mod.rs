@@ -8,6 +8,7 @@ use scai_checkpoint::{Error, Result, Tensor, Value};
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
+use crate::by_name::needed;
 use crate::json::to_json;
 use crate::{File, Totals};
 
@@ -127,7 +128,8 @@ pub enum What<'a> {
     Elements(&'a Tensor, Option<TensorDifference>),
 }
 
-/// Compares two files.
+/// Compares two files. If one has the parameters of an optimizer by name and the other by number, they are
+/// compared by name.
 ///
 /// # Errors
 /// [`Error::Invalid`] if neither has a part that is to be ignored; [`Error::Damaged`], unless only
@@ -143,6 +145,9 @@ pub fn diff<'a>(a: &'a File, b: &'a File, options: Options<'_>) -> Result<Differ
         a.check(options.read)?;
         b.check(options.read)?;
     }
+    let (name_left, name_right) = needed(left, right);
+    let left = if name_left { a.named_tree()? } else { left };
+    let right = if name_right { b.named_tree()? } else { right };
     let found = trees::trees(left, right, options)?;
     let equal = found.changes.is_empty();
     Ok(Difference {

@@ -1,5 +1,7 @@
 //! What a directory holds.
 
+use std::path::Path;
+
 use scai_checkpoint::codec::{Format, Unprotected};
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::manager::Listed;
@@ -7,7 +9,11 @@ use scai_checkpoint::verify::{Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Result};
 use serde::{Serialize, Serializer};
 
+use crate::distributed::is_checkpoint_directory;
 use crate::others::{Other, others};
+
+/// The name of a directory that is a checkpoint itself.
+const ITSELF: &str = ".";
 
 /// The checkpoints of a directory, and the other files in it that look like checkpoints.
 ///
@@ -70,6 +76,7 @@ pub fn list(manager: &CheckpointManager) -> Result<Listing> {
     let row = |checkpoint| CheckpointRow { checkpoint, verified: None };
     let checkpoints = manager.list()?.into_iter().map(row).collect();
     let directory = manager.directory();
+    let itself = OtherFile::of_directory(&directory);
     let others = others(&directory)?.into_iter().map(|other| {
         let Other { name, size, shards } = other;
         let (format, error) = match file::open(directory.join(&name), Unprotected::Accept) {
@@ -87,7 +94,36 @@ pub fn list(manager: &CheckpointManager) -> Result<Listing> {
             verified: None,
         }
     });
-    Ok(Listing { checkpoints, others: others.collect() })
+    Ok(Listing { checkpoints, others: itself.into_iter().chain(others).collect() })
+}
+
+impl OtherFile {
+    /// The directory itself, if it is a distributed checkpoint.
+    fn of_directory(directory: &Path) -> Option<Self> {
+        if !is_checkpoint_directory(directory) {
+            return None;
+        }
+        let opened = file::open(directory, Unprotected::Accept);
+        let files = opened.as_ref().ok().and_then(|opened| opened.distributed());
+        let files = files.map(|checkpoint| checkpoint.files()).unwrap_or_default();
+        let shards = files.into_iter().filter(|name| name.ends_with(".distcp"));
+        let shards = shards.map(str::to_owned).collect();
+        let (size, format, error) = match &opened {
+            Ok(file) => (file.len(), Some(file.format()), file.tree().err()),
+            Err(_) => (0, None, None),
+        };
+        let error = opened.err().or(error);
+        Some(Self {
+            name: ITSELF.to_owned(),
+            iteration: None,
+            size,
+            format,
+            shards,
+            condition: error.as_ref().map(Condition::of),
+            problem: error.map(|error| error.without_path().to_string()),
+            verified: None,
+        })
+    }
 }
 
 impl Listing {
@@ -109,7 +145,10 @@ impl Listing {
     ) -> Result<()> {
         let options = options.into();
         for OtherFile { name, problem, condition, verified, .. } in &mut self.others {
-            let verification = manager.verify_with(&**name, options)?;
+            let verification = match name.as_str() {
+                ITSELF => file::verify(manager.directory(), options)?,
+                name => manager.verify_with(name, options)?,
+            };
             note(verification, problem, condition, verified);
         }
         for CheckpointRow { checkpoint, verified } in &mut self.checkpoints {

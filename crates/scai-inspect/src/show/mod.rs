@@ -7,7 +7,7 @@ use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::{Error, Result, Value};
 use serde::Serialize;
 
-use crate::{File, Totals};
+use crate::{Distributed, File, Totals};
 
 pub use entries::Entry;
 
@@ -24,6 +24,7 @@ pub struct Options<'a> {
     part: &'a str,
     depth: Option<usize>,
     stats: bool,
+    shards: bool,
     read: ReadOptions<'a>,
 }
 
@@ -44,6 +45,12 @@ impl<'a> Options<'a> {
     #[must_use]
     pub fn with_stats(self) -> Self {
         Self { stats: true, ..self }
+    }
+
+    /// Of a distributed checkpoint, also shows which file holds which part of the state.
+    #[must_use]
+    pub fn with_shards(self) -> Self {
+        Self { shards: true, ..self }
     }
 
     /// How tensors are read: progress and cancellation.
@@ -68,6 +75,9 @@ pub struct Summary<'a> {
     /// [`Protection::None`] if it was converted from a file without checksums.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_protection: Option<Protection>,
+    /// What is known of a distributed checkpoint besides its state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distributed: Option<Distributed>,
     /// The iteration recorded in the file, if it is an integer.
     pub iteration: Option<i64>,
     /// When it was saved, if that is text.
@@ -103,6 +113,7 @@ pub fn show<'a>(file: &'a File, options: Options<'_>) -> Result<Summary<'a>> {
         size: file.content().len(),
         protection: file.content().protection(),
         source_protection: file.source_protection(),
+        distributed: Distributed::of(file, options.shards),
         iteration: top("iteration").and_then(Value::as_int),
         timestamp: top("timestamp").and_then(Value::as_str),
         model: top("model_state_dict").map(Totals::of),

@@ -14,6 +14,9 @@ const MISSING: usize = 1 << 16;
 /// Where the commit of a directory has the [`Forms`] of its tree.
 pub(super) const FORMS: &str = "tree";
 
+/// A mapping that PyTorch makes of the modules of a model.
+const ORDERED: &str = "OrderedDict";
+
 /// What the paths of PyTorch do not say of a container or a tensor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Form {
@@ -165,7 +168,7 @@ impl Node {
                 }
                 let kind = match form.and_then(|form| form.class.as_deref()) {
                     None => DictKind::Dict,
-                    Some("OrderedDict") => DictKind::Ordered,
+                    Some(ORDERED) => DictKind::Ordered,
                     Some(other) => {
                         let hint = "it was written by a newer version; upgrade `scai`";
                         let what = format!("a mapping of the class `{other}`");
@@ -187,7 +190,7 @@ impl Node {
 pub(super) fn class(kind: DictKind) -> Option<Option<&'static str>> {
     match kind {
         DictKind::Dict => Some(None),
-        DictKind::Ordered => Some(Some("OrderedDict")),
+        DictKind::Ordered => Some(Some(ORDERED)),
         DictKind::Counter => None,
     }
 }
@@ -199,13 +202,17 @@ pub(super) fn to_json(value: &Value) -> Option<serde_json::Value> {
         Value::Bool(value) => (*value).into(),
         Value::Int(value) => (*value).into(),
         Value::Str(value) => value.as_str().into(),
-        Value::Dict(dict) if dict.kind == DictKind::Dict && dict.attributes.is_none() => {
+        Value::Dict(dict) if dict.attributes.is_none() => {
             // Pairs, since an object of JSON has no order.
             let pairs = dict.entries.iter().map(|(key, value)| {
                 let pair = vec![key.as_str()?.into(), to_json(value)?];
                 Some(serde_json::Value::Array(pair))
             });
-            serde_json::Value::Array(pairs.collect::<Option<_>>()?)
+            let pairs = serde_json::Value::Array(pairs.collect::<Option<_>>()?);
+            match class(dict.kind)? {
+                Some(class) => serde_json::json!({ class: pairs }),
+                None => pairs,
+            }
         }
         _ => return None,
     })
@@ -223,6 +230,10 @@ fn from_json(json: &serde_json::Value) -> Value {
             });
             Value::Dict(Dict { entries: entries.collect(), ..Dict::new() })
         }
-        _ => Value::None,
+        serde_json::Value::Object(classes) => match classes.get(ORDERED).map(from_json) {
+            Some(Value::Dict(dict)) => Value::Dict(Dict { kind: DictKind::Ordered, ..dict }),
+            _ => Value::None,
+        },
+        serde_json::Value::Null => Value::None,
     }
 }

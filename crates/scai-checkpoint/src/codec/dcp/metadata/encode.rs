@@ -4,6 +4,9 @@ use super::{Chunk, Key, Location, Metadata, Stored, name};
 
 const CLASSES: &str = "torch.distributed.checkpoint.metadata";
 
+/// The name of a value, the number and place of a region of it, and where that is.
+type Item<'a> = (String, Option<(usize, &'a Chunk)>, Location);
+
 /// Writes a pickle of protocol 2.
 struct Pickler {
     bytes: Vec<u8>,
@@ -39,7 +42,7 @@ impl Pickler {
                     }
                 });
             });
-            let items: Vec<(String, Option<(usize, &Chunk)>, Location)> = metadata
+            let items: Vec<Item<'_>> = metadata
                 .entries
                 .iter()
                 .flat_map(|entry| {
