@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Directory, Draft, Entry, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
+    Directory, Draft, Entry, HEADS, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
     free_name, is_draft, replaced, replaced_name,
 };
 use crate::error::{Error, Result};
@@ -224,8 +224,10 @@ pub(crate) fn remove_all(directory: &dyn Directory, name: &str) -> io::Result<()
 
 fn remove_what_is_there(directory: &dyn Directory, name: &str) -> io::Result<()> {
     let child = directory.child(name)?;
-    let files = child.list()?.into_iter().map(|entry| entry.name);
-    for file in files.chain(child.unopenable()?) {
+    let mut files: Vec<String> = child.list()?.into_iter().map(|entry| entry.name).collect();
+    // Who has opened the first, and finds others missing, can tell a removal from damage.
+    files.sort_by_key(|file| !HEADS.contains(&file.as_str()));
+    for file in files.into_iter().chain(child.unopenable()?) {
         // A directory is not removed by this, and a link to one is.
         let _ = child.remove(&file);
     }

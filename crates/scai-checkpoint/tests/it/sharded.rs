@@ -251,3 +251,40 @@ fn a_file_and_a_directory_with_each_others_names_are_no_checkpoints() {
     assert_eq!(names(&manager), ["checkpoint_iter_1.pt"]);
     assert!(is_of(&manager.resume().unwrap().unwrap().checkpoint, 1));
 }
+
+/// A job that evaluates checkpoints while training replaces and removes them.
+#[test]
+fn a_reader_beside_retention_finds_a_checkpoint_or_none_and_never_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = manager(directory.path(), "last:1");
+    save_shards(&writer, 0).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (loaded, gone) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let reader = manager(directory.path(), "all");
+            let (mut loaded, mut gone) = (0, 0);
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for path in reader.paths().unwrap() {
+                    let opened = scai_checkpoint::file::open(&path, Default::default());
+                    match opened.and_then(|file| Ok((file.verify(1), file.tree()?))) {
+                        Ok((damage, _)) => {
+                            assert!(damage.is_empty(), "{damage:?}");
+                            loaded += 1;
+                        }
+                        Err(Error::NotFound { .. }) => gone += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+            (loaded, gone)
+        });
+        for iteration in 1..120 {
+            // Some are saved again.
+            save_shards(&writer, iteration / 2).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reading.join().unwrap()
+    });
+    println!("{loaded} loaded, {gone} gone meanwhile");
+    assert!(loaded > 0);
+}

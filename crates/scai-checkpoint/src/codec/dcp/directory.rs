@@ -55,6 +55,14 @@ pub struct DistributedCheckpoint {
     tree: OnceLock<Option<TorchFile>>,
 }
 
+/// What a directory holds by now.
+enum Now {
+    /// No commit.
+    Gone,
+    /// This one.
+    Another(Arc<dyn ReadAt>),
+}
+
 /// Where a part of a tensor or a value is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part<'a> {
@@ -97,10 +105,40 @@ impl DistributedCheckpoint {
         unprotected: Unprotected,
     ) -> Result<Self> {
         let path = directory_of(&*record);
-        Self::open_in(record, path.clone(), unprotected).map_err(|error| match path {
-            Some(path) => error.at_path(path),
-            None => error,
-        })
+        let mut record = record;
+        loop {
+            let opened = Self::open_in(Arc::clone(&record), path.clone(), unprotected);
+            let opened = opened.map_err(|error| match &path {
+                Some(path) => error.at_path(path),
+                None => error,
+            })?;
+            if opened.problem().is_none() {
+                return Ok(opened);
+            }
+            match opened.successor() {
+                // Files go when another save has taken the place of this one.
+                Some(Now::Another(commit)) => record = commit,
+                // Or since all of it is being removed.
+                Some(Now::Gone) => {
+                    let path = path.unwrap_or_default();
+                    return Err(Error::NotFound { path });
+                }
+                None => return Ok(opened),
+            }
+        }
+    }
+
+    /// What has become of the commit since it was opened; `None` if it is still the same, or there was none.
+    fn successor(&self) -> Option<Now> {
+        let ours = self.commit.as_ref()?;
+        match self.record.beside(COMMIT) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(Now::Gone),
+            Err(_) => None,
+            Ok(file) => {
+                let commit = binding::read(&*file).ok()?;
+                (commit.attempt != ours.attempt).then_some(Now::Another(file))
+            }
+        }
     }
 
     fn open_in(
