@@ -53,6 +53,8 @@ mod read_into;
 mod replay;
 mod safetensors;
 mod shards;
+mod shards_crash;
+mod shards_view;
 mod shared;
 mod store;
 mod store_faults;
