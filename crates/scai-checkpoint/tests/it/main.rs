@@ -25,6 +25,7 @@ mod delete;
 mod describe;
 mod direct;
 mod disk_full;
+mod explorer;
 mod folder;
 #[allow(dead_code, reason = "`hostile_memory` uses the rest")]
 mod forge;
@@ -54,6 +55,7 @@ mod replay;
 mod safetensors;
 mod shards;
 mod shards_crash;
+mod shards_model;
 mod shards_view;
 mod shared;
 mod store;
