@@ -328,11 +328,11 @@ fn missed_metadata(directory: &dyn Directory, commit: &Commit) -> Result<Option<
         file.read_at(0, &mut bytes).map_err(failed)?;
         Ok(bytes)
     };
-    let is_bound = |bytes: &Box<[u8]>| {
+    let is_bound = |bytes: &[u8]| {
         let digest = twox_hash::XxHash3_128::oneshot(bytes);
         *bound == Bound::whole(bytes.len() as u64, digest)
     };
-    if read(METADATA).as_ref().is_ok_and(is_bound) {
+    if read(METADATA).is_ok_and(|bytes| is_bound(&bytes)) {
         return Ok(None);
     }
     let bytes = read(&named)?;

@@ -31,8 +31,7 @@ const SECOND: usize = 2;
 const NEXT: usize = 3;
 const ATTEMPTS: usize = 4;
 
-/// Processes: two ranks of each job, the reader, and the process of the next attempt.
-const READER: usize = 4;
+/// Processes: two ranks of each job, the reader, and last the process of the next attempt.
 const LAST: usize = 5;
 const PROCESSES: usize = 6;
 const WRITERS: [usize; ATTEMPTS] = [LAST, 0, 2, LAST];
