@@ -1,7 +1,7 @@
 //! A checkpoint of shards: a directory into which several processes write, and which one of them commits.
 //!
 //! ```text
-//! one process    begin: make the directory, remove what killed attempts have left
+//! one process    begin: make the directory, mend `.metadata`, remove what killed attempts have left
 //! each process   write its shards, under names that no other attempt has
 //! one process    commit:  check that every shard is there
 //!                         write `<attempt>.metadata`
@@ -12,7 +12,13 @@
 //!
 //! Each file is durable before the next step, no file is ever overwritten except `commit.json` and
 //! `.metadata`, and a reader accepts only what a commit binds: so a checkpoint is always of one attempt.
-//! PyTorch's reader, which knows only `.metadata`, finds one attempt too, the old or the new one.
+//!
+//! PyTorch's reader, which knows only `.metadata`, finds one attempt too, the old or the new one. A process
+//! that is killed after the commit leaves the old `.metadata` and the files that it names; the next attempt
+//! replaces it before it removes them. A reader that has opened `.metadata` and not yet the shards may find
+//! that a file is missing, because a later attempt has removed it. Without locks, and while two processes
+//! commit at the same time, `.metadata` may name missing files until the slower one returns; if that one is
+//! killed, until the next attempt has committed.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -104,6 +110,10 @@ impl Attempt {
     /// # Errors
     /// As [`Attempt::begin`].
     pub fn begin_in(directory: Arc<dyn Directory>) -> Result<Self> {
+        Self::begin_with_id(directory, attempt())
+    }
+
+    fn begin_with_id(directory: Arc<dyn Directory>, id: String) -> Result<Self> {
         let held = match directory.hold() {
             Ok(held) => Some(held),
             Err(error) if error.kind() == ErrorKind::Unsupported => None,
@@ -113,7 +123,7 @@ impl Attempt {
             }
             Err(error) => return Err(failed(&*directory, "lock the directory", error)),
         };
-        let begun = Self { directory, id: attempt(), _held: held };
+        let begun = Self { directory, id, _held: held };
         begun.sweep()?;
         Ok(begun)
     }
@@ -148,6 +158,11 @@ impl Attempt {
         }
         // Of a commit that cannot be read nothing is known, so nothing is removed.
         let Ok(commit) = commit_in(directory) else { return Ok(()) };
+        if let Some(commit) = &commit {
+            // Its writer was killed before this, and `.metadata` names files that are to be removed.
+            let Ok(missed) = missed_metadata(directory, commit) else { return Ok(()) };
+            publish_metadata(directory, missed)?;
+        }
         let bound = commit.map(|commit| commit.files).unwrap_or_default();
         let left: Vec<&str> = left.into_iter().filter(|name| !bound.contains_key(*name)).collect();
         commit::remove_durably(directory, &left)
@@ -198,6 +213,10 @@ impl Attempt {
         let before = commit_in(directory).ok().flatten();
         commit::publish_entry(directory, Publication::of_bytes(COMMIT, &commit.encode()))?;
         commit::publish_entry(directory, Publication::of_bytes(METADATA, metadata))?;
+        if self._held.is_none() {
+            // What fails now is left to the next attempt.
+            let _ = follow(directory, &commit.attempt);
+        }
         // What cannot be removed now is left to the next attempt.
         let old: Vec<String> = before
             .into_iter()
@@ -343,6 +362,24 @@ fn check_items(file: &Arc<dyn ReadAt>, bound: &Bound, threads: usize) -> Result<
     Ok(())
 }
 
+/// As [`Attempt::begin_in`], with an id that is not random.
+///
+/// # Errors
+/// As [`Attempt::begin`].
+#[cfg(feature = "testing")]
+pub fn begin_with_id(directory: Arc<dyn Directory>, id: String) -> Result<Attempt> {
+    Attempt::begin_with_id(directory, id)
+}
+
+/// What the directory was committed as; `None` if it was not.
+///
+/// # Errors
+/// As [`commit_of`](crate::folder::commit_of).
+#[cfg(feature = "testing")]
+pub fn committed(directory: &dyn Directory) -> Result<Option<Commit>> {
+    commit_in(directory)
+}
+
 /// Whether a file belongs to an attempt, by its name.
 fn is_of_attempt(name: &str) -> bool {
     let Some((digits, rest)) = name.split_at_checked(DIGITS) else { return false };
@@ -357,6 +394,51 @@ fn commit_in(directory: &dyn Directory) -> Result<Option<Commit>> {
         Err(error) => Err(Error::of_path("open", path_in(directory, COMMIT), error)),
         Ok(file) => read_commit(&*file).map(Some),
     }
+}
+
+/// The bytes that the commit binds as `.metadata`, if `.metadata` has others.
+fn missed_metadata(directory: &dyn Directory, commit: &Commit) -> Result<Option<Box<[u8]>>> {
+    let named = format!("{}{METADATA}", commit.attempt);
+    let Some(bound) = commit.files.get(&named) else { return Ok(None) };
+    let path = |name: &str| path_in(directory, name);
+    let read = |name: &str| -> Result<Box<[u8]>> {
+        let failed = |error| Error::of_path("read", path(name), error);
+        let file = directory.open(name).map_err(failed)?;
+        let mut bytes = zeroed(file.len(), "read a file")?;
+        file.read_at(0, &mut bytes).map_err(failed)?;
+        Ok(bytes)
+    };
+    let is_bound = |bytes: &[u8]| {
+        let digest = twox_hash::XxHash3_128::oneshot(bytes);
+        *bound == Bound::whole(bytes.len() as u64, digest)
+    };
+    if read(METADATA).is_ok_and(|bytes| is_bound(&bytes)) {
+        return Ok(None);
+    }
+    let bytes = read(&named)?;
+    if is_bound(&bytes) {
+        return Ok(Some(bytes));
+    }
+    let place = Place { path: Some(path(&named)), ..Place::default() };
+    Err(Error::damaged(place, "the file does not match its checksum"))
+}
+
+fn publish_metadata(directory: &dyn Directory, bytes: Option<Box<[u8]>>) -> Result<()> {
+    let Some(bytes) = bytes else { return Ok(()) };
+    commit::publish_entry(directory, Publication::of_bytes(METADATA, &bytes)).map(drop)
+}
+
+/// Makes `.metadata` that of the last commit. Without locks another process may have committed since
+/// `attempt` did, written its `.metadata` earlier, and removed the files that are named there now.
+fn follow(directory: &dyn Directory, attempt: &str) -> Result<()> {
+    let mut attempt = attempt.to_owned();
+    while let Some(commit) = commit_in(directory)?
+        && commit.attempt != attempt
+    {
+        publish_metadata(directory, missed_metadata(directory, &commit)?)?;
+        attempt = commit.attempt;
+    }
+    Ok(())
 }
 
 fn path_in(directory: &dyn Directory, name: &str) -> PathBuf {

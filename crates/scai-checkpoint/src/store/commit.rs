@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Directory, Draft, Entry, HEADS, Lock, Precondition, Publication, ReadAt, Synced, WriteAt, draft_name,
-    free_name, is_draft, replaced, replaced_name,
+    Directory, Draft, Entry, HEADS, Lock, Precondition, Publication, ReadAt, Synced, WriteAt,
+    draft_name, free_name, is_draft, replaced, replaced_name,
 };
 use crate::error::{Error, Result};
 use crate::timeline::{Stopwatch, Timeline};

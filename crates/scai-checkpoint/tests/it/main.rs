@@ -26,6 +26,7 @@ mod delete;
 mod describe;
 mod direct;
 mod disk_full;
+mod explorer;
 mod folder;
 #[allow(dead_code, reason = "`hostile_memory` uses the rest")]
 mod forge;
@@ -55,6 +56,9 @@ mod replay;
 mod safetensors;
 mod sharded;
 mod shards;
+mod shards_crash;
+mod shards_model;
+mod shards_view;
 mod shared;
 mod store;
 mod store_faults;

@@ -87,8 +87,7 @@ fn names(manager: &CheckpointManager) -> Vec<String> {
 fn is_of(checkpoint: &Checkpoint, iteration: u64) -> bool {
     let saved = checkpoint.model_state_dict.as_dict().unwrap().get("weight").unwrap();
     let saved = saved.as_tensor().unwrap().to_vec::<f32>().unwrap();
-    checkpoint.iteration == iteration
-        && saved == weight(iteration as f32).to_vec::<f32>().unwrap()
+    checkpoint.iteration == iteration && saved == weight(iteration as f32).to_vec::<f32>().unwrap()
 }
 
 /// Flips a bit in the middle of a rank's shard.

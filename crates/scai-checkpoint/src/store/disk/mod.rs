@@ -140,6 +140,19 @@ impl SimulatedDisk {
         Ok(Box::new(DiskDraft { disk: self.clone(), file, inner: Some(inner) }))
     }
 
+    /// As [`Directory::child`].
+    ///
+    /// # Errors
+    /// As [`Directory::child`].
+    pub fn enter(&self, name: &str) -> io::Result<Self> {
+        let live = self.live.enter(name)?;
+        let Some(Node::Child(directory)) = self.journal().names[self.directory].get(name).copied()
+        else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        Ok(Self { live, directory, journal: Arc::clone(&self.journal) })
+    }
+
     /// The number of steps recorded so far.
     pub fn steps(&self) -> usize {
         self.journal().steps.len()
@@ -290,12 +303,7 @@ impl Directory for SimulatedDisk {
     }
 
     fn child(&self, name: &str) -> io::Result<Arc<dyn Directory>> {
-        let live = self.live.enter(name)?;
-        let Some(Node::Child(directory)) = self.journal().names[self.directory].get(name).copied()
-        else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        Ok(Arc::new(Self { live, directory, journal: Arc::clone(&self.journal) }))
+        Ok(Arc::new(self.enter(name)?))
     }
 
     fn children(&self) -> io::Result<Vec<String>> {
