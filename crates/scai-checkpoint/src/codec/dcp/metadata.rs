@@ -12,7 +12,7 @@ use crate::store::ReadAt;
 use crate::tensor::DType;
 
 /// The name under which PyTorch looks for it.
-pub(crate) const METADATA: &str = ".metadata";
+pub const METADATA: &str = ".metadata";
 
 /// It is read into memory; a longer one is not read.
 const LONGEST: u64 = 1 << 30;

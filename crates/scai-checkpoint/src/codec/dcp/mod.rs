@@ -31,6 +31,6 @@ mod tree;
 pub use directory::{DistributedCheckpoint, Part, peek};
 pub use flatten::DistributedPlan;
 pub use index::{Check, Index, Item};
-pub(crate) use metadata::METADATA;
-pub use metadata::{Chunk, Entry, Key, Location, Metadata, Stored};
+
+pub use metadata::{Chunk, Entry, Key, Location, METADATA, Metadata, Stored};
 pub use plan::{Content, ShardPlan};
