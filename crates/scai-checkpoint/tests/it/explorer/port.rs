@@ -148,7 +148,7 @@ impl Directory for Port {
     fn list(&self) -> io::Result<Vec<Entry>> {
         match self.call(Op::List(self.folder), None) {
             Reply::Names(names) => {
-                let entry = |(name, len): (Arc<str>, u64)| Entry { name: name.to_string(), len };
+                let entry = |(name, len): (Arc<str>, u64)| Entry::file(&*name, len);
                 Ok(names.into_iter().map(entry).collect())
             }
             other => panic!("{other:?}"),
@@ -265,9 +265,8 @@ impl Directory for Look {
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
-        let entry = |(name, content): (&Arc<str>, &Content)| Entry {
-            name: name.to_string(),
-            len: content.bytes.len() as u64,
+        let entry = |(name, content): (&Arc<str>, &Content)| {
+            Entry::file(&**name, content.bytes.len() as u64)
         };
         Ok(self.0.iter().map(entry).collect())
     }
