@@ -561,7 +561,7 @@ fn a_directory_that_is_no_checkpoint_is_refused_in_words() {
 
 /// The directories that PyTorch wrote.
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/files/dcp").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/dcp").join(name)
 }
 
 #[test]
@@ -677,7 +677,7 @@ fn py_pytorch_loads_the_directories_that_scai_writes() {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
-    let file = golden("../torch-2.15.0/checkpoint.pt");
+    let file = golden("../files/torch-2.15.0/checkpoint.pt");
     let tree = file::open(&file, Unprotected::Refuse).unwrap().tree().unwrap();
     let path = directory.path().join("directory");
     let plan = DistributedPlan::new(&tree, None, Origin::Known).unwrap();

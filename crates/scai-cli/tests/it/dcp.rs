@@ -10,7 +10,7 @@ use crate::support::{Sandbox, state};
 /// A sandbox with a directory that PyTorch wrote, and the same state as a file.
 fn stock(name: &str) -> Sandbox {
     let sandbox = Sandbox::new();
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/files/dcp");
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/dcp");
     fs::create_dir(sandbox.path(name)).unwrap();
     for entry in fs::read_dir(files.join(name)).unwrap() {
         let path = entry.unwrap().path();
@@ -127,7 +127,7 @@ fn files_that_do_not_belong_to_a_directory_are_named_and_damage_is_too() {
 #[test]
 fn a_directory_and_a_file_with_numbered_parameters_are_compared_by_name() {
     // The directory has the optimizer by name; the file is `optimizer.state_dict()` of the same run.
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/files/dcp");
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/dcp");
     let sandbox = stock("two_ranks");
     fs::copy(files.join("numbered.pt"), sandbox.path("numbered.pt")).unwrap();
     for (a, b) in [("numbered.pt", "two_ranks"), ("two_ranks", "numbered.pt")] {
