@@ -67,6 +67,11 @@ def attempt(
         return train(directory, ITERATIONS, EVERY, 0.002, divide)
 
     ranks = Ranks(2, body, store=chance.choice(["rank 0", "parent"]), limit=120)
+    if number >= KILLS:
+        # However slow the machine is, this one gets to the end.
+        done = ranks.results()
+        assert all(type(each) is tuple for each in done), done
+        return done
     ranks.wait_for(started)
     time.sleep(chance.uniform(0, 0.5))
     dying = chance.choice([(0,), (1,), (0, 1), (1, 0)])

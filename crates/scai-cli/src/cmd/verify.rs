@@ -96,10 +96,10 @@ fn how(report: &VerifyReport) -> String {
     }
     let how = match report.protection {
         Some(Protection::Digests) => "every digest matches",
-        Some(Protection::Crc32) if report.is_distributed => {
-            "every CRC-32 matches; `.metadata` has no checksum"
-        }
         Some(Protection::Crc32) => "every CRC-32 matches",
+        Some(Protection::None) if report.is_distributed => {
+            "no checksum binds its files, so damage to `.metadata` and a mix of two saves cannot be detected"
+        }
         Some(Protection::None) => "no checksums, so damage cannot be detected",
         None => "",
     };

@@ -163,13 +163,8 @@ impl DistributedCheckpoint {
             }
         };
         let shards = Shards::open(&*record, path, &metadata, commit.as_ref(), unprotected)?;
-        let protection = match &commit {
-            Some(_) => Protection::Digests,
-            None => {
-                let first = metadata.entries.iter().flat_map(Entry::locations).next();
-                shards.protection(first)
-            }
-        };
+        // Nothing protects what says where everything is, nor binds the shards of one save to each other.
+        let protection = if commit.is_some() { Protection::Digests } else { Protection::None };
         let shards = Arc::new(shards);
         let tree = OnceLock::new();
         Ok(Self { record, commit, metadata, whole, problems, shards, protection, tree })
@@ -197,7 +192,8 @@ impl DistributedCheckpoint {
         self.len() == 0
     }
 
-    /// What protects the items. Nothing protects the `.metadata` of PyTorch.
+    /// What protects it: digests, or nothing if PyTorch wrote it. Then items may still have CRC-32s, which are
+    /// checked; but `.metadata` has none, and shards of two saves in one directory are not told apart.
     pub fn protection(&self) -> Protection {
         self.protection
     }

@@ -8,8 +8,8 @@ use super::index::Index;
 use super::item::Shard;
 use super::metadata::{Location, Metadata};
 use super::stitched::Copies;
+use crate::codec::Unprotected;
 use crate::codec::binding::{Bound, Commit, Digest};
-use crate::codec::{Protection, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::ReadAt;
 
@@ -134,15 +134,6 @@ impl Shards {
     /// Bytes of all files.
     pub(super) fn len(&self) -> u64 {
         self.shards.iter().flatten().map(|shard| shard.file.len()).sum()
-    }
-
-    /// What protects items that PyTorch wrote: all of a save are written in one way, so one of them shows it.
-    pub(super) fn protection(&self, first: Option<Location>) -> Protection {
-        let opened = first.and_then(|at| {
-            self.shard(at).and_then(|shard| shard.open(at, Unprotected::Accept)).ok()
-        });
-        // What is wrong with it is found when it is read.
-        opened.map_or(Protection::Crc32, |item| item.protection())
     }
 }
 
