@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from ranks import Died, Raised, Ranks, logged, raising, run
 from scai import CheckpointManager, _group
-from scai.errors import DamagedError, GroupError, MismatchError
+from scai.errors import DamagedError, GroupError, LockedError, MismatchError
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -451,6 +454,160 @@ def test_a_rank_that_is_killed_while_it_saves_ends_the_save_of_the_others(place:
     ranks.wait_for(started)
     ranks.kill(1)
     assert ranks.results() == [(GroupError, [1]), Died(-9)]
+
+
+STEPS = [
+    pytest.param("set_up_storage_writer", "before", id="before the plan"),
+    pytest.param("prepare_global_plan", "after", id="after the directory was made"),
+    pytest.param("write_data", "before", id="before a shard is written"),
+    pytest.param("write_data", "after", id="after a shard was written"),
+    pytest.param("finish", "before", id="before the commit"),
+    pytest.param("finish", "after", id="after the commit"),
+]
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+@pytest.mark.parametrize(("step_of", "when"), STEPS)
+def test_a_job_of_which_a_rank_is_killed_at_a_step_of_a_save_goes_on(
+    place: str, step_of: str, when: str, dying: int
+) -> None:
+    def save(rank: int) -> Any:
+        from scai.distributed import StorageWriter
+
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        manager.save_checkpoint(model, optimizer, 1)
+        step(model, optimizer)
+        original = getattr(StorageWriter, step_of)
+
+        def killed(*args: Any, **more: Any) -> Any:
+            result = None if when == "before" else original(*args, **more)
+            if rank == dying:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **more) if when == "before" else result
+
+        setattr(StorageWriter, step_of, killed)
+        with raising() as raised:
+            manager.save_checkpoint(model, optimizer, 2)
+        return raised[0].kind if raised else None
+
+    found = run(2, save, store="parent")
+    only_rank_0 = step_of in ("prepare_global_plan", "finish")
+    if dying == 1 and only_rank_0:
+        assert found == [None, None]
+    else:
+        # The other one may be through with it, after the commit.
+        assert found[dying] == Died(-9) and found[1 - dying] in (GroupError, None), found
+
+    def go_on(rank: int) -> Any:
+        model, optimizer = made(fsdp)
+        expected = {1: whole(model, optimizer)}
+        step(model, optimizer)
+        expected[2] = whole(model, optimizer)
+        model, optimizer = made(fsdp, seed=1)
+        manager = CheckpointManager(place)
+        resumed = manager.resume(model, optimizer)
+        assert resumed is not None and same(whole(model, optimizer), expected[resumed.iteration])
+        manager.save_checkpoint(model, optimizer, 2)
+        return resumed.iteration
+
+    committed = (step_of, when) == ("finish", "after") or (dying == 1 and only_rank_0)
+    assert run(2, go_on) == [2 if committed else 1] * 2
+    assert CheckpointManager(place).all_iterations() == [1, 2]
+    bound = {".metadata", "commit.json", *commit_of(f"{place}/checkpoint_iter_2")}
+    assert set(os.listdir(f"{place}/checkpoint_iter_2")) == bound
+
+
+def commit_of(path: str) -> list[str]:
+    return list(json.loads(Path(path, "commit.json").read_text())["files"])
+
+
+def test_directories_that_are_not_shared_are_no_checkpoint(place: str) -> None:
+    def body(rank: int) -> Any:
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        if rank == 1:
+            # What another machine has under this name.
+            from scai.distributed import StorageWriter
+
+            write = StorageWriter.write_data
+
+            def elsewhere(self: Any, *args: Any) -> Any:
+                self.path = Path(f"{place}.elsewhere")
+                self.path.mkdir()
+                return write(self, *args)
+
+            StorageWriter.write_data = elsewhere  # type: ignore[method-assign]
+        with raising() as raised:
+            manager.save_checkpoint(model, optimizer, 1)
+        return raised[0].kind, "shared between the machines" in raised[0].message, manager.all_iterations()
+
+    assert run(2, body) == [(DamagedError, True, [])] * 2
+
+
+def test_a_second_job_in_the_same_directory_is_refused_and_harms_nothing(place: str) -> None:
+    saved, over = Path(f"{place}.saved"), Path(f"{place}.over")
+
+    def first(rank: int) -> Any:
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        manager.save_checkpoint(model, optimizer, 1)
+        saved.touch()
+        while not over.exists():
+            time.sleep(0.01)
+        manager.save_checkpoint(model, optimizer, 2)
+        return manager.all_iterations()
+
+    def second(rank: int) -> Any:
+        model, optimizer = made(fsdp, seed=1)
+        manager = CheckpointManager(place)
+        manager.resume(model, optimizer)
+        with raising() as raised:
+            manager.save_checkpoint(model, optimizer, 7)
+        return raised[0].kind, manager.all_iterations()
+
+    ranks = Ranks(2, first)
+    ranks.wait_for(saved)
+    assert run(2, second) == [(LockedError, [1])] * 2
+    over.touch()
+    assert ranks.results() == [[1, 2]] * 2
+
+
+def test_a_rank_that_hangs_while_it_writes_ends_the_save_of_the_others(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read when the group is made.
+    monkeypatch.setattr("scai.distributed._save.PATIENCE", 3.0)
+
+    def body(rank: int) -> Any:
+        from scai.distributed import StorageWriter
+
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        manager.save_checkpoint(model, optimizer, 1)
+        if rank == 1:
+            StorageWriter.write_data = lambda *_: time.sleep(12)  # type: ignore[method-assign]
+        with raising() as raised:
+            manager.save_checkpoint(model, optimizer, 2)
+        return raised[0].kind, manager.all_iterations()
+
+    assert run(2, body)[0] == (GroupError, [1])
+
+
+def test_the_group_is_gone_while_a_save_is_under_way(place: str) -> None:
+    def body(rank: int) -> Any:
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        saved = manager.save_checkpoint(model, optimizer, 1, wait=False)
+        dist.destroy_process_group()
+        with raising() as raised:
+            saved.result()
+        return raised[0].kind if raised else None
+
+    found = run(2, body, store="parent")
+    # It was done by then, or it fails with an error that says so; nobody hangs.
+    assert all(each in (None, GroupError, Died(-6)) for each in found), found
+    assert CheckpointManager(place).all_iterations() in ([], [1])
 
 
 def test_random_states_of_ranks_are_left_alone_where_their_number_differs(place: str) -> None:
