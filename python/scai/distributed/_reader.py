@@ -28,6 +28,9 @@ _ALLOWED = {
     (_METADATA, "TensorProperties"),
     (_METADATA, "StorageMeta"),
     (_METADATA, "_MEM_FORMAT_ENCODING"),
+    # Where PyTorch before 2.3 had the properties of tensors.
+    ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
+    ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
     ("torch", "Size"),
