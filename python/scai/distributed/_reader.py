@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
@@ -56,6 +59,32 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
+class _Transforms(_StorageReaderTransforms):
+    """Undoes what extensions did, and checks what comes out of it.
+
+    Args:
+        weights_only: whether values are written anew, so that to load them runs no code.
+    """
+
+    def __init__(self, registry: Any, weights_only: bool) -> None:
+        super().__init__(registry)
+        self._weights_only = weights_only
+
+    def transform_load_stream(
+        self, read_item: ReadItem, transform_descriptors: Sequence[str], raw_stream: IO[bytes]
+    ) -> IO[bytes]:
+        """The bytes of an item as they were saved."""
+        stream = super().transform_load_stream(read_item, transform_descriptors, raw_stream)
+        content = stream.read(-1)
+        is_value = read_item.type == LoadItemType.BYTE_IO
+        if not is_value or self._weights_only:
+            file = _native.File.of_bytes(content, True)
+            file.check(1)
+            if is_value:
+                content = file.tree().to_bytes(1)
+        return io.BytesIO(content)
+
+
 class StorageReader(FileSystemReader):
     """Reads checkpoints of `torch.distributed.checkpoint`: ``dcp.load(state, storage_reader=StorageReader(path))``.
 
@@ -86,6 +115,8 @@ class StorageReader(FileSystemReader):
         self._weights_only = weights_only
         self._threads = threads or THREADS
         self._file: _native.File | None = None
+        self._is_transformed = False
+        self.transforms = _Transforms(_extension_registry, weights_only)
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Read another checkpoint from now on."""
@@ -94,20 +125,34 @@ class StorageReader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """What the checkpoint holds."""
-        if kwargs.get("rank") is not None:
-            # Processes that did not speak to one another: no commit binds what they wrote.
-            content = self._own_metadata(kwargs["rank"])
-        else:
-            content = self._opened().metadata() or b""
-        metadata: Metadata = _Unpickler(io.BytesIO(content)).load()
+        metadata: Metadata = _Unpickler(io.BytesIO(self._metadata(kwargs.get("rank")))).load()
         if getattr(metadata, "storage_meta", None) is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
-    def _own_metadata(self, rank: int) -> bytes:
-        with self.fs.create_stream(self._get_metadata_path(rank), "rb") as stream:
-            return bytes(stream.read())
+    def _metadata(self, rank: int | None) -> bytes:
+        """The pickled metadata; of one rank, if the processes did not speak to one another."""
+        if rank is not None:
+            return Path(self._get_metadata_path(rank)).read_bytes()
+        try:
+            return self._opened().metadata() or b""
+        except UnsupportedError:
+            # What extensions have transformed only DCP can read.
+            name = self._committed_metadata() or ".metadata"
+            return (Path(self.path) / name).read_bytes()
+
+    def _committed_metadata(self) -> str | None:
+        """The name of the metadata that are bound by a commit; `None` in a directory of PyTorch."""
+        commit = _native.folder_commit(self.path)
+        names = commit["files"] if commit is not None else ()
+        return next((name for name in names if name.endswith(".metadata")), None)
+
+    def set_up_storage_reader(self, metadata: Metadata, *args: Any, **kwargs: Any) -> None:
+        """Read what these metadata are about."""
+        super().set_up_storage_reader(metadata, *args, **kwargs)
+        places = self.storage_data.values()
+        self._is_transformed = any(place.transform_descriptors for place in places)
 
     def _opened(self) -> _native.File:
         if self._file is None:
@@ -116,9 +161,8 @@ class StorageReader(FileSystemReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Check what is needed of the checkpoint, and then load it."""
-        if not self.use_collectives or any(map(self._is_transformed, plan.items)):
-            if self.use_collectives:
-                _native.shards_check(self.path, self._threads)
+        if self._is_transformed or not self.use_collectives:
+            self._check_each(plan)
             return super().read_data(plan, planner)
         file = self._opened()
         tensors = [item for item in plan.items if item.type != LoadItemType.BYTE_IO]
@@ -142,8 +186,16 @@ class StorageReader(FileSystemReader):
         future.set_result(None)
         return future
 
-    def _is_transformed(self, item: ReadItem) -> bool:
-        return bool(self.storage_data[item.storage_index].transform_descriptors)
+    def _check_each(self, plan: LoadPlan) -> None:
+        """Check all that will be read, as far as there are checksums."""
+        if self.use_collectives and self._committed_metadata() is not None:
+            _native.shards_check(self.path, self._threads)
+        for item in plan.items:
+            place = self.storage_data[item.storage_index]
+            path = self.fs.concat_path(self.path, place.relative_path)
+            with self.fs.create_stream(path, "rb") as stream:
+                descriptors = place.transform_descriptors or ()
+                self.transforms.transform_load_stream(item, descriptors, self._slice_file(stream, place))
 
     def _request(self, item: ReadItem) -> tuple[str, int, int, list[int], list[int]]:
         place = self.storage_data[item.storage_index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -50,11 +50,12 @@ class Staged:
             self._leaves.add(id(value))
             tensors += local_tensors(value)
             return value
-        if isinstance(value, dict):
+        # What DCP looks into: these become items of their own.
+        if isinstance(value, Mapping):
             return {key: self._copied(item, tensors) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self._copied(item, tensors) for item in value)
-        return copy.deepcopy(value)
+        if isinstance(value, list) and _is_looked_into(value):
+            return [self._copied(item, tensors) for item in value]
+        return _copy(value)
 
     def is_of(self, planner: Any) -> bool:
         """Whether a planner plans this state."""
@@ -69,6 +70,24 @@ class Staged:
         self.shard.end()
         if self._fence is not None:
             self._fence.remove()
+
+
+def _is_looked_into(values: list[Any]) -> bool:
+    """Whether DCP makes items of what is in a list; otherwise the list is one."""
+    return any(
+        isinstance(value, (torch.Tensor, Mapping))
+        or (isinstance(value, list) and _is_looked_into(value))
+        for value in values
+    )
+
+
+def _copy(value: Any) -> Any:
+    """A copy of what is pickled as a whole when it is written. It may hold tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if type(value) in (list, tuple):
+        return type(value)(map(_copy, value))
+    return copy.deepcopy(value)
 
 
 def local_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
