@@ -19,7 +19,7 @@ from torch.futures import Future
 from scai import _native
 from scai._files import THREADS
 from scai._versions import count_writes
-from scai.errors import UnsupportedError
+from scai.errors import CheckpointError, UnsupportedError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
@@ -194,8 +194,11 @@ class StorageReader(FileSystemReader):
             place = self.storage_data[item.storage_index]
             path = self.fs.concat_path(self.path, place.relative_path)
             with self.fs.create_stream(path, "rb") as stream:
-                descriptors = place.transform_descriptors or ()
-                self.transforms.transform_load_stream(item, descriptors, self._slice_file(stream, place))
+                raw, descriptors = self._slice_file(stream, place), place.transform_descriptors or ()
+                try:
+                    self.transforms.transform_load_stream(item, descriptors, raw)
+                except CheckpointError as error:
+                    raise type(error)(f"`{path}`: `{item.storage_index.fqn}`: {error}") from error
 
     def _request(self, item: ReadItem) -> tuple[str, int, int, list[int], list[int]]:
         place = self.storage_data[item.storage_index]
