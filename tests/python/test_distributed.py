@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 import warnings
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def test_values_of_other_types_are_loaded_if_the_file_is_trusted(tmp_path: Path)
     state = {"path": Path("a"), "tensor": torch.ones(2)}
     save(tmp_path, state)
     refused = {"path": None, "tensor": torch.zeros(2)}
-    with pytest.raises(CheckpointException, match="PosixPath"):
+    with pytest.raises(CheckpointException, match=r"`path`.*PosixPath.*weights_only=False"):
         load(tmp_path, refused)
     assert refused["tensor"].tolist() == [0, 0]
     loaded = {"path": None, "tensor": torch.zeros(2)}
@@ -152,6 +153,11 @@ def test_safetensors_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="serialization_format"):
         StorageWriter(tmp_path, serialization_format=SerializationFormat.SAFETENSORS)
+
+
+def test_a_save_in_another_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="AsyncCheckpointerType.THREAD"):
+        pickle.dumps(StorageWriter(tmp_path))
 
 
 def training() -> tuple[torch.nn.Module, torch.optim.Optimizer]:

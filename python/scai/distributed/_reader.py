@@ -19,7 +19,7 @@ from torch.futures import Future
 from scai import _native
 from scai._files import THREADS
 from scai._versions import count_writes
-from scai.errors import CheckpointError, UnsupportedError
+from scai.errors import CheckpointError, NeedsCodeError, UnsupportedError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
@@ -198,7 +198,13 @@ class StorageReader(FileSystemReader):
                 try:
                     self.transforms.transform_load_stream(item, descriptors, raw)
                 except CheckpointError as error:
-                    raise type(error)(f"`{path}`: `{item.storage_index.fqn}`: {error}") from error
+                    raise self._named(error, item) from error
+
+    def _named(self, error: CheckpointError, item: ReadItem) -> CheckpointError:
+        """The error, with the item that it is about."""
+        path = self.fs.concat_path(self.path, self.storage_data[item.storage_index].relative_path)
+        way = "; StorageReader(…, weights_only=False) runs it" if isinstance(error, NeedsCodeError) else ""
+        return type(error)(f"`{path}`: `{item.storage_index.fqn}`: {error}{way}")
 
     def _request(self, item: ReadItem) -> tuple[str, int, int, list[int], list[int]]:
         place = self.storage_data[item.storage_index]
@@ -215,7 +221,10 @@ class StorageReader(FileSystemReader):
         place = self.storage_data[item.storage_index]
         where = place.relative_path, place.offset, place.length
         if self._weights_only:
-            return io.BytesIO(file.item(*where).to_bytes(1))
+            try:
+                return io.BytesIO(file.item(*where).to_bytes(1))
+            except NeedsCodeError as error:
+                raise self._named(error, item) from error
         return io.BytesIO(file.item_bytes(*where))
 
     def _fill(self, tree: _native.Tree, targets: list[torch.Tensor]) -> None:

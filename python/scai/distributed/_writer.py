@@ -167,11 +167,22 @@ class StorageWriter(FileSystemWriter):
 
     def storage_meta(self) -> StorageMeta | None:
         """What is kept of the save; a save asks for it first of all."""
+        self._claim()
+        return super().storage_meta()
+
+    def _claim(self) -> None:
         claimed = self._thread.claim
         if claimed is None or claimed.staged not in self._staged:
             # What an earlier save on this thread has left ends here.
             self._thread.claim = _Claim(self._staged[0], self._staged) if self._staged else None
-        return super().storage_meta()
+
+    def __getstate__(self) -> Any:
+        """Refuse to go to another process."""
+        self._claim()
+        raise TypeError(
+            "a StorageWriter cannot save from another process: what is to be saved is read from the memory of "
+            "this one; use AsyncCheckpointerType.THREAD, the default"
+        )
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Refuse to save without a coordinator: there would be no commit."""
