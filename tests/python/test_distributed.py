@@ -176,7 +176,7 @@ def test_a_save_in_the_background_holds_the_moment_of_the_call(snapshot: Any, tm
     expected = clone(state)
     future = dcp.async_save(state, storage_writer=writer, no_dist=True)
     state["steps"].append(3)
-    writer.planned.wait(10)
+    assert writer.planned.acquire(timeout=10)
     train(model, optimizer)
     model[1].running_mean.add_(1)
     assert different(clone(state_of(model, optimizer)), expected)
@@ -193,10 +193,10 @@ class Held(StorageWriter):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.planned, self.go = threading.Event(), threading.Event()
+        self.planned, self.go = threading.Semaphore(0), threading.Event()
 
     def write_data(self, plan: Any, planner: Any) -> Any:
-        self.planned.set()
+        self.planned.release()
         assert self.go.wait(10)
         return super().write_data(plan, planner)
 
@@ -237,7 +237,7 @@ def test_containers_of_all_kinds_are_taken_when_a_save_in_the_background_begins(
     writer = Held(tmp_path / "scai")
     future = dcp.async_save(state, storage_writer=writer, no_dist=True)
     dcp.save(state, storage_writer=FileSystemWriter(tmp_path / "stock"), no_dist=True)
-    writer.planned.wait(10)
+    assert writer.planned.acquire(timeout=10)
     tensor.zero_()
     state["tuple"][0].detach().zero_()
     state["mapping"]["y"].append(2)
@@ -280,16 +280,14 @@ def test_of_two_saves_at_once_the_first_fails_and_says_why(is_reused: bool, tmp_
     save(tmp_path, {"a": torch.zeros(3)})
     first = Held(tmp_path)
     future = dcp.async_save({"a": torch.ones(3)}, storage_writer=first, no_dist=True)
-    first.planned.wait(10)
+    assert first.planned.acquire(timeout=10)
     second = first if is_reused else StorageWriter(tmp_path)
     if is_reused:
         later = dcp.async_save({"a": torch.full((3,), 2.0)}, storage_writer=second, no_dist=True)
-        while len(getattr(first, "_staged")) > 1 and not later.done():
-            first.planned.wait(0.01)
-            first.go.set()
+        assert first.planned.acquire(timeout=10)
     else:
         dcp.save({"a": torch.full((3,), 2.0)}, storage_writer=second, no_dist=True)
-        first.go.set()
+    first.go.set()
     with pytest.raises(CheckpointException, match="another save to this directory"):
         future.result()
     if is_reused:
@@ -300,12 +298,30 @@ def test_of_two_saves_at_once_the_first_fails_and_says_why(is_reused: bool, tmp_
         assert loaded["a"].tolist() == [2] * 3
 
 
+def test_a_save_that_ends_leaves_alone_what_was_taken_for_the_next(tmp_path: Path) -> None:
+    writer = Held(tmp_path)
+    future = dcp.async_save({"a": torch.ones(3)}, storage_writer=writer, no_dist=True)
+    assert writer.planned.acquire(timeout=10)
+    tensor = torch.full((3,), 2.0)
+    staged = writer.stage({"a": tensor})
+    tensor.zero_()
+    writer.go.set()
+    future.result()
+    for thread in threading.enumerate():
+        if thread.name.startswith("AsyncCheckpointExecutor"):
+            thread.join(10)
+    dcp.save(staged, storage_writer=writer, no_dist=True)
+    loaded = {"a": torch.zeros(3)}
+    load(tmp_path, loaded)
+    assert loaded["a"].tolist() == [2] * 3
+
+
 def test_a_directory_in_which_another_process_saves_is_locked(tmp_path: Path) -> None:
     def body(rank: int) -> Any:
         if rank == 0:
             writer = Held(tmp_path)
             future = dcp.async_save({"a": torch.ones(3)}, storage_writer=writer, no_dist=True)
-            writer.planned.wait(10)
+            assert writer.planned.acquire(timeout=10)
             (tmp_path.parent / "planned").touch()
             while not (tmp_path.parent / "tried").exists():
                 writer.go.wait(0.01)
@@ -579,7 +595,7 @@ def test_extensions_transform_the_moment_of_the_call(tmp_path: Path) -> None:
     state = state_of(model, optimizer)
     expected = clone(state)
     future = dcp.async_save(state, storage_writer=writer, no_dist=True)
-    writer.planned.wait(10)
+    assert writer.planned.acquire(timeout=10)
     train(model, optimizer)
     writer.go.set()
     future.result()

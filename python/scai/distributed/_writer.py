@@ -149,7 +149,7 @@ class StorageWriter(FileSystemWriter):
         """Take the state as it is now."""
         if self._has_extensions:
             # Their bytes are made later, from a copy.
-            return super().stage(state_dict)  # type: ignore[no-any-return]
+            return super().stage(state_dict)
         staged = Staged(state_dict, self._capture, self._snapshot, self._models, self._optimizers)
         self._staged.append(staged)
         return staged.state  # type: ignore[no-any-return]
