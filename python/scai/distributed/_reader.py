@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +59,28 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
+def _without_code(content: bytes, tree: Callable[[], _native.Tree]) -> bytes:
+    """A value as a file of `torch.save`, written anew, so that to load it runs no code.
+
+    Raises:
+        NeedsCodeError: to make the value runs code.
+    """
+    try:
+        return tree().to_bytes(1)
+    except NeedsCodeError:
+        # A stream of bytes, which is where torchtitan keeps losses; what a program calls safe is it here too.
+        try:
+            with torch.serialization.safe_globals([io.BytesIO]):
+                value = torch.load(io.BytesIO(content), weights_only=True)
+        except pickle.UnpicklingError:
+            value = None
+        if value is None:
+            raise
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
 class _Transforms(_StorageReaderTransforms):
     """Undoes what extensions did, and checks what comes out of it.
 
@@ -81,7 +103,7 @@ class _Transforms(_StorageReaderTransforms):
             file = _native.File.of_bytes(content, True)
             file.check(1)
             if is_value:
-                content = file.tree().to_bytes(1)
+                content = _without_code(content, file.tree)
         return io.BytesIO(content)
 
 
@@ -94,8 +116,9 @@ class StorageReader(FileSystemReader):
 
     Args:
         path: the directory; ``checkpoint_id`` of ``dcp.load`` replaces it.
-        weights_only: whether values are read without running code that they name. Without, those that need
-            it are handed to DCP's planner, which runs it: do that with files of people you trust only.
+        weights_only: whether values are read without running code that they name; of classes only those are made
+            that `torch.serialization.add_safe_globals` was told of, and `io.BytesIO`. Without, all values are
+            handed to DCP's planner, which runs the code: do that with files of people you trust only.
         threads: threads that read and check; by default one per core, at most 8.
 
     Raises:
@@ -220,12 +243,13 @@ class StorageReader(FileSystemReader):
         """The bytes of a value; written anew, so that to load them runs no code."""
         place = self.storage_data[item.storage_index]
         where = place.relative_path, place.offset, place.length
+        content = file.item_bytes(*where)
         if self._weights_only:
             try:
-                return io.BytesIO(file.item(*where).to_bytes(1))
+                content = _without_code(content, lambda: file.item(*where))
             except NeedsCodeError as error:
                 raise self._named(error, item) from error
-        return io.BytesIO(file.item_bytes(*where))
+        return io.BytesIO(content)
 
     def _fill(self, tree: _native.Tree, targets: list[torch.Tensor]) -> None:
         template = {str(number): target for number, target in enumerate(targets)}

@@ -24,9 +24,10 @@ class Staged:
     """A state as it was at one moment: the tensors of this process, taken, until they are written.
 
     Attributes:
-        state: the same state with containers of its own. Its tensors are the original ones: DCP plans with
-            them, and what is written is what was taken.
+        state: the same state with containers of its own. Its tensors are in the memory of the original ones: DCP
+            plans with them, and what is written is what was taken.
         shard: what was taken.
+        is_claimed: whether the thread that saves it has begun.
     """
 
     def __init__(
@@ -37,7 +38,8 @@ class Staged:
         models: Collection[Any],
         optimizers: Collection[Any],
     ) -> None:
-        self._leaves: set[int] = set()
+        self.is_claimed = False
+        self._leaves: list[torch.Tensor] = []
         tensors: list[torch.Tensor] = []
         self.state = self._copied(state, tensors)
         self._numbers = {key_of(tensor): number for number, tensor in enumerate(tensors)}
@@ -47,9 +49,10 @@ class Staged:
 
     def _copied(self, value: Any, tensors: list[torch.Tensor]) -> Any:
         if isinstance(value, torch.Tensor):
-            self._leaves.add(id(value))
             tensors += local_tensors(value)
-            return value
+            # An object of its own, by which this state is told from another one of the same tensors.
+            self._leaves.append(value.detach())
+            return self._leaves[-1]
         # What DCP looks into: these become items of their own.
         if isinstance(value, Mapping):
             return {key: self._copied(item, tensors) for key, item in value.items()}
@@ -59,7 +62,8 @@ class Staged:
 
     def is_of(self, planner: Any) -> bool:
         """Whether a planner plans this state."""
-        return any(id(value) in self._leaves for value in planner.state_dict.values())
+        leaves = {id(leaf) for leaf in self._leaves}
+        return any(id(value) in leaves for value in planner.state_dict.values())
 
     def number(self, tensor: torch.Tensor) -> int | None:
         """The number of a tensor among those that were taken."""

@@ -60,13 +60,14 @@ class _Claim:
     that has failed before `write_data`, and the next step would wait for it."""
 
     def __init__(self, staged: Staged, among: list[Staged]) -> None:
-        self.staged = staged
+        staged.is_claimed = True
+        self._staged = staged
         self._among = among
 
     def __del__(self) -> None:
         with contextlib.suppress(ValueError):
-            self._among.remove(self.staged)
-        self.staged.end()
+            self._among.remove(self._staged)
+        self._staged.end()
 
 
 class StorageWriter(FileSystemWriter):
@@ -171,10 +172,9 @@ class StorageWriter(FileSystemWriter):
         return super().storage_meta()
 
     def _claim(self) -> None:
-        claimed = self._thread.claim
-        if claimed is None or claimed.staged not in self._staged:
-            # What an earlier save on this thread has left ends here.
-            self._thread.claim = _Claim(self._staged[0], self._staged) if self._staged else None
+        staged = next((staged for staged in self._staged if not staged.is_claimed), None)
+        # What an earlier save on this thread has left ends here.
+        self._thread.claim = _Claim(staged, self._staged) if staged is not None else None
 
     def __getstate__(self) -> Any:
         """Refuse to go to another process."""
