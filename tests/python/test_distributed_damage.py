@@ -207,6 +207,13 @@ def test_damage_under_an_extension_is_found(writer: Any, tmp_path: Path) -> None
     loads_nothing(tmp_path, of=with_extension)
 
 
+def test_a_shard_of_another_save_under_an_extension_is_refused(tmp_path: Path) -> None:
+    for name, number in [("a", 1), ("b", 2)]:
+        save(tmp_path / name, state(number), _extensions=[Rot13Example()])
+    shutil.copy(the_shard(tmp_path / "b"), the_shard(tmp_path / "a"))
+    assert the_shard(tmp_path / "a").name in loads_nothing(tmp_path / "a", of=with_extension)
+
+
 # Checkpoints that somebody has made up.
 
 
