@@ -422,6 +422,22 @@ def test_what_a_failed_save_took_is_in_no_later_one(tmp_path: Path) -> None:
     assert loaded["a"].tolist() == [2] * 3
 
 
+def test_tensors_that_were_not_taken_are_refused_in_the_background(tmp_path: Path) -> None:
+    class Casting(DefaultSavePlanner):
+        def set_up_planner(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:
+            halves = {name: tensor.half() for name, tensor in state_dict.items()}
+            super().set_up_planner(halves, *args, **kwargs)
+
+    tensor = torch.ones(3)
+    nested = DefaultSavePlanner(flatten_state_dict=False)
+    for planner, state in [(Casting(), {"a": tensor}), (nested, {"model": {"a": tensor}, "b": tensor})]:
+        writer = StorageWriter(tmp_path)
+        with pytest.raises(CheckpointException, match="background"):
+            dcp.async_save(state, storage_writer=writer, planner=planner, no_dist=True).result()
+        dcp.save(state, storage_writer=writer, planner=planner, no_dist=True)
+        dcp.async_save({"n": 1}, storage_writer=writer, no_dist=True).result()
+
+
 def test_each_rank_saves_what_it_has_while_training_goes_on(tmp_path: Path) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard, distribute_tensor

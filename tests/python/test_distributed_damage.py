@@ -143,6 +143,14 @@ def test_a_directory_whose_commit_is_missing_is_not_loaded_as_one_of_pytorch(tmp
     loads_nothing(tmp_path)
 
 
+def test_what_ranks_wrote_each_for_itself_does_not_stand_in_for_a_damaged_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, state(1))
+    dcp.save(state(2), storage_writer=FileSystemWriter(tmp_path), no_dist=True, use_collectives=False)
+    loads_right(tmp_path, 1)
+    flip(tmp_path / "commit.json", 30)
+    loads_nothing(tmp_path)
+
+
 @pytest.mark.parametrize("same", [True, False], ids=["of the same size", "of another size"])
 def test_a_shard_of_another_save_is_refused(same: bool, tmp_path: Path) -> None:
     save(tmp_path / "a", state(1))

@@ -19,6 +19,7 @@ from torch.futures import Future
 from scai import _native
 from scai._files import THREADS
 from scai._versions import count_writes
+from scai.distributed._writer import COMMIT
 from scai.errors import CheckpointError, NeedsCodeError, UnsupportedError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -157,6 +158,8 @@ class StorageReader(FileSystemReader):
     def _metadata(self, rank: int | None) -> bytes:
         """The pickled metadata; of one rank, if the processes did not speak to one another."""
         if rank is not None:
+            if self.fs.exists(self.fs.concat_path(self.path, COMMIT)):
+                raise UnsupportedError(f"`{self.path}` has one commit, and no checkpoint for each rank")
             return Path(self._get_metadata_path(rank)).read_bytes()
         try:
             return self._opened().metadata() or b""

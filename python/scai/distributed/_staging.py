@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ class Staged:
             plans with them, and what is written is what was taken.
         shard: what was taken.
         is_claimed: whether the thread that saves it has begun.
+        thread: where it was taken.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class Staged:
         optimizers: Collection[Any],
     ) -> None:
         self.is_claimed = False
-        self._leaves: list[torch.Tensor] = []
+        self.thread = threading.get_ident()
+        self._leaves: dict[int, torch.Tensor] = {}
         tensors: list[torch.Tensor] = []
         self.state = self._copied(state, tensors)
         self._numbers = {key_of(tensor): number for number, tensor in enumerate(tensors)}
@@ -51,8 +54,9 @@ class Staged:
         if isinstance(value, torch.Tensor):
             tensors += local_tensors(value)
             # An object of its own, by which this state is told from another one of the same tensors.
-            self._leaves.append(value.detach())
-            return self._leaves[-1]
+            leaf = value.detach()
+            self._leaves[id(leaf)] = leaf
+            return leaf
         # What DCP looks into: these become items of their own.
         if isinstance(value, Mapping):
             return {key: self._copied(item, tensors) for key, item in value.items()}
@@ -62,8 +66,18 @@ class Staged:
 
     def is_of(self, planner: Any) -> bool:
         """Whether a planner plans this state."""
-        leaves = {id(leaf) for leaf in self._leaves}
-        return any(id(value) in leaves for value in planner.state_dict.values())
+        return self.is_in(planner.state_dict)
+
+    def is_in(self, value: Any) -> bool:
+        """Whether a tensor of this state is in a value."""
+        if isinstance(value, torch.Tensor):
+            return id(value) in self._leaves
+        values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        return any(map(self.is_in, values))
+
+    def has_tensors(self) -> bool:
+        """Whether there is a tensor in the state."""
+        return bool(self._leaves)
 
     def number(self, tensor: torch.Tensor) -> int | None:
         """The number of a tensor among those that were taken."""

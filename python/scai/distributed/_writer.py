@@ -61,13 +61,13 @@ class _Claim:
 
     def __init__(self, staged: Staged, among: list[Staged]) -> None:
         staged.is_claimed = True
-        self._staged = staged
+        self.staged = staged
         self._among = among
 
     def __del__(self) -> None:
         with contextlib.suppress(ValueError):
-            self._among.remove(self._staged)
-        self._staged.end()
+            self._among.remove(self.staged)
+        self.staged.end()
 
 
 class StorageWriter(FileSystemWriter):
@@ -172,7 +172,9 @@ class StorageWriter(FileSystemWriter):
         return super().storage_meta()
 
     def _claim(self) -> None:
-        staged = next((staged for staged in self._staged if not staged.is_claimed), None)
+        here = threading.get_ident()
+        taken = (staged for staged in self._staged if not staged.is_claimed and staged.thread != here)
+        staged = next(taken, None)
         # What an earlier save on this thread has left ends here.
         self._thread.claim = _Claim(staged, self._staged) if staged is not None else None
 
@@ -248,6 +250,12 @@ class StorageWriter(FileSystemWriter):
             if staged.is_of(planner):
                 self._staged.remove(staged)
                 return staged
+        claim = self._thread.claim
+        if claim is not None and claim.staged.has_tensors():
+            raise RuntimeError(
+                f"none of the tensors that `stage` took is planned by {type(planner).__name__}: it makes new ones, "
+                "and they cannot be saved in the background"
+            )
         return None
 
     def _written(
@@ -266,6 +274,11 @@ class StorageWriter(FileSystemWriter):
             if self._has_extensions:
                 content, described = self._transformed(item, data)
             elif item.type == WriteItemType.BYTE_IO:
+                if staged is not None and staged.is_in(planner.state_dict.get(item.index.fqn)):
+                    raise RuntimeError(
+                        f"`{item.index.fqn}` holds tensors and is saved as one value, which is not possible in the "
+                        "background: flatten the state (`flatten_state_dict=True`)"
+                    )
                 content = data.getvalue()
             else:
                 tensor = data.detach()
