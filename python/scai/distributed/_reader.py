@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
@@ -16,7 +19,8 @@ from torch.futures import Future
 from scai import _native
 from scai._files import THREADS
 from scai._versions import count_writes
-from scai.errors import UnsupportedError
+from scai.distributed._writer import COMMIT
+from scai.errors import CheckpointError, NeedsCodeError, UnsupportedError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
@@ -28,6 +32,9 @@ _ALLOWED = {
     (_METADATA, "TensorProperties"),
     (_METADATA, "StorageMeta"),
     (_METADATA, "_MEM_FORMAT_ENCODING"),
+    # Where PyTorch before 2.3 had the properties of tensors.
+    ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
+    ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
     ("torch", "Size"),
@@ -53,6 +60,54 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
+def _without_code(content: bytes, tree: Callable[[], _native.Tree]) -> bytes:
+    """A value as a file of `torch.save`, written anew, so that to load it runs no code.
+
+    Raises:
+        NeedsCodeError: to make the value runs code.
+    """
+    try:
+        return tree().to_bytes(1)
+    except NeedsCodeError:
+        # A stream of bytes, which is where torchtitan keeps losses; what a program calls safe is it here too.
+        try:
+            with torch.serialization.safe_globals([io.BytesIO]):
+                value = torch.load(io.BytesIO(content), weights_only=True)
+        except pickle.UnpicklingError:
+            value = None
+        if value is None:
+            raise
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+class _Transforms(_StorageReaderTransforms):
+    """Undoes what extensions did, and checks what comes out of it.
+
+    Args:
+        weights_only: whether values are written anew, so that to load them runs no code.
+    """
+
+    def __init__(self, registry: Any, weights_only: bool) -> None:
+        super().__init__(registry)
+        self._weights_only = weights_only
+
+    def transform_load_stream(
+        self, read_item: ReadItem, transform_descriptors: Sequence[str], raw_stream: IO[bytes]
+    ) -> IO[bytes]:
+        """The bytes of an item as they were saved."""
+        stream = super().transform_load_stream(read_item, transform_descriptors, raw_stream)
+        content = stream.read(-1)
+        is_value = read_item.type == LoadItemType.BYTE_IO
+        if not is_value or self._weights_only:
+            file = _native.File.of_bytes(content, True)
+            file.check(1)
+            if is_value:
+                content = _without_code(content, file.tree)
+        return io.BytesIO(content)
+
+
 class StorageReader(FileSystemReader):
     """Reads checkpoints of `torch.distributed.checkpoint`: ``dcp.load(state, storage_reader=StorageReader(path))``.
 
@@ -62,8 +117,9 @@ class StorageReader(FileSystemReader):
 
     Args:
         path: the directory; ``checkpoint_id`` of ``dcp.load`` replaces it.
-        weights_only: whether values are read without running code that they name. Without, those that need
-            it are handed to DCP's planner, which runs it: do that with files of people you trust only.
+        weights_only: whether values are read without running code that they name; of classes only those are made
+            that `torch.serialization.add_safe_globals` was told of, and `io.BytesIO`. Without, all values are
+            handed to DCP's planner, which runs the code: do that with files of people you trust only.
         threads: threads that read and check; by default one per core, at most 8.
 
     Raises:
@@ -83,6 +139,8 @@ class StorageReader(FileSystemReader):
         self._weights_only = weights_only
         self._threads = threads or THREADS
         self._file: _native.File | None = None
+        self._is_transformed = False
+        self.transforms = _Transforms(_extension_registry, weights_only)
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Read another checkpoint from now on."""
@@ -91,20 +149,36 @@ class StorageReader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """What the checkpoint holds."""
-        if kwargs.get("rank") is not None:
-            # Processes that did not speak to one another: no commit binds what they wrote.
-            content = self._own_metadata(kwargs["rank"])
-        else:
-            content = self._opened().metadata() or b""
-        metadata: Metadata = _Unpickler(io.BytesIO(content)).load()
+        metadata: Metadata = _Unpickler(io.BytesIO(self._metadata(kwargs.get("rank")))).load()
         if getattr(metadata, "storage_meta", None) is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
-    def _own_metadata(self, rank: int) -> bytes:
-        with self.fs.create_stream(self._get_metadata_path(rank), "rb") as stream:
-            return bytes(stream.read())
+    def _metadata(self, rank: int | None) -> bytes:
+        """The pickled metadata; of one rank, if the processes did not speak to one another."""
+        if rank is not None:
+            if self.fs.exists(self.fs.concat_path(self.path, COMMIT)):
+                raise UnsupportedError(f"`{self.path}` has one commit, and no checkpoint for each rank")
+            return Path(self._get_metadata_path(rank)).read_bytes()
+        try:
+            return self._opened().metadata() or b""
+        except UnsupportedError:
+            # What extensions have transformed only DCP can read.
+            name = self._committed_metadata() or ".metadata"
+            return (Path(self.path) / name).read_bytes()
+
+    def _committed_metadata(self) -> str | None:
+        """The name of the metadata that are bound by a commit; `None` in a directory of PyTorch."""
+        commit = _native.folder_commit(self.path)
+        names = commit["files"] if commit is not None else ()
+        return next((name for name in names if name.endswith(".metadata")), None)
+
+    def set_up_storage_reader(self, metadata: Metadata, *args: Any, **kwargs: Any) -> None:
+        """Read what these metadata are about."""
+        super().set_up_storage_reader(metadata, *args, **kwargs)
+        places = self.storage_data.values()
+        self._is_transformed = any(place.transform_descriptors for place in places)
 
     def _opened(self) -> _native.File:
         if self._file is None:
@@ -113,9 +187,8 @@ class StorageReader(FileSystemReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Check what is needed of the checkpoint, and then load it."""
-        if not self.use_collectives or any(map(self._is_transformed, plan.items)):
-            if self.use_collectives:
-                _native.shards_check(self.path, self._threads)
+        if self._is_transformed or not self.use_collectives:
+            self._check_each(plan)
             return super().read_data(plan, planner)
         file = self._opened()
         tensors = [item for item in plan.items if item.type != LoadItemType.BYTE_IO]
@@ -139,8 +212,25 @@ class StorageReader(FileSystemReader):
         future.set_result(None)
         return future
 
-    def _is_transformed(self, item: ReadItem) -> bool:
-        return bool(self.storage_data[item.storage_index].transform_descriptors)
+    def _check_each(self, plan: LoadPlan) -> None:
+        """Check all that will be read, as far as there are checksums."""
+        if self.use_collectives and self._committed_metadata() is not None:
+            _native.shards_check(self.path, self._threads)
+        for item in plan.items:
+            place = self.storage_data[item.storage_index]
+            path = self.fs.concat_path(self.path, place.relative_path)
+            with self.fs.create_stream(path, "rb") as stream:
+                raw, descriptors = self._slice_file(stream, place), place.transform_descriptors or ()
+                try:
+                    self.transforms.transform_load_stream(item, descriptors, raw)
+                except CheckpointError as error:
+                    raise self._named(error, item) from error
+
+    def _named(self, error: CheckpointError, item: ReadItem) -> CheckpointError:
+        """The error, with the item that it is about."""
+        path = self.fs.concat_path(self.path, self.storage_data[item.storage_index].relative_path)
+        way = "; StorageReader(…, weights_only=False) runs it" if isinstance(error, NeedsCodeError) else ""
+        return type(error)(f"`{path}`: `{item.storage_index.fqn}`: {error}{way}")
 
     def _request(self, item: ReadItem) -> tuple[str, int, int, list[int], list[int]]:
         place = self.storage_data[item.storage_index]
@@ -156,9 +246,13 @@ class StorageReader(FileSystemReader):
         """The bytes of a value; written anew, so that to load them runs no code."""
         place = self.storage_data[item.storage_index]
         where = place.relative_path, place.offset, place.length
+        content = file.item_bytes(*where)
         if self._weights_only:
-            return io.BytesIO(file.item(*where).to_bytes(1))
-        return io.BytesIO(file.item_bytes(*where))
+            try:
+                content = _without_code(content, lambda: file.item(*where))
+            except NeedsCodeError as error:
+                raise self._named(error, item) from error
+        return io.BytesIO(content)
 
     def _fill(self, tree: _native.Tree, targets: list[torch.Tensor]) -> None:
         template = {str(number): target for number, target in enumerate(targets)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ class Staged:
     """A state as it was at one moment: the tensors of this process, taken, until they are written.
 
     Attributes:
-        state: the same state with containers of its own. Its tensors are the original ones: DCP plans with
-            them, and what is written is what was taken.
+        state: the same state with containers of its own. Its tensors are in the memory of the original ones: DCP
+            plans with them, and what is written is what was taken.
         shard: what was taken.
+        is_claimed: whether the thread that saves it has begun.
+        thread: where it was taken.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Staged:
         models: Collection[Any],
         optimizers: Collection[Any],
     ) -> None:
-        self._leaves: set[int] = set()
+        self.is_claimed = False
+        self.thread = threading.get_ident()
+        self._leaves: dict[int, torch.Tensor] = {}
         tensors: list[torch.Tensor] = []
         self.state = self._copied(state, tensors)
         self._numbers = {key_of(tensor): number for number, tensor in enumerate(tensors)}
@@ -47,18 +52,32 @@ class Staged:
 
     def _copied(self, value: Any, tensors: list[torch.Tensor]) -> Any:
         if isinstance(value, torch.Tensor):
-            self._leaves.add(id(value))
             tensors += local_tensors(value)
-            return value
-        if isinstance(value, dict):
+            # An object of its own, by which this state is told from another one of the same tensors.
+            leaf = value.detach()
+            self._leaves[id(leaf)] = leaf
+            return leaf
+        # What DCP looks into: these become items of their own.
+        if isinstance(value, Mapping):
             return {key: self._copied(item, tensors) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self._copied(item, tensors) for item in value)
-        return copy.deepcopy(value)
+        if isinstance(value, list) and _is_looked_into(value):
+            return [self._copied(item, tensors) for item in value]
+        return _copy(value)
 
     def is_of(self, planner: Any) -> bool:
         """Whether a planner plans this state."""
-        return any(id(value) in self._leaves for value in planner.state_dict.values())
+        return self.is_in(planner.state_dict)
+
+    def is_in(self, value: Any) -> bool:
+        """Whether a tensor of this state is in a value."""
+        if isinstance(value, torch.Tensor):
+            return id(value) in self._leaves
+        values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        return any(map(self.is_in, values))
+
+    def has_tensors(self) -> bool:
+        """Whether there is a tensor in the state."""
+        return bool(self._leaves)
 
     def number(self, tensor: torch.Tensor) -> int | None:
         """The number of a tensor among those that were taken."""
@@ -69,6 +88,24 @@ class Staged:
         self.shard.end()
         if self._fence is not None:
             self._fence.remove()
+
+
+def _is_looked_into(values: list[Any]) -> bool:
+    """Whether DCP makes items of what is in a list; otherwise the list is one."""
+    return any(
+        isinstance(value, (torch.Tensor, Mapping))
+        or (isinstance(value, list) and _is_looked_into(value))
+        for value in values
+    )
+
+
+def _copy(value: Any) -> Any:
+    """A copy of what is pickled as a whole when it is written. It may hold tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if type(value) in (list, tuple):
+        return type(value)(map(_copy, value))
+    return copy.deepcopy(value)
 
 
 def local_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
 import pickle
 import secrets
+import threading
 import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from torch.distributed.checkpoint.filesystem import (
     _StoragePrefix,
     _write_item,
 )
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
@@ -33,6 +35,7 @@ from scai._files import THREADS
 from scai.distributed._staging import Staged
 
 _attempts: weakref.WeakValueDictionary[str, _native.Attempt] = weakref.WeakValueDictionary()
+_replaced: weakref.WeakSet[_native.Attempt] = weakref.WeakSet()
 COMMIT = "commit.json"
 
 
@@ -43,6 +46,28 @@ class WrittenShard:
     name: str
     size: int
     root: str
+
+
+class _Thread(threading.local):
+    """What belongs to the save that runs on this thread: one writer may have several under way."""
+
+    attempt: _native.Attempt | _native.ShardedSave | None = None
+    claim: _Claim | None = None
+
+
+class _Claim:
+    """Ends what was taken for a save when the thread of the save ends, since a stager does not hear of a save
+    that has failed before `write_data`, and the next step would wait for it."""
+
+    def __init__(self, staged: Staged, among: list[Staged]) -> None:
+        staged.is_claimed = True
+        self.staged = staged
+        self._among = among
+
+    def __del__(self) -> None:
+        with contextlib.suppress(ValueError):
+            self._among.remove(self.staged)
+        self.staged.end()
 
 
 class StorageWriter(FileSystemWriter):
@@ -115,8 +140,7 @@ class StorageWriter(FileSystemWriter):
         self._io = io
         self._capture = Capture()
         self._staged: list[Staged] = []
-        self._attempt: _native.Attempt | _native.ShardedSave | None = None
-        self._prefixes: set[str] = set()
+        self._thread = _Thread()
 
     # AsyncStager
 
@@ -124,6 +148,9 @@ class StorageWriter(FileSystemWriter):
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Take the state as it is now."""
+        if self._has_extensions:
+            # Their bytes are made later, from a copy.
+            return super().stage(state_dict)
         staged = Staged(state_dict, self._capture, self._snapshot, self._models, self._optimizers)
         self._staged.append(staged)
         return staged.state  # type: ignore[no-any-return]
@@ -138,6 +165,26 @@ class StorageWriter(FileSystemWriter):
         self._staged.clear()
 
     # StorageWriter
+
+    def storage_meta(self) -> StorageMeta | None:
+        """What is kept of the save; a save asks for it first of all."""
+        self._claim()
+        return super().storage_meta()
+
+    def _claim(self) -> None:
+        here = threading.get_ident()
+        taken = (staged for staged in self._staged if not staged.is_claimed and staged.thread != here)
+        staged = next(taken, None)
+        # What an earlier save on this thread has left ends here.
+        self._thread.claim = _Claim(staged, self._staged) if staged is not None else None
+
+    def __getstate__(self) -> Any:
+        """Refuse to go to another process."""
+        self._claim()
+        raise TypeError(
+            "a StorageWriter cannot save from another process: what is to be saved is read from the memory of "
+            "this one; use AsyncCheckpointerType.THREAD, the default"
+        )
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Refuse to save without a coordinator: there would be no commit."""
@@ -159,8 +206,8 @@ class StorageWriter(FileSystemWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Begin an attempt, and give each process the name that its shard begins with."""
-        self._attempt = self.begin_attempt()
-        prefixes = (_StoragePrefix(f"{self._attempt.id}_{rank}_") for rank in range(len(plans)))
+        attempt = self._thread.attempt = self.begin_attempt()
+        prefixes = (_StoragePrefix(f"{attempt.id}_{rank}_") for rank in range(len(plans)))
         return [dataclasses.replace(plan, storage_data=prefix) for plan, prefix in zip(plans, prefixes)]
 
     def begin_attempt(self) -> _native.Attempt | _native.ShardedSave:
@@ -169,6 +216,7 @@ class StorageWriter(FileSystemWriter):
         if (earlier := _attempts.get(path)) is not None:
             # It failed in another process, or this save takes its place.
             earlier.abandon()
+            _replaced.add(earlier)
         attempt = _attempts[path] = _native.Attempt(path)
         return attempt
 
@@ -179,12 +227,14 @@ class StorageWriter(FileSystemWriter):
         try:
             future.set_result(self._written(plan, planner, staged))
         except BaseException:
-            if self._attempt is not None:
-                self._attempt.abandon()
+            self._check_is_not_replaced()
+            if self._thread.attempt is not None:
+                self._thread.attempt.abandon()
             raise
         finally:
             if staged is not None:
                 staged.end()
+                self._thread.claim = None
         return future
 
     def _staged_for(self, planner: SavePlanner) -> Staged | None:
@@ -200,6 +250,12 @@ class StorageWriter(FileSystemWriter):
             if staged.is_of(planner):
                 self._staged.remove(staged)
                 return staged
+        claim = self._thread.claim
+        if claim is not None and claim.staged.has_tensors():
+            raise RuntimeError(
+                f"none of the tensors that `stage` took is planned by {type(planner).__name__}: it makes new ones, "
+                "and they cannot be saved in the background"
+            )
         return None
 
     def _written(
@@ -207,7 +263,7 @@ class StorageWriter(FileSystemWriter):
     ) -> list[WriteResult]:
         if not plan.items:
             return []
-        name = self._name(plan.storage_data.prefix)
+        name = _name(plan.storage_data)
         items: list[tuple[str, int | bytes]] = []
         descriptors: list[Sequence[str] | None] = []
         tensors: list[torch.Tensor] = []
@@ -218,6 +274,11 @@ class StorageWriter(FileSystemWriter):
             if self._has_extensions:
                 content, described = self._transformed(item, data)
             elif item.type == WriteItemType.BYTE_IO:
+                if staged is not None and staged.is_in(planner.state_dict.get(item.index.fqn)):
+                    raise RuntimeError(
+                        f"`{item.index.fqn}` holds tensors and is saved as one value, which is not possible in the "
+                        "background: flatten the state (`flatten_state_dict=True`)"
+                    )
                 content = data.getvalue()
             else:
                 tensor = data.detach()
@@ -245,12 +306,12 @@ class StorageWriter(FileSystemWriter):
         """What a process tells the coordinator of its shard, among what it tells of its items."""
         return WriteResult(MetadataIndex(name), size, WrittenShard(name, size, root))
 
-    def _name(self, prefix: str) -> str:
-        """The name of a shard. A planner that caches plans gives the prefix of an earlier save."""
-        if prefix in self._prefixes:
-            prefix = f"{secrets.token_hex(16)}_{prefix.split('_', 1)[1]}"
-        self._prefixes.add(prefix)
-        return f"{prefix}0.distcp"
+    def _check_is_not_replaced(self) -> None:
+        if self._thread.attempt in _replaced:
+            raise RuntimeError(
+                "another save to this directory began before this one had ended, and takes its place: wait for "
+                "the future of `async_save` before the next save"
+            )
 
     def _transformed(
         self, item: WriteItem, data: torch.Tensor | io.BytesIO
@@ -258,14 +319,18 @@ class StorageWriter(FileSystemWriter):
         stream = io.BytesIO()
         if isinstance(data, torch.Tensor):
             data = data.detach().cpu()
+            if data.untyped_storage().size() != data.nbytes:
+                # `torch.save` would write all of the storage.
+                data = data.clone()
         written = _write_item(self.transforms, stream, data, item, "", self.serialization_format)
         return stream.getvalue(), written.storage_data.transform_descriptors
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Commit what all processes have written, and return when it is durable."""
-        attempt = self._attempt
+        attempt = self._thread.attempt
         if attempt is None:
             raise RuntimeError("`finish` was called without `prepare_global_plan`")
+        self._check_is_not_replaced()
         shards: dict[str, tuple[int, str]] = {}
         places: dict[MetadataIndex, _StorageInfo] = {}
         for result in (result for of_process in results for result in of_process):
@@ -275,10 +340,10 @@ class StorageWriter(FileSystemWriter):
                 places[result.index] = result.storage_data
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = places
-        metadata.storage_meta = self.storage_meta()
+        metadata.storage_meta = super().storage_meta()
         described = _native.Tree.encode(self.described())
         saved = attempt.commit(shards, pickle.dumps(metadata), described, len(results), {})
-        self._attempt = None
+        self._thread.attempt = None
         self.committed(saved)
 
     def described(self) -> dict[str, Any]:
@@ -287,6 +352,15 @@ class StorageWriter(FileSystemWriter):
 
     def committed(self, saved: dict[str, Any] | None) -> None:
         """The checkpoint is durable."""
+
+
+def _name(place: _StoragePrefix) -> str:
+    """The name of a shard. A planner that caches plans gives the place of an earlier save again, so that it has
+    to stand for another name by then."""
+    name = f"{place.prefix}0.distcp"
+    _, rank = place.prefix.split("_", 1)
+    place.prefix = f"{secrets.token_hex(16)}_{rank}"
+    return name
 
 
 def _name_of(item: WriteItem) -> str:
