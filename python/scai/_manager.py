@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from scai.distributed._save import Groups, InBackground
 
 _log = logging.getLogger("scai")
+_LISTED = ("iteration", "timestamp", "training_stats", "metadata")
+"""Fields that listings show."""
 _OF_EACH_RANK = ("rng_state", "dataloader_state_dict")
 """Fields of which each rank of a process group has its own."""
 
@@ -428,7 +430,7 @@ class CheckpointManager:
     ) -> str | SaveHandle:
         """Save a state of which each rank holds a part: all write, and rank 0 commits."""
         from scai.distributed._save import Groups, InBackground, ShardedSave, saved_elsewhere
-        from scai.distributed._state import flattened
+        from scai.distributed._state import flattened, parts_of
 
         # One at a time: in the group of the ranks, all have to speak of the same.
         if self._sharded is not None:
@@ -443,9 +445,10 @@ class CheckpointManager:
             self._groups = Groups()
         manager = self._native
         path = self._at(f"checkpoint_iter_{iteration}")
+        leads = meeting is None or meeting.leads
         save = ShardedSave(
-            flattened(state),
-            about,
+            flattened(state, about) if leads else parts_of(state),
+            {field: state[field] for field in _LISTED},
             os.path.abspath(path),
             lambda: _native.ShardedSave(manager, iteration),
             None if meeting is None else meeting.line,
@@ -457,7 +460,6 @@ class CheckpointManager:
             optimizers=objects.optimizers.values(),
             snapshot="copy" if mode == "sync" else mode,
         )
-        leads = meeting is None or meeting.leads
         if wait:
             saved = save.run()
             if meeting is not None and not leads:

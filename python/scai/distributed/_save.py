@@ -16,7 +16,6 @@ from scai._capture import Capture
 from scai._failures import raised_from, said_of
 from scai._group import PATIENCE, Line
 from scai._group_save import Lost, RemoteSave
-from scai._shards import is_shard
 from scai.distributed._state import FlatState, SavePlanner
 from scai.distributed._writer import StorageWriter
 from scai.errors import GroupError
@@ -89,8 +88,8 @@ class ShardedSave:
     """One save: of a state of which this process has a part.
 
     Args:
-        state: the state.
-        note: what is kept beside it.
+        state: what this rank writes.
+        described: what listings show.
         path: the directory of the checkpoint.
         begin: begins the save, in the process that commits.
         line: to the other ranks, if there are any.
@@ -101,7 +100,7 @@ class ShardedSave:
     def __init__(
         self,
         state: FlatState,
-        note: str | None,
+        described: dict[str, Any],
         path: str,
         begin: Callable[[], _native.ShardedSave],
         line: Line | None,
@@ -109,15 +108,9 @@ class ShardedSave:
         capture: Capture,
         **options: Any,
     ) -> None:
-        fields = ("iteration", "timestamp", "training_stats", "metadata")
-        described = {field: state.tree[field] for field in fields}
         self._writer = _Writer(path, begin, described, capture, **options)
-        self._values, paths = state.values, state.paths
-        if line is not None and line.rank != 0:
-            # All else is rank 0's.
-            self._values = {name: value for name, value in self._values.items() if is_shard(value)}
-            paths = {name: paths[name] for name in self._values}
-        self._planner = SavePlanner(paths, note)
+        self._values = state.values
+        self._planner = SavePlanner(state.paths)
         self._line, self._groups = line, groups
         self._group = groups.of(line)
 

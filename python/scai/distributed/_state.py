@@ -14,6 +14,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from scai import _native
+from scai._shards import is_shard
 
 TREE = "scai.tree"
 """The item with the state as a file would hold it, in which a tensor on the meta device stands for each tensor
@@ -30,20 +31,25 @@ class FlatState:
     Attributes:
         values: what becomes an item, by its name.
         paths: the way to each in the nested state.
-        tree: the fields of the state, with tensors on the meta device in place of those with items of their
-            own.
     """
 
     values: dict[str, Any]
     paths: dict[str, tuple[Any, ...]]
-    tree: dict[str, Any]
 
 
-def flattened(state: dict[str, Any]) -> FlatState:
+@dataclass(frozen=True)
+class Written:
+    """A value of which the file is known already."""
+
+    content: bytes
+
+
+def flattened(state: dict[str, Any], note: str | None) -> FlatState:
     """The items of a state, named as DCP names them; those of optimizers by the names of their parameters.
 
     Args:
         state: as it would be saved to a file.
+        note: what is kept beside it.
     """
     named = {**state, _OPTIMIZERS: _by_name(state[_OPTIMIZERS])}
     values, paths = flatten_state_dict(named)
@@ -52,8 +58,16 @@ def flattened(state: dict[str, Any]) -> FlatState:
         field: _without_tensors(value, _renamed(field, value), (field,), values, keys)
         for field, value in state.items()
     }
-    content = {**tree, _KEYS: keys}
-    return FlatState({**values, TREE: content}, {**paths, TREE: (TREE,)}, tree)
+    content = _native.Tree.encode({**tree, _KEYS: keys}, note=note).to_bytes(1)
+    return FlatState({**values, TREE: Written(content)}, {**paths, TREE: (TREE,)})
+
+
+def parts_of(state: dict[str, Any]) -> FlatState:
+    """The DTensors of a state, as `flattened` has them: what a rank writes that does not write the rest."""
+    named = {**state, _OPTIMIZERS: _by_name(state[_OPTIMIZERS])}
+    values, paths = flatten_state_dict(named)
+    parts = {name: value for name, value in values.items() if is_shard(value)}
+    return FlatState(parts, {name: paths[name] for name in parts})
 
 
 def _renamed(field: str, value: Any) -> dict[tuple[str, ...], dict[Any, str]]:
@@ -135,13 +149,11 @@ class SavePlanner(DefaultSavePlanner):
 
     Args:
         paths: the way to each value in the nested state.
-        note: what is kept beside it.
     """
 
-    def __init__(self, paths: dict[str, tuple[Any, ...]], note: str | None) -> None:
+    def __init__(self, paths: dict[str, tuple[Any, ...]]) -> None:
         super().__init__()
         self._paths = paths
-        self._note = note
 
     def set_up_planner(
         self, state_dict: dict[str, Any], storage_meta: Any = None, is_coordinator: bool = False
@@ -155,5 +167,6 @@ class SavePlanner(DefaultSavePlanner):
         """The bytes of a value, as a file of `torch.save`."""
         if write_item.type != WriteItemType.BYTE_IO:
             return object
-        note = self._note if write_item.index.fqn == TREE else None
-        return io.BytesIO(_native.Tree.encode(object, note=note).to_bytes(1))
+        if isinstance(object, Written):
+            return io.BytesIO(object.content)
+        return io.BytesIO(_native.Tree.encode(object).to_bytes(1))
