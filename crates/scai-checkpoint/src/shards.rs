@@ -272,10 +272,10 @@ pub fn write(
     write_in(&directory.with_io(options.how()), name, plan, options.thread_count(), approve)
 }
 
-/// As [`write`], to any directory.
+/// As [`write()`], to any directory.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_in(
     directory: &dyn Directory,
     name: &str,

@@ -147,6 +147,9 @@ enum Item {
     Bytes(Vec<u8>),
 }
 
+/// Where each item is, the size of the shard, and its root.
+type Written = (Vec<(u64, u64)>, u64, String);
+
 /// Tensors of one process, until its shard was written.
 #[pyclass(frozen, module = "scai._native")]
 pub(crate) struct Shard {
@@ -180,7 +183,7 @@ impl Shard {
         items: Vec<(String, Item)>,
         threads: usize,
         how: &str,
-    ) -> PyResult<(Vec<(u64, u64)>, u64, String)> {
+    ) -> PyResult<Written> {
         let options = WriteOptions::from(threads).io(io(how)?);
         let owners = held(&self.owners).clone();
         let write = || {
