@@ -73,7 +73,12 @@ def attempt(
         assert all(type(each) is tuple for each in done), done
         return done
     ranks.wait_for(started)
-    time.sleep(chance.uniform(0, 0.5))
+    if chance.random() < 0.8:
+        # After it has saved, or anywhere.
+        before, until = newest(directory), time.monotonic() + 60
+        while newest(directory) == before < ITERATIONS and time.monotonic() < until:
+            time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.2))
     dying = chance.choice([(0,), (1,), (0, 1), (1, 0)])
     ranks.kill(*dying)
     # Whoever launched them ends the others.
