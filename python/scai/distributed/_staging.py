@@ -69,9 +69,9 @@ class Staged:
         return self.is_in(planner.state_dict)
 
     def is_in(self, value: Any) -> bool:
-        """Whether a tensor of this state is in a value."""
+        """Whether a tensor of this state is in a value; one without memory does not count."""
         if isinstance(value, torch.Tensor):
-            return id(value) in self._leaves
+            return id(value) in self._leaves and not value.is_meta
         values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         return any(map(self.is_in, values))
 
