@@ -22,7 +22,7 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest
 
 .PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  bench-unfenced bench-kills upstream-lightning upstream-burn test-burn-learner test-candle instructions test-ray
+  bench-unfenced bench-kills upstream-lightning upstream-dcp upstream-burn test-burn-learner test-candle instructions test-ray
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -102,6 +102,10 @@ upstream-lightning: python ## Lightning's own tests, with its class and with sca
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check pytest-rerunfailures pytest-timeout \
 	  pytest-random-order cloudpickle scikit-learn 'jsonargparse[signatures]' tensorboard
 	$(VENV)/bin/python tests/upstream_lightning.py $(UP)
+
+upstream-dcp: python ## PyTorch's own tests of DCP with scai's classes; UP is their folder, DCP=--quick runs a part
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check expecttest parameterized pytest-timeout
+	$(VENV)/bin/python tests/upstream_dcp.py $(UP) $(DCP)
 
 upstream-burn: ## burn-train's own tests of checkpoints, with its checkpointers and with scai's
 	CARGO_TARGET_DIR=$(CURDIR)/target/burn-learner tests/upstream_burn.sh target/upstream-burn

@@ -53,8 +53,8 @@ class Staged:
     def _copied(self, value: Any, tensors: list[torch.Tensor]) -> Any:
         if isinstance(value, torch.Tensor):
             tensors += local_tensors(value)
-            # An object of its own, by which this state is told from another one of the same tensors.
-            leaf = value.detach()
+            # By it this state is told from another one of the same tensors.
+            leaf = _alias(value)
             self._leaves[id(leaf)] = leaf
             return leaf
         # What DCP looks into: these become items of their own.
@@ -69,11 +69,15 @@ class Staged:
         return self.is_in(planner.state_dict)
 
     def is_in(self, value: Any) -> bool:
-        """Whether a tensor of this state is in a value."""
+        """Whether a tensor of this state is in a value; one without memory does not count."""
         if isinstance(value, torch.Tensor):
-            return id(value) in self._leaves
+            return id(value) in self._leaves and not value.is_meta
         values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         return any(map(self.is_in, values))
+
+    def is_inside(self, planner: Any, name: str) -> bool:
+        """Whether a tensor of this state is in an item of a planner."""
+        return self.is_in(planner.state_dict.get(name))
 
     def has_tensors(self) -> bool:
         """Whether there is a tensor in the state."""
@@ -88,6 +92,16 @@ class Staged:
         self.shard.end()
         if self._fence is not None:
             self._fence.remove()
+
+
+def _alias(tensor: torch.Tensor) -> torch.Tensor:
+    """Another object of the same memory."""
+    from torch.distributed.tensor import DTensor
+
+    if type(tensor) is DTensor:
+        # A tenth of the time that `detach` takes.
+        return DTensor(tensor._local_tensor, tensor._spec, requires_grad=False)
+    return tensor.detach()
 
 
 def _is_looked_into(values: list[Any]) -> bool:

@@ -274,7 +274,7 @@ class StorageWriter(FileSystemWriter):
             if self._has_extensions:
                 content, described = self._transformed(item, data)
             elif item.type == WriteItemType.BYTE_IO:
-                if staged is not None and staged.is_in(planner.state_dict.get(item.index.fqn)):
+                if staged is not None and staged.is_inside(planner, item.index.fqn):
                     raise RuntimeError(
                         f"`{item.index.fqn}` holds tensors and is saved as one value, which is not possible in the "
                         "background: flatten the state (`flatten_state_dict=True`)"
