@@ -6,12 +6,13 @@ For the manager and for plug-ins of frameworks, which bring a state of their own
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from scai import _cuda, _native
-from scai._live import Fence, Versions, live_memory, waiting
+from scai._live import Fence, Reading, Versions, live_memory, waiting
 from scai._room import free_memory
 
+_R = TypeVar("_R", bound=Reading)
 Snapshot = Literal["live", "copy", "sync"]
 """How tensors are taken: read while training goes on, copied at once, or read before the call returns."""
 
@@ -40,13 +41,13 @@ class Capture:
 
     def begin(
         self,
-        state: dict[str, Any],
+        state: Any,
         note: str | None,
         snapshot: Snapshot,
         models: Collection[Any],
         optimizers: Iterable[Any],
-        save: Callable[[_native.Tree], _native.Handle],
-    ) -> tuple[_native.Handle, Fence | None]:
+        save: Callable[[_native.Tree], _R],
+    ) -> tuple[_R, Fence | None]:
         """Take a state and hand it to `save`; with ``"live"`` also the fence that stands until all of it
         was read.
 
@@ -80,11 +81,11 @@ class Capture:
 
     def _take(
         self,
-        state: dict[str, Any],
+        state: Any,
         note: str | None,
         live: _native.Live | bool,
-        save: Callable[[_native.Tree], _native.Handle],
-    ) -> tuple[_native.Handle, _cuda.Staging | None]:
+        save: Callable[[_native.Tree], _R],
+    ) -> tuple[_R, _cuda.Staging | None]:
         tree, staging = self._encoded(state, note, live, wait=live is True)
         # The tree lives no longer than the save: it keeps all tensors alive.
         return save(tree), staging

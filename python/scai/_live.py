@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scai import _native
 from scai._shards import local
@@ -114,6 +114,22 @@ def _renormalized(model: torch.nn.Module) -> Iterator[torch.Tensor]:
             yield module.weight
 
 
+class Reading(Protocol):
+    """A save that reads live memory."""
+
+    def is_captured(self) -> bool:
+        """Whether all of it has been read, or the save has ended."""
+
+    def copy_rest(self, room: int) -> None:
+        """Copy what has not been read yet, up to so many bytes."""
+
+    def wait_captured(self) -> None:
+        """Wait until all of it has been read, or the save has ended."""
+
+    def release(self) -> None:
+        """The memory may change."""
+
+
 class Fence:
     """Keeps live memory as it is until it has been read.
 
@@ -140,7 +156,7 @@ class Fence:
         self.waited = 0.0
         self._room = room
         self._process = os.getpid()
-        self._handle: _native.Handle | None = None
+        self._handle: Reading | None = None
         self._staging: Staging | None = None
         # Held until the save has begun: a step on another thread has to wait for that.
         self._begins = threading.RLock()
@@ -155,7 +171,7 @@ class Fence:
         _fences.append(self)
         return self
 
-    def guard(self, handle: _native.Handle, staging: Staging | None) -> None:
+    def guard(self, handle: Reading, staging: Staging | None) -> None:
         """From now on wait for what this save has not read yet."""
         self._handle, self._staging = handle, staging
 

@@ -360,9 +360,9 @@ class CheckpointManager:
             if meeting is not None:
                 replica = self._replica(objects, state["optimizer_state_dict"])
                 if not meeting.leads:
-                    save = meeting.follow(iteration, replica, _of_this_rank(state), self._lost)
+                    remote = meeting.follow(iteration, replica, _of_this_rank(state), self._lost)
                     path = self._at(f"checkpoint_iter_{iteration}.pt")
-                    return self._followed(save, path, iteration, wait, began)
+                    return self._followed(remote, path, iteration, wait, began)
                 state[RANK_STATES] = meeting.lead(iteration, replica)
             if wait:
                 # Saves follow one another: one in the background comes first.

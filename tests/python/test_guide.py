@@ -42,6 +42,7 @@ FRAMEWORKS = tuple(
         ("accelerate", "accelerate"),
     )
 )
+RANKS = ("docs/distributed.md", "docs/distributed.zh.md")
 UPDATE = "UPDATE" in os.environ
 # No colours and no moving bars, also where a variable such as CI says that a terminal is there.
 PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "TZ": "UTC"}
@@ -204,6 +205,33 @@ def test_a_page_on_a_framework_runs(
     run(name, tmp_path, monkeypatch, on_warning="ignore")
 
 
+@pytest.mark.parametrize("name", RANKS)
+def test_the_page_on_several_processes_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(name, tmp_path, monkeypatch, kinds={"python", "text"}, on_warning="ignore")
+    if name != RANKS[0]:
+        return
+    # Its programs, on two ranks and then again, and one of them by itself.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for program, command in (("ddp.py", [sys.executable]), ("ddp.py", launch), ("fsdp.py", launch)):
+        folder = tmp_path / f"{program}{len(command)}"
+        folder.mkdir()
+        for _ in range(2):
+            done = subprocess.run(
+                [*command, str(tmp_path / program)],
+                cwd=folder,
+                env=os.environ | PLAIN | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            # PyTorch may abort at the very end, when the ranks leave.
+            assert done.returncode == 0 or "Traceback" not in done.stderr, done.stderr
+        [newest] = (folder / "run").glob("checkpoint_iter_10*")
+        assert newest.is_dir() == (program == "fsdp.py")
+
+
 def code(example: Example) -> object:
     """A block without its comments, which are in the language of the guide."""
     kind, source = language(example), str(example.parsed)
@@ -213,7 +241,8 @@ def code(example: Example) -> object:
 
 
 @pytest.mark.parametrize(
-    ("english_page", "chinese_page", "least"), [(*GUIDES, 20), *((*pages, 1) for *pages, _ in FRAMEWORKS)]
+    ("english_page", "chinese_page", "least"),
+    [(*GUIDES, 20), (*RANKS, 2), *((*pages, 1) for *pages, _ in FRAMEWORKS)],
 )
 def test_both_languages_have_the_same_code(
     english_page: str, chinese_page: str, least: int
@@ -226,7 +255,7 @@ def test_both_languages_have_the_same_code(
 
 
 def test_every_fence_of_the_guides_is_known() -> None:
-    for name in (*GUIDES, *(page for *pages, _ in FRAMEWORKS for page in pages)):
+    for name in (*GUIDES, *RANKS, *(page for *pages, _ in FRAMEWORKS for page in pages)):
         fences = re.findall(r"^```(\S*)", (ROOT / name).read_text(), flags=re.MULTILINE)
         assert set(fences[::2]) <= {"python", "console", "text", "yaml", "sh"}, name
         assert set(fences[1::2]) == {""}, name

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from scai import _native
 from scai._capture import Capture
@@ -125,7 +125,7 @@ class ShardedSave:
             Exception: what a rank failed with: the same on each.
         """
         try:
-            dcp.save(
+            save(
                 self._values,
                 storage_writer=self._writer,
                 planner=self._planner,
@@ -151,7 +151,7 @@ class ShardedSave:
         """The error of the first rank that failed, with its number."""
         rank, (first, _) = min(error.failures.items())
         if self._line is None:
-            return first if isinstance(first, Exception) else error
+            return first if isinstance(first, Exception) else GroupError(str(error))
         return raised_from(said_of(first, self._line.ranks[rank]))
 
 

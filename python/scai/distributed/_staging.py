@@ -124,7 +124,7 @@ def _copy(value: Any) -> Any:
 
 def local_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The ordinary tensors that hold what this process has of a tensor."""
-    from torch.distributed._shard.sharded_tensor import ShardedTensor
+    from torch.distributed._shard.sharded_tensor.api import ShardedTensor
     from torch.distributed.tensor import DTensor
 
     if isinstance(tensor, DTensor):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from scai import _native
@@ -76,7 +76,7 @@ def _renamed(field: str, value: Any) -> dict[tuple[str, ...], dict[Any, str]]:
         return {}
     found = {}
     for way, state in _states(value, (field,)):
-        found[(*way, "state")] = _names(state)
+        found[way + ("state",)] = _names(state)
     return found
 
 
@@ -127,7 +127,8 @@ def _without_tensors(
     """The same with a tensor without memory for each tensor that is an item of its own."""
     if isinstance(value, torch.Tensor):
         key = ".".join(map(str, way))
-        if values.get(key) is not value:
+        is_item = values.get(key) is value
+        if not is_item:
             return value
         keys.append(key)
         return torch.empty(value.shape, dtype=value.dtype, device="meta")

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint._extension import StreamTransformExtension
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
+    FileSystemWriter,
     SerializationFormat,
-    StreamTransformExtension,
     _StorageInfo,
     _StoragePrefix,
     _write_item,
@@ -268,7 +268,7 @@ class StorageWriter(FileSystemWriter):
         descriptors: list[Sequence[str] | None] = []
         tensors: list[torch.Tensor] = []
         for item in plan.items:
-            data = planner.resolve_data(item)
+            data: Any = planner.resolve_data(item)
             content: int | bytes | None = None
             described = None
             if self._has_extensions:
