@@ -112,6 +112,22 @@ def test_the_metadata_for_stock_readers_do_not_count(tmp_path: Path) -> None:
     loads_right(tmp_path)
 
 
+def test_what_pytorch_saved_over_a_checkpoint_is_not_taken_for_it(tmp_path: Path) -> None:
+    save(tmp_path, state(1))
+    stale = (tmp_path / ".metadata").read_bytes()
+    save(tmp_path, state(2))
+    # Killed between the commit and `.metadata`.
+    (tmp_path / ".metadata").write_bytes(stale)
+    loads_right(tmp_path, 2)
+    save(tmp_path, state(3), FileSystemWriter)
+    assert "remove `commit.json`" in loads_nothing(tmp_path)
+    save(tmp_path, state(4))
+    loads_right(tmp_path, 4)
+    save(tmp_path, state(5), FileSystemWriter)
+    (tmp_path / "commit.json").unlink()
+    loads_right(tmp_path, 5)
+
+
 @pytest.mark.parametrize("name", ["*.distcp", "commit.json", "*?.metadata"])
 def test_a_file_that_is_too_short_is_never_loaded(name: str, tmp_path: Path) -> None:
     save(tmp_path, state())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,8 @@ from scai._versions import count_writes
 from scai.distributed._writer import COMMIT
 from scai.errors import CheckpointError, NeedsCodeError, UnsupportedError
 
+_OF_ATTEMPT = re.compile(r"[0-9a-f]{32}_")
+"""What names of shards begin with that scai wrote."""
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
     (_METADATA, "Metadata"),
@@ -161,11 +164,30 @@ class StorageReader(FileSystemReader):
                 raise UnsupportedError(f"`{self.path}` has one commit, and no checkpoint for each rank")
             return Path(self._get_metadata_path(rank)).read_bytes()
         try:
-            return self._opened().metadata() or b""
+            content = self._opened().metadata() or b""
         except UnsupportedError:
             # What extensions have transformed only DCP can read.
             name = self._committed_metadata() or ".metadata"
-            return (Path(self.path) / name).read_bytes()
+            content = (Path(self.path) / name).read_bytes()
+        self._check_is_last(content)
+        return content
+
+    def _check_is_last(self, content: bytes) -> None:
+        """Refuse to choose between a commit and what PyTorch's writer has saved over it.
+
+        `.metadata` may also be that of the save before, if the last one was killed after its commit.
+        """
+        try:
+            last = Path(self._get_metadata_path()).read_bytes()
+            places = {} if last == content else _Unpickler(io.BytesIO(last)).load().storage_data
+        except Exception:
+            # It is a copy for others: what is wrong with it does not matter here.
+            return
+        if not all(_OF_ATTEMPT.match(place.relative_path) for place in places.values()):
+            raise UnsupportedError(
+                f"`{self.path}` has a commit of scai, and a later `.metadata` of PyTorch's own writer: remove "
+                f"`{COMMIT}` to load what PyTorch saved, or `.metadata` to load what scai saved"
+            )
 
     def _committed_metadata(self) -> str | None:
         """The name of the metadata that are bound by a commit; `None` in a directory of PyTorch."""

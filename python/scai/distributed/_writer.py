@@ -141,6 +141,7 @@ class StorageWriter(FileSystemWriter):
         self._capture = Capture()
         self._staged: list[Staged] = []
         self._thread = _Thread()
+        self._claiming = threading.Lock()
 
     # AsyncStager
 
@@ -173,10 +174,12 @@ class StorageWriter(FileSystemWriter):
 
     def _claim(self) -> None:
         here = threading.get_ident()
-        taken = (staged for staged in self._staged if not staged.is_claimed and staged.thread != here)
-        staged = next(taken, None)
+        with self._claiming:
+            taken = (each for each in self._staged if not each.is_claimed and each.thread != here)
+            staged = next(taken, None)
+            claim = _Claim(staged, self._staged) if staged is not None else None
         # What an earlier save on this thread has left ends here.
-        self._thread.claim = _Claim(staged, self._staged) if staged is not None else None
+        self._thread.claim = claim
 
     def __getstate__(self) -> Any:
         """Refuse to go to another process."""
@@ -222,9 +225,10 @@ class StorageWriter(FileSystemWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the shard of this process, and return when it is durable."""
-        staged = self._staged_for(planner)
+        staged: Staged | None = None
         future: Future[list[WriteResult]] = Future()
         try:
+            staged = self._staged_for(planner)
             future.set_result(self._written(plan, planner, staged))
         except BaseException:
             self._check_is_not_replaced()
@@ -246,7 +250,7 @@ class StorageWriter(FileSystemWriter):
                 f"{type(planner).__name__} has no `state_dict`, so what it saves cannot be told from what was "
                 "taken; derive it from DefaultSavePlanner, or pass another `async_stager`"
             )
-        for staged in self._staged:
+        for staged in tuple(self._staged):
             if staged.is_of(planner):
                 self._staged.remove(staged)
                 return staged
