@@ -57,7 +57,7 @@ def test_a_file_that_is_not_there_is_named(manager: CheckpointManager, tmp_path:
     for call in (manager.pin, manager.unpin):
         with pytest.raises(FileNotFoundError):
             call(Path(manager.checkpoint_dir, "nothing.pt"))
-    with pytest.raises(OSError):
+    with pytest.raises(NotACheckpointError, match="a directory without"):
         manager.load_checkpoint(tmp_path)
 
 
