@@ -70,9 +70,10 @@ def test_states_of_all_kinds_are_loaded_equal(writer: Any, reader: Any, tmp_path
     assert different(state, loaded) == []
 
 
-def test_the_shards_hold_no_more_than_the_tensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_extended", [False, True])
+def test_the_shards_hold_no_more_than_the_tensors(is_extended: bool, tmp_path: Path) -> None:
     state = {"part": torch.arange(1_000_000)[10:20], "rows": torch.zeros(1, 4).expand(5, 4)}
-    save(tmp_path, state)
+    save(tmp_path, state, _extensions=[extensions_of("rot13")[0]] if is_extended else None)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 20_000
 
 
