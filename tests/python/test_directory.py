@@ -14,6 +14,7 @@ from nets import training
 from same import ANSWERS, assert_same
 from scai.errors import (
     DamagedError,
+    NotACheckpointError,
     NothingToResumeError,
 )
 from scai.utils.checkpoint import CheckpointManager, SaveInfo
