@@ -572,20 +572,6 @@ def test_classes_that_divide_a_state_are_refused_by_name(place: str) -> None:
     assert messages[2].startswith("`model` is a DeepSpeedEngine: ")
 
 
-def test_dtensors_are_refused_in_words(place: str) -> None:
-    def body(rank: int) -> Any:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        model = nn.Linear(4, 4)
-        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-        CheckpointManager(place).save_checkpoint(model, None, 1)
-
-    results = run(2, body)
-    assert [each.kind for each in results] == [TypeError] * 2, results
-    assert all("DTensor" in each.message for each in results)
-
-
 # Resuming
 
 
