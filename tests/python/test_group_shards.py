@@ -135,6 +135,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 WAYS = [
     pytest.param(2, fsdp, id="fsdp"),
+    # One of them holds nothing of the smallest parameter.
+    pytest.param(4, fsdp, id="fsdp-4"),
     pytest.param(4, hsdp, id="hsdp"),
     pytest.param(2, tensor_parallel, id="tensor-parallel"),
     pytest.param(4, two_dimensional, id="2-d"),
