@@ -355,7 +355,7 @@ class CheckpointManager:
                 if name in state:
                     raise ValueError(f"`extra` has a part `{name}`, which is the name of a field; rename it")
                 state[name] = value
-            if has_shards((), state):
+            if has_shards(state):
                 return self._save_shards(meeting, objects, state, about, iteration, wait, mode, began)
             if meeting is not None:
                 replica = self._replica(objects, state["optimizer_state_dict"])

@@ -19,19 +19,21 @@ Replica = dict[str, str]
 """For each tensor by its name its element type, shape and the digest of its sample."""
 
 
-def has_shards(models: Iterable[Any], state: Any) -> bool:
-    """Whether a tensor of these models, or of this state, is a DTensor."""
+def has_shards(state: Any) -> bool:
+    """Whether a tensor of a state is a DTensor."""
     if "torch.distributed.tensor" not in sys.modules:
         return False
-    tensors = (tensor for model in models for tensor in _tensors_of(model))
-    return any(map(is_shard, tensors)) or any(is_shard(each) for _, each in _tensors(state, ""))
-
-
-def _tensors_of(model: Any) -> Iterator[Any]:
-    if isinstance(model, Mapping):
-        yield from (tensor for _, tensor in _tensors(model, ""))
-    elif hasattr(model, "parameters"):
-        yield from model.parameters()
+    # A state may hold itself, which is refused later on.
+    seen: set[int] = set()
+    left = [state]
+    while left:
+        value = left.pop()
+        if is_shard(value):
+            return True
+        if isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, Mapping) else value)
+    return False
 
 
 def replica_of(models: Mapping[str, Any], states: Mapping[str, Any]) -> Replica:

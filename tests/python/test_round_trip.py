@@ -12,6 +12,7 @@ import torch
 from nets import NETS, ResNet, Transformer, made, mlp, rows, step, train, words
 from same import assert_same, without_names
 from scai._versions import plain_state
+from scai._wrappers import unwrapped
 from scai.errors import NotACheckpointError, UnprotectedError
 from scai.utils.checkpoint import CheckpointManager
 from torch import nn
@@ -74,7 +75,8 @@ def test_a_network_is_loaded_by_torch_and_trains_on(name: str, tmp_path: Path) -
     path = manager.save_checkpoint(*original, iteration=2, training_stats=STATS)
     expected = {"optimizer_state_dict": original[1].state_dict(), "training_stats": STATS}
     if name != "extra state that is an array":  # plain torch.load gives a tensor there
-        expected["model_state_dict"] = original[0].state_dict()
+        # The names are those of the module itself.
+        expected["model_state_dict"] = unwrapped(original[0]).state_dict()
     assert_torch_loads(path, expected)
     assert_goes_on(manager, path, make, batch, original)
 

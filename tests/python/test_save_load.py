@@ -20,7 +20,7 @@ import torch
 from nets import mlp
 from programs import run_python
 from same import assert_same
-from scai.errors import DamagedError, UnprotectedError, UnsupportedError
+from scai.errors import DamagedError, NotACheckpointError, UnprotectedError, UnsupportedError
 from torch import nn
 
 DTYPES = [
@@ -361,7 +361,7 @@ def test_errors_say_what_happened(tmp_path: Path) -> None:
             call()
     with pytest.raises(FileNotFoundError, match="cannot open its directory: No such file"):
         scai.save({}, missing)
-    with pytest.raises(OSError, match=str(tmp_path)):
+    with pytest.raises(NotACheckpointError, match=str(tmp_path)):
         scai.load(tmp_path)
     path = tmp_path / "x.pt"
     scai.save({"x": torch.ones(3)}, path)
