@@ -1,5 +1,6 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
@@ -89,6 +90,11 @@ impl Later<'_> {
             Self::Of(live) => live.get().covers(snapshot.address(), snapshot.len()),
         }
     }
+}
+
+thread_local! {
+    /// What is read only to be checked.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Trees by name.
@@ -228,7 +234,10 @@ impl Tree {
         let check = |piece: usize| {
             let (i, at) = pieces[piece];
             let len = (storages[i].len() - at).min(COPY_PIECE as u64) as usize;
-            storages[i].read_at(at, &mut vec![0; len])
+            READ.with_borrow_mut(|buffer| {
+                buffer.resize(buffer.len().max(len), 0);
+                storages[i].read_at(at, &mut buffer[..len])
+            })
         };
         py.detach(|| shared_out(pieces.len(), threads, check))
             .map_err(|error| self.named(error))
