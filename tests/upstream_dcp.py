@@ -3,7 +3,7 @@
     python tests/upstream_dcp.py TESTS [--stock] [--quick] [--only FILE]... [--trusted] [pytest options]
 
 TESTS is the folder `test/distributed/checkpoint` of PyTorch 2.6.0. PyPI has no source distribution; Debian has
-(27 MB), with `sources.list` holding ``deb-src http://deb.debian.org/debian trixie main``:
+(27 MB), with `sources.list` holding one `deb-src` line for the suite `trixie`, component `main`, of a Debian mirror:
 
     mkdir -p lists/partial cache/archives/partial
     options="-o Dir::Etc::sourcelist=$PWD/sources.list -o Dir::Etc::sourceparts=/dev/null \
