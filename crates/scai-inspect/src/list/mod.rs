@@ -6,7 +6,7 @@ use scai_checkpoint::codec::{Format, Unprotected};
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::manager::Listed;
 use scai_checkpoint::verify::{Condition, Verification};
-use scai_checkpoint::{CheckpointManager, Result};
+use scai_checkpoint::{CheckpointManager, Error, Result};
 use serde::{Serialize, Serializer};
 
 use crate::distributed::is_checkpoint_directory;
@@ -78,26 +78,29 @@ pub fn list(manager: &CheckpointManager) -> Result<Listing> {
     let directory = manager.directory();
     let itself = OtherFile::of_directory(&directory);
     let others = others(&directory)?.into_iter().map(|other| {
-        let Other { name, size, shards } = other;
-        let (format, error) = match file::open(directory.join(&name), Unprotected::Accept) {
+        let (format, error) = match file::open(directory.join(&other.name), Unprotected::Accept) {
             Ok(file) => (Some(file.format()), file.tree().err()),
             Err(error) => (None, Some(error)),
         };
-        OtherFile {
-            name,
-            iteration: None,
-            size,
-            format,
-            shards,
-            condition: error.as_ref().map(Condition::of),
-            problem: error.map(|error| error.without_path().to_string()),
-            verified: None,
-        }
+        OtherFile::new(other, format, error)
     });
     Ok(Listing { checkpoints, others: itself.into_iter().chain(others).collect() })
 }
 
 impl OtherFile {
+    fn new(other: Other, format: Option<Format>, error: Option<Error>) -> Self {
+        Self {
+            name: other.name,
+            iteration: None,
+            size: other.size,
+            format,
+            shards: other.shards,
+            condition: error.as_ref().map(Condition::of),
+            problem: error.map(|error| error.without_path().to_string()),
+            verified: None,
+        }
+    }
+
     /// The directory itself, if it is a distributed checkpoint.
     fn of_directory(directory: &Path) -> Option<Self> {
         if !is_checkpoint_directory(directory) {
@@ -112,17 +115,8 @@ impl OtherFile {
             Ok(file) => (file.len(), Some(file.format()), file.tree().err()),
             Err(_) => (0, None, None),
         };
-        let error = opened.err().or(error);
-        Some(Self {
-            name: ITSELF.to_owned(),
-            iteration: None,
-            size,
-            format,
-            shards,
-            condition: error.as_ref().map(Condition::of),
-            problem: error.map(|error| error.without_path().to_string()),
-            verified: None,
-        })
+        let itself = Other { name: ITSELF.to_owned(), size, shards };
+        Some(Self::new(itself, format, opened.err().or(error)))
     }
 }
 
