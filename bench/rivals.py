@@ -7,7 +7,6 @@ of them; the tables show medians. "Durable" means that file and directory were s
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import random
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from memory import peak_of
 from states import KINDS, State
 from systems import SYSTEMS, System
 
@@ -33,25 +33,6 @@ def seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def peak_of(work: Callable[[], object]) -> float:
-    """MiB that the process held more at the most while it worked."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return float("nan")
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1])
-    return 0
 
 
 def measure(system: System, state: State, found: Times) -> None:

@@ -10,7 +10,6 @@ ranks than there are here.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import pickle
@@ -30,6 +29,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from memory import peak_of
 from scai import _native
 from scai.distributed import StorageReader, StorageWriter
 from torch import nn
@@ -94,23 +94,6 @@ def together(work: Callable[[], object]) -> float:
     return float(took)
 
 
-def peak(work: Callable[[], object]) -> float:
-    """MiB that this process held more at the most."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return float("nan")
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
-
-
 class Way:
     """One way to save and load: PyTorch's, or scai's."""
 
@@ -152,7 +135,7 @@ class Way:
         memory: list[float] = []
         note = lambda what, value: found[f"{self.name}, {what}"].append(value)  # noqa: E731
         state = self._training.state()
-        note("durable save", together(lambda: memory.append(peak(lambda: self.save(state, directory)))))
+        note("durable save", together(lambda: memory.append(peak_of(lambda: self.save(state, directory)))))
         note("MiB", memory[0])
         # Each rank forgets all of it, and none begins before all have.
         forget(directory)
