@@ -70,7 +70,7 @@ enum Row<'a> {
 /// Lists what a manager's directory holds. Reads only the beginning of each file.
 ///
 /// # Errors
-/// [`Error::Io`](scai_checkpoint::Error::Io) if the directory cannot be listed. What is wrong with
+/// [`Error::Io`] if the directory cannot be listed. What is wrong with
 /// a file is in the listing.
 pub fn list(manager: &CheckpointManager) -> Result<Listing> {
     let row = |checkpoint| CheckpointRow { checkpoint, verified: None };
@@ -130,8 +130,8 @@ impl Listing {
     /// Reads every byte of every file and notes which are sound.
     ///
     /// # Errors
-    /// [`Error::Io`](scai_checkpoint::Error::Io) if a file cannot be opened;
-    /// [`Error::Cancelled`](scai_checkpoint::Error::Cancelled).
+    /// [`Error::Io`] if a file cannot be opened;
+    /// [`Error::Cancelled`].
     pub fn verify<'o>(
         &mut self,
         manager: &CheckpointManager,
