@@ -7,6 +7,7 @@
 //! reserved again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::RefCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
@@ -82,6 +83,26 @@ pub fn zeroed(len: u64, action: &'static str) -> Result<Box<[u8]>> {
     let bytes = usize::try_from(len).ok();
     let zeroed = bytes.and_then(|len| bytemuck::allocation::try_zeroed_slice_box(len).ok());
     zeroed.ok_or_else(|| Error::out_of_memory(action, len))
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends memory of the thread, which holds whatever was written there before.
+pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    // Taken out, so that `work` may ask for some too.
+    let mut memory = SCRATCH.take();
+    if memory.len() < len {
+        memory.resize(len, 0);
+    }
+    let done = work(&mut memory[..len]);
+    SCRATCH.with_borrow_mut(|kept| {
+        if kept.len() < memory.len() {
+            *kept = memory;
+        }
+    });
+    done
 }
 
 fn map(bytes: usize) -> Option<*mut std::ffi::c_void> {

@@ -1,6 +1,5 @@
 //! `_native.Tree`: a state tree, from objects or from a file.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
@@ -92,11 +91,6 @@ impl Later<'_> {
     }
 }
 
-thread_local! {
-    /// What is read only to be checked.
-    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Trees by name.
 type Named = Vec<(String, Tree)>;
 
@@ -123,8 +117,8 @@ impl Filling {
         self.fills.check(py)
     }
 
-    /// Fills them. Every byte is checked before it gets there; after an error some tensors may
-    /// hold what is in the file, and others what they held.
+    /// Fills them, and checks every byte. After an error some tensors may hold what is in the file, others what
+    /// they held, and what could not be read or is damaged may be anything.
     fn fill(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
         let read = || self.fills.read(threads).map_err(|error| self.tree.named(error));
         py.detach(read).or_raise()
@@ -233,11 +227,7 @@ impl Tree {
             .collect();
         let check = |piece: usize| {
             let (i, at) = pieces[piece];
-            let len = (storages[i].len() - at).min(COPY_PIECE as u64) as usize;
-            READ.with_borrow_mut(|buffer| {
-                buffer.resize(buffer.len().max(len), 0);
-                storages[i].read_at(at, &mut buffer[..len])
-            })
+            storages[i].check(at..storages[i].len().min(at + COPY_PIECE as u64))
         };
         py.detach(|| shared_out(pieces.len(), threads, check))
             .map_err(|error| self.named(error))

@@ -10,8 +10,8 @@ pub use crate::dtype::{DType, UnknownDType};
 use read::read_whole;
 pub use read::{Destination, read_into};
 pub(crate) use read::{Divided, PIECE, read_storages};
-pub(crate) use storage::PlainPass;
 pub use storage::{Pass, Source, Storage};
+pub(crate) use storage::{PlainPass, read_away};
 
 use crate::error::{Error, Result};
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use bytemuck::{NoUninit, cast_slice};
 
 use crate::error::{Error, Result};
-use crate::memory::zeroed;
+use crate::memory::{with_scratch, zeroed};
+use crate::tensor::PIECE;
 
 /// Where the bytes of a [`Storage`] come from.
 ///
@@ -22,6 +23,14 @@ pub trait Source: Send + Sync {
     /// [`Error::Damaged`] if the bytes are not those that were saved, [`Error::Io`] if they cannot
     /// be read. The contents of `buf` are then unspecified.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Reads the bytes in `range` for no other use than to check them.
+    ///
+    /// # Errors
+    /// As [`Source::read_at`].
+    fn check(&self, range: Range<u64>) -> Result<()> {
+        if self.as_slice().is_some() { Ok(()) } else { read_away(self, range) }
+    }
 
     /// All bytes, if they are in memory and do not change.
     fn as_slice(&self) -> Option<&[u8]> {
@@ -58,6 +67,15 @@ pub trait Source: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Reads bytes into memory that is used again.
+pub(crate) fn read_away(source: &(impl Source + ?Sized), range: Range<u64>) -> Result<()> {
+    for at in range.clone().step_by(PIECE as usize) {
+        let len = (range.end - at).min(PIECE) as usize;
+        with_scratch(len, |scratch| source.read_at(at, scratch))?;
+    }
+    Ok(())
 }
 
 /// A checked read of all bytes of a [`Source`], in pieces that several threads take in any order.
@@ -193,6 +211,10 @@ impl Source for Section {
         self.of.read_at(self.range.start + offset, buf)
     }
 
+    fn check(&self, range: Range<u64>) -> Result<()> {
+        self.of.check(self.range.start + range.start..self.range.start + range.end)
+    }
+
     fn as_slice(&self) -> Option<&[u8]> {
         self.of.as_slice()?.get(self.range.start as usize..self.range.end as usize)
     }
@@ -258,6 +280,17 @@ impl Storage {
             return Err(out_of_range(offset, buf.len(), self.len()));
         }
         self.0.source.read_at(offset, buf)
+    }
+
+    /// Reads the bytes in `range` for no other use than to check them: less work than [`Storage::read_at`].
+    ///
+    /// # Errors
+    /// As [`Storage::read_at`].
+    pub fn check(&self, range: Range<u64>) -> Result<()> {
+        if range.start > range.end || range.end > self.len() {
+            return Err(out_of_range(range.start, 0, self.len()));
+        }
+        self.0.source.check(range)
     }
 
     /// A copy of a range of the bytes.

@@ -143,6 +143,57 @@ fn after_a_verification_a_tensor_is_read_without_reading_its_whole_record_again(
 }
 
 #[test]
+fn any_part_of_a_tensor_is_read_and_checked_by_the_chunks_that_have_it() {
+    const CHUNK: u64 = 64 << 10;
+    let len = 9 * CHUNK + 1000;
+    let bytes: Vec<u8> =
+        (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let tensor = Tensor::from_vec(vec![bytes.len()], bytes.clone()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.pt");
+    let plan = Plan::new(&Value::Tensor(tensor), Format::Torch).unwrap();
+    file::write(&path, plan, 1).unwrap();
+    let file = file::open(&path, Unprotected::Refuse).unwrap();
+    let tree = file.tree().unwrap();
+    let storage = tree.as_tensor().unwrap().storage();
+
+    let damaged = 5 * CHUNK + 77;
+    let begin = storage.file_range().unwrap().start;
+    let ends = [
+        0,
+        1,
+        CHUNK - 1,
+        CHUNK,
+        CHUNK + 1,
+        5 * CHUNK,
+        damaged + 1,
+        6 * CHUNK,
+        8 * CHUNK,
+        len - 1,
+        len,
+    ];
+    for is_damaged in [false, true] {
+        if is_damaged {
+            flip(&path, begin + damaged);
+        }
+        for (i, &from) in ends.iter().enumerate() {
+            for &to in &ends[i..] {
+                let touches = from < to && from < 6 * CHUNK && to > 5 * CHUNK;
+                let (read, checked) = (storage.read(from..to), storage.check(from..to));
+                if is_damaged && touches {
+                    let errors = [read.map(drop).unwrap_err(), checked.unwrap_err()];
+                    assert!(errors.iter().all(|error| matches!(error, Error::Damaged { .. })));
+                } else {
+                    assert!(read.unwrap() == bytes[from as usize..to as usize], "{from}..{to}");
+                    checked.unwrap();
+                }
+            }
+        }
+    }
+    assert!(matches!(storage.check(0..len + 1), Err(Error::Invalid(_))));
+}
+
+#[test]
 fn damage_is_said_with_the_tensor_also_where_only_records_are_known() {
     let (directory, _) = directory();
     let path = directory.path().join("checkpoint_iter_2.pt");

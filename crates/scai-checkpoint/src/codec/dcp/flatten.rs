@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::directory::{NOTES, SOURCE};
@@ -301,6 +302,10 @@ impl Source for Slice {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.source.read_at(self.begin + offset, buf)
+    }
+
+    fn check(&self, range: Range<u64>) -> Result<()> {
+        self.source.check(self.begin + range.start..self.begin + range.end)
     }
 }
 

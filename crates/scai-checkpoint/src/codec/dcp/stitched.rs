@@ -8,7 +8,7 @@ use super::metadata::{Chunk, Location};
 use super::region::Runs;
 use super::shards::Shards;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Pass, PlainPass, Source, Storage, Tensor};
+use crate::tensor::{DType, Pass, PlainPass, Source, Storage, Tensor, read_away};
 use crate::threads::held;
 
 /// Bytes of short runs that are read at a time.
@@ -97,11 +97,10 @@ impl Stitched {
         let piece = self.piece(part)?;
         if piece.is_contiguous() {
             let begin = (piece.offset() * piece.dtype().size()) as u64;
-            return piece.storage().read_at(begin + offset, buf).map_err(|error| {
-                self.shards
-                    .shard(part.at)
-                    .map_or_else(|missing| missing, |shard| shard.in_item(part.at, error))
-            });
+            return piece
+                .storage()
+                .read_at(begin + offset, buf)
+                .map_err(|error| self.in_item(part.at, error));
         }
         let copy = self.shards.copies().get(part.at, piece)?;
         let from = usize::try_from(offset).ok();
@@ -154,6 +153,13 @@ impl Stitched {
     fn located(&self, error: Error) -> Error {
         self.shards.located(error.at_tensor(&self.name))
     }
+
+    fn in_item(&self, at: Location, error: Error) -> Error {
+        match self.shards.shard(at) {
+            Ok(shard) => shard.in_item(at, error),
+            Err(missing) => missing,
+        }
+    }
 }
 
 /// What a run that begins at `start` has of a range.
@@ -171,6 +177,16 @@ impl Source for Stitched {
             self.place(part, offset, buf).map_err(|error| self.located(error))?;
         }
         Ok(())
+    }
+
+    fn check(&self, range: Range<u64>) -> Result<()> {
+        match (self.whole(), self.parts.as_slice()) {
+            (Some(storage), [part]) => {
+                let checked = storage.check(range);
+                checked.map_err(|error| self.located(self.in_item(part.at, error)))
+            }
+            _ => read_away(self, range),
+        }
     }
 
     fn pass(&self) -> Box<dyn Pass + '_> {
@@ -200,13 +216,7 @@ struct WholePass<'a> {
 
 impl WholePass<'_> {
     fn located<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| {
-            let error = match self.stitched.shards.shard(self.at) {
-                Ok(shard) => shard.in_item(self.at, error),
-                Err(_) => error,
-            };
-            self.stitched.located(error)
-        })
+        result.map_err(|error| self.stitched.located(self.stitched.in_item(self.at, error)))
     }
 }
 

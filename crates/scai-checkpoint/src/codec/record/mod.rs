@@ -2,7 +2,6 @@
 
 mod whole;
 
-use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -12,18 +11,14 @@ use twox_hash::XxHash3_128;
 use super::digest::fold;
 use crate::CHUNK_SIZE;
 use crate::error::{Error, Place, Result};
+use crate::memory::with_scratch;
 use crate::store::ReadAt;
-use crate::tensor::{Pass, PlainPass, Source};
+use crate::tensor::{Pass, PlainPass, Source, read_away};
 pub(super) use whole::Seen;
 use whole::WholePass;
 
 /// Bytes read at a time, whole chunks: they are still in the cache when they are hashed.
 pub(super) const STEP: usize = 4 * CHUNK_SIZE;
-
-thread_local! {
-    /// Where chunks are read and checked.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// How often chunks are read again that could not be read or do not match.
 const RETRIES: usize = 2;
@@ -83,31 +78,54 @@ impl RecordSource {
         Error::damaged(self.place(range), detail)
     }
 
-    /// Reads into `buf` and checks every chunk it touches before copying from it.
-    ///
-    /// The system copies three times as fast into memory that is in the cache as into memory that
-    /// is not, so one more copy is faster.
+    /// Reads into `buf`, and checks every chunk it touches. What is not a whole chunk goes through other memory.
     fn read_chunks(&self, digests: &[u128], offset: u64, buf: &mut [u8]) -> Result<()> {
-        let (mut at, mut rest) = (offset, buf);
-        SCRATCH.with_borrow_mut(|scratch| {
-            while !rest.is_empty() {
-                let start = at - at % CHUNK_SIZE as u64;
-                let end = (at + rest.len() as u64).next_multiple_of(CHUNK_SIZE as u64);
-                let len = (end.min(self.size) - start).min(STEP as u64) as usize;
-                if scratch.len() < len {
-                    scratch.resize(len, 0);
-                }
-                let chunks = &mut scratch[..len];
+        const CHUNK: u64 = CHUNK_SIZE as u64;
+        let end = offset + buf.len() as u64;
+        let whole_from = offset.next_multiple_of(CHUNK).min(end);
+        let whole_to = if end == self.size { end } else { (end - end % CHUNK).max(whole_from) };
+        let (head, rest) = buf.split_at_mut((whole_from - offset) as usize);
+        let (whole, tail) = rest.split_at_mut((whole_to - whole_from) as usize);
+        self.copy_from_chunks(digests, offset, head)?;
+        for (at, step) in (whole_from..).step_by(STEP).zip(whole.chunks_mut(STEP)) {
+            let checked = self.read_checked(digests, at, step);
+            checked.or_else(|error| self.read_again(digests, at, step, error))?;
+        }
+        self.copy_from_chunks(digests, whole_to, tail)
+    }
+
+    fn copy_from_chunks(&self, digests: &[u128], offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut rest = buf;
+        self.each_step(digests, offset..offset + rest.len() as u64, |wanted| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(wanted.len());
+            part.copy_from_slice(wanted);
+            rest = after;
+        })
+    }
+
+    /// Reads the chunks that have a part of `range`, some at a time, checks them, and hands out that part.
+    fn each_step(
+        &self,
+        digests: &[u128],
+        range: Range<u64>,
+        mut hand_out: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let start = at - at % CHUNK_SIZE as u64;
+            let end = range.end.next_multiple_of(CHUNK_SIZE as u64).min(self.size);
+            let len = end.saturating_sub(start).min(STEP as u64) as usize;
+            with_scratch(len, |chunks| -> Result<()> {
                 let checked = self.read_checked(digests, start, chunks);
                 checked.or_else(|error| self.read_again(digests, start, chunks, error))?;
                 let wanted = &chunks[(at - start) as usize..];
-                let (part, after) = rest.split_at_mut(wanted.len().min(rest.len()));
-                part.copy_from_slice(&wanted[..part.len()]);
-                at += part.len() as u64;
-                rest = after;
-            }
-            Ok(())
-        })
+                let wanted = &wanted[..wanted.len().min((range.end - at) as usize)];
+                at += wanted.len() as u64;
+                hand_out(wanted);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn read_checked(&self, digests: &[u128], start: u64, chunks: &mut [u8]) -> Result<()> {
@@ -166,17 +184,20 @@ impl RecordSource {
             return self.read_chunks(known, offset, buf);
         }
         let whole = offset == 0 && buf.len() as u64 == self.size;
-        let mut seen = Seen::from(0);
         if whole {
+            let mut seen = Seen::from(0);
             seen.read(self, buf)?;
-        } else {
-            self.scan(&mut seen)?;
+            return self.check_whole(vec![seen]);
         }
-        self.check_whole(vec![seen])?;
-        match known.get() {
-            Some(known) if !whole => self.read_chunks(known, offset, buf),
-            _ => Ok(()),
-        }
+        self.check_once()?;
+        known.get().map_or(Ok(()), |known| self.read_chunks(known, offset, buf))
+    }
+
+    /// Reads and checks the whole record.
+    fn check_once(&self) -> Result<()> {
+        let mut seen = Seen::from(0);
+        self.scan(&mut seen)?;
+        self.check_whole(vec![seen])
     }
 
     /// Reads the whole record.
@@ -191,8 +212,7 @@ impl RecordSource {
 
     /// Whether the whole record is right when it is read once more.
     pub(super) fn is_right_again(&self) -> bool {
-        let mut seen = Seen::from(0);
-        self.scan(&mut seen).is_ok() && self.check_whole(vec![seen]).is_ok()
+        self.check_once().is_ok()
     }
 }
 
@@ -209,6 +229,19 @@ impl Source for RecordSource {
             Check::Folded(_, known) | Check::Crc(known) => self.read_whole(known, offset, buf),
             Check::Nothing => self.read(offset, buf),
         }
+    }
+
+    fn check(&self, range: Range<u64>) -> Result<()> {
+        let digests = match &self.check {
+            Check::Chunks(table, range) => table.get(range.clone()).unwrap_or_default(),
+            Check::Folded(_, known) | Check::Crc(known) => match known.get() {
+                Some(known) => known,
+                // All of it is right, or none is known to be.
+                None => return self.check_once(),
+            },
+            Check::Nothing => return read_away(self, range),
+        };
+        self.each_step(digests, range, |_| {})
     }
 
     fn pass(&self) -> Box<dyn Pass + '_> {
