@@ -81,6 +81,7 @@ pub mod memory;
 mod read_options;
 mod report;
 pub mod retention;
+mod sealed;
 pub mod shards;
 pub mod store;
 pub mod tensor;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use twox_hash::XxHash3_128;
 
 use super::torch::Fields;
 use crate::error::{Error, Place, Result};
+use crate::sealed;
 use crate::store::{ReadAt, check_name};
 
 /// The file that makes a directory a checkpoint.
@@ -87,7 +87,7 @@ pub enum Digest {
 impl Digest {
     /// That of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self::Xxh3_128(digest(bytes))
+        Self::Xxh3_128(sealed::digest(bytes))
     }
 }
 
@@ -136,25 +136,12 @@ impl Commit {
     /// The bytes of the file. Its last line has the digest of all bytes before that line's name.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        let mut head = text.trim_end_matches(['\n', '}']).to_owned();
-        // The braces of the last member are not those of the record.
-        if text.ends_with("}\n}") {
-            head.push('}');
-        }
-        head.push_str(BEFORE);
-        let digest = digest(head.as_bytes());
-        format!("{head}{NAME}{digest}{AFTER}").into_bytes()
+        sealed::seal(&text)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |detail: &str| Error::damaged(Place::default(), detail.to_owned());
-        let tail = NAME.len() + DIGITS + AFTER.len();
-        let head = bytes.len().checked_sub(tail).ok_or_else(|| damaged("the file is too short"))?;
-        let (head, tail) = bytes.split_at(head);
-        let expected = format!("{NAME}{}{AFTER}", digest(head));
-        if tail != expected.as_bytes() {
-            return Err(damaged("the record of the commit does not match its own digest"));
-        }
+        sealed::check(bytes).map_err(damaged)?;
         // These are the bytes that were written, so what is not understood is of a newer version.
         let newer = |what: String| {
             let hint = format!("this program reads versions up to {VERSION}; upgrade `scai`");
@@ -171,15 +158,6 @@ impl Commit {
             None => Ok(commit),
         }
     }
-}
-
-const BEFORE: &str = ",\n  ";
-const NAME: &str = "\"digest\": \"";
-const AFTER: &str = "\"\n}\n";
-const DIGITS: usize = 32;
-
-fn digest(bytes: &[u8]) -> String {
-    format!("{:032x}", XxHash3_128::oneshot(bytes))
 }
 
 /// Reads the record.
@@ -213,7 +191,7 @@ mod tests {
             let bytes = commit.encode();
             assert_eq!(Commit::decode(&bytes).unwrap(), commit);
             let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-            assert_eq!(json["digest"].as_str().unwrap().len(), DIGITS);
+            assert_eq!(json["digest"].as_str().unwrap().len(), sealed::DIGITS);
             assert_eq!(json["files"].as_object().unwrap().len(), files.len());
         }
     }

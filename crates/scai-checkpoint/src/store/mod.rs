@@ -40,6 +40,8 @@
 //! reason in `….pt.damaged.txt`. A save opens about ten entries and lists two or three times; with
 //! retention rules it also reads back all checkpoints that are kept instead of those it deletes.
 
+#[cfg(feature = "cloud")]
+mod cloud;
 pub(crate) mod commit;
 #[cfg(feature = "testing")]
 pub(crate) mod contract;
@@ -63,6 +65,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 
 pub use crate::timeline::Timeline;
+#[cfg(feature = "cloud")]
+pub use cloud::{CloudStore, Remote};
 pub use directory::{Directory, Draft, Lock, Synced};
 pub use local::{Links, LocalDirectory};
 pub use location::{IntoLocation, Location};

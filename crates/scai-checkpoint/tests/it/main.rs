@@ -19,6 +19,8 @@ mod arrows;
 mod careless;
 mod checkpoint_power_loss;
 mod child;
+#[cfg(feature = "cloud")]
+mod cloud;
 mod crash;
 mod damage;
 mod dcp;

@@ -49,6 +49,19 @@ enum Task {
     Part { record: usize, range: Range<u64> },
 }
 
+/// A record that is written in parts.
+struct Long<'a> {
+    content: Divided<'a>,
+    /// Where the parts begin that were written, and the CRC-32 of each.
+    parts: Mutex<Vec<(u64, crc32fast::Hasher)>>,
+}
+
+impl<'a> Long<'a> {
+    fn new(content: &'a Storage) -> Self {
+        Self { content: Divided::new(content), parts: Mutex::default() }
+    }
+}
+
 /// What is known about a task once its bytes are written.
 struct Done {
     /// The first record, and where in it the bytes begin.
@@ -195,11 +208,6 @@ impl TorchPlan {
                 record.crc = combine_crc(parts.iter().filter_map(|part| part.crcs.get(i)));
             }
         }
-        let mut header = Vec::new();
-        for record in self.records[..last].iter().filter(|record| is_divided(record)) {
-            local_header(record, record.crc, &mut header);
-            write_at(file, record.header, &header)?;
-        }
         let table_len = manifest::table_len(self.records[..last].iter().map(|record| record.size));
         // The digests, the table, and the end of the file with the table in it.
         room_for(table_len as usize * 3, "write the digests")?;
@@ -213,6 +221,7 @@ impl TorchPlan {
         let (covered, root) = tail.split_at_mut(covered_len);
         let digest = manifest::root(self.len, headers, &table, covered);
         root.copy_from_slice(&manifest::comment(digest)[ROOT_PREFIX.len()..]);
+        let mut header = Vec::new();
         local_header(&self.records[last], self.records[last].crc, &mut header);
         write_at(file, self.records[last].header, &[header, table, tail].concat())?;
         let of_storages = self.digests_of_storages(&digests);
@@ -281,11 +290,11 @@ impl TorchPlan {
 
     fn write_tasks(&self, threads: usize, file: &dyn WriteAt) -> Result<Vec<Done>> {
         let tasks = self.tasks();
-        let divided: Vec<Option<Divided<'_>>> = self
+        let long: Vec<Option<Long<'_>>> = self
             .records
             .iter()
             .zip(&self.contents)
-            .map(|(record, content)| is_divided(record).then(|| Divided::new(content)))
+            .map(|(record, content)| is_divided(record).then(|| Long::new(content)))
             .collect();
         let next = AtomicUsize::new(0);
         let outcome = Mutex::new(Ok(Vec::with_capacity(tasks.len())));
@@ -297,9 +306,11 @@ impl TorchPlan {
                 let result = match task {
                     _ if ready.is_err() => ready.map(|()| Done::new(0, 0)),
                     Task::Whole(run) => self.write_whole(run.clone(), &mut buffer, file),
-                    Task::Part { record, range } => match &divided[*record] {
-                        Some(divided) => {
-                            self.write_part(*record, divided, range.clone(), &mut buffer, file)
+                    Task::Part { record, range } => match &long[*record] {
+                        Some(long) => {
+                            let part = range.clone();
+                            self.write_part(*record, &long.content, part, &mut buffer, file)
+                                .and_then(|done| self.end_part(done, long, file))
                         }
                         None => continue,
                     },
@@ -342,6 +353,21 @@ impl TorchPlan {
             bytes[header..data].copy_from_slice(&local);
         }
         write_at(file, at, bytes)?;
+        Ok(done)
+    }
+
+    /// After the last part of a long record, writes its header, which has the checksum of all.
+    fn end_part(&self, done: Done, long: &Long<'_>, file: &dyn WriteAt) -> Result<Done> {
+        let record = &self.records[done.record];
+        let mut parts = held(&long.parts);
+        parts.extend(done.crcs.first().map(|crc| (done.start, crc.clone())));
+        if parts.len() as u64 == record.size.div_ceil(PIECE) {
+            parts.sort_unstable_by_key(|(start, _)| *start);
+            let mut header = Vec::new();
+            local_header(record, combine_crc(parts.iter().map(|(_, crc)| crc)), &mut header);
+            write_at(file, record.header, &header)?;
+        }
+        drop(parts);
         Ok(done)
     }
 

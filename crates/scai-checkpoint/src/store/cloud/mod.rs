@@ -1,0 +1,804 @@
+//! A store in S3, Google Cloud Storage, Azure, or anything that speaks one of their languages.
+//!
+//! ```text
+//! <prefix>/checkpoint_iter_100.pt/<attempt>.pt    the bytes, an ordinary file for `torch.load`
+//! <prefix>/checkpoint_iter_100.pt/commit.json     which object it is, its length, the digest of its end
+//! <prefix>/superseded.json                        short entries are objects themselves
+//! <prefix>/epochs/00000003.json                   who may write: the newest
+//! ```
+//!
+//! An object is uploaded under a name that no other ever has, and becomes the entry with its record, which is
+//! small and put under a condition: create if absent, or replace if it is still the one that was read. A part
+//! that arrives late, or a writer that wakes up late, can so never replace what a newer one has published.
+//!
+//! The right to write is an epoch, a key that is created if absent; whoever creates the next one takes over,
+//! and the writer before it is refused at its next publication.
+//!
+//! Removing takes away the record; the bytes follow once no reader can be in the middle of them any more.
+
+mod connect;
+mod failed;
+mod object;
+mod record;
+mod runtime;
+mod upload;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path as LocalPath, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
+};
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
+
+use self::connect::{Connected, StorageOptions, connect};
+use self::failed::{as_io, failed};
+use self::object::{Object, Small};
+use self::record::{RECORD, Record};
+use self::upload::Upload;
+use super::{
+    Entry, Lease, Precondition, Publication, ReadAt, Stamp, Store, attempt, check_name, free_name,
+};
+use crate::checkpoint::now_iso;
+use crate::error::{Error, Result};
+use crate::threads::held;
+use crate::timeline::{Stopwatch, Timeline};
+
+/// What the engine needs of an object store.
+pub trait Remote: ObjectStore + MultipartStore {}
+
+impl<T: ObjectStore + MultipartStore> Remote for T {}
+
+/// Longer entries are uploaded apart from their record, whatever their name.
+const SHORT: u64 = 1 << 20;
+/// Entries of this kind are as well, however short.
+const CHECKPOINT: &str = ".pt";
+const EPOCHS: &str = "epochs";
+/// What stands beside the bytes of an entry that was removed.
+const REMOVED: &str = ".removed";
+/// How long the bytes of a removed entry stay for those who are reading them, by default.
+const GRACE: Duration = Duration::from_secs(15 * 60);
+/// Between two sweeps that removals cause.
+const SWEEP_AFTER: Duration = Duration::from_secs(60);
+/// How often a record is published anew that another writer has replaced meanwhile.
+const TRIES: usize = 4;
+/// Records that are kept in memory.
+const KNOWN: usize = 4096;
+
+/// A store in an object store. Cloning it gives the same store.
+#[derive(Clone)]
+pub struct CloudStore(Arc<Inner>);
+
+struct Inner {
+    remote: Arc<dyn Remote>,
+    prefix: Path,
+    /// As it was given, without a slash at the end.
+    url: String,
+    /// The store compares what arrives with a checksum that is sent with it.
+    checks: bool,
+    grace: Duration,
+    /// The number of this writer, once it has one.
+    epoch: Mutex<Option<u64>>,
+    is_leased: AtomicBool,
+    /// Attempts of this process that are not published yet.
+    in_progress: Mutex<HashSet<String>>,
+    last_sweep: Mutex<Option<Instant>>,
+    /// Records by the tag of their object.
+    records: Mutex<HashMap<(Path, String), Record>>,
+}
+
+/// Who took the right to write.
+#[derive(Debug, Serialize, Deserialize)]
+struct Epoch {
+    host: String,
+    process: u32,
+    since: String,
+    nonce: String,
+}
+
+/// What a listing finds below the name of an entry.
+#[derive(Debug, Default)]
+struct Group {
+    record: Option<ObjectMeta>,
+    /// By the name in the group.
+    data: BTreeMap<String, ObjectMeta>,
+    removed: HashSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    short: Vec<ObjectMeta>,
+    groups: BTreeMap<String, Group>,
+}
+
+impl CloudStore {
+    /// The store at a URL: `s3://bucket/run`, `gs://bucket/run`, `az://container/run`. Nothing is sent yet.
+    ///
+    /// Credentials, region and endpoint come from the usual environment variables (`AWS_…`, `GOOGLE_…`,
+    /// `AZURE_…`), or from `options` by the same names in small letters. `timeout` is that of a request with
+    /// all its repetitions in seconds, 60 by default.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a URL or an option that is not understood.
+    pub fn connect(url: &str, options: &BTreeMap<String, String>) -> Result<Self> {
+        let options: &StorageOptions = options;
+        let Connected { remote, prefix, checks } = connect(url, options)?;
+        Ok(Self::new(remote, prefix, url, checks))
+    }
+
+    /// The store below `prefix` of any object store, which messages call `url`. What is uploaded is read back.
+    pub fn on(remote: Arc<dyn Remote>, prefix: &str, url: &str) -> Self {
+        Self::new(remote, Path::from(prefix), url, false)
+    }
+
+    fn new(remote: Arc<dyn Remote>, prefix: Path, url: &str, checks: bool) -> Self {
+        Self(Arc::new(Inner {
+            remote,
+            prefix,
+            url: url.trim_end_matches('/').to_owned(),
+            checks,
+            grace: GRACE,
+            epoch: Mutex::default(),
+            is_leased: AtomicBool::default(),
+            in_progress: Mutex::default(),
+            last_sweep: Mutex::default(),
+            records: Mutex::default(),
+        }))
+    }
+
+    /// The same store, whose readers have this long to finish with an entry after it was removed or replaced;
+    /// 15 minutes by default.
+    #[must_use]
+    pub fn grace(self, grace: Duration) -> Self {
+        let Inner { remote, prefix, url, checks, .. } = &*self.0;
+        let mut inner = Self::new(Arc::clone(remote), prefix.clone(), url, *checks);
+        if let Some(inner) = Arc::get_mut(&mut inner.0) {
+            inner.grace = grace;
+        }
+        inner
+    }
+}
+
+impl Inner {
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("{}/{name}", self.url)
+    }
+
+    /// Waits for a request about `name`.
+    fn ask<T>(
+        &self,
+        action: &'static str,
+        name: &str,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T> {
+        let answer = runtime::wait(request);
+        let answer = answer.map_err(|error| Error::io(action, error).at_path(self.url(name)))?;
+        answer.map_err(|refusal| failed(action, &self.url(name), refusal))
+    }
+
+    fn check_name(&self, action: &'static str, name: &str) -> Result<()> {
+        let checked = match check_name(name) {
+            Ok(()) if name == EPOCHS => {
+                Err(io::Error::new(ErrorKind::InvalidInput, "the store keeps its epochs there"))
+            }
+            checked => checked,
+        };
+        checked.map_err(|error| Error::io(action, error).at_path(self.url(name)))
+    }
+
+    // Records
+
+    /// The record of an entry, and the version of its object; `None` if there is none.
+    fn record(&self, name: &str) -> Result<Option<(Record, UpdateVersion)>> {
+        let record = format!("{name}/{RECORD}");
+        let Some((bytes, meta)) = self.small(&record)? else { return Ok(None) };
+        let decoded = Record::decode(&bytes);
+        let decoded = decoded.map_err(|error| error.in_part(&self.url(&record)))?;
+        let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
+        Ok(Some((decoded, version)))
+    }
+
+    /// The record that a listing has found, from memory if it is still the same.
+    fn known_record(&self, name: &str, meta: &ObjectMeta) -> Result<Option<Record>> {
+        let key = meta.e_tag.clone().map(|tag| (meta.location.clone(), tag));
+        if let Some(key) = &key
+            && let Some(known) = held(&self.records).get(key)
+        {
+            return Ok(Some(known.clone()));
+        }
+        let Some((record, _)) = self.record(name)? else { return Ok(None) };
+        if let Some(key) = key {
+            let mut records = held(&self.records);
+            if records.len() >= KNOWN {
+                records.clear();
+            }
+            records.insert(key, record.clone());
+        }
+        Ok(Some(record))
+    }
+
+    /// All bytes of a small object; `None` if there is none.
+    fn small(&self, name: &str) -> Result<Option<(bytes::Bytes, ObjectMeta)>> {
+        let request = async {
+            let found = self.remote.get(&self.path(name)).await?;
+            let meta = found.meta.clone();
+            Ok((found.bytes().await?, meta))
+        };
+        match self.ask("read", name, request) {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a small object under a condition. If the answer is lost, what is there decides.
+    fn put(&self, name: &str, bytes: &[u8], mode: PutMode) -> Result<()> {
+        let put = |mode: PutMode| {
+            let options = PutOptions { mode, ..PutOptions::default() };
+            let payload = PutPayload::from(bytes.to_vec());
+            runtime::wait(self.remote.put_opts(&self.path(name), payload, options))
+                .map_err(|error| Error::io("write", error).at_path(self.url(name)))
+        };
+        let refusal = match put(mode)? {
+            Ok(_) => return Ok(()),
+            Err(
+                object_store::Error::NotImplemented { .. }
+                | object_store::Error::NotSupported { .. },
+            ) => match put(PutMode::Overwrite)? {
+                Ok(_) => return Ok(()),
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => refusal,
+        };
+        match self.small(name) {
+            Ok(Some((found, _))) if found == bytes => Ok(()),
+            _ => {
+                let error = Error::io("publish", as_io(refusal));
+                Err(error.at_path(self.url(name)))
+            }
+        }
+    }
+
+    // Epochs
+
+    /// Refuses to write if another writer has taken over.
+    fn check_epoch(&self) -> Result<()> {
+        let Some(own) = *held(&self.epoch) else { return Ok(()) };
+        let newest = self.epochs(Some(own))?.into_iter().max();
+        match newest {
+            Some(newest) if newest > own => Err(self.taken(newest)),
+            _ => Ok(()),
+        }
+    }
+
+    fn taken(&self, epoch: u64) -> Error {
+        let read = self.small(&epoch_name(epoch)).ok().flatten();
+        let by = read.and_then(|(bytes, _)| serde_json::from_slice::<Epoch>(&bytes).ok());
+        let holder = by.map(|Epoch { host, process, since, .. }| {
+            format!("process {process} on {host} took over at {since}")
+        });
+        Error::Locked { path: PathBuf::from(&self.url), holder }
+    }
+
+    /// The numbers of the epochs there are, after another one.
+    fn epochs(&self, after: Option<u64>) -> Result<Vec<u64>> {
+        let prefix = self.path(EPOCHS);
+        let listing = match after {
+            Some(after) => {
+                self.remote.list_with_offset(Some(&prefix), &self.path(&epoch_name(after)))
+            }
+            None => self.remote.list(Some(&prefix)),
+        };
+        let found: Vec<ObjectMeta> = self.ask("list", EPOCHS, listing.try_collect())?;
+        let number =
+            |meta: &ObjectMeta| meta.location.filename()?.strip_suffix(".json")?.parse().ok();
+        Ok(found.iter().filter_map(number).collect())
+    }
+
+    fn begin_epoch(&self) -> Result<u64> {
+        let host = rustix::system::uname();
+        let own = Epoch {
+            host: host.nodename().to_string_lossy().into_owned(),
+            process: std::process::id(),
+            since: now_iso(),
+            nonce: attempt(),
+        };
+        let bytes = serde_json::to_vec_pretty(&own).unwrap_or_default();
+        let mut newest = self.epochs(None)?.into_iter().max().unwrap_or(0);
+        loop {
+            newest += 1;
+            match self.put(&epoch_name(newest), &bytes, PutMode::Create) {
+                Ok(()) => return Ok(newest),
+                // Somebody else was faster.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    // Listing
+
+    fn list_all(&self, prefix: &str) -> Result<Listed> {
+        let found: Vec<ObjectMeta> =
+            self.ask("list", "", self.remote.list(Some(&self.prefix)).try_collect())?;
+        let mut listed = Listed::default();
+        for meta in found {
+            let Some(parts) = meta.location.prefix_match(&self.prefix) else { continue };
+            let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
+            match parts.as_slice() {
+                [name] if name.starts_with(prefix) => listed.short.push(meta),
+                [name, file] if name != EPOCHS && name.starts_with(prefix) => {
+                    let group = listed.groups.entry(name.clone()).or_default();
+                    if file == RECORD {
+                        group.record = Some(meta);
+                    } else if let Some(data) = file.strip_suffix(REMOVED) {
+                        group.removed.insert(data.to_owned());
+                    } else {
+                        group.data.insert(file.clone(), meta);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(listed)
+    }
+
+    /// The length of an entry; `None` if what its record names is not there.
+    fn len_of(&self, name: &str, group: &Group, all: &Listed) -> Result<Option<u64>> {
+        let Some(meta) = &group.record else { return Ok(None) };
+        if let ([only], true) =
+            (group.data.values().collect::<Vec<_>>().as_slice(), group.removed.is_empty())
+        {
+            return Ok(Some(only.size));
+        }
+        let record = match self.known_record(name, meta) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            // It is there, and what is wrong is said when it is opened.
+            Err(error) if error.is_damage() => return Ok(Some(meta.size)),
+            Err(error) => return Err(error),
+        };
+        let is_there = record.object.split_once('/').is_some_and(|(of, file)| {
+            all.groups.get(of).is_none_or(|group| group.data.contains_key(file))
+        });
+        Ok(is_there.then_some(record.size))
+    }
+
+    // Publishing
+
+    /// Uploads the bytes of an entry; returns what its record is to be.
+    fn upload(
+        &self,
+        entry: Publication<'_>,
+        watch: &mut Stopwatch,
+        object: &str,
+    ) -> Result<(Record, Timeline)> {
+        let Publication { len, write, approve, .. } = entry;
+        let upload =
+            Upload::begin(Arc::clone(&self.remote), self.path(object), self.url(object), len)?;
+        let uploaded = write(&upload).and_then(|()| {
+            let write = watch.lap();
+            let uploaded = upload.finish()?;
+            let checked = if self.checks { Ok(()) } else { uploaded.read_back(&upload) };
+            checked.and_then(|()| approve()).inspect_err(|_| self.discard(object))?;
+            let record = Record::new(object.to_owned(), len, &uploaded.end);
+            Ok((record, Timeline::of_publication(write, watch.lap(), Duration::ZERO)))
+        });
+        uploaded.inspect_err(|_| upload.abandon())
+    }
+
+    /// Removes an object that nothing refers to; whatever is left of it is swept later.
+    fn discard(&self, object: &str) {
+        let _ = self.ask("remove", object, self.remote.delete(&self.path(object)));
+    }
+
+    fn publish_record(
+        &self,
+        name: &str,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<()> {
+        let at = format!("{name}/{RECORD}");
+        let bytes = record.encode();
+        let mut tries = 0;
+        loop {
+            self.check_epoch()?;
+            let before = match precondition {
+                Precondition::Absent => None,
+                Precondition::Any => self.replaced(name)?,
+            };
+            let mode = match &before {
+                Some((_, version)) => PutMode::Update(version.clone()),
+                None => PutMode::Create,
+            };
+            tries += 1;
+            match self.put(&at, &bytes, mode) {
+                Ok(()) => {
+                    if let Some((Some(before), _)) = before {
+                        self.mark_removed(&before);
+                    }
+                    return Ok(());
+                }
+                Err(Error::Io { source, .. })
+                    if source.kind() == ErrorKind::AlreadyExists
+                        && precondition == Precondition::Any
+                        && tries < TRIES => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What a record will replace, and its version; a damaged one is replaced as well.
+    fn replaced(&self, name: &str) -> Result<Option<(Option<Record>, UpdateVersion)>> {
+        let at = format!("{name}/{RECORD}");
+        let Some((bytes, meta)) = self.small(&at)? else { return Ok(None) };
+        let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
+        Ok(Some((Record::decode(&bytes).ok(), version)))
+    }
+
+    /// Notes that the bytes of a record are not needed any more; they are swept later.
+    fn mark_removed(&self, record: &Record) {
+        let mark = format!("{}{REMOVED}", record.object);
+        let _ = self.put(&mark, &[], PutMode::Overwrite);
+    }
+
+    // Removing
+
+    fn remove_one(&self, name: &str) -> Result<()> {
+        self.check_name("remove", name)?;
+        if !is_apart(name) {
+            self.delete(name)?;
+        }
+        let at = format!("{name}/{RECORD}");
+        let Some((bytes, _)) = self.small(&at)? else { return Ok(()) };
+        let record = Record::decode(&bytes).ok();
+        self.delete(&at)?;
+        if let Some(record) = record
+            && record.object.starts_with(&format!("{name}/"))
+        {
+            self.mark_removed(&record);
+        }
+        Ok(())
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        match self.ask("remove", name, self.remote.delete(&self.path(name))) {
+            Err(Error::NotFound { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the bytes of entries that were removed long enough ago, and those that dead writers have left.
+    fn sweep(&self) -> Result<()> {
+        *held(&self.last_sweep) = Some(Instant::now());
+        let Some(epoch) = *held(&self.epoch) else { return Ok(()) };
+        let epochs: Vec<ObjectMeta> =
+            self.ask("list", EPOCHS, self.remote.list(Some(&self.path(EPOCHS))).try_collect())?;
+        let listed = self.list_all("")?;
+        let mut in_use = HashSet::new();
+        for (name, group) in &listed.groups {
+            let Some(meta) = &group.record else { continue };
+            match self.known_record(name, meta) {
+                Ok(Some(record)) => drop(in_use.insert(record.object)),
+                Ok(None) => {}
+                // It may be needed to find out what happened.
+                Err(_) => in_use.extend(group.data.keys().map(|file| format!("{name}/{file}"))),
+            }
+        }
+        // By the clock of the store, which alone has set all of these times.
+        let objects = listed.groups.values().flat_map(|group| group.data.values());
+        let now =
+            epochs.iter().chain(objects).chain(&listed.short).map(|meta| meta.last_modified).max();
+        for (name, group) in &listed.groups {
+            for (file, meta) in &group.data {
+                let object = format!("{name}/{file}");
+                if in_use.contains(&object) || held(&self.in_progress).contains(&object) {
+                    continue;
+                }
+                let age = now.and_then(|now| (now - meta.last_modified).to_std().ok());
+                let is_removed = group.removed.contains(file);
+                // Nobody has read what was never published, but its writer may be about to.
+                let is_own = !is_removed && epoch_of(file) == Some(epoch);
+                if is_own || age.is_some_and(|age| age >= self.grace) {
+                    self.delete(&object)?;
+                    if is_removed {
+                        self.delete(&format!("{object}{REMOVED}"))?;
+                    }
+                }
+            }
+            for mark in group.removed.iter().filter(|file| !group.data.contains_key(*file)) {
+                self.delete(&format!("{name}/{mark}{REMOVED}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn epoch_name(epoch: u64) -> String {
+    format!("{EPOCHS}/{epoch:08}.json")
+}
+
+/// The name of an object that no other has, which tells the epoch of its writer.
+fn object_name(name: &str, epoch: u64) -> String {
+    let extension = LocalPath::new(name).extension().and_then(|end| end.to_str()).unwrap_or("bin");
+    let random = attempt();
+    format!("{name}/{epoch:08x}{}.{extension}", &random[8..])
+}
+
+fn epoch_of(file: &str) -> Option<u64> {
+    u64::from_str_radix(file.get(..8)?, 16).ok()
+}
+
+/// Whether the bytes of an entry are an object apart from its record.
+fn is_apart(name: &str) -> bool {
+    name.ends_with(CHECKPOINT)
+}
+
+fn stamp_of(meta: &ObjectMeta) -> Stamp {
+    let what = format!("{}\n{:?}\n{:?}", meta.location, meta.e_tag, meta.version);
+    let digest = XxHash3_128::oneshot(what.as_bytes());
+    let modified = meta.last_modified.timestamp_micros() as u64;
+    Stamp::new([digest as u64, (digest >> 64) as u64, meta.size, modified])
+}
+
+impl Store for CloudStore {
+    fn publish(&self, entry: Publication<'_>) -> Result<Timeline> {
+        let inner = &*self.0;
+        let (name, precondition) = (entry.name.to_owned(), entry.precondition);
+        inner.check_name("write", &name)?;
+        let mut watch = Stopwatch::start();
+        if !is_apart(&name) && entry.len <= SHORT {
+            return inner.publish_short(entry, &mut watch);
+        }
+        let epoch = held(&inner.epoch).unwrap_or(0);
+        let object = object_name(&name, epoch);
+        let _in_progress = InProgress::begin(inner, &object);
+        let (record, timeline) = inner.upload(entry, &mut watch, &object)?;
+        let published = inner.publish_record(&name, &record, precondition);
+        published.inspect_err(|_| inner.discard_unless_published(&name, &record))?;
+        Ok(Timeline { commit: watch.lap(), ..timeline })
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
+        let inner = &*self.0;
+        inner.check_name("open", name)?;
+        let opened = |apart: bool| match apart {
+            true => inner.open_apart(name),
+            false => inner.open_short(name),
+        };
+        match opened(is_apart(name))? {
+            Some(file) => Ok(file),
+            None => opened(!is_apart(name))?
+                .ok_or_else(|| Error::NotFound { path: PathBuf::from(inner.url(name)) }),
+        }
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let inner = &*self.0;
+        let mut listed = inner.list_all("")?;
+        let short = std::mem::take(&mut listed.short).into_iter().filter_map(|meta| {
+            let name = meta.location.filename()?.to_owned();
+            name.starts_with(prefix).then(|| Entry::file(name, meta.size))
+        });
+        let mut entries: Vec<Entry> = short.collect();
+        for (name, group) in listed.groups.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            if let Some(len) = inner.len_of(name, group, &listed)? {
+                entries.push(Entry::file(name.clone(), len));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn remove(&self, names: &[&str]) -> Result<()> {
+        let inner = &*self.0;
+        for name in names {
+            inner.check_epoch()?;
+            inner.remove_one(name)?;
+        }
+        let is_due = held(&inner.last_sweep).is_none_or(|last| last.elapsed() >= SWEEP_AFTER);
+        if is_due && !names.is_empty() {
+            // What cannot be swept now is swept another time.
+            let _ = inner.sweep();
+        }
+        Ok(())
+    }
+
+    fn lease(&self) -> Result<Box<dyn Lease>> {
+        let inner = &*self.0;
+        if inner.is_leased.swap(true, Ordering::SeqCst) {
+            let holder = Some(format!("process {}", std::process::id()));
+            return Err(Error::Locked { path: PathBuf::from(&inner.url), holder });
+        }
+        let lease = CloudLease(Arc::clone(&self.0));
+        *held(&inner.epoch) = Some(inner.begin_epoch()?);
+        let _ = inner.sweep();
+        Ok(Box::new(lease))
+    }
+
+    fn describe(&self) -> String {
+        self.0.url.clone()
+    }
+
+    fn point(&self, alias: &str, target: &str) -> Result<()> {
+        let inner = &*self.0;
+        inner.check_name("write", alias)?;
+        inner.check_name("open", target)?;
+        match inner.record(target)? {
+            Some((record, _)) => inner.publish_record(alias, &record, Precondition::Any),
+            None => {
+                let file = inner.open_short(target)?;
+                let file =
+                    file.ok_or_else(|| Error::NotFound { path: PathBuf::from(inner.url(target)) })?;
+                let mut bytes = vec![0; file.len() as usize];
+                file.read_at(0, &mut bytes).map_err(|error| Error::io("read", error))?;
+                self.publish(Publication::of_bytes(alias, &bytes)).map(drop)
+            }
+        }
+    }
+
+    fn set_aside(&self, name: &str, reason: &str) -> Result<String> {
+        let inner = &*self.0;
+        inner.check_name("set aside", name)?;
+        let at = format!("{name}/{RECORD}");
+        let Some((bytes, _)) = inner.small(&at)? else {
+            return Err(Error::NotFound { path: PathBuf::from(inner.url(name)) });
+        };
+        let entries = self.list(name)?;
+        let aside = free_name(&format!("{name}.damaged"), &entries);
+        inner.check_epoch()?;
+        // The record is copied as it is, which may be what is damaged.
+        inner.put(&format!("{aside}/{RECORD}"), &bytes, PutMode::Create)?;
+        inner.delete(&at)?;
+        let text = format!("{aside}.txt");
+        self.publish(Publication::of_bytes(&text, reason.as_bytes()))?;
+        Ok(aside)
+    }
+}
+
+impl Inner {
+    fn publish_short(&self, entry: Publication<'_>, watch: &mut Stopwatch) -> Result<Timeline> {
+        let Publication { name, len, precondition, write, approve } = entry;
+        let bytes = Short { bytes: Mutex::new((vec![0; len as usize], 0)) };
+        write(&bytes)?;
+        let (bytes, written) = bytes.bytes.into_inner().unwrap_or_default();
+        if written != len {
+            let message = format!("`{}`: {written} of {len} bytes were written", self.url(name));
+            return Err(Error::invalid(message));
+        }
+        approve()?;
+        let written = watch.lap();
+        self.check_epoch()?;
+        let mode = match precondition {
+            Precondition::Absent => PutMode::Create,
+            Precondition::Any => PutMode::Overwrite,
+        };
+        self.put(name, &bytes, mode)?;
+        Ok(Timeline::of_publication(written, Duration::ZERO, watch.lap()))
+    }
+
+    fn open_short(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
+        let Some((bytes, meta)) = self.small(name)? else { return Ok(None) };
+        Ok(Some(Arc::new(Small { bytes, url: self.url(name), stamp: stamp_of(&meta) })))
+    }
+
+    fn open_apart(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
+        let Some((record, _)) = self.record(name)? else { return Ok(None) };
+        let object = &record.object;
+        let damaged = |error: Error| error.at_path(self.url(name));
+        let meta = match self.ask("open", object, self.remote.head(&self.path(object))) {
+            Ok(meta) => meta,
+            Err(Error::NotFound { .. }) => {
+                let what = format!("its object `{}` is gone", self.url(object));
+                return Err(damaged(Error::damaged(crate::error::Place::default(), what)));
+            }
+            Err(error) => return Err(error),
+        };
+        if meta.size != record.size {
+            let what = format!(
+                "its object `{}` has {} bytes, and {} were committed",
+                self.url(object),
+                meta.size,
+                record.size
+            );
+            return Err(damaged(Error::damaged(crate::error::Place::default(), what)));
+        }
+        let file = Object::new(
+            Arc::clone(&self.remote),
+            self.path(object),
+            self.url(name),
+            record.size,
+            stamp_of(&meta),
+        );
+        let begin = Record::end_of(record.size);
+        let mut end = vec![0; (record.size - begin) as usize];
+        file.read_at(begin, &mut end).map_err(|error| damaged(Error::io("read", error)))?;
+        record.check(&end).map_err(damaged)?;
+        Ok(Some(Arc::new(file)))
+    }
+
+    /// After a publication that failed. If it cannot be known whether it did, nothing is removed.
+    fn discard_unless_published(&self, name: &str, record: &Record) {
+        match self.record(name) {
+            Ok(Some((found, _))) if found.object != record.object => self.discard(&record.object),
+            Ok(None) => self.discard(&record.object),
+            _ => {}
+        }
+    }
+}
+
+/// The bytes of a short entry while it is written.
+#[derive(Debug)]
+struct Short {
+    /// The bytes, and how many were written.
+    bytes: Mutex<(Vec<u8>, u64)>,
+}
+
+impl super::WriteAt for Short {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut written = held(&self.bytes);
+        let from = usize::try_from(offset).ok();
+        let end = from.and_then(|from| from.checked_add(bytes.len()));
+        let to = from.zip(end).and_then(|(from, end)| written.0.get_mut(from..end));
+        let to = to.ok_or_else(|| {
+            io::Error::new(ErrorKind::InvalidInput, "beyond the length that was planned")
+        })?;
+        to.copy_from_slice(bytes);
+        written.1 += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// An object that a sweep must not touch.
+struct InProgress<'a> {
+    of: &'a Inner,
+    object: String,
+}
+
+impl<'a> InProgress<'a> {
+    fn begin(of: &'a Inner, object: &str) -> Self {
+        held(&of.in_progress).insert(object.to_owned());
+        Self { of, object: object.to_owned() }
+    }
+}
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        held(&self.of.in_progress).remove(&self.object);
+    }
+}
+
+/// The right to write, until another writer takes over.
+struct CloudLease(Arc<Inner>);
+
+impl Lease for CloudLease {}
+
+impl Drop for CloudLease {
+    fn drop(&mut self) {
+        self.0.is_leased.store(false, Ordering::SeqCst);
+    }
+}
+
+impl fmt::Debug for CloudLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloudLease").field("of", &self.0.url).finish()
+    }
+}
+
+impl fmt::Debug for CloudStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CloudStore").field(&self.0.url).finish()
+    }
+}
