@@ -228,4 +228,6 @@ def _prefix(store: Any, directory: str, ranks: Sequence[int]) -> str:
     # Several managers for one directory join in the same order on each rank.
     _counts[about] = number = _counts.get(about, -1) + 1
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=12).hexdigest()
-    return f"scai/{digest}/{number}"
+    # The store of torchrun outlives the ranks that it restarts, and what they have said.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return f"scai/{restart}/{digest}/{number}"

@@ -130,8 +130,9 @@ class ResumeMeeting(Meeting):
             return False
         self.present = ()
         _log.warning(
-            "only rank 0 came to resume, so it loads alone; call resume on every rank, so that each gets its "
-            "random state back, or make the manager with process_group=False"
+            "only rank 0 came to resume, so it loads alone: the parameters and random states of the others stay "
+            "as they are; call resume on every rank, or make the manager with process_group=False and send "
+            "the others what it has loaded"
         )
         return True
 

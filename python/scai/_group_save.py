@@ -86,8 +86,10 @@ class SaveMeeting(Meeting):
         if replica is not None:
             self._compare(replica, joined)
         line.absent = set()
+        states = [{}, *map(self._own_state, line.others)]
+        # From here on a failure reaches the others through DCP.
         self.announce("shards", {})
-        return [{}, *map(self._own_state, line.others)]
+        return states
 
     def _check_iterations(self, iteration: int, joined: dict[int, dict[str, Any]]) -> None:
         if all(said["iteration"] == iteration for said in joined.values()):

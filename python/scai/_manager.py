@@ -38,7 +38,7 @@ from scai._load_module import Matching
 from scai._named import ONE, member_name
 from scai._native import File
 from scai._parts import Parts
-from scai._replicas import Replica, has_shards, replica_of
+from scai._replicas import Replica, check_complete, has_shards, replica_of
 from scai._results import Resumed, SaveInfo, Skipped, Verdict, within
 from scai._retention import Retention, retention
 from scai._wrappers import check_not_divided
@@ -432,6 +432,8 @@ class CheckpointManager:
         from scai.distributed._save import Groups, InBackground, ShardedSave, saved_elsewhere
         from scai.distributed._state import flattened, parts_of
 
+        if meeting is None:
+            check_complete(state)
         # One at a time: in the group of the ranks, all have to speak of the same.
         if self._sharded is not None:
             self._sharded.wait()
@@ -447,7 +449,7 @@ class CheckpointManager:
         path = self._at(f"checkpoint_iter_{iteration}")
         leads = meeting is None or meeting.leads
         save = ShardedSave(
-            flattened(state, about) if leads else parts_of(state),
+            lambda: flattened(state, about) if leads else parts_of(state),
             {field: state[field] for field in _LISTED},
             os.path.abspath(path),
             lambda: _native.ShardedSave(manager, iteration),

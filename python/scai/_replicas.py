@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from scai._shards import is_shard
+from scai.errors import GroupError
 
 _SAMPLES = 32
 """Elements of each tensor that are compared, evenly spread."""
@@ -21,19 +22,48 @@ Replica = dict[str, str]
 
 def has_shards(state: Any) -> bool:
     """Whether a tensor of a state is a DTensor."""
+    return next(_shards(state), None) is not None
+
+
+def check_complete(state: Any) -> None:
+    """Refuse a state of which other processes hold parts, where none of them will be asked.
+
+    Raises:
+        scai.errors.GroupError: there is such a tensor in it.
+    """
+    for path, tensor in _shards(state):
+        if tensor._local_tensor.numel() != tensor.numel():
+            raise GroupError(
+                f"this process holds only a part of `{path}`, and there is no process group in which the others "
+                "could write theirs: save before destroy_process_group(), and without process_group=False; "
+                "nothing was saved"
+            )
+
+
+def _shards(state: Any) -> Iterator[tuple[str, Any]]:
+    """The DTensors of a state, with their paths."""
     if "torch.distributed.tensor" not in sys.modules:
-        return False
+        return
     # A state may hold itself, which is refused later on.
     seen: set[int] = set()
-    left = [state]
+    # Each with the keys that lead to it, the last one first.
+    left: list[tuple[Any, Any]] = [((), state)]
     while left:
-        value = left.pop()
+        keys, value = left.pop()
         if is_shard(value):
-            return True
-        if isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            yield _path(keys), value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            left.extend(value.values() if isinstance(value, Mapping) else value)
-    return False
+            children = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left.extend(((key, keys), child) for key, child in children)
+
+
+def _path(keys: Any) -> str:
+    names: list[str] = []
+    while keys:
+        key, keys = keys
+        names.append(str(key))
+    return ".".join(reversed(names))
 
 
 def replica_of(models: Mapping[str, Any], states: Mapping[str, Any]) -> Replica:

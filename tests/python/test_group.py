@@ -1026,6 +1026,26 @@ def test_a_new_group_in_the_same_processes_is_joined_anew(place: str) -> None:
     assert run(2, body) == [(f"{place}/checkpoint_iter_3.pt", 3)] * 2
 
 
+def test_ranks_that_are_started_again_do_not_hear_what_was_said_before(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(rank: int) -> Any:
+        manager = CheckpointManager(place)
+        found = [manager.resume(marked())]
+        manager.save_checkpoint(marked(), None, 10)
+        manager.close()
+        dist.barrier()
+        # As torchrun does it: new processes in the store of those before them.
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        _group._counts.clear()
+        if rank == 0:
+            time.sleep(0.5)
+        resumed = CheckpointManager(place).resume(marked())
+        return found, resumed and resumed.iteration
+
+    assert run(2, body, store="parent") == [([None], 10)] * 2
+
+
 def test_a_program_ends_when_its_saves_are_durable(place: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -321,6 +321,68 @@ def test_what_one_rank_fails_with_all_raise_and_the_next_save_works(
     assert found == [(OSError, True, [1], [1, 3])] * 2, found
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("step_of_save", ["flattened", "stage", "own state"])
+def test_a_rank_out_of_memory_before_it_writes_fails_the_save_on_all(
+    place: str, failing: int, step_of_save: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(rank: int) -> Any:
+        from scai import _group_save
+        from scai.distributed import StorageWriter, _state
+
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        manager.save_checkpoint(model, optimizer, 1)
+
+        def without_memory(*_: Any) -> Any:
+            raise MemoryError("out of memory: 480 bytes are needed")
+
+        with monkeypatch.context() as patch, raising() as raised:
+            if rank == failing:
+                patch.setattr(_state, "flattened", without_memory)
+                patch.setattr(_state, "parts_of", without_memory)
+                if step_of_save != "flattened":
+                    patch.undo()
+                if step_of_save == "stage":
+                    patch.setattr(StorageWriter, "stage", without_memory)
+                elif step_of_save == "own state":
+                    patch.setattr(_group_save.SaveMeeting, "_own_state", without_memory)
+            manager.save_checkpoint(model, optimizer, 2, wait=False).result()
+        failed = [(each.kind, rank == failing or f"rank {failing}" in each.message) for each in raised]
+        iterations = manager.all_iterations()
+        manager.save_checkpoint(model, optimizer, 3)
+        return failed, iterations, manager.all_iterations()
+
+    began = time.monotonic()
+    found = run(2, body)
+    # Only rank 0 reads what the others have of their own.
+    fails = step_of_save != "own state" or failing == 0
+    expected = ([(MemoryError, True)] if fails else [], [1] if fails else [1, 2], [1, 3] if fails else [1, 2, 3])
+    assert found == [expected] * 2, found
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("way", ["destroyed", "without"])
+def test_a_part_of_a_state_is_not_saved_as_if_it_were_all(place: str, way: str) -> None:
+    def body(rank: int) -> Any:
+        model, optimizer = made(fsdp)
+        manager = CheckpointManager(place)
+        manager.save_checkpoint(model, optimizer, 1)
+        if way == "destroyed":
+            dist.destroy_process_group()
+        else:
+            manager = CheckpointManager(place, process_group=False)
+        found = []
+        for wait in (True, False):
+            with raising() as raised:
+                manager.save_checkpoint(model, optimizer, 2, wait=wait)
+            found.append((raised[0].kind, "only a part of `" in raised[0].message))
+        return found, manager.all_iterations()
+
+    found = run(2, body, store="parent")
+    assert found == [([(GroupError, True)] * 2, [1])] * 2, found
+
+
 def test_a_failed_background_save_comes_out_of_the_next_call_on_all_ranks(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

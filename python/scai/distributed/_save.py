@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.distributed as dist
@@ -43,6 +44,13 @@ class _Writer(StorageWriter):
         self._state = described
         self._capture = capture
         self.saved: dict[str, Any] | None = None
+        self.failure: Exception | None = None
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Begin; or fail where all others hear of it, if this process could not even take its state."""
+        if self.failure is not None:
+            raise self.failure
+        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
 
     def begin_attempt(self) -> _native.ShardedSave:
         """Begin the save."""
@@ -87,8 +95,10 @@ class Groups:
 class ShardedSave:
     """One save: of a state of which this process has a part.
 
+    A rank that fails before it writes fails in `run`, where the others hear of it: they are on their way there.
+
     Args:
-        state: what this rank writes.
+        state: makes what this rank writes.
         described: what listings show.
         path: the directory of the checkpoint.
         begin: begins the save, in the process that commits.
@@ -99,7 +109,7 @@ class ShardedSave:
 
     def __init__(
         self,
-        state: FlatState,
+        state: Callable[[], FlatState],
         described: dict[str, Any],
         path: str,
         begin: Callable[[], _native.ShardedSave],
@@ -109,14 +119,28 @@ class ShardedSave:
         **options: Any,
     ) -> None:
         self._writer = _Writer(path, begin, described, capture, **options)
-        self._values = state.values
-        self._planner = SavePlanner(state.paths)
         self._line, self._groups = line, groups
         self._group = groups.of(line)
+        self._values: dict[str, Any] = {}
+        paths: dict[str, tuple[Any, ...]] = {}
+        with self._failing_later():
+            flat = state()
+            self._values, paths = flat.values, flat.paths
+        self._planner = SavePlanner(paths)
 
     def take(self) -> None:
         """Take the state as it is now, for a save in the background."""
-        self._values = self._writer.stage(self._values)
+        with self._failing_later():
+            self._values = self._writer.stage(self._values)
+
+    @contextlib.contextmanager
+    def _failing_later(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._line is None:
+                raise
+            self._writer.failure = error
 
     def run(self) -> dict[str, Any]:
         """Write and commit, on all ranks together; returns what was saved, on rank 0.
@@ -139,6 +163,11 @@ class ShardedSave:
             self._groups.drop()
             if self._line is None:
                 raise
+            if not dist.is_initialized():
+                raise GroupError(
+                    "the process group was destroyed while the checkpoint was saved; call manager.flush() before "
+                    "destroy_process_group(); what was saved before is there"
+                ) from error
             raise GroupError(
                 f"a rank ended or did not answer while the checkpoint was saved: {error}; what was saved "
                 "before is there"
@@ -184,7 +213,11 @@ class InBackground:
         self._is_reported = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="scai-shards", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # There is no room for a thread, and the others are on their way to the save.
+            self._work()
 
     def _work(self) -> None:
         outcome: dict[str, Any] | BaseException
