@@ -97,10 +97,10 @@ def interrupted() -> None:
     manager = CheckpointManager("run", threads=1, memory=1)
     training = training_of()
     training.before()
-    # On a busy machine the signal may come after the save has read all it needs.
-    for _ in range(20):
+    # On a busy machine the signal may come after the save has read all it needs: the next takes longer.
+    for number in range(8):
         state = training.state()
-        handle = held_back(manager, training)
+        handle = held_back(manager, training, busy=number + 1)
         timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
         has_stepped = False
         try:
