@@ -185,7 +185,10 @@ pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
         let found = listed.chain(others(path)?.into_iter().map(|other| (other.name, other.size)));
         let mut targets: Vec<Target> =
             found.map(|(name, size)| Target { path: path.join(name), size }).collect();
-        targets.extend(committed(path)?);
+        // Those of shards are in the list, and those of other programs are not.
+        let mut more = committed(path)?;
+        more.retain(|one| !targets.iter().any(|known| known.path == one.path));
+        targets.extend(more);
         return Ok(targets);
     }
     let size = path.metadata().map_or(0, |metadata| metadata.len());

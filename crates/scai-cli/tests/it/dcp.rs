@@ -58,6 +58,18 @@ fn a_directory_of_pytorch_is_shown_verified_and_listed() {
 }
 
 #[test]
+fn a_checkpoint_of_shards_in_a_run_is_verified_once() {
+    let sandbox = stock("two_ranks");
+    fs::create_dir(sandbox.path("run")).unwrap();
+    sandbox.run(&["convert", "two_ranks.pt", "run/checkpoint_iter_7/", "--allow-unprotected"]);
+    sandbox.run(&["convert", "two_ranks.pt", "run/other/", "--allow-unprotected"]);
+    let json = sandbox.json(&["verify", "run", "--json"]);
+    let paths: Vec<&str> =
+        json.as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["run/checkpoint_iter_7", "run/other"]);
+}
+
+#[test]
 fn a_directory_of_pytorch_equals_what_pytorch_makes_of_it() {
     for name in ["one_rank", "two_ranks"] {
         let sandbox = stock(name);
