@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def test_a_file_in_memory_is_the_file_on_disk(tmp_path: Path) -> None:
     assert_equal(scai.load(io.BytesIO(content)), state())
     lazy = scai.load(io.BytesIO(content), lazy=True)
     assert torch.equal(lazy["w"].load(), state()["w"])
+
+
+def test_a_zip_reader_finds_every_checksum_right(tmp_path: Path) -> None:
+    for shapes in ([1 << 20] * 3, [3, 1 << 20, 1 << 20, 5], [1], []):
+        state = {str(i): torch.full((n,), i + 0.5) for i, n in enumerate(shapes)}
+        scai.save(state, tmp_path / "a.pt")
+        with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+            assert archive.testzip() is None
 
 
 def test_what_is_left_of_an_open_file_is_read(tmp_path: Path) -> None:

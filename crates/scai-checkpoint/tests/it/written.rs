@@ -133,3 +133,28 @@ fn a_storage_that_cannot_be_read_is_named_by_the_path_of_its_tensor() {
         }
     }
 }
+
+#[test]
+fn a_zip_reader_finds_the_crc_32_of_every_record_right() {
+    const LONG: usize = 1 << 20;
+    // Several threads write records that are longer than a piece; what is between them may be nothing.
+    for lens in [&[LONG, LONG, LONG][..], &[1, LONG, LONG, 1, 1, LONG], &[LONG], &[1], &[]] {
+        let tensors = lens.iter().enumerate().map(|(i, &len)| {
+            let tensor = Tensor::from_vec(vec![len], vec![i as f32 + 0.5; len]).unwrap();
+            (format!("{i}"), Value::from(tensor))
+        });
+        let (_, bytes) = written(&Value::Dict(tensors.collect()), Format::Torch);
+        let number = |at: usize, len: usize| {
+            bytes[at..at + len].iter().rev().fold(0, |all, &byte| all << 8 | usize::from(byte))
+        };
+        let centrals: Vec<usize> =
+            (0..bytes.len() - 46).filter(|&at| bytes[at..].starts_with(b"PK\x01\x02")).collect();
+        assert!(centrals.len() > lens.len());
+        for at in centrals {
+            let (crc, len, local) = (number(at + 16, 4), number(at + 24, 4), number(at + 42, 4));
+            let data = local + 30 + number(local + 26, 2) + number(local + 28, 2);
+            let found = crc32fast::hash(&bytes[data..data + len]) as usize;
+            assert_eq!((crc, number(local + 14, 4)), (found, found), "{lens:?}, record at {local}");
+        }
+    }
+}

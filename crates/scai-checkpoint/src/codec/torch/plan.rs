@@ -270,7 +270,7 @@ impl TorchPlan {
         for (i, record) in self.records[..self.contents.len()].iter().enumerate() {
             let run_len = record.data + record.size - self.records[run.start].header;
             if is_divided(record) || run_len > PIECE {
-                tasks.push(Task::Whole(run));
+                tasks.extend((!run.is_empty()).then(|| Task::Whole(run.clone())));
                 run = i..i;
             }
             if is_divided(record) {
@@ -284,7 +284,7 @@ impl TorchPlan {
                 run.end = i + 1;
             }
         }
-        tasks.push(Task::Whole(run));
+        tasks.extend((!run.is_empty()).then(|| Task::Whole(run)));
         tasks
     }
 
