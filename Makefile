@@ -116,6 +116,9 @@ bench-kills: python ## Trainings with frameworks killed at random moments, with 
 bench-python: python-release $(VENV)/rivals ## Saving and loading from Python, against other systems
 	$(VENV)/bin/python -W ignore bench/rivals.py
 
+bench-shards: python-release ## Saves and loads of several ranks, against PyTorch's own
+	$(VENV)/bin/python -W ignore bench/shards.py --ranks 1 2 4
+
 bench-engine: ## Saves beside raw writes, loads beside copies of memory
 	cargo run --release -p scai-checkpoint --example rates
 

@@ -40,6 +40,23 @@ def checked_seconds(name: str, value: Any) -> float:
     return float(value)
 
 
+def checked_options(name: str, value: Any) -> dict[str, str] | None:
+    """Options of an object store, by their names in small letters."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"`{name}` is a {type(value).__name__}; write a dict, such as "
+            '{"aws_region": "eu-west-1"}'
+        )
+    options: dict[str, str] = {}
+    for key, option in value.items():
+        if not isinstance(key, str) or not isinstance(option, (str, int, float)):
+            raise TypeError(f"`{name}` maps names to strings, and has {key!r}: {option!r}")
+        options[key.lower()] = str(option).lower() if isinstance(option, bool) else str(option)
+    return options
+
+
 def checked_remap(remap: Any) -> Mapping[str, str]:
     """Regular expressions for names, and their replacements."""
     if remap is None:

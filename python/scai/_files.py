@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import mmap as _mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from scai import _native
+from scai._arguments import checked_options
 from scai._background import save_later
 from scai._foreign import warn_of_objects
 from scai._garbage import no_collections
@@ -140,12 +141,13 @@ def load(
     weights_only: bool = True,
     allow_unprotected: bool = False,
     foreign: Literal["refuse", "stand-in"] = "refuse",
+    storage_options: Mapping[str, str] | None = None,
 ) -> Any:
     """Load what `scai.save` or `torch.save` wrote; nothing damaged is returned, and no code is run.
 
     Args:
-        path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file; or an
-            object with `read()` such as `io.BytesIO`, of which all that is left is read into memory.
+        path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file; a URL such as
+            ``s3://bucket/run/checkpoint_iter_100.pt``; or an object with `read()` such as `io.BytesIO`, of which all that is left is read into memory.
         map_location: where tensors go that were saved from another device, as in `torch.load`.
         mmap: leave tensors in a private memory map of the file, after every byte was checked.
             If the file is cut short while they are in use the process ends (SIGBUS), and if it is
@@ -156,6 +158,7 @@ def load(
         foreign: what becomes of objects that only code could make: ``"refuse"`` raises an error
             that names their classes, ``"stand-in"`` logs a warning and gives a `ForeignObject` for
             each, with the tensors and other data that it is made of.
+        storage_options: as of `CheckpointManager`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -172,7 +175,7 @@ def load(
             "scai.load never runs code from a file; load it with torch.load(weights_only=False) "
             "where you trust it"
         )
-    file = _opened(path, allow_unprotected)
+    file = _opened(path, allow_unprotected, checked_options("storage_options", storage_options))
     tree = file.tree(foreign=foreign == "stand-in")
     if foreign == "stand-in":
         warn_of_objects(tree, path if isinstance(path, (str, os.PathLike)) else repr(path))
@@ -185,18 +188,25 @@ def load(
     return tree.decode(locate=locate, threads=THREADS)
 
 
-def verify(path: PathLike) -> Verification:
+def verify(path: PathLike, *, storage_options: Mapping[str, str] | None = None) -> Verification:
     """Read every byte of a file, and report all that is wrong with it.
+
+    Args:
+        path: of the file, or a URL such as ``s3://bucket/run/checkpoint_iter_100.pt``.
+        storage_options: as of `CheckpointManager`.
 
     Raises:
         OSError: the file is there but cannot be opened.
     """
-    return Verification(**_native.verify(os.fspath(path), THREADS))
+    options = checked_options("storage_options", storage_options)
+    return Verification(**_native.verify(os.fspath(path), THREADS, options))
 
 
-def _opened(path: PathLike | IO[bytes], allow_unprotected: bool) -> _native.File:
+def _opened(
+    path: PathLike | IO[bytes], allow_unprotected: bool, options: dict[str, str] | None
+) -> _native.File:
     if isinstance(path, (str, os.PathLike)):
-        return _native.File(os.fspath(path), allow_unprotected)
+        return _native.File(os.fspath(path), allow_unprotected, options)
     if not callable(getattr(path, "read", None)):
         raise TypeError(f"`path` must be a path or have read(), got {type(path).__name__}")
     content = path.read()

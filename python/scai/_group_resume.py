@@ -250,14 +250,14 @@ def _found_of(said: dict[str, Any]) -> Found:
     return Found(**{**said, "skipped": skipped})
 
 
-def opened(path: str, allow_unprotected: bool, line: Line) -> _native.File:
+def opened(path: str, way: Callable[[str], _native.File], line: Line) -> _native.File:
     """The file that rank 0 resumes from, as this rank sees it.
 
     Raises:
         scai.errors.GroupError: it is not there.
     """
     try:
-        return _native.File(path, allow_unprotected)
+        return way(path)
     except FileNotFoundError:
         rank = line.ranks[line.rank]
         raise GroupError(

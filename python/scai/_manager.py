@@ -18,6 +18,7 @@ from scai._arguments import (
     checked_flags,
     checked_iteration,
     checked_mapping,
+    checked_options,
     checked_remap,
     checked_seconds,
     plain_statistics,
@@ -68,7 +69,8 @@ class CheckpointManager:
 
     Args:
         checkpoint_dir: the directory; created if it does not exist. A leading ``~`` is the home
-            directory, ``file://`` is understood, and URLs of other schemes are refused.
+            directory, ``file://`` is understood, and ``s3://bucket/run``, ``gs://…`` and ``az://…`` are
+            parts of object stores. URLs of other schemes are refused.
         keep: which checkpoints stay after each save, as rules of retention, each of which keeps
             some: ``"last:3, every:1000, within:2d, best:loss:min:2"``. Without any rule, and with
             ``"all"``, everything is kept.
@@ -99,6 +101,9 @@ class CheckpointManager:
             process by itself.
         replicas: ``"compare"`` refuses to save if the parameters or the state of the optimizer
             differ between the ranks; ``"trust"`` does not look.
+        storage_options: of an object store, by the names of its environment variables
+            (``{"aws_region": "eu-west-1"}``), which are used where none are given; ``timeout`` in seconds is
+            that of a request with all its repetitions, 60 by default.
         join_timeout: seconds that rank 0 waits for the other ranks to come to a save, and for the
             first to come to a resume.
 
@@ -131,13 +136,16 @@ class CheckpointManager:
         process_group: Any = None,
         replicas: Literal["compare", "trust"] = "compare",
         join_timeout: float = 30.0,
+        storage_options: Mapping[str, str] | None = None,
     ) -> None:
+        self._storage_options = checked_options("storage_options", storage_options)
         self._given = _plain(os.fspath(checkpoint_dir))
         if not self._given:
             raise ValueError('`checkpoint_dir` is empty; the working directory is "."')
         rules = retention(keep, keep_last, keep_every, keep_best, keep_within)
         self._keep = rules or Retention("all", [])
-        self._snapshot = checked_snapshot(snapshot)
+        # An upload takes too long for a step to wait for it.
+        self._snapshot = checked_snapshot("copy" if self._is_remote and snapshot == "live" else snapshot)
         self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
         for callback in self._on_commit:
             if not callable(callback):
@@ -181,12 +189,17 @@ class CheckpointManager:
             self._allow_unprotected,
             self._io,
             self._memory,
+            self._storage_options,
         )
 
     @property
     def checkpoint_dir(self) -> str:
         """The directory: as it was given while that leads there, absolute after an `os.chdir`."""
         return self._manager.directory()
+
+    @property
+    def _is_remote(self) -> bool:
+        return "://" in self._given and not self._given.startswith("file://")
 
     def _at(self, name: str) -> str:
         return within(self.checkpoint_dir, name)
@@ -612,7 +625,7 @@ class CheckpointManager:
         self.flush()
         file = checked
         if file is None:
-            file = _native.File(path, self._allow_unprotected)
+            file = self._opened(path)
             file.check(self._threads)
         tree = file.tree(foreign=not matching.strict)
         if not matching.strict:
@@ -713,7 +726,7 @@ class CheckpointManager:
             def load(found: Found, agree: Callable[[], None] | None) -> Checkpoint:
                 path, file = self._at(found.name), found.file
                 if line is not None and line.rank != 0:
-                    file = opened(path, self._allow_unprotected, line)
+                    file = opened(path, self._opened, line)
                     file.check(self._threads)
                 return self._load(
                     path,
@@ -752,6 +765,9 @@ class CheckpointManager:
         path = self._at(found.name)
         return Resumed(checkpoint, path, found.iteration, skipped, found.iterations_lost)
 
+    def _opened(self, path: str) -> File:
+        return _native.File(path, self._allow_unprotected, self._storage_options)
+
     def _found(self, at: int | None, skip_unreadable: bool) -> Found | None:
         """The checkpoint of an iteration, or the newest one that is sound."""
         if at is not None:
@@ -770,7 +786,7 @@ class CheckpointManager:
             if name in superseded:
                 continue
             try:
-                file = _native.File(self._at(name), self._allow_unprotected)
+                file = self._opened(self._at(name))
                 file.check(self._threads)
             except DamagedError as error:
                 skipped.append((name, error, None))
@@ -857,7 +873,7 @@ class CheckpointManager:
         except FileNotFoundError:
             # No checkpoint of this iteration.
             path = self._at(f"checkpoint_iter_{checkpoint_path}.pt")
-        return _verify(path).answers
+        return _verify(path, storage_options=self._storage_options).answers
 
     def pin(self, checkpoint_path: PathLike | int) -> None:
         """Keep a checkpoint from being deleted.
@@ -958,8 +974,10 @@ class CheckpointManager:
         """The path of a checkpoint by its iteration, by its path, or by the name of its file in the
         directory."""
         path = self._named(checkpoint)
-        is_name = os.path.dirname(path) == ""
-        return inside if is_name and os.path.exists(inside := self._at(path)) else path
+        if os.path.dirname(path):
+            return path
+        inside = self._at(path)
+        return inside if self._is_remote or os.path.exists(inside) else path
 
     def _named(self, checkpoint: PathLike | int) -> str:
         """A path or a name as it is; the name of an iteration's checkpoint."""

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import scai
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
@@ -214,7 +215,8 @@ def test_the_page_on_several_processes_runs(
         return
     # Its programs, on two ranks and then again, and one of them by itself.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for program, command in (("ddp.py", [sys.executable]), ("ddp.py", launch), ("fsdp.py", launch)):
+    runs = (("ddp.py", [sys.executable]), ("ddp.py", launch), ("fsdp.py", launch), ("dcp.py", launch))
+    for program, command in runs:
         folder = tmp_path / f"{program}{len(command)}"
         folder.mkdir()
         for _ in range(2):
@@ -228,6 +230,9 @@ def test_the_page_on_several_processes_runs(
             )
             # PyTorch may abort at the very end, when the ranks leave.
             assert done.returncode == 0 or "Traceback" not in done.stderr, done.stderr
+        if program == "dcp.py":
+            assert scai.verify(folder / "checkpoint")
+            continue
         [newest] = (folder / "run").glob("checkpoint_iter_10*")
         assert newest.is_dir() == (program == "fsdp.py")
 

@@ -8,7 +8,8 @@ use crate::codec::dcp::DistributedPlan;
 use crate::codec::{COMMIT, CheckpointFile, METADATA, Plan, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::store::{
-    Directory, Io, Links, LocalDirectory, Publication, ReadAt, WriteAt, commit, draft_name,
+    Directory, IntoLocation, Io, Links, LocalDirectory, Publication, ReadAt, WriteAt, commit,
+    draft_name, open_remote,
 };
 use crate::threads::{default_threads, held};
 use crate::verify::{Verification, verify_opened};
@@ -56,13 +57,13 @@ impl From<usize> for WriteOptions {
     }
 }
 
-/// Opens the file at `path`, in any format; or the distributed checkpoint that the directory at `path` is.
+/// Opens the file at a path or a URL, in any format; or the distributed checkpoint that the directory at `path` is.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Io`]; as [`CheckpointFile::open`]; [`Error::NotACheckpoint`] for a
 /// directory of other files.
-pub fn open(path: impl AsRef<Path>, unprotected: Unprotected) -> Result<CheckpointFile> {
-    CheckpointFile::open(opened(path.as_ref())?, unprotected)
+pub fn open(location: impl IntoLocation, unprotected: Unprotected) -> Result<CheckpointFile> {
+    CheckpointFile::open(opened(location)?, unprotected)
 }
 
 /// Opens the bytes of a file, in any format.
@@ -200,19 +201,24 @@ fn write_staged(
 /// [`Error::Io`] if the file cannot be opened; [`Error::Cancelled`]. A file that does not exist is
 /// reported, not an error.
 pub fn verify<'o>(
-    path: impl AsRef<Path>,
+    location: impl IntoLocation,
     options: impl Into<ReadOptions<'o>>,
 ) -> Result<Verification> {
-    verify_opened(opened(path.as_ref()), options)
+    verify_opened(opened(location), options)
 }
 
-fn opened(path: &Path) -> Result<Arc<dyn ReadAt>> {
-    let found = LocalDirectory::of_file(path, Links::Keep);
+fn opened(location: impl IntoLocation) -> Result<Arc<dyn ReadAt>> {
+    let path = &*location.to_path_buf();
+    let location = location.into_location().map_err(|error| Error::of_path("open", path, error))?;
+    if let Some(file) = open_remote(&location)? {
+        return Ok(file);
+    }
+    let found = LocalDirectory::of_file(location.clone(), Links::Keep);
     let error = match found.and_then(|(directory, name)| directory.open(&name)) {
         Ok(file) => return Ok(file),
         Err(error) => error,
     };
-    match LocalDirectory::open(path) {
+    match LocalDirectory::open(location) {
         Ok(directory) => opened_in(&directory, path),
         Err(_) => Err(Error::of_path("open", path, error)),
     }

@@ -10,6 +10,7 @@ use scai_checkpoint::verify::Answers;
 use scai_checkpoint::{Dict, Error, file};
 
 use crate::errors::{OrRaise, raise};
+use crate::manager::{StorageOptions, located};
 use crate::tree::{Tree, part};
 
 /// An open file. What is read of it is what was opened, whatever happens to its name.
@@ -37,10 +38,16 @@ impl File {
 #[pymethods]
 impl File {
     #[new]
-    #[pyo3(signature = (path, allow_unprotected=false))]
-    fn new(py: Python<'_>, path: PathBuf, allow_unprotected: bool) -> PyResult<Self> {
+    #[pyo3(signature = (path, allow_unprotected=false, storage_options=None))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        allow_unprotected: bool,
+        storage_options: Option<StorageOptions>,
+    ) -> PyResult<Self> {
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
-        let file = py.detach(|| file::open(&path, unprotected)).or_raise()?;
+        let location = located(&path, storage_options)?;
+        let file = py.detach(|| file::open(location, unprotected)).or_raise()?;
         Ok(Self::of(file, &path))
     }
 
@@ -137,8 +144,15 @@ impl File {
 
 /// The eight answers about a file, what is wrong with it, and its iteration.
 #[pyfunction]
-pub(crate) fn verify(py: Python<'_>, path: PathBuf, threads: usize) -> PyResult<Bound<'_, PyDict>> {
-    let found = py.detach(|| file::verify(&path, threads)).or_raise()?;
+#[pyo3(signature = (path, threads, storage_options=None))]
+pub(crate) fn verify(
+    py: Python<'_>,
+    path: PathBuf,
+    threads: usize,
+    storage_options: Option<StorageOptions>,
+) -> PyResult<Bound<'_, PyDict>> {
+    let location = located(&path, storage_options)?;
+    let found = py.detach(|| file::verify(location, threads)).or_raise()?;
     let dict = PyDict::new(py);
     dict.set_item("answers", answers(py, found.answers)?)?;
     let damage = found.damage.iter().map(|error| raise(error).into_value(py));

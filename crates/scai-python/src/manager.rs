@@ -1,16 +1,18 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Prune, Residency, Resume, Skipped, Unreadable};
 use scai_checkpoint::retention::Rule;
-use scai_checkpoint::store::Io;
+use scai_checkpoint::store::{Io, Location};
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Options, Retention, SaveHandle, Saved, Value,
 };
@@ -38,10 +40,27 @@ pub(crate) fn retention(rules: Vec<String>) -> PyResult<(String, Vec<String>)> {
     Ok((retention.to_string(), retention.statistics().map(str::to_owned).collect()))
 }
 
+/// Options of an object store by name.
+pub(crate) type StorageOptions = BTreeMap<String, String>;
+
+/// Where a path or a URL leads.
+pub(crate) fn located(path: &Path, options: Option<StorageOptions>) -> PyResult<Location> {
+    let location = Location::new(path);
+    let location =
+        location.and_then(|found| found.with_storage_options(options.unwrap_or_default()));
+    location.map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+        _ => error.into(),
+    })
+}
+
 #[pymethods]
 impl Manager {
     #[new]
-    #[pyo3(signature = (directory, keep, threads=None, allow_unprotected=false, io="auto", memory=None))]
+    #[pyo3(signature = (
+        directory, keep, threads=None, allow_unprotected=false, io="auto", memory=None, storage_options=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "those of the Python class, passed by position")]
     fn new(
         py: Python<'_>,
         directory: PathBuf,
@@ -50,7 +69,9 @@ impl Manager {
         allow_unprotected: bool,
         io: &str,
         memory: Option<u64>,
+        storage_options: Option<StorageOptions>,
     ) -> PyResult<Self> {
+        let location = located(&directory, storage_options)?;
         let io = self::io(io)?;
         let unprotected = if allow_unprotected { Unprotected::Accept } else { Unprotected::Refuse };
         let mut options =
@@ -61,7 +82,7 @@ impl Manager {
         if let Some(memory) = memory {
             options = options.memory(memory);
         }
-        let manager = py.detach(|| CheckpointManager::create(&directory, options)).or_raise()?;
+        let manager = py.detach(|| CheckpointManager::create(location, options)).or_raise()?;
         Ok(Self { manager: std::mem::ManuallyDrop::new(manager), process: std::process::id() })
     }
 

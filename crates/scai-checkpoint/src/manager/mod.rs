@@ -21,7 +21,9 @@ use crate::codec::{CheckpointFile, MEMORY, foreign, in_file};
 use crate::error::{Error, Place, Result};
 use crate::read_options::ReadOptions;
 use crate::retention::Retention;
-use crate::store::{IntoLocation, Io, LocalStore, Publication, ReadAt, Stamp, Store, WriteAt};
+use crate::store::{
+    IntoLocation, Io, LocalStore, Publication, ReadAt, Stamp, Store, WriteAt, remote,
+};
 use crate::threads::held;
 use crate::timeline::Stopwatch;
 use crate::verify::{Verification, verify_opened};
@@ -153,25 +155,35 @@ struct Shared {
 }
 
 impl CheckpointManager {
-    /// Opens a directory that exists: any path, or a [`Location`](crate::store::Location).
+    /// Opens a directory that exists: any path, or a [`Location`](crate::store::Location); or the part of an
+    /// object store that a URL names, which is there as soon as something is saved.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it does not exist.
+    /// [`Error::NotFound`] if it does not exist; [`Error::Invalid`] for a URL that is not understood.
     pub fn open(location: impl IntoLocation, options: Options) -> Result<Self> {
         let path = location.to_path_buf();
-        let store = LocalStore::open(location)
-            .map_err(|error| Error::of_path("open the directory", path, error))?;
+        let failed = |error| Error::of_path("open the directory", path.clone(), error);
+        let location = location.into_location().map_err(failed)?;
+        if let Some(store) = remote(&location)? {
+            return Ok(Self::with_store(store, options));
+        }
+        let store = LocalStore::open(location).map_err(failed)?;
         Ok(Self::in_directory(store, options))
     }
 
-    /// Opens a directory, and creates it if it does not exist.
+    /// Opens a directory, or a part of an object store as [`CheckpointManager::open`], and creates it if it
+    /// does not exist.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be created.
     pub fn create(location: impl IntoLocation, options: Options) -> Result<Self> {
         let path = location.to_path_buf();
-        let store = LocalStore::create(location)
-            .map_err(|error| Error::io("create the directory", error).at_path(path))?;
+        let failed = |error| Error::io("create the directory", error).at_path(&path);
+        let location = location.into_location().map_err(failed)?;
+        if let Some(store) = remote(&location)? {
+            return Ok(Self::with_store(store, options));
+        }
+        let store = LocalStore::create(location).map_err(failed)?;
         Ok(Self::in_directory(store, options))
     }
 

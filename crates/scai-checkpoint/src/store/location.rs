@@ -1,5 +1,6 @@
 //! Where a directory or a file is: paths, `~`, and `file://` URLs.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,8 +13,9 @@ const LINKS: usize = 40;
 
 /// Where checkpoints are: a path or a URL, bound to the working directory it was named in.
 ///
-/// A leading `~` is the home directory, and a `file://` URL is the path it stands for. A URL of another
-/// scheme is refused, and never taken for a directory called `s3:`.
+/// A leading `~` is the home directory, and a `file://` URL is the path it stands for. `s3://`, `gs://` and
+/// `az://` name object stores, with the feature `cloud`. A URL of another scheme is refused, and never taken
+/// for a directory called `s3:`.
 ///
 /// It is shown as it was given while the working directory is the same, and as an absolute path
 /// after that changes.
@@ -31,7 +33,22 @@ pub struct Location {
     absolute: PathBuf,
     /// As it was given, if that is relative, and the working directory at the time.
     relative: Option<(PathBuf, PathBuf)>,
+    /// The options of the object store that it is in; the path is its URL then.
+    remote: Option<BTreeMap<String, String>>,
 }
+
+/// The schemes of object stores, and what they are called here.
+const STORES: [(&str, &str); 9] = [
+    ("s3", "s3"),
+    ("s3a", "s3"),
+    ("gs", "gs"),
+    ("gcs", "gs"),
+    ("az", "az"),
+    ("azure", "az"),
+    ("abfs", "abfs"),
+    ("abfss", "abfss"),
+    ("adl", "adl"),
+];
 
 impl Location {
     /// The location that a path or a URL names.
@@ -44,21 +61,64 @@ impl Location {
     }
 
     fn of(given: &Path) -> io::Result<Self> {
+        if let Some(url) = url_of(given)? {
+            return Ok(Self::remote(url.into(), BTreeMap::new()));
+        }
         let path = local(given)?;
         let path = match path.strip_prefix("~") {
             Ok(rest) => home()?.join(rest),
             Err(_) => path,
         };
         if path.is_absolute() {
-            return Ok(Self { absolute: path, relative: None });
+            return Ok(Self::local(path, None));
         }
         let directory = env::current_dir()?;
-        Ok(Self { absolute: directory.join(&path), relative: Some((path, directory)) })
+        Ok(Self::local(directory.join(&path), Some((path, directory))))
+    }
+
+    fn local(absolute: PathBuf, relative: Option<(PathBuf, PathBuf)>) -> Self {
+        Self { absolute, relative, remote: None }
+    }
+
+    fn remote(url: PathBuf, options: BTreeMap<String, String>) -> Self {
+        Self { absolute: url, relative: None, remote: Some(options) }
+    }
+
+    /// The same location with options of the object store, by the names of environment variables in small
+    /// letters (`aws_region`); one in the local file system takes none.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if there are options for a local path.
+    pub fn with_storage_options(self, options: BTreeMap<String, String>) -> io::Result<Self> {
+        match self.remote {
+            Some(_) => Ok(Self::remote(self.absolute, options)),
+            None if options.is_empty() => Ok(self),
+            None => {
+                let message = format!("`{self}` is a local path, which takes no storage options");
+                Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+            }
+        }
     }
 
     /// The absolute path; `None` if it is not in the local file system.
     pub fn as_path(&self) -> Option<&Path> {
-        Some(&self.absolute)
+        self.remote.is_none().then_some(&self.absolute)
+    }
+
+    /// The URL in an object store, and the options for that; `None` if it is in the local file system.
+    pub fn as_url(&self) -> Option<(&str, &BTreeMap<String, String>)> {
+        self.absolute.to_str().zip(self.remote.as_ref())
+    }
+
+    /// As [`Location::as_path`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if it is not in the local file system.
+    pub(super) fn local_path(&self) -> io::Result<&Path> {
+        self.as_path().ok_or_else(|| {
+            let message = format!("`{self}` is in an object store, and this needs a local path");
+            io::Error::new(io::ErrorKind::Unsupported, message)
+        })
     }
 
     /// The location of `name` in this one.
@@ -67,6 +127,7 @@ impl Location {
         Self {
             absolute: self.absolute.join(name),
             relative: relative.map(|(path, directory)| (path.join(name), directory.clone())),
+            remote: self.remote.clone(),
         }
     }
 
@@ -96,7 +157,7 @@ impl Location {
             _ => PathBuf::from("."),
         };
         let relative = self.relative.map(|(path, directory)| (parent(&path), directory));
-        Ok((Self { absolute: parent(&self.absolute), relative }, name))
+        Ok((Self { absolute: parent(&self.absolute), relative, remote: self.remote }, name))
     }
 
     /// The location that the symbolic links at this one finally point to, even if nothing is there yet.
@@ -105,7 +166,7 @@ impl Location {
         for _ in 0..LINKS {
             let Ok(target) = std::fs::read_link(&path) else {
                 let here = path == self.absolute;
-                return Ok(if here { self } else { Self { absolute: path, relative: None } });
+                return Ok(if here { self } else { Self::local(path, None) });
             };
             path = path.parent().unwrap_or(Path::new("/")).join(target);
         }
@@ -151,14 +212,32 @@ impl IntoLocation for Location {
     }
 }
 
+/// The URL of an object store in the form in which it is used; `None` if it is none.
+fn url_of(given: &Path) -> io::Result<Option<String>> {
+    let Some((scheme, text)) = scheme(given).zip(given.to_str()) else { return Ok(None) };
+    let lower = scheme.to_ascii_lowercase();
+    let Some((_, known)) = STORES.iter().find(|(name, _)| *name == lower) else { return Ok(None) };
+    if !cfg!(feature = "cloud") {
+        let message = format!(
+            "`{}` is in an object store, which this build leaves out: build it with the feature `cloud` \
+             (`cargo install --features cloud`), or save to a local directory",
+            given.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    // `pathlib` makes `s3:/bucket` of `s3://bucket`.
+    let rest = text[scheme.len() + 1..].trim_start_matches('/');
+    Ok(Some(format!("{known}://{}", rest.trim_end_matches('/'))))
+}
+
 /// A path for what may be a URL.
 fn local(given: &Path) -> io::Result<PathBuf> {
     let bytes = given.as_os_str().as_bytes();
     let Some(scheme) = scheme(given) else { return Ok(given.to_owned()) };
     if scheme != "file" {
         let message = format!(
-            "`{}` is not a local path: `{scheme}` is not supported; save to a local directory and \
-             copy the files from there",
+            "`{}` is not a local path: `{scheme}` is not supported; save to a local directory or to \
+             s3://, gs:// or az://",
             given.display()
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
@@ -221,12 +300,28 @@ mod tests {
 
     #[test]
     fn a_url_is_never_taken_for_a_local_directory() {
-        for url in
-            ["s3://bucket/run", "gs://b", "S3://b/c", "s3:/bucket/run", "https://h/x", "hf://a"]
-        {
+        for url in ["https://h/x", "hf://a", "ftp://host/run"] {
             let error = Location::of(Path::new(url)).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{url}");
             assert!(error.to_string().contains(url), "{error}");
+        }
+        for (url, known) in [
+            ("s3://bucket/run", "s3://bucket/run"),
+            ("gcs://b/", "gs://b"),
+            ("S3a://b/c", "s3://b/c"),
+            ("s3:/bucket/run", "s3://bucket/run"),
+        ] {
+            match Location::of(Path::new(url)) {
+                Ok(location) => {
+                    assert_eq!(location.as_url().unwrap().0, known);
+                    assert_eq!(
+                        (location.as_path(), location.to_string()),
+                        (None, known.to_owned())
+                    );
+                    assert!(location.local_path().is_err());
+                }
+                Err(error) => assert!(error.to_string().contains("the feature `cloud`"), "{error}"),
+            }
         }
         for path in ["./s3:/bucket", "a/s3://x", "s3", "s3:", "/s3://b", "9p://x", "a b://c"] {
             let absolute = std::path::absolute(path).unwrap();

@@ -424,6 +424,35 @@ pub trait Store: Send + Sync + fmt::Debug {
     }
 }
 
+/// The object store that a location is in; `None` if it is in the local file system.
+///
+/// # Errors
+/// As [`CloudStore::connect`].
+pub(crate) fn remote(location: &Location) -> Result<Option<Arc<dyn Store>>> {
+    #[cfg(feature = "cloud")]
+    if let Some((url, options)) = location.as_url() {
+        return Ok(Some(Arc::new(CloudStore::connect(url, options)?)));
+    }
+    let _ = location;
+    Ok(None)
+}
+
+/// Opens the file at `location`, if that is in an object store.
+///
+/// # Errors
+/// As [`CloudStore::connect`] and [`Store::open`].
+pub(crate) fn open_remote(location: &Location) -> Result<Option<Arc<dyn ReadAt>>> {
+    if location.as_path().is_some() {
+        return Ok(None);
+    }
+    let split = location.clone().split();
+    let (directory, name) = split.map_err(|error| Error::io("open", error))?;
+    match remote(&directory)? {
+        Some(store) => store.open(&name).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// What a copy holds in memory at a time.
 const COPY_PIECE: u64 = 1 << 20;
 

@@ -689,9 +689,27 @@ impl Inner {
         Ok(Timeline::of_publication(written, Duration::ZERO, watch.lap()))
     }
 
+    /// An object that is an entry itself. Those of others may be long.
     fn open_short(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
-        let Some((bytes, meta)) = self.small(name)? else { return Ok(None) };
-        Ok(Some(Arc::new(Small { bytes, url: self.url(name), stamp: stamp_of(&meta) })))
+        let request = async {
+            let found = self.remote.get(&self.path(name)).await?;
+            let meta = found.meta.clone();
+            let bytes = if meta.size <= SHORT { Some(found.bytes().await?) } else { None };
+            Ok((bytes, meta))
+        };
+        let (bytes, meta) = match self.ask("read", name, request) {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (url, stamp) = (self.url(name), stamp_of(&meta));
+        Ok(Some(match bytes {
+            Some(bytes) => Arc::new(Small { bytes, url, stamp }),
+            None => {
+                let remote = Arc::clone(&self.remote);
+                Arc::new(Object::new(remote, self.path(name), url, meta.size, stamp))
+            }
+        }))
     }
 
     fn open_apart(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {

@@ -56,7 +56,7 @@ impl LocalDirectory {
     }
 
     fn at(location: Location) -> io::Result<Self> {
-        let dir = directory::open(location.absolute())?;
+        let dir = directory::open(location.local_path()?)?;
         let naming = Naming::of(&dir);
         Ok(Self { location, dir: Arc::new(dir), io: Io::default(), naming })
     }
@@ -70,7 +70,7 @@ impl LocalDirectory {
     /// Those of the operating system and of [`LocalDirectory::open`]; directories created so far remain.
     pub fn create(location: impl IntoLocation) -> io::Result<Self> {
         let location = location.into_location()?;
-        directory::create_durably(location.absolute())?;
+        directory::create_durably(location.local_path()?)?;
         Self::at(location)
     }
 
@@ -81,6 +81,7 @@ impl LocalDirectory {
     /// As [`LocalDirectory::open`]; [`io::ErrorKind::InvalidInput`] if `location` cannot name a file.
     pub fn of_file(location: impl IntoLocation, links: Links) -> io::Result<(Self, String)> {
         let location = location.into_location()?;
+        location.local_path()?;
         let location = match links {
             Links::Follow => location.behind_links()?,
             Links::Keep => location,
