@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use scai_checkpoint::codec::shards;
-use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
+use scai_checkpoint::store::{Directory, LocalDirectory, is_draft, is_url};
 use scai_checkpoint::{Error, Result};
 
 /// What the name of an index ends in: the shards that it names are one checkpoint.
@@ -27,8 +27,12 @@ pub(crate) fn is_index(name: &str) -> bool {
     name.ends_with(INDEX)
 }
 
-/// The files of `directory`, by name. Shards that an index names are not files of their own.
+/// The files of `directory`, by name; none in an object store, where others would have to be asked for one
+/// by one. Shards that an index names are not files of their own.
 pub(crate) fn others(directory: &Path) -> Result<Vec<Other>> {
+    if is_url(directory) {
+        return Ok(Vec::new());
+    }
     let at = |source| Error::io("list", source).at_path(directory);
     let opened = LocalDirectory::open(directory).map_err(at)?;
     let entries = opened.list().map_err(at)?;

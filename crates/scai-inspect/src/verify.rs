@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use scai_checkpoint::codec::{Protection, Unprotected};
 use scai_checkpoint::file::{self, ReadOptions};
 use scai_checkpoint::folder;
-use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
+use scai_checkpoint::store::{Directory, LocalDirectory, is_draft, is_url};
 use scai_checkpoint::verify::{Answers, Condition, Verification};
 use scai_checkpoint::{CheckpointManager, Error, Options, Result};
 use serde::{Serialize, Serializer};
@@ -179,13 +179,18 @@ pub fn targets(path: impl AsRef<Path>) -> Result<Vec<Target>> {
     if is_checkpoint_directory(path) {
         return Ok(vec![directory_target(path)]);
     }
-    if path.is_dir() {
+    if path.is_dir() || is_url(path) {
         let listed = CheckpointManager::open(path, Options::default())?.list()?.into_iter();
         let listed = listed.map(|listed| (listed.name, listed.size));
         let found = listed.chain(others(path)?.into_iter().map(|other| (other.name, other.size)));
         let mut targets: Vec<Target> =
             found.map(|(name, size)| Target { path: path.join(name), size }).collect();
         // Those of shards are in the list, and those of other programs are not.
+        if is_url(path) {
+            // Otherwise it is the checkpoint itself.
+            let itself = Target { path: path.to_owned(), size: 0 };
+            return Ok(if targets.is_empty() { vec![itself] } else { targets });
+        }
         let mut more = committed(path)?;
         more.retain(|one| !targets.iter().any(|known| known.path == one.path));
         targets.extend(more);

@@ -180,6 +180,11 @@ impl fmt::Display for Location {
     }
 }
 
+/// Whether what looks like a path is the URL of something in an object store.
+pub fn is_url(path: impl AsRef<Path>) -> bool {
+    Location::new(path).is_ok_and(|location| location.as_path().is_none())
+}
+
 /// What names a [`Location`]: a path, a URL, or a `Location` itself.
 pub trait IntoLocation {
     /// The location that this names.

@@ -69,7 +69,7 @@ pub use crate::timeline::Timeline;
 pub use cloud::{CloudStore, Remote};
 pub use directory::{Directory, Draft, Lock, Synced};
 pub use local::{Links, LocalDirectory};
-pub use location::{IntoLocation, Location};
+pub use location::{IntoLocation, Location, is_url};
 pub use memory::MemoryDirectory;
 pub use name::{attempt, check_name, draft_name, is_draft};
 pub(crate) use name::{free_name, replaced, replaced_name};

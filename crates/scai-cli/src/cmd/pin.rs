@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use scai_checkpoint::Options;
+use scai_checkpoint::store::is_url;
 
 use crate::args::PinArgs;
 use crate::exit::{Exit, Failure};
@@ -17,7 +18,7 @@ pub(crate) enum Pin {
 }
 
 pub(crate) fn run(args: &PinArgs, pin: Pin, out: &mut impl Write) -> Result<Exit, Failure> {
-    if !args.file.is_file() {
+    if !args.file.is_file() && !is_url(&args.file) {
         return Err(no_such_file(&args.file));
     }
     let (directory, name) = split(&args.file)?;

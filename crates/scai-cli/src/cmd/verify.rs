@@ -4,6 +4,7 @@ use std::io::Write;
 
 use scai_checkpoint::codec::Protection;
 use scai_checkpoint::file::ReadOptions;
+use scai_checkpoint::store::is_url;
 use scai_checkpoint::verify::{Answers, Condition};
 use scai_inspect::verify::targets;
 use scai_inspect::{VerifyReport, verify};
@@ -16,7 +17,7 @@ use crate::progress;
 use crate::render::{one_line, paint, printable, size, style, write_json};
 
 pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failure> {
-    if let Some(missing) = args.paths.iter().find(|path| !path.exists()) {
+    if let Some(missing) = args.paths.iter().find(|path| !path.exists() && !is_url(path)) {
         return Err(no_such_file(missing));
     }
     let mut found = Vec::new();
@@ -35,6 +36,9 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<Exit, Failu
     let mut exit = Exit::Success;
     for target in &found {
         let report = verify(&target.path, options)?;
+        if !report.answers.exists && is_url(&target.path) {
+            return Err(no_such_file(&target.path));
+        }
         exit = exit.or_worse(Exit::of(report.condition));
         if args.json {
             reports.push(report);

@@ -77,8 +77,25 @@ fn is_about_bucket(refusal: &Refusal) -> bool {
     ["nosuchbucket", "containernotfound", "bucket does not exist"].iter().any(|w| text.contains(w))
 }
 
-/// The message with those of its causes, each once.
+/// The message with those of its causes, each once; of what a store answers as XML, what it says there.
 fn everything(refusal: &Refusal) -> String {
+    let text = with_causes(refusal);
+    let between = |begin: &str, end: &str| {
+        let from = text.find(begin)? + begin.len();
+        Some(&text[from..from + text[from..].find(end)?])
+    };
+    match between("<Code>", "</Code>") {
+        Some(code) => {
+            let message = between("<Message>", "</Message>").unwrap_or_default();
+            let before = text.find("<?xml").or_else(|| text.find("<Error")).unwrap_or(0);
+            let request = text[..before].trim_end_matches([' ', ':', '\n']);
+            format!("{code}: {message}: {request}")
+        }
+        None => text,
+    }
+}
+
+fn with_causes(refusal: &Refusal) -> String {
     let mut text = refusal.to_string();
     let mut cause = refusal.source();
     while let Some(error) = cause {
