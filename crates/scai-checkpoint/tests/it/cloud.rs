@@ -1,11 +1,20 @@
 //! A store in an object store, here one in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
+use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartId, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult,
+};
 use scai_checkpoint::store::{CloudStore, Publication, Store};
 use scai_checkpoint::testing::check_store;
 use scai_checkpoint::{
@@ -185,4 +194,245 @@ fn what_a_dead_writer_has_uploaded_is_swept_by_the_next() {
     let _lease = next.lease().unwrap();
     assert!(!objects(&remote).contains(&left.to_string()));
     assert_eq!(next.list("").unwrap().len(), 1);
+}
+
+/// What goes wrong with one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    /// It is refused, and nothing happens.
+    Refused,
+    /// It happens, and the answer is lost.
+    Lost,
+    /// It happens twice, and the second answer is heard.
+    Twice,
+    /// What is read ends early.
+    Cut,
+}
+
+/// A store with which one request goes wrong.
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<InMemory>,
+    wrong: Wrong,
+    /// Requests until then; no more than there are.
+    left: AtomicUsize,
+    count: AtomicUsize,
+}
+
+impl Faulty {
+    fn new(inner: &Arc<InMemory>, wrong: Wrong, at: usize) -> Arc<Self> {
+        let (left, count) = (AtomicUsize::new(at), AtomicUsize::default());
+        Arc::new(Self { inner: Arc::clone(inner), wrong, left, count })
+    }
+
+    /// Whether the request that begins now is the one.
+    fn is_it(&self) -> bool {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let less = |left: usize| left.checked_sub(1);
+        self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err()
+            && self.left.swap(usize::MAX, Ordering::SeqCst) == 0
+    }
+
+    async fn ask<T, F: Future<Output = object_store::Result<T>>>(
+        &self,
+        request: impl Fn() -> F,
+    ) -> object_store::Result<T> {
+        let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
+        match (self.is_it(), self.wrong) {
+            (false, _) | (true, Wrong::Cut) => request().await,
+            (true, Wrong::Refused) => Err(lost()),
+            (true, Wrong::Lost) => {
+                let _ = request().await;
+                Err(lost())
+            }
+            (true, Wrong::Twice) => {
+                let _ = request().await;
+                request().await
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("faulty")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.ask(|| self.inner.put_opts(location, payload.clone(), opts.clone())).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(
+        &self,
+        location: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        let is_cut = self.wrong == Wrong::Cut && self.left.load(Ordering::SeqCst) == 0;
+        let found = self.ask(|| self.inner.get_opts(location, options.clone())).await?;
+        if !is_cut || options.head {
+            return Ok(found);
+        }
+        let (meta, attributes, range) =
+            (found.meta.clone(), found.attributes.clone(), found.range.clone());
+        let extensions = found.extensions.clone();
+        let bytes = found.bytes().await?;
+        let cut = bytes.slice(..bytes.len() / 2);
+        let payload =
+            GetResultPayload::Stream(futures_util::stream::once(async { Ok(cut) }).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
+        if !self.is_it() || matches!(self.wrong, Wrong::Cut | Wrong::Twice) {
+            return self.inner.delete_stream(locations);
+        }
+        if self.wrong == Wrong::Refused {
+            return futures_util::stream::once(async move { Err(lost()) }).boxed();
+        }
+        self.inner.delete_stream(locations).map(move |_| Err(lost())).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
+        match self.is_it() {
+            true if matches!(self.wrong, Wrong::Refused | Wrong::Lost) => {
+                futures_util::stream::once(async move { Err(lost()) }).boxed()
+            }
+            _ => self.inner.list(prefix),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[async_trait]
+impl MultipartStore for Faulty {
+    async fn create_multipart(&self, path: &Path) -> object_store::Result<MultipartId> {
+        self.ask(|| self.inner.create_multipart(path)).await
+    }
+
+    async fn put_part(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        part: usize,
+        data: PutPayload,
+    ) -> object_store::Result<PartId> {
+        self.ask(|| self.inner.put_part(path, id, part, data.clone())).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        parts: Vec<PartId>,
+    ) -> object_store::Result<PutResult> {
+        // Twice is an error of its own: the upload is not there any more.
+        self.ask(|| {
+            let ids = parts.iter().map(|part| PartId { content_id: part.content_id.clone() });
+            self.inner.complete_multipart(path, id, ids.collect())
+        })
+        .await
+    }
+
+    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> object_store::Result<()> {
+        self.ask(|| self.inner.abort_multipart(path, id)).await
+    }
+}
+
+/// Objects that nothing refers to, once the next run has saved and the one after it has begun to write.
+fn orphans(remote: &Arc<InMemory>, save: Checkpoint) -> Vec<String> {
+    // `latest.pt` may have been left where it was.
+    manager(on(remote), "last:1").save(save).unwrap();
+    let next = on(remote).grace(Duration::ZERO);
+    let _lease = next.lease().unwrap();
+    let all = objects(remote);
+    let of_record = |name: &String| {
+        let bytes = wait(async { remote.get(&Path::from(name.as_str())).await?.bytes().await });
+        let record: serde_json::Value = serde_json::from_slice(&bytes.unwrap()).unwrap();
+        format!("runs/one/{}", record["object"].as_str().unwrap())
+    };
+    // Also `latest.pt` that was kept because nobody has read what it stood for.
+    let bound: Vec<String> =
+        all.iter().filter(|name| name.ends_with("/commit.json")).map(of_record).collect();
+    assert!(bound.iter().all(|object| all.contains(object)), "a record of nothing: {all:?}");
+    let is_known = |name: &String| {
+        let data = name.trim_end_matches(".removed").to_owned();
+        name.contains("/epochs/") || name.ends_with(".json") || bound.contains(&data)
+    };
+    all.iter().filter(|name| !is_known(name)).cloned().collect()
+}
+
+/// Every request of a save over an older one, of its commit and of the retention after it goes wrong once.
+#[test]
+fn whatever_request_goes_wrong_an_acknowledged_save_is_there_and_nothing_is_mixed() {
+    // The second save is put in one piece.
+    let small = |iteration: u64| {
+        let tensor = Tensor::from_vec(vec![1000], vec![iteration as f32; 1000]).unwrap();
+        let model: Dict = [("a", tensor)].into_iter().collect();
+        Checkpoint::new(iteration, model, Dict::new())
+    };
+    for (first, second) in [(state(1), state(2)), (small(1), small(2))] {
+        for wrong in [Wrong::Refused, Wrong::Lost, Wrong::Twice, Wrong::Cut] {
+            let mut tried = 0;
+            for at in 0.. {
+                let remote = Arc::new(InMemory::new());
+                manager(on(&remote), "last:1").save(first.clone()).unwrap();
+                let faulty = Faulty::new(&remote, wrong, at);
+                let store =
+                    CloudStore::on(Arc::clone(&faulty) as _, "runs/one", "memory://runs/one");
+                let writing = manager(store.grace(Duration::ZERO), "last:1");
+                let saved = writing.save(second.clone());
+                drop(writing);
+                let what = format!("{wrong:?} at request {at}");
+                if at >= faulty.count.load(Ordering::SeqCst) {
+                    saved.unwrap();
+                    tried = at;
+                    break;
+                }
+                let resumed = manager(on(&remote), "all").resume().unwrap();
+                let resumed = resumed.unwrap_or_else(|| panic!("{what}: everything is gone"));
+                let found = &resumed.checkpoint;
+                assert!(resumed.skipped.is_empty(), "{what}: {:?}", resumed.skipped);
+                if saved.is_ok() {
+                    assert_eq!(found.iteration, 2, "{what}: an acknowledged save is lost");
+                }
+                let expected = if found.iteration == 2 { &second } else { &first };
+                assert!(model_of(found) == model_of(expected), "{what}: mixed");
+                assert_eq!(orphans(&remote, small(3)), [""; 0], "{what}");
+            }
+            assert!(tried > 10, "{wrong:?}: {tried} requests");
+        }
+    }
 }
