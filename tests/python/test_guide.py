@@ -44,6 +44,7 @@ FRAMEWORKS = tuple(
     )
 )
 RANKS = ("docs/distributed.md", "docs/distributed.zh.md")
+STORES = ("docs/stores.md", "docs/stores.zh.md")  # `test_stores.py` runs them
 UPDATE = "UPDATE" in os.environ
 # No colours and no moving bars, also where a variable such as CI says that a terminal is there.
 PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "TZ": "UTC"}
@@ -247,7 +248,7 @@ def code(example: Example) -> object:
 
 @pytest.mark.parametrize(
     ("english_page", "chinese_page", "least"),
-    [(*GUIDES, 20), (*RANKS, 2), *((*pages, 1) for *pages, _ in FRAMEWORKS)],
+    [(*GUIDES, 20), (*RANKS, 2), (*STORES, 2), *((*pages, 1) for *pages, _ in FRAMEWORKS)],
 )
 def test_both_languages_have_the_same_code(
     english_page: str, chinese_page: str, least: int
@@ -260,7 +261,7 @@ def test_both_languages_have_the_same_code(
 
 
 def test_every_fence_of_the_guides_is_known() -> None:
-    for name in (*GUIDES, *RANKS, *(page for *pages, _ in FRAMEWORKS for page in pages)):
+    for name in (*GUIDES, *RANKS, *STORES, *(page for *pages, _ in FRAMEWORKS for page in pages)):
         fences = re.findall(r"^```(\S*)", (ROOT / name).read_text(), flags=re.MULTILINE)
         assert set(fences[::2]) <= {"python", "console", "text", "yaml", "sh"}, name
         assert set(fences[1::2]) == {""}, name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import scai
 import torch
 from scai import CheckpointManager
 from scai.errors import DamagedError, LockedError
+from test_guide import STORES, run
 from torch import nn
 
 boto3 = pytest.importorskip("boto3")
@@ -176,6 +179,92 @@ def test_what_is_wrong_with_a_store_is_said(
     with pytest.raises(kind, match=message):
         manager.save_checkpoint(*model_and_optimizer(), 1)
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("page", STORES)
+def test_the_page_on_object_stores_runs(
+    page: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**ACCESS, "aws_endpoint": endpoint}.items():
+        monkeypatch.setenv(name.upper(), value)
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket="my-bucket")
+    run(page, tmp_path, monkeypatch, kinds={"python", "text"})
+    for content in client.list_objects_v2(Bucket="my-bucket")["Contents"]:
+        client.delete_object(Bucket="my-bucket", Key=content["Key"])
+
+
+def test_the_command_takes_urls(
+    bucket: Any, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in options.items():
+        monkeypatch.setenv(name.upper(), value)
+    monkeypatch.chdir(tmp_path)
+    url = f"s3://{bucket.name}/run"
+    model, optimizer = model_and_optimizer()
+    with CheckpointManager(url) as manager:
+        for iteration in (1, 2, 3):
+            manager.save_checkpoint(model, optimizer, iteration)
+
+    def command(*arguments: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "scai", *arguments], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == status, done
+        return done.stdout + done.stderr
+
+    listed = json.loads(command("list", url, "--json"))
+    assert [each["iteration"] for each in listed] == [1, 2, 3]
+    assert "every digest matches" in command("verify", url)
+    assert "model_state_dict" in command("show", f"{url}/checkpoint_iter_1.pt")
+    assert "17 of 17 tensors equal" in command(
+        "diff", f"{url}/checkpoint_iter_1.pt", f"{url}/latest.pt", status=1
+    )
+    command("convert", f"{url}/checkpoint_iter_1.pt", "a.safetensors")
+    assert "identical bit for bit" in command("diff", f"{url}/checkpoint_iter_1.pt", "a.safetensors")
+    command("pin", f"{url}/checkpoint_iter_1.pt")
+    assert "1 checkpoint deleted" in command("prune", url, "--keep", "last:1", "--yes")
+    command("rollback", url, "1")
+    listed = json.loads(command("list", url, "--json"))
+    assert [(each["iteration"], each["pinned"]) for each in listed] == [(1, True), (3, False)]
+    assert "there is no file" in command("show", f"{url}/checkpoint_iter_9.pt", status=2)
+
+
+def test_of_many_that_begin_at_once_one_goes_on_writing(bucket: Any, options: dict[str, str]) -> None:
+    url = f"s3://{bucket.name}/run"
+    model, optimizer = model_and_optimizer()
+    managers = [CheckpointManager(url, storage_options=options) for _ in range(8)]
+    with ThreadPoolExecutor(len(managers)) as pool:
+        saved = pool.map(lambda each: _outcome(each, model, optimizer, 1), managers)
+        assert set(saved) <= {"saved", "locked"}
+    # Whoever came last, and nobody else.
+    outcomes = [_outcome(each, model, optimizer, 2) for each in managers]
+    assert outcomes.count("saved") == 1 and outcomes.count("locked") == len(managers) - 1
+    assert all(managers[0].verify_checkpoint(2).values())
+
+
+def _outcome(manager: CheckpointManager, model: nn.Module, optimizer: Any, iteration: int) -> str:
+    try:
+        manager.save_checkpoint(model, optimizer, iteration)
+        return "saved"
+    except LockedError:
+        return "locked"
+
+
+def test_shards_are_refused_in_words(bucket: Any, options: dict[str, str]) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Linear(4, 4)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        manager = CheckpointManager(f"s3://{bucket.name}/run", storage_options=options)
+        with pytest.raises(OSError, match="shards"):
+            manager.save_checkpoint(model, None, 1)
+        assert manager.all_iterations() == []
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_arguments_are_checked(tmp_path: Path) -> None:

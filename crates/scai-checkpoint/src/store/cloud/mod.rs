@@ -649,6 +649,13 @@ impl Store for CloudStore {
         }
     }
 
+    fn group(&self, name: &str) -> Result<Arc<dyn super::Directory>> {
+        let refused = "shards of several processes cannot be saved to an object store yet; save them to a \
+                       local directory";
+        let error = io::Error::new(ErrorKind::Unsupported, refused);
+        Err(Error::io("save", error).at_path(self.0.url(name)))
+    }
+
     fn set_aside(&self, name: &str, reason: &str) -> Result<String> {
         let inner = &*self.0;
         inner.check_name("set aside", name)?;
