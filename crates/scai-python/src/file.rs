@@ -10,7 +10,7 @@ use scai_checkpoint::verify::Answers;
 use scai_checkpoint::{Dict, Error, file};
 
 use crate::errors::{OrRaise, raise};
-use crate::manager::{StorageOptions, located};
+use crate::location::{StorageOptions, located};
 use crate::tree::{Tree, part};
 
 /// An open file. What is read of it is what was opened, whatever happens to its name.

@@ -12,6 +12,7 @@ mod errors;
 mod file;
 mod folder;
 mod live;
+mod location;
 mod manager;
 mod memory;
 mod notes;

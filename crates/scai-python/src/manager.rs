@@ -1,24 +1,23 @@
 //! `_native.Manager` and `_native.Handle`: a directory of checkpoints, and a save under way.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use scai_checkpoint::codec::Unprotected;
 use scai_checkpoint::file::ReadOptions;
 use scai_checkpoint::manager::{Prune, Residency, Resume, Skipped, Unreadable};
 use scai_checkpoint::retention::Rule;
-use scai_checkpoint::store::{Io, Location};
+use scai_checkpoint::store::Io;
 use scai_checkpoint::{
     Checkpoint, CheckpointManager, Error, Options, Retention, SaveHandle, Saved, Value,
 };
 
 use crate::errors::{OrRaise, raise};
 use crate::file::File;
+use crate::location::{StorageOptions, located};
 use crate::memory::{Capture, Owners};
 use crate::tree::Tree;
 
@@ -38,20 +37,6 @@ pub(crate) struct Manager {
 pub(crate) fn retention(rules: Vec<String>) -> PyResult<(String, Vec<String>)> {
     let retention = Retention::of_rules(&rules).or_raise()?;
     Ok((retention.to_string(), retention.statistics().map(str::to_owned).collect()))
-}
-
-/// Options of an object store by name.
-pub(crate) type StorageOptions = BTreeMap<String, String>;
-
-/// Where a path or a URL leads.
-pub(crate) fn located(path: &Path, options: Option<StorageOptions>) -> PyResult<Location> {
-    let location = Location::new(path);
-    let location =
-        location.and_then(|found| found.with_storage_options(options.unwrap_or_default()));
-    location.map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
-        _ => error.into(),
-    })
 }
 
 #[pymethods]

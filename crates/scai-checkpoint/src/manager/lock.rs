@@ -150,6 +150,14 @@ impl Writing {
         Ok(Operation { _turn: taken })
     }
 
+    /// As [`Writing::begin`], for a reader: `None` if the lease would have to be taken from a writer.
+    pub(super) fn begin_if_free(&self, store: &dyn Store) -> Option<Operation<'_>> {
+        if store.lease_takes_over() && held(&self.turn.taken).is_none() {
+            return None;
+        }
+        self.begin(store).ok()
+    }
+
     /// What this process read and wrote in the directory.
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         held(&self.turn.seen)

@@ -302,7 +302,7 @@ impl Search<'_> {
         for skipped in &mut self.skipped {
             if skipped.reason.is_damage()
                 && skipped.set_aside.is_none()
-                && let Ok(operation) = self.shared.writing.begin(&*self.shared.store)
+                && let Some(operation) = self.shared.writing.begin_if_free(&*self.shared.store)
             {
                 // It was read without the write lease, and may have been replaced since.
                 *skipped = self.shared.set_aside(&skipped.name, &operation);
@@ -316,7 +316,7 @@ impl Search<'_> {
         match found {
             Some((Named { iteration, name }, Loaded { checkpoint, file, .. })) => {
                 let set_aside = skipped.iter().any(|skipped| skipped.set_aside.is_some());
-                if set_aside && let Ok(operation) = shared.writing.begin(&*shared.store) {
+                if set_aside && let Some(operation) = shared.writing.begin_if_free(&*shared.store) {
                     // Only a hint: a resume does not fail because of it.
                     if name != name::LATEST {
                         let _ = shared.move_latest(&name, &operation);

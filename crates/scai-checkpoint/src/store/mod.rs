@@ -338,6 +338,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`Error::Locked`] if another writer has it, naming that one if it is known; [`Error::Io`].
     fn lease(&self) -> Result<Box<dyn Lease>>;
 
+    /// Whether taking the lease takes it away from another writer, as where nothing tells whether that one is
+    /// still alive. A resume takes none then. `false` if not overridden.
+    fn lease_takes_over(&self) -> bool {
+        false
+    }
+
     /// What messages call this store, such as a directory's path.
     fn describe(&self) -> String;
 

@@ -131,6 +131,17 @@ fn what_is_uploaded_is_an_ordinary_file_and_an_object_of_another_checkpoint_is_r
     let aside = resumed.skipped[0].set_aside.as_deref();
     assert_eq!(aside, Some("checkpoint_iter_2.pt.damaged"));
 
+    // Who only reads does not take the right to write from who trains.
+    wait(remote.put(&object(1), b"short".to_vec().into())).unwrap();
+    manager.save(state(4)).unwrap();
+    wait(remote.put(&object(4), b"short".to_vec().into())).unwrap();
+    wait(remote.put(&object(1), bytes.clone().into())).unwrap();
+    let reader = CheckpointManager::with_store(Arc::new(on(&remote)), Options::default());
+    let found = reader.resume().unwrap().unwrap();
+    assert_eq!((found.checkpoint.iteration, found.skipped.len()), (1, 1));
+    assert_eq!(found.skipped[0].set_aside, None);
+    manager.save(state(4)).unwrap();
+
     // A part replaced, and an object cut.
     manager.save(state(3)).unwrap();
     let three = object(3);
@@ -175,6 +186,58 @@ fn the_next_run_takes_over_and_the_writer_before_it_cannot_publish() {
     assert_eq!(names, ["checkpoint_iter_2.pt"]);
     assert_eq!(objects(&remote).len(), before, "a refused writer leaves nothing");
     assert_eq!(new.resume().unwrap().unwrap().checkpoint.iteration, 2);
+}
+
+/// A store with which conditions are ignored.
+#[test]
+fn a_store_that_ignores_conditions_is_refused() {
+    let careless =
+        Arc::new(Careless(Faulty::new(&Arc::new(InMemory::new()), Wrong::Refused, 9999)));
+    let store = CloudStore::on(careless as _, "run", "memory://run");
+    let error = manager(store, "all").save(state(1)).unwrap_err();
+    assert!(error.to_string().contains("ignores conditional writes"), "{error}");
+}
+
+#[test]
+fn what_others_have_put_there_is_never_swept() {
+    let (remote, store) = new();
+    let store = store.grace(Duration::ZERO);
+    let others = ["logs/events.1", "checkpoint-5/model.safetensors", "deep/er/a.pt", "x.removed"];
+    for name in others {
+        wait(remote.put(&Path::from(format!("runs/one/{name}")), "theirs".into())).unwrap();
+    }
+    // A copy of a checkpoint by its plain name is covered by a save of it.
+    wait(remote.put(&Path::from("runs/one/checkpoint_iter_2.pt"), "theirs".into())).unwrap();
+    let manager = manager(store, "last:1");
+    for iteration in 1..=3 {
+        manager.save(state(iteration)).unwrap();
+        let names: Vec<String> = manager.list().unwrap().into_iter().map(|one| one.name).collect();
+        assert!(names.iter().filter(|name| name.contains("iter_2")).count() < 2, "{names:?}");
+    }
+    drop(manager);
+    drop(on(&remote).grace(Duration::ZERO).lease().unwrap());
+    let left = objects(&remote);
+    for name in others {
+        assert!(left.contains(&format!("runs/one/{name}")), "{name}: {left:?}");
+    }
+    assert_eq!(left.iter().filter(|name| name.ends_with(".pt")).count(), 2, "{left:?}");
+}
+
+#[test]
+fn bytes_that_a_damaged_record_may_mean_are_kept() {
+    let (remote, store) = new();
+    let manager = manager(store, "all");
+    manager.save(state(1)).unwrap();
+    manager.save(state(2)).unwrap();
+    let record = Path::from("runs/one/checkpoint_iter_2.pt/commit.json");
+    wait(remote.put(&record, "not a record".into())).unwrap();
+    let resumed = manager.resume().unwrap().unwrap();
+    assert_eq!(resumed.checkpoint.iteration, 1);
+    assert_eq!(resumed.skipped[0].set_aside.as_deref(), Some("checkpoint_iter_2.pt.damaged"));
+    drop(manager);
+    drop(on(&remote).grace(Duration::ZERO).lease().unwrap());
+    let kept = |name: &&String| name.contains("checkpoint_iter_2.pt/") && name.ends_with(".pt");
+    assert_eq!(objects(&remote).iter().filter(kept).count(), 1);
 }
 
 #[test]
@@ -333,6 +396,98 @@ impl ObjectStore for Faulty {
         options: CopyOptions,
     ) -> object_store::Result<()> {
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// A store that forgets under which condition something is to be put.
+#[derive(Debug)]
+struct Careless(Arc<Faulty>);
+
+impl std::fmt::Display for Careless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("careless")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Careless {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        _: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.0.put_opts(location, payload, PutOptions::default()).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(
+        &self,
+        location: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.0.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+#[async_trait]
+impl MultipartStore for Careless {
+    async fn create_multipart(&self, path: &Path) -> object_store::Result<MultipartId> {
+        self.0.create_multipart(path).await
+    }
+
+    async fn put_part(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        part: usize,
+        data: PutPayload,
+    ) -> object_store::Result<PartId> {
+        self.0.put_part(path, id, part, data).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        parts: Vec<PartId>,
+    ) -> object_store::Result<PutResult> {
+        self.0.complete_multipart(path, id, parts).await
+    }
+
+    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> object_store::Result<()> {
+        self.0.abort_multipart(path, id).await
     }
 }
 

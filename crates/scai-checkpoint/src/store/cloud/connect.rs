@@ -45,6 +45,11 @@ pub(super) fn connect(url: &str, options: &StorageOptions) -> Result<Connected> 
     if bucket.is_none() {
         return Err(invalid("the name of a bucket or container must follow `://`".to_owned()));
     }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(invalid(
+            "`?` and `#` cannot be part of the name; write `%3F` or `%23`".to_owned(),
+        ));
+    }
     let prefix = Path::from_url_path(parsed.path()).map_err(|error| invalid(error.to_string()))?;
     let seconds = match options.get("timeout") {
         None => TIMEOUT,
@@ -67,7 +72,9 @@ pub(super) fn connect(url: &str, options: &StorageOptions) -> Result<Connected> 
                 let key: AmazonS3ConfigKey = name.parse().map_err(|_| unknown(name))?;
                 builder = builder.with_config(key, value);
             }
-            let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+            let endpoint = builder
+                .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+                .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
             if endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
                 builder = builder.with_allow_http(true);
             }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use object_store::multipart::MultipartStore;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
 };
@@ -109,9 +109,10 @@ struct Epoch {
 #[derive(Debug, Default)]
 struct Group {
     record: Option<ObjectMeta>,
-    /// By the name in the group.
+    /// Those with the names of attempts, by these. Whatever else is there is somebody else's.
     data: BTreeMap<String, ObjectMeta>,
-    removed: HashSet<String>,
+    /// The marks of those that were removed.
+    removed: BTreeMap<String, ObjectMeta>,
 }
 
 #[derive(Debug, Default)]
@@ -194,6 +195,11 @@ impl Inner {
             Ok(()) if name == EPOCHS => {
                 Err(io::Error::new(ErrorKind::InvalidInput, "the store keeps its epochs there"))
             }
+            // It would be listed by another name.
+            Ok(()) if PathPart::from(name).as_ref() != name => Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("{name:?} has characters that stores do not keep in names"),
+            )),
             checked => checked,
         };
         checked.map_err(|error| Error::io(action, error).at_path(self.url(name)))
@@ -254,13 +260,6 @@ impl Inner {
         };
         let refusal = match put(mode)? {
             Ok(_) => return Ok(()),
-            Err(
-                object_store::Error::NotImplemented { .. }
-                | object_store::Error::NotSupported { .. },
-            ) => match put(PutMode::Overwrite)? {
-                Ok(_) => return Ok(()),
-                Err(refusal) => refusal,
-            },
             Err(refusal) => refusal,
         };
         match self.small(name) {
@@ -321,10 +320,28 @@ impl Inner {
         loop {
             newest += 1;
             match self.put(&epoch_name(newest), &bytes, PutMode::Create) {
-                Ok(()) => return Ok(newest),
+                Ok(()) => {
+                    self.check_conditions(newest)?;
+                    return Ok(newest);
+                }
                 // Somebody else was faster.
                 Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Refuses a store that does not keep the condition under which epochs and records are put.
+    fn check_conditions(&self, epoch: u64) -> Result<()> {
+        let other = format!("{{\"probe\": \"{}\"}}\n", attempt());
+        match self.put(&epoch_name(epoch), other.as_bytes(), PutMode::Create) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                let what = "the store ignores conditional writes (If-None-Match), so that two writers could \
+                            not be told apart; save to a local directory, or to a store that has them";
+                let error = io::Error::new(ErrorKind::Unsupported, what);
+                Err(Error::io("begin to write", error).at_path(&self.url))
             }
         }
     }
@@ -344,9 +361,11 @@ impl Inner {
                     let group = listed.groups.entry(name.clone()).or_default();
                     if file == RECORD {
                         group.record = Some(meta);
-                    } else if let Some(data) = file.strip_suffix(REMOVED) {
-                        group.removed.insert(data.to_owned());
-                    } else {
+                    } else if let Some(data) =
+                        file.strip_suffix(REMOVED).filter(|data| is_attempt(data))
+                    {
+                        group.removed.insert(data.to_owned(), meta);
+                    } else if is_attempt(file) {
                         group.data.insert(file.clone(), meta);
                     }
                 }
@@ -356,25 +375,20 @@ impl Inner {
         Ok(listed)
     }
 
-    /// The length of an entry; `None` if what its record names is not there.
-    fn len_of(&self, name: &str, group: &Group, all: &Listed) -> Result<Option<u64>> {
+    /// The length of an entry; `None` if there is none.
+    fn len_of(&self, name: &str, group: &Group) -> Result<Option<u64>> {
         let Some(meta) = &group.record else { return Ok(None) };
         if let ([only], true) =
             (group.data.values().collect::<Vec<_>>().as_slice(), group.removed.is_empty())
         {
             return Ok(Some(only.size));
         }
-        let record = match self.known_record(name, meta) {
-            Ok(Some(record)) => record,
-            Ok(None) => return Ok(None),
+        match self.known_record(name, meta) {
+            Ok(record) => Ok(record.map(|record| record.size)),
             // It is there, and what is wrong is said when it is opened.
-            Err(error) if error.is_damage() => return Ok(Some(meta.size)),
-            Err(error) => return Err(error),
-        };
-        let is_there = record.object.split_once('/').is_some_and(|(of, file)| {
-            all.groups.get(of).is_none_or(|group| group.data.contains_key(file))
-        });
-        Ok(is_there.then_some(record.size))
+            Err(error) if error.is_damage() => Ok(Some(meta.size)),
+            Err(error) => Err(error),
+        }
     }
 
     // Publishing
@@ -415,11 +429,11 @@ impl Inner {
         let bytes = record.encode();
         let mut tries = 0;
         loop {
-            self.check_epoch()?;
             let before = match precondition {
                 Precondition::Absent => None,
                 Precondition::Any => self.replaced(name)?,
             };
+            self.check_epoch()?;
             let mode = match &before {
                 Some((_, version)) => PutMode::Update(version.clone()),
                 None => PutMode::Create,
@@ -427,7 +441,11 @@ impl Inner {
             tries += 1;
             match self.put(&at, &bytes, mode) {
                 Ok(()) => {
-                    if let Some((Some(before), _)) = before {
+                    // Whoever took over meanwhile may have swept the bytes.
+                    self.check_epoch()?;
+                    if let Some((Some(before), _)) = before
+                        && before.object != record.object
+                    {
                         self.mark_removed(&before);
                     }
                     return Ok(());
@@ -459,12 +477,11 @@ impl Inner {
 
     fn remove_one(&self, name: &str) -> Result<()> {
         self.check_name("remove", name)?;
-        if !is_apart(name) {
-            self.delete(name)?;
-        }
         let at = format!("{name}/{RECORD}");
-        let Some((bytes, _)) = self.small(&at)? else { return Ok(()) };
+        let Some((bytes, _)) = self.small(&at)? else { return self.delete(name) };
         let record = Record::decode(&bytes).ok();
+        // An object of that name would take its place.
+        self.delete(name)?;
         self.delete(&at)?;
         if let Some(record) = record
             && record.object.starts_with(&format!("{name}/"))
@@ -487,29 +504,42 @@ impl Inner {
         let Some(epoch) = *held(&self.epoch) else { return Ok(()) };
         let epochs: Vec<ObjectMeta> =
             self.ask("list", EPOCHS, self.remote.list(Some(&self.path(EPOCHS))).try_collect())?;
+        // What is published while this looks is not in the listing with its record.
+        let mut in_use = held(&self.in_progress).clone();
         let listed = self.list_all("")?;
-        let mut in_use = HashSet::new();
+        in_use.extend(held(&self.in_progress).iter().cloned());
         for (name, group) in &listed.groups {
             let Some(meta) = &group.record else { continue };
             match self.known_record(name, meta) {
                 Ok(Some(record)) => drop(in_use.insert(record.object)),
-                Ok(None) => {}
-                // It may be needed to find out what happened.
-                Err(_) => in_use.extend(group.data.keys().map(|file| format!("{name}/{file}"))),
+                // It may be what an entry that was set aside, or an alias, needs.
+                Err(error) if error.is_damage() => {
+                    let bases = listed.groups.iter().filter(|(other, _)| name.starts_with(*other));
+                    in_use.extend(bases.flat_map(|(other, group)| {
+                        group.data.keys().map(move |file| format!("{other}/{file}"))
+                    }));
+                }
+                // Another time.
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
         // By the clock of the store, which alone has set all of these times.
-        let objects = listed.groups.values().flat_map(|group| group.data.values());
+        let objects = listed.groups.values();
+        let objects = objects.flat_map(|group| group.data.values().chain(group.removed.values()));
         let now =
             epochs.iter().chain(objects).chain(&listed.short).map(|meta| meta.last_modified).max();
         for (name, group) in &listed.groups {
             for (file, meta) in &group.data {
                 let object = format!("{name}/{file}");
-                if in_use.contains(&object) || held(&self.in_progress).contains(&object) {
+                // Those of a newer writer are none of this one's business.
+                if in_use.contains(&object) || epoch_of(file).is_none_or(|other| other > epoch) {
                     continue;
                 }
-                let age = now.and_then(|now| (now - meta.last_modified).to_std().ok());
-                let is_removed = group.removed.contains(file);
+                let mark = group.removed.get(file);
+                let is_removed = mark.is_some();
+                let since = mark.unwrap_or(meta).last_modified;
+                let age = now.and_then(|now| (now - since).to_std().ok());
                 // Nobody has read what was never published, but its writer may be about to.
                 let is_own = !is_removed && epoch_of(file) == Some(epoch);
                 if is_own || age.is_some_and(|age| age >= self.grace) {
@@ -519,7 +549,7 @@ impl Inner {
                     }
                 }
             }
-            for mark in group.removed.iter().filter(|file| !group.data.contains_key(*file)) {
+            for mark in group.removed.keys().filter(|file| !group.data.contains_key(*file)) {
                 self.delete(&format!("{name}/{mark}{REMOVED}"))?;
             }
         }
@@ -538,6 +568,12 @@ fn object_name(name: &str, epoch: u64) -> String {
     format!("{name}/{epoch:08x}{}.{extension}", &random[8..])
 }
 
+/// Whether a file has the name of an attempt: 32 hexadecimal digits and an extension.
+fn is_attempt(file: &str) -> bool {
+    let digits = file.split_once('.').map_or("", |(digits, _)| digits);
+    digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
 fn epoch_of(file: &str) -> Option<u64> {
     u64::from_str_radix(file.get(..8)?, 16).ok()
 }
@@ -545,6 +581,15 @@ fn epoch_of(file: &str) -> Option<u64> {
 /// Whether the bytes of an entry are an object apart from its record.
 fn is_apart(name: &str) -> bool {
     name.ends_with(CHECKPOINT)
+}
+
+/// Whether an error says that a record was not published, and never will be.
+fn is_refusal(error: &Error) -> bool {
+    match error {
+        Error::Locked { .. } => true,
+        Error::Io { source, .. } => source.kind() == ErrorKind::AlreadyExists,
+        _ => false,
+    }
 }
 
 fn stamp_of(meta: &ObjectMeta) -> Stamp {
@@ -565,10 +610,24 @@ impl Store for CloudStore {
         }
         let epoch = held(&inner.epoch).unwrap_or(0);
         let object = object_name(&name, epoch);
-        let _in_progress = InProgress::begin(inner, &object);
+        let in_progress = InProgress::begin(inner, &object);
         let (record, timeline) = inner.upload(entry, &mut watch, &object)?;
-        let published = inner.publish_record(&name, &record, precondition);
-        published.inspect_err(|_| inner.discard_unless_published(&name, &record))?;
+        match inner.publish_record(&name, &record, precondition) {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                inner.discard(&object);
+                return Err(error);
+            }
+            Err(error) => {
+                // The record may still arrive, and needs the bytes then.
+                std::mem::forget(in_progress);
+                return Err(error);
+            }
+        }
+        if !is_apart(&name) {
+            // What it was while it was short.
+            inner.delete(&name)?;
+        }
         Ok(Timeline { commit: watch.lap(), ..timeline })
     }
 
@@ -595,7 +654,9 @@ impl Store for CloudStore {
         });
         let mut entries: Vec<Entry> = short.collect();
         for (name, group) in listed.groups.iter().filter(|(name, _)| name.starts_with(prefix)) {
-            if let Some(len) = inner.len_of(name, group, &listed)? {
+            if let Some(len) = inner.len_of(name, group)? {
+                // An object of that name, which somebody has copied there, is covered.
+                entries.retain(|entry| entry.name != *name);
                 entries.push(Entry::file(name.clone(), len));
             }
         }
@@ -628,6 +689,10 @@ impl Store for CloudStore {
         Ok(Box::new(lease))
     }
 
+    fn lease_takes_over(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         self.0.url.clone()
     }
@@ -642,9 +707,9 @@ impl Store for CloudStore {
                 let file = inner.open_short(target)?;
                 let file =
                     file.ok_or_else(|| Error::NotFound { path: PathBuf::from(inner.url(target)) })?;
-                let mut bytes = vec![0; file.len() as usize];
-                file.read_at(0, &mut bytes).map_err(|error| Error::io("read", error))?;
-                self.publish(Publication::of_bytes(alias, &bytes)).map(drop)
+                let path = PathBuf::from(inner.url(target));
+                let copied = |to: &dyn super::WriteAt| super::copy(&*file, &path, to);
+                self.publish(Publication::new(alias, file.len(), copied)).map(drop)
             }
         }
     }
@@ -687,12 +752,26 @@ impl Inner {
         }
         approve()?;
         let written = watch.lap();
-        self.check_epoch()?;
-        let mode = match precondition {
-            Precondition::Absent => PutMode::Create,
-            Precondition::Any => PutMode::Overwrite,
-        };
-        self.put(name, &bytes, mode)?;
+        let mut tries = 0;
+        loop {
+            let before = match precondition {
+                Precondition::Absent => None,
+                Precondition::Any => self.small(name)?,
+            };
+            self.check_epoch()?;
+            // One that arrives late must not replace a newer one.
+            let mode = before.map_or(PutMode::Create, |(_, meta)| {
+                PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version })
+            });
+            tries += 1;
+            match self.put(name, &bytes, mode) {
+                Ok(()) => break,
+                Err(error)
+                    if is_refusal(&error) && precondition == Precondition::Any && tries < TRIES => {
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Timeline::of_publication(written, Duration::ZERO, watch.lap()))
     }
 
@@ -714,13 +793,25 @@ impl Inner {
             Some(bytes) => Arc::new(Small { bytes, url, stamp }),
             None => {
                 let remote = Arc::clone(&self.remote);
-                Arc::new(Object::new(remote, self.path(name), url, meta.size, stamp))
+                Arc::new(Object::new(remote, self.path(name), url, meta.size, &meta))
             }
         }))
     }
 
     fn open_apart(&self, name: &str) -> Result<Option<Arc<dyn ReadAt>>> {
         let Some((record, _)) = self.record(name)? else { return Ok(None) };
+        let opened = self.open_object(name, &record);
+        if opened.as_ref().is_err_and(Error::is_damage)
+            && let Some((now, _)) = self.record(name)?
+            && now != record
+        {
+            // It was replaced between the two.
+            return self.open_object(name, &now).map(Some);
+        }
+        opened.map(Some)
+    }
+
+    fn open_object(&self, name: &str, record: &Record) -> Result<Arc<dyn ReadAt>> {
         let object = &record.object;
         let damaged = |error: Error| error.at_path(self.url(name));
         let meta = match self.ask("open", object, self.remote.head(&self.path(object))) {
@@ -745,22 +836,13 @@ impl Inner {
             self.path(object),
             self.url(name),
             record.size,
-            stamp_of(&meta),
+            &meta,
         );
         let begin = Record::end_of(record.size);
         let mut end = vec![0; (record.size - begin) as usize];
         file.read_at(begin, &mut end).map_err(|error| damaged(Error::io("read", error)))?;
         record.check(&end).map_err(damaged)?;
-        Ok(Some(Arc::new(file)))
-    }
-
-    /// After a publication that failed. If it cannot be known whether it did, nothing is removed.
-    fn discard_unless_published(&self, name: &str, record: &Record) {
-        match self.record(name) {
-            Ok(Some((found, _))) if found.object != record.object => self.discard(&record.object),
-            Ok(None) => self.discard(&record.object),
-            _ => {}
-        }
+        Ok(Arc::new(file))
     }
 }
 

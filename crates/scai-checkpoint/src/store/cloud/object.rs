@@ -7,13 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{GetOptions, ObjectMeta};
 use rustix::fs::{Mode, OFlags};
 
-use super::Remote;
 use super::failed::as_io;
-use super::runtime;
+use super::{Remote, runtime, stamp_of};
 use crate::store::{ReadAt, Stamp};
 use crate::threads::held;
 
@@ -38,6 +37,8 @@ struct Inner {
     url: String,
     len: u64,
     stamp: Stamp,
+    /// What it was when it was opened: an object of somebody else may be replaced.
+    tag: Option<String>,
     /// Where blocks are kept; `None` where no such file can be made.
     kept: Option<File>,
     blocks: Mutex<Blocks>,
@@ -49,6 +50,10 @@ struct Inner {
 struct Blocks {
     there: HashSet<u64>,
     fetching: HashSet<u64>,
+    /// The process that fetches: a fork does not have the threads of its parent.
+    process: u32,
+    /// Blocks cannot be kept any more.
+    is_full: bool,
     /// Counts how often they were forgotten, so that what was asked for before that is not kept.
     round: u64,
 }
@@ -60,11 +65,14 @@ impl Object {
         path: Path,
         url: String,
         len: u64,
-        stamp: Stamp,
+        meta: &ObjectMeta,
     ) -> Self {
+        let (stamp, tag) = (stamp_of(meta), meta.e_tag.clone());
         let kept = if len > 0 { nameless().ok() } else { None };
         let (blocks, arrived) = Default::default();
-        Self { inner: Arc::new(Inner { remote, path, url, len, stamp, kept, blocks, arrived }) }
+        Self {
+            inner: Arc::new(Inner { remote, path, url, len, stamp, tag, kept, blocks, arrived }),
+        }
     }
 }
 
@@ -82,7 +90,20 @@ impl Inner {
 
     async fn fetch(&self, range: std::ops::Range<u64>) -> io::Result<bytes::Bytes> {
         let len = range.end - range.start;
-        let bytes = self.remote.get_range(&self.path, range).await.map_err(as_io)?;
+        let options = GetOptions {
+            range: Some(range.into()),
+            if_match: self.tag.clone(),
+            ..GetOptions::default()
+        };
+        let found =
+            self.remote.get_opts(&self.path, options).await.map_err(|error| match error {
+                object_store::Error::Precondition { .. } => io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the object was replaced while it was read",
+                ),
+                error => as_io(error),
+            })?;
+        let bytes = found.bytes().await.map_err(as_io)?;
         if bytes.len() as u64 == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
@@ -99,22 +120,27 @@ impl Inner {
             blocks.fetching.remove(&number);
             return;
         };
+        let under_way = UnderWay { inner: Arc::clone(self), number };
         runtime.spawn(async move {
+            let under_way = under_way;
             let range = inner.block(number);
             let begin = range.start;
             let fetched = inner.fetch(range).await.ok();
             // A page cache takes it; the device is not waited for.
-            let is_kept = match (&inner.kept, fetched) {
-                (Some(kept), Some(bytes)) => kept.write_all_at(&bytes, begin).is_ok(),
-                _ => false,
+            let (is_kept, is_lost) = match (&inner.kept, fetched) {
+                (Some(kept), Some(bytes)) => {
+                    let is_kept = kept.write_all_at(&bytes, begin).is_ok();
+                    (is_kept, !is_kept)
+                }
+                _ => (false, false),
             };
             let mut blocks = held(&inner.blocks);
-            blocks.fetching.remove(&number);
+            blocks.is_full |= is_lost;
             if is_kept && blocks.round == round {
                 blocks.there.insert(number);
             }
             drop(blocks);
-            inner.arrived.notify_all();
+            drop(under_way);
         });
     }
 
@@ -122,7 +148,11 @@ impl Inner {
     fn read(self: &Arc<Self>, number: u64, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let Some(kept) = &self.kept else { return self.read_past(offset, buf) };
         let mut blocks = held(&self.blocks);
-        if !blocks.there.contains(&number) {
+        if blocks.process != std::process::id() {
+            blocks.process = std::process::id();
+            blocks.fetching.clear();
+        }
+        if !blocks.there.contains(&number) && !blocks.is_full {
             let is_in_order = number == 0
                 || blocks.there.contains(&(number - 1))
                 || blocks.fetching.contains(&(number - 1));
@@ -145,6 +175,19 @@ impl Inner {
         let bytes = runtime::wait(self.fetch(offset..offset + buf.len() as u64))??;
         buf.copy_from_slice(&bytes);
         Ok(())
+    }
+}
+
+/// A block that is being fetched; not any more when this is dropped.
+struct UnderWay {
+    inner: Arc<Inner>,
+    number: u64,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        held(&self.inner.blocks).fetching.remove(&self.number);
+        self.inner.arrived.notify_all();
     }
 }
 
@@ -172,6 +215,7 @@ impl ReadAt for Object {
 
     fn forget_cached(&self) {
         let mut blocks = held(&self.inner.blocks);
+        blocks.is_full = false;
         blocks.there.clear();
         blocks.round += 1;
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{MultipartId, ObjectStoreExt, PutPayload};
+use tokio::runtime::Handle;
 use twox_hash::XxHash3_128;
 
 use super::Remote;
@@ -138,9 +139,11 @@ impl Upload {
         let Some(full) = parts.open.remove(&number) else { return Ok(()) };
         match &self.id {
             Some(id) => {
+                let runtime = runtime::handle().map_err(io::Error::other)?;
                 parts.in_flight += 1;
                 drop(parts);
-                self.send(number, id.clone(), full.bytes)
+                self.send(&runtime, number, id.clone(), full.bytes);
+                Ok(())
             }
             // It is the object.
             None => {
@@ -150,7 +153,7 @@ impl Upload {
         }
     }
 
-    fn send(&self, number: usize, id: MultipartId, bytes: Box<[u8]>) -> io::Result<()> {
+    fn send(&self, runtime: &Handle, number: usize, id: MultipartId, bytes: Box<[u8]>) {
         let digest = XxHash3_128::oneshot(&bytes);
         // The last part may be short.
         let is_near_end = number as u64 + 2 >= self.len.div_ceil(self.part);
@@ -169,9 +172,7 @@ impl Upload {
             drop(parts);
             state.changed.notify_all();
         };
-        let runtime = runtime::handle().map_err(io::Error::other)?;
         runtime.spawn(task);
-        Ok(())
     }
 
     fn settled(&self) -> std::sync::MutexGuard<'_, Parts> {

@@ -1,0 +1,23 @@
+//! Where a path or a URL leads.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use scai_checkpoint::store::Location;
+
+/// Options of an object store by name.
+pub(crate) type StorageOptions = BTreeMap<String, String>;
+
+/// The location that Python names.
+pub(crate) fn located(path: &Path, options: Option<StorageOptions>) -> PyResult<Location> {
+    let location = Location::new(path);
+    let location =
+        location.and_then(|found| found.with_storage_options(options.unwrap_or_default()));
+    location.map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+        _ => error.into(),
+    })
+}
