@@ -270,6 +270,8 @@ enum Wrong {
     Twice,
     /// What is read ends early.
     Cut,
+    /// It is answered, and another writer has taken over meanwhile.
+    Overtaken,
 }
 
 /// A store with which one request goes wrong.
@@ -311,6 +313,12 @@ impl Faulty {
             (true, Wrong::Twice) => {
                 let _ = request().await;
                 request().await
+            }
+            (true, Wrong::Overtaken) => {
+                let answer = request().await;
+                let epoch = Path::from("runs/one/epochs/00000009.json");
+                self.inner.put(&epoch, "{}".into()).await?;
+                answer
             }
         }
     }
@@ -366,7 +374,7 @@ impl ObjectStore for Faulty {
         locations: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
         let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
-        if !self.is_it() || matches!(self.wrong, Wrong::Cut | Wrong::Twice) {
+        if !self.is_it() || matches!(self.wrong, Wrong::Cut | Wrong::Twice | Wrong::Overtaken) {
             return self.inner.delete_stream(locations);
         }
         if self.wrong == Wrong::Refused {
@@ -559,7 +567,7 @@ fn whatever_request_goes_wrong_an_acknowledged_save_is_there_and_nothing_is_mixe
         Checkpoint::new(iteration, model, Dict::new())
     };
     for (first, second) in [(state(1), state(2)), (small(1), small(2))] {
-        for wrong in [Wrong::Refused, Wrong::Lost, Wrong::Twice, Wrong::Cut] {
+        for wrong in [Wrong::Refused, Wrong::Lost, Wrong::Twice, Wrong::Cut, Wrong::Overtaken] {
             let mut tried = 0;
             for at in 0.. {
                 let remote = Arc::new(InMemory::new());

@@ -219,19 +219,20 @@ impl Inner {
 
     /// The record that a listing has found, from memory if it is still the same.
     fn known_record(&self, name: &str, meta: &ObjectMeta) -> Result<Option<Record>> {
-        let key = meta.e_tag.clone().map(|tag| (meta.location.clone(), tag));
-        if let Some(key) = &key
-            && let Some(known) = held(&self.records).get(key)
+        let key = |tag: &str| (meta.location.clone(), tag.to_owned());
+        if let Some(tag) = &meta.e_tag
+            && let Some(known) = held(&self.records).get(&key(tag))
         {
             return Ok(Some(known.clone()));
         }
-        let Some((record, _)) = self.record(name)? else { return Ok(None) };
-        if let Some(key) = key {
+        let Some((record, version)) = self.record(name)? else { return Ok(None) };
+        // It may be another one than the listing has seen.
+        if let Some(tag) = &version.e_tag {
             let mut records = held(&self.records);
             if records.len() >= KNOWN {
                 records.clear();
             }
-            records.insert(key, record.clone());
+            records.insert(key(tag), record.clone());
         }
         Ok(Some(record))
     }
@@ -459,6 +460,14 @@ impl Inner {
         }
     }
 
+    /// Whether the record of an entry names an object, as far as that can be found out.
+    fn may_be_bound(&self, name: &str, object: &str) -> bool {
+        match self.record(name) {
+            Ok(found) => found.is_some_and(|(record, _)| record.object == object),
+            Err(_) => true,
+        }
+    }
+
     /// What a record will replace, and its version; a damaged one is replaced as well.
     fn replaced(&self, name: &str) -> Result<Option<(Option<Record>, UpdateVersion)>> {
         let at = format!("{name}/{RECORD}");
@@ -583,7 +592,7 @@ fn is_apart(name: &str) -> bool {
     name.ends_with(CHECKPOINT)
 }
 
-/// Whether an error says that a record was not published, and never will be.
+/// Whether an error says that a record is not published, and will not be later.
 fn is_refusal(error: &Error) -> bool {
     match error {
         Error::Locked { .. } => true,
@@ -614,13 +623,13 @@ impl Store for CloudStore {
         let (record, timeline) = inner.upload(entry, &mut watch, &object)?;
         match inner.publish_record(&name, &record, precondition) {
             Ok(()) => {}
-            Err(error) if is_refusal(&error) => {
-                inner.discard(&object);
-                return Err(error);
-            }
             Err(error) => {
-                // The record may still arrive, and needs the bytes then.
-                std::mem::forget(in_progress);
+                if is_refusal(&error) && !inner.may_be_bound(&name, &object) {
+                    inner.discard(&object);
+                } else {
+                    // The record may be there, or still arrive, and needs the bytes then.
+                    std::mem::forget(in_progress);
+                }
                 return Err(error);
             }
         }
