@@ -284,7 +284,7 @@ impl TorchPlan {
                 run.end = i + 1;
             }
         }
-        tasks.extend((!run.is_empty()).then(|| Task::Whole(run)));
+        tasks.extend((!run.is_empty()).then_some(Task::Whole(run)));
         tasks
     }
 

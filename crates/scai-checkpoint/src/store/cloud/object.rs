@@ -1,5 +1,10 @@
 //! Reading an object: blocks are fetched several at a time, and kept in a file without a name.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a file without a name, which is in no directory that anybody looks at"
+)]
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
