@@ -93,6 +93,8 @@ def changed() -> None:
 @ending
 def interrupted() -> None:
     """Ctrl-C while the fence waits: the step has not happened, and the next one waits again."""
+    # A shell may have started the tests in the background, where it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # No memory for copies: the step waits until all has been read.
     manager = CheckpointManager("run", threads=1, memory=1)
     training = training_of()

@@ -172,11 +172,11 @@ def test_a_directory_that_moved_is_said(tmp_path, model) -> None:
 def test_urls_are_refused_at_every_door(tmp_path, model, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     doors = [
-        lambda: CheckpointManager("s3://bucket/run"),
-        lambda: scai.save({}, "s3://bucket/a.pt"),
-        lambda: scai.load("gs://bucket/a.pt"),
+        lambda: CheckpointManager("ftp://host/run"),
+        lambda: scai.save({}, "ftp://host/a.pt"),
+        lambda: scai.load("hf://bucket/a.pt"),
         lambda: scai.verify("https://host/a.pt"),
-        lambda: CheckpointManager(tmp_path).load_checkpoint("s3://bucket/a.pt", model),
+        lambda: CheckpointManager(tmp_path).load_checkpoint("ftp://host/a.pt", model),
     ]
     for door in doors:
         with pytest.raises(OSError, match="not supported"):
