@@ -22,7 +22,7 @@ RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest
 
 .PHONY: wheel check-features oldest-rust help test test-rust test-torch test-python test-oldest python real-files lint proofs fuzz golden tools bench-train \
   learning-curve python-release bench-python bench-engine bench-commands bench-parts bench-growth \
-  bench-unfenced bench-kills upstream-lightning upstream-dcp upstream-burn test-burn-learner test-candle instructions test-ray
+  bench-unfenced bench-shards bench-kills upstream-lightning upstream-dcp upstream-burn test-burn-learner test-candle instructions test-ray
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
