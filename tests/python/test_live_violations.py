@@ -42,10 +42,10 @@ def training_of(kind: str = "AdamW-fused") -> Training:
 
 
 def held_back(
-    manager: CheckpointManager, training: Training, iteration: int = 2, busy: int = 1, **options: Any
+    manager: CheckpointManager, training: Training, iteration: int = 2, **options: Any
 ) -> SaveHandle:
-    """A save that does not begin to read yet, because another one is under way, `busy` times as long."""
-    manager.save_checkpoint({f"busy {i}": BUSY + i for i in range(busy)}, iteration=0, wait=False)
+    """A save that does not begin to read yet, because another one is under way."""
+    manager.save_checkpoint({"busy": BUSY}, iteration=0, wait=False)
     handle = save(manager, training, iteration, **options)
     assert not handle._save.is_captured()
     return handle

@@ -67,8 +67,8 @@ struct Done {
     /// The first record, and where in it the bytes begin.
     record: usize,
     start: u64,
-    /// One for each record.
-    crcs: Vec<crc32fast::Hasher>,
+    /// The CRC-32 of each record that is written whole with this task.
+    crcs: Vec<u32>,
     /// Those of all chunks, in the order of the file.
     digests: Vec<u128>,
 }
@@ -78,16 +78,9 @@ impl Done {
         Self { record, start, crcs: Vec::new(), digests: Vec::new() }
     }
 
-    /// Begins with the next record.
-    fn begin(&mut self) {
-        self.crcs.push(crc32fast::Hasher::new());
-    }
-
-    /// Adds the chunk that follows.
-    fn add(&mut self, chunk: &[u8]) {
-        if let Some(crc) = self.crcs.last_mut() {
-            crc.update(chunk);
-        }
+    /// Adds the chunk that follows, also to the checksum of its record.
+    fn add(&mut self, chunk: &[u8], crc: &mut crc32fast::Hasher) {
+        crc.update(chunk);
         self.digests.push(XxHash3_128::oneshot(chunk));
     }
 }
@@ -199,13 +192,9 @@ impl TorchPlan {
         let last = self.records.len() - 1;
         let mut done = self.write_tasks(threads, file)?;
         done.sort_unstable_by_key(|done| (done.record, done.start));
-        for parts in done.chunk_by(|a, b| a.record == b.record) {
-            let Some(first) = parts.first() else { continue };
-            // Several records are in one part, or several parts are of one record.
-            for (i, record) in
-                self.records[first.record..][..first.crcs.len()].iter_mut().enumerate()
-            {
-                record.crc = combine_crc(parts.iter().filter_map(|part| part.crcs.get(i)));
+        for Done { record, crcs, .. } in &done {
+            for (record, crc) in self.records[*record..].iter_mut().zip(crcs) {
+                record.crc = *crc;
             }
         }
         let table_len = manifest::table_len(self.records[..last].iter().map(|record| record.size));
@@ -308,9 +297,7 @@ impl TorchPlan {
                     Task::Whole(run) => self.write_whole(run.clone(), &mut buffer, file),
                     Task::Part { record, range } => match &long[*record] {
                         Some(long) => {
-                            let part = range.clone();
-                            self.write_part(*record, &long.content, part, &mut buffer, file)
-                                .and_then(|done| self.end_part(done, long, file))
+                            self.write_part(*record, long, range.clone(), &mut buffer, file)
                         }
                         None => continue,
                     },
@@ -346,9 +333,10 @@ impl TorchPlan {
             let (header, data) = ((record.header - at) as usize, (record.data - at) as usize);
             let to = &mut bytes[data..data + record.size as usize];
             self.read(number, 0, to)?;
-            done.begin();
-            to.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
-            let crc = combine_crc(done.crcs.last());
+            let mut crc = crc32fast::Hasher::new();
+            to.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk, &mut crc));
+            let crc = crc.finalize();
+            done.crcs.push(crc);
             local_header(record, crc, &mut local);
             bytes[header..data].copy_from_slice(&local);
         }
@@ -356,26 +344,32 @@ impl TorchPlan {
         Ok(done)
     }
 
-    /// After the last part of a long record, writes its header, which has the checksum of all.
-    fn end_part(&self, done: Done, long: &Long<'_>, file: &dyn WriteAt) -> Result<Done> {
-        let record = &self.records[done.record];
+    /// After the last part of a long record, writes its header, and returns the checksum of all.
+    fn end_part(
+        &self,
+        record: &Record<Name>,
+        long: &Long<'_>,
+        part: (u64, crc32fast::Hasher),
+        file: &dyn WriteAt,
+    ) -> Result<Option<u32>> {
         let mut parts = held(&long.parts);
-        parts.extend(done.crcs.first().map(|crc| (done.start, crc.clone())));
-        if parts.len() as u64 == record.size.div_ceil(PIECE) {
-            parts.sort_unstable_by_key(|(start, _)| *start);
-            let mut header = Vec::new();
-            local_header(record, combine_crc(parts.iter().map(|(_, crc)| crc)), &mut header);
-            write_at(file, record.header, &header)?;
+        parts.push(part);
+        if parts.len() as u64 != record.size.div_ceil(PIECE) {
+            return Ok(None);
         }
-        drop(parts);
-        Ok(done)
+        parts.sort_unstable_by_key(|(start, _)| *start);
+        let crc = combine_crc(parts.iter().map(|(_, crc)| crc));
+        let mut header = Vec::new();
+        local_header(record, crc, &mut header);
+        write_at(file, record.header, &header)?;
+        Ok(Some(crc))
     }
 
     /// Writes a part of a long record, directly from its memory if possible, otherwise from a copy.
     fn write_part(
         &self,
         record: usize,
-        divided: &Divided<'_>,
+        long: &Long<'_>,
         range: Range<u64>,
         buffer: &mut Buffer,
         file: &dyn WriteAt,
@@ -383,25 +377,27 @@ impl TorchPlan {
         let (len, alignment) = (range.end - range.start, file.alignment());
         let at = self.records[record].data + range.start;
         let mut done = Done::new(record, range.start);
-        done.begin();
+        let mut crc = crc32fast::Hasher::new();
         let lies = self.contents[record]
             .as_slice()
             .and_then(|bytes| bytes.get(range.start as usize..range.end as usize))
             .filter(|bytes| agrees(bytes, at, alignment));
         // Chunk by chunk, so that the bytes are in the cache each time they are read.
         if let Some(bytes) = lies {
-            bytes.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk));
+            bytes.chunks(CHUNK_SIZE).for_each(|chunk| done.add(chunk, &mut crc));
             write_at(file, at, bytes)?;
         } else {
             let bytes = buffer.at(at, len as usize, alignment)?;
             for (chunk, start) in
                 bytes.chunks_mut(CHUNK_SIZE).zip((range.start..).step_by(CHUNK_SIZE))
             {
-                divided.read(start, chunk).map_err(|error| self.at_tensor(record, error))?;
-                done.add(chunk);
+                long.content.read(start, chunk).map_err(|error| self.at_tensor(record, error))?;
+                done.add(chunk, &mut crc);
             }
             write_at(file, at, bytes)?;
         }
+        let part = (range.start, crc);
+        done.crcs.extend(self.end_part(&self.records[record], long, part, file)?);
         Ok(done)
     }
 }
