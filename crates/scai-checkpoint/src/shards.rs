@@ -22,7 +22,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use twox_hash::XxHash3_128;
@@ -30,9 +30,10 @@ use twox_hash::XxHash3_128;
 use crate::checkpoint::now_iso;
 use crate::codec::dcp::{Check, Index, METADATA, ShardPlan};
 use crate::codec::torch::{Fields, Manifest, TorchFile};
-use crate::codec::{Bound, COMMIT, Commit, Digest, Kind, Origin, Unprotected, read_commit};
+use crate::codec::{Bound, COMMIT, Commit, Digest, Kind, Origin, Unprotected};
 use crate::error::{Error, Place, Result};
 use crate::file::WriteOptions;
+use crate::folder::{commit_in_directory, path_in};
 use crate::memory::zeroed;
 use crate::store::{
     Directory, IntoLocation, LocalDirectory, Lock, Publication, ReadAt, attempt, commit,
@@ -157,7 +158,7 @@ impl Attempt {
             return Ok(());
         }
         // Of a commit that cannot be read nothing is known, so nothing is removed.
-        let Ok(commit) = commit_in(directory) else { return Ok(()) };
+        let Ok(commit) = commit_in_directory(directory) else { return Ok(()) };
         if let Some(commit) = &commit {
             // Its writer was killed before this, and `.metadata` names files that are to be removed.
             let Ok(missed) = missed_metadata(directory, commit) else { return Ok(()) };
@@ -210,7 +211,7 @@ impl Attempt {
             metadata: short,
             ..Commit::new(Kind::Shards, self.id.clone(), timestamp, files)
         };
-        let before = commit_in(directory).ok().flatten();
+        let before = commit_in_directory(directory).ok().flatten();
         commit::publish_entry(directory, Publication::of_bytes(COMMIT, &commit.encode()))?;
         commit::publish_entry(directory, Publication::of_bytes(METADATA, metadata))?;
         if self._held.is_none() {
@@ -302,7 +303,7 @@ pub fn verify(location: impl IntoLocation, threads: usize) -> Result<Vec<Error>>
     let given = location.to_path_buf();
     let opened = LocalDirectory::open(location);
     let directory = opened.map_err(|error| Error::of_path("open the directory", given, error))?;
-    let Some(commit) = commit_in(&directory)? else {
+    let Some(commit) = commit_in_directory(&directory)? else {
         return Err(Error::not_a_checkpoint(
             Place { path: Some(directory.describe().into()), ..Place::default() },
             format!("the directory has no `{COMMIT}`"),
@@ -377,7 +378,7 @@ pub fn begin_with_id(directory: Arc<dyn Directory>, id: String) -> Result<Attemp
 /// As [`commit_of`](crate::folder::commit_of).
 #[cfg(feature = "testing")]
 pub fn committed(directory: &dyn Directory) -> Result<Option<Commit>> {
-    commit_in(directory)
+    commit_in_directory(directory)
 }
 
 /// Whether a file belongs to an attempt, by its name.
@@ -385,15 +386,6 @@ fn is_of_attempt(name: &str) -> bool {
     let Some((digits, rest)) = name.split_at_checked(DIGITS) else { return false };
     digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         && rest.starts_with(['_', '.'])
-}
-
-/// What the directory was committed as; `None` if it was not.
-fn commit_in(directory: &dyn Directory) -> Result<Option<Commit>> {
-    match directory.open(COMMIT) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::of_path("open", path_in(directory, COMMIT), error)),
-        Ok(file) => read_commit(&*file).map(Some),
-    }
 }
 
 /// The bytes that the commit binds as `.metadata`, if `.metadata` has others.
@@ -432,17 +424,13 @@ fn publish_metadata(directory: &dyn Directory, bytes: Option<Box<[u8]>>) -> Resu
 /// `attempt` did, written its `.metadata` earlier, and removed the files that are named there now.
 fn follow(directory: &dyn Directory, attempt: &str) -> Result<()> {
     let mut attempt = attempt.to_owned();
-    while let Some(commit) = commit_in(directory)?
+    while let Some(commit) = commit_in_directory(directory)?
         && commit.attempt != attempt
     {
         publish_metadata(directory, missed_metadata(directory, &commit)?)?;
         attempt = commit.attempt;
     }
     Ok(())
-}
-
-fn path_in(directory: &dyn Directory, name: &str) -> PathBuf {
-    Path::new(&directory.describe()).join(name)
 }
 
 fn failed(directory: &dyn Directory, action: &'static str, error: std::io::Error) -> Error {

@@ -125,7 +125,7 @@ fn parent_of(path: &Path) -> Result<(LocalDirectory, String)> {
     }
 }
 
-fn commit_in_directory(directory: &dyn Directory) -> Result<Option<Commit>> {
+pub(crate) fn commit_in_directory(directory: &dyn Directory) -> Result<Option<Commit>> {
     let path = Path::new(&directory.describe()).join(COMMIT);
     let file = match directory.open(COMMIT) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -221,6 +221,6 @@ fn each(count: usize, threads: usize, work: impl Fn(usize) + Sync) {
 }
 
 /// What errors call the file `name` of a directory.
-fn path_in(directory: &dyn Directory, name: &str) -> PathBuf {
+pub(crate) fn path_in(directory: &dyn Directory, name: &str) -> PathBuf {
     Path::new(&directory.describe()).join(name)
 }

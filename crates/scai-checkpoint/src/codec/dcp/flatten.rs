@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::directory::{NOTES, SOURCE};
@@ -280,33 +279,11 @@ fn alone(tensor: &Tensor) -> Result<Tensor> {
     }
     let storage = if tensor.is_contiguous() {
         let begin = (tensor.offset() * tensor.dtype().size()) as u64;
-        let (source, len) = (storage.clone(), tensor.nbytes());
-        Storage::new(Arc::new(Slice { source, begin, len }))
+        storage.section(begin..begin + tensor.nbytes()).with_location("cpu")
     } else {
         Storage::new(Arc::new(Copied { tensor: plain, kept: std::sync::Mutex::default() }))
     };
     Tensor::contiguous(tensor.dtype(), tensor.shape().to_vec(), storage)
-}
-
-/// A run of bytes of a storage.
-struct Slice {
-    source: Storage,
-    begin: u64,
-    len: u64,
-}
-
-impl Source for Slice {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.source.read_at(self.begin + offset, buf)
-    }
-
-    fn check(&self, range: Range<u64>) -> Result<()> {
-        self.source.check(self.begin + range.start..self.begin + range.end)
-    }
 }
 
 /// The elements of a view in row-major order. They are kept until the last one was read.
