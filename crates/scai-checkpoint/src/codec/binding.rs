@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::torch::Fields;
 use crate::error::{Error, Place, Result};
-use crate::sealed;
+use crate::sealed::{self, Sealed};
 use crate::store::{ReadAt, check_name};
 
 /// The file that makes a directory a checkpoint.
@@ -135,28 +135,25 @@ impl Commit {
 
     /// The bytes of the file. Its last line has the digest of all bytes before that line's name.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        sealed::seal(&text)
+        sealed::seal(self)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let damaged = |detail: &str| Error::damaged(Place::default(), detail.to_owned());
-        sealed::check(bytes).map_err(damaged)?;
-        // These are the bytes that were written, so what is not understood is of a newer version.
-        let newer = |what: String| {
-            let hint = format!("this program reads versions up to {VERSION}; upgrade `scai`");
-            Error::unsupported(Place::default(), what, hint)
-        };
-        let commit: Self = serde_json::from_slice(bytes)
-            .map_err(|error| newer(format!("the commit has an unknown form ({error})")))?;
-        if commit.version > VERSION {
-            return Err(newer(format!("the commit is of version {}", commit.version)));
-        }
+        let commit: Self = sealed::open(bytes, "commit", VERSION)?;
         let is_name = |name: &String| name.split('/').all(|part| check_name(part).is_ok());
         match commit.files.keys().find(|name| !is_name(name)) {
-            Some(name) => Err(damaged(&format!("{name:?} cannot be the name of a file"))),
+            Some(name) => {
+                let what = format!("{name:?} cannot be the name of a file");
+                Err(Error::damaged(Place::default(), what))
+            }
             None => Ok(commit),
         }
+    }
+}
+
+impl Sealed for Commit {
+    fn version(&self) -> u32 {
+        self.version
     }
 }
 

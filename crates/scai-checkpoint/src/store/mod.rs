@@ -436,8 +436,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 /// As [`CloudStore::connect`].
 pub(crate) fn remote(location: &Location) -> Result<Option<Arc<dyn Store>>> {
     #[cfg(feature = "cloud")]
-    if let Some((url, options)) = location.as_url() {
-        return Ok(Some(Arc::new(CloudStore::connect(url, options)?)));
+    if location.as_url().is_some() {
+        return Ok(Some(Arc::new(CloudStore::connect(location)?)));
     }
     let _ = location;
     Ok(None)

@@ -30,15 +30,12 @@ pub(super) struct Connected {
     pub(super) checks: bool,
 }
 
-/// Options by name: `timeout` in seconds, and what the environment variables of the store are called, in
-/// small letters: `aws_region`, `google_service_account`, `azure_storage_account_key`.
-pub(super) type StorageOptions = BTreeMap<String, String>;
-
-/// Connects to the store that `url` names. Nothing is sent yet.
+/// Connects to the store that `url` names, as [`Location`](crate::store::Location) writes it. Nothing is sent
+/// yet.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a URL or an option that is not understood.
-pub(super) fn connect(url: &str, options: &StorageOptions) -> Result<Connected> {
+pub(super) fn connect(url: &str, options: &BTreeMap<String, String>) -> Result<Connected> {
     let invalid = |what: String| Error::invalid(format!("`{url}`: {what}"));
     let parsed = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
     let bucket = parsed.host_str().filter(|host| !host.is_empty());
@@ -65,13 +62,20 @@ pub(super) fn connect(url: &str, options: &StorageOptions) -> Result<Connected> 
         RetryConfig { retry_timeout: Duration::from_secs(seconds), ..RetryConfig::default() };
     let unknown = |name: &str| invalid(format!("`{name}` is not an option of this store"));
     let refused = |error| failed("connect to", url, error);
-    match parsed.scheme() {
-        "s3" | "s3a" => {
-            let mut builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
+    // The builders of the three have the same methods and no trait in common.
+    macro_rules! configured {
+        ($builder:ty, $key:ty) => {{
+            let mut builder = <$builder>::from_env().with_url(url).with_retry(retry);
             for (name, value) in &options {
-                let key: AmazonS3ConfigKey = name.parse().map_err(|_| unknown(name))?;
+                let key: $key = name.parse().map_err(|_| unknown(name))?;
                 builder = builder.with_config(key, value);
             }
+            builder
+        }};
+    }
+    let (remote, checks): (Arc<dyn Remote>, bool) = match parsed.scheme() {
+        "s3" => {
+            let mut builder = configured!(AmazonS3Builder, AmazonS3ConfigKey);
             let endpoint = builder
                 .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
                 .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
@@ -84,28 +88,16 @@ pub(super) fn connect(url: &str, options: &StorageOptions) -> Result<Connected> 
             if !chosen && endpoint.is_none() {
                 builder = builder.with_checksum_algorithm(Checksum::CRC64NVME);
             }
-            let remote = Arc::new(builder.build().map_err(refused)?);
-            Ok(Connected { remote, prefix, checks })
+            (Arc::new(builder.build().map_err(refused)?), checks)
         }
-        "gs" | "gcs" => {
-            let url = url.replacen("gcs://", "gs://", 1);
-            let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry);
-            for (name, value) in &options {
-                let key: GoogleConfigKey = name.parse().map_err(|_| unknown(name))?;
-                builder = builder.with_config(key, value);
-            }
-            let remote = Arc::new(builder.build().map_err(refused)?);
-            Ok(Connected { remote, prefix, checks: false })
+        "gs" => {
+            let builder = configured!(GoogleCloudStorageBuilder, GoogleConfigKey);
+            (Arc::new(builder.build().map_err(refused)?), false)
         }
-        "az" | "azure" | "abfs" | "abfss" | "adl" => {
-            let mut builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry);
-            for (name, value) in &options {
-                let key: AzureConfigKey = name.parse().map_err(|_| unknown(name))?;
-                builder = builder.with_config(key, value);
-            }
-            let remote = Arc::new(builder.build().map_err(refused)?);
-            Ok(Connected { remote, prefix, checks: false })
+        _ => {
+            let builder = configured!(MicrosoftAzureBuilder, AzureConfigKey);
+            (Arc::new(builder.build().map_err(refused)?), false)
         }
-        scheme => Err(invalid(format!("`{scheme}` is not supported; it can be s3, gs or az"))),
-    }
+    };
+    Ok(Connected { remote, prefix, checks })
 }

@@ -40,13 +40,14 @@ use object_store::{
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
-use self::connect::{Connected, StorageOptions, connect};
+use self::connect::{Connected, connect};
 use self::failed::{as_io, failed};
 use self::object::{Object, Small};
 use self::record::{RECORD, Record};
 use self::upload::Upload;
 use super::{
-    Entry, Lease, Precondition, Publication, ReadAt, Stamp, Store, attempt, check_name, free_name,
+    Entry, Lease, Location, Precondition, Publication, ReadAt, Stamp, Store, attempt, check_name,
+    free_name,
 };
 use crate::checkpoint::now_iso;
 use crate::error::{Error, Result};
@@ -119,19 +120,23 @@ struct Group {
 struct Listed {
     short: Vec<ObjectMeta>,
     groups: BTreeMap<String, Group>,
+    /// The latest time there is in microseconds, by the clock of the store, which alone has set all of them.
+    now: i64,
 }
 
 impl CloudStore {
     /// The store at a URL: `s3://bucket/run`, `gs://bucket/run`, `az://container/run`. Nothing is sent yet.
     ///
     /// Credentials, region and endpoint come from the usual environment variables (`AWS_…`, `GOOGLE_…`,
-    /// `AZURE_…`), or from `options` by the same names in small letters. `timeout` is that of a request with
-    /// all its repetitions in seconds, 60 by default.
+    /// `AZURE_…`), or from the options of the location by the same names in small letters. `timeout` is that
+    /// of a request with all its repetitions in seconds, 60 by default.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a URL or an option that is not understood.
-    pub fn connect(url: &str, options: &BTreeMap<String, String>) -> Result<Self> {
-        let options: &StorageOptions = options;
+    /// [`Error::Invalid`] for a local path, a URL or an option that is not understood.
+    pub fn connect(location: &Location) -> Result<Self> {
+        let (url, options) = location.as_url().ok_or_else(|| {
+            Error::invalid(format!("`{location}` is not the URL of an object store"))
+        })?;
         let Connected { remote, prefix, checks } = connect(url, options)?;
         Ok(Self::new(remote, prefix, url, checks))
     }
@@ -213,8 +218,7 @@ impl Inner {
         let Some((bytes, meta)) = self.small(&record)? else { return Ok(None) };
         let decoded = Record::decode(&bytes);
         let decoded = decoded.map_err(|error| error.in_part(&self.url(&record)))?;
-        let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
-        Ok(Some((decoded, version)))
+        Ok(Some((decoded, version_of(meta))))
     }
 
     /// The record that a listing has found, from memory if it is still the same.
@@ -253,16 +257,11 @@ impl Inner {
 
     /// Puts a small object under a condition. If the answer is lost, what is there decides.
     fn put(&self, name: &str, bytes: &[u8], mode: PutMode) -> Result<()> {
-        let put = |mode: PutMode| {
-            let options = PutOptions { mode, ..PutOptions::default() };
-            let payload = PutPayload::from(bytes.to_vec());
-            runtime::wait(self.remote.put_opts(&self.path(name), payload, options))
-                .map_err(|error| Error::io("write", error).at_path(self.url(name)))
-        };
-        let refusal = match put(mode)? {
-            Ok(_) => return Ok(()),
-            Err(refusal) => refusal,
-        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let payload = PutPayload::from(bytes.to_vec());
+        let answer = runtime::wait(self.remote.put_opts(&self.path(name), payload, options));
+        let answer = answer.map_err(|error| Error::io("write", error).at_path(self.url(name)))?;
+        let Err(refusal) = answer else { return Ok(()) };
         match self.small(name) {
             Ok(Some((found, _))) if found == bytes => Ok(()),
             _ => {
@@ -349,16 +348,17 @@ impl Inner {
 
     // Listing
 
-    fn list_all(&self, prefix: &str) -> Result<Listed> {
+    fn list_all(&self) -> Result<Listed> {
         let found: Vec<ObjectMeta> =
             self.ask("list", "", self.remote.list(Some(&self.prefix)).try_collect())?;
         let mut listed = Listed::default();
         for meta in found {
+            listed.now = listed.now.max(meta.last_modified.timestamp_micros());
             let Some(parts) = meta.location.prefix_match(&self.prefix) else { continue };
             let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
             match parts.as_slice() {
-                [name] if name.starts_with(prefix) => listed.short.push(meta),
-                [name, file] if name != EPOCHS && name.starts_with(prefix) => {
+                [_] => listed.short.push(meta),
+                [name, file] if name != EPOCHS => {
                     let group = listed.groups.entry(name.clone()).or_default();
                     if file == RECORD {
                         group.record = Some(meta);
@@ -420,41 +420,50 @@ impl Inner {
         let _ = self.ask("remove", object, self.remote.delete(&self.path(object)));
     }
 
+    /// Publishes a record, once the bytes that it names are there.
     fn publish_record(
         &self,
         name: &str,
         record: &Record,
         precondition: Precondition,
     ) -> Result<()> {
-        let at = format!("{name}/{RECORD}");
-        let bytes = record.encode();
+        let replaced = self.replace(&format!("{name}/{RECORD}"), &record.encode(), precondition)?;
+        // Whoever took over meanwhile may have swept the bytes.
+        self.check_epoch()?;
+        // A damaged one does not say what it was of.
+        if let Some(before) = replaced.and_then(|bytes| Record::decode(&bytes).ok())
+            && before.object != record.object
+        {
+            self.mark_removed(&before);
+        }
+        Ok(())
+    }
+
+    /// Puts a small object in the place of what is there and was read just before, so that nothing that
+    /// arrives late replaces something newer. Returns what it has replaced.
+    fn replace(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        precondition: Precondition,
+    ) -> Result<Option<bytes::Bytes>> {
         let mut tries = 0;
         loop {
             let before = match precondition {
                 Precondition::Absent => None,
-                Precondition::Any => self.replaced(name)?,
+                Precondition::Any => self.small(name)?,
             };
             self.check_epoch()?;
-            let mode = match &before {
-                Some((_, version)) => PutMode::Update(version.clone()),
-                None => PutMode::Create,
+            let (replaced, mode) = match before {
+                Some((bytes, meta)) => (Some(bytes), PutMode::Update(version_of(meta))),
+                None => (None, PutMode::Create),
             };
             tries += 1;
-            match self.put(&at, &bytes, mode) {
-                Ok(()) => {
-                    // Whoever took over meanwhile may have swept the bytes.
-                    self.check_epoch()?;
-                    if let Some((Some(before), _)) = before
-                        && before.object != record.object
-                    {
-                        self.mark_removed(&before);
-                    }
-                    return Ok(());
+            match self.put(name, bytes, mode) {
+                Ok(()) => return Ok(replaced),
+                Err(error)
+                    if is_refusal(&error) && precondition == Precondition::Any && tries < TRIES => {
                 }
-                Err(Error::Io { source, .. })
-                    if source.kind() == ErrorKind::AlreadyExists
-                        && precondition == Precondition::Any
-                        && tries < TRIES => {}
                 Err(error) => return Err(error),
             }
         }
@@ -466,14 +475,6 @@ impl Inner {
             Ok(found) => found.is_some_and(|(record, _)| record.object == object),
             Err(_) => true,
         }
-    }
-
-    /// What a record will replace, and its version; a damaged one is replaced as well.
-    fn replaced(&self, name: &str) -> Result<Option<(Option<Record>, UpdateVersion)>> {
-        let at = format!("{name}/{RECORD}");
-        let Some((bytes, meta)) = self.small(&at)? else { return Ok(None) };
-        let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
-        Ok(Some((Record::decode(&bytes).ok(), version)))
     }
 
     /// Notes that the bytes of a record are not needed any more; they are swept later.
@@ -511,11 +512,9 @@ impl Inner {
     fn sweep(&self) -> Result<()> {
         *held(&self.last_sweep) = Some(Instant::now());
         let Some(epoch) = *held(&self.epoch) else { return Ok(()) };
-        let epochs: Vec<ObjectMeta> =
-            self.ask("list", EPOCHS, self.remote.list(Some(&self.path(EPOCHS))).try_collect())?;
         // What is published while this looks is not in the listing with its record.
         let mut in_use = held(&self.in_progress).clone();
-        let listed = self.list_all("")?;
+        let listed = self.list_all()?;
         in_use.extend(held(&self.in_progress).iter().cloned());
         for (name, group) in &listed.groups {
             let Some(meta) = &group.record else { continue };
@@ -533,11 +532,6 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        // By the clock of the store, which alone has set all of these times.
-        let objects = listed.groups.values();
-        let objects = objects.flat_map(|group| group.data.values().chain(group.removed.values()));
-        let now =
-            epochs.iter().chain(objects).chain(&listed.short).map(|meta| meta.last_modified).max();
         for (name, group) in &listed.groups {
             for (file, meta) in &group.data {
                 let object = format!("{name}/{file}");
@@ -547,11 +541,11 @@ impl Inner {
                 }
                 let mark = group.removed.get(file);
                 let is_removed = mark.is_some();
-                let since = mark.unwrap_or(meta).last_modified;
-                let age = now.and_then(|now| (now - since).to_std().ok());
+                let since = mark.unwrap_or(meta).last_modified.timestamp_micros();
+                let age = Duration::from_micros(listed.now.abs_diff(since));
                 // Nobody has read what was never published, but its writer may be about to.
                 let is_own = !is_removed && epoch_of(file) == Some(epoch);
-                if is_own || age.is_some_and(|age| age >= self.grace) {
+                if is_own || age >= self.grace {
                     self.delete(&object)?;
                     if is_removed {
                         self.delete(&format!("{object}{REMOVED}"))?;
@@ -599,6 +593,10 @@ fn is_refusal(error: &Error) -> bool {
         Error::Io { source, .. } => source.kind() == ErrorKind::AlreadyExists,
         _ => false,
     }
+}
+
+fn version_of(meta: ObjectMeta) -> UpdateVersion {
+    UpdateVersion { e_tag: meta.e_tag, version: meta.version }
 }
 
 fn stamp_of(meta: &ObjectMeta) -> Stamp {
@@ -656,8 +654,8 @@ impl Store for CloudStore {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         let inner = &*self.0;
-        let mut listed = inner.list_all("")?;
-        let short = std::mem::take(&mut listed.short).into_iter().filter_map(|meta| {
+        let listed = inner.list_all()?;
+        let short = listed.short.into_iter().filter_map(|meta| {
             let name = meta.location.filename()?.to_owned();
             name.starts_with(prefix).then(|| Entry::file(name, meta.size))
         });
@@ -761,26 +759,7 @@ impl Inner {
         }
         approve()?;
         let written = watch.lap();
-        let mut tries = 0;
-        loop {
-            let before = match precondition {
-                Precondition::Absent => None,
-                Precondition::Any => self.small(name)?,
-            };
-            self.check_epoch()?;
-            // One that arrives late must not replace a newer one.
-            let mode = before.map_or(PutMode::Create, |(_, meta)| {
-                PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version })
-            });
-            tries += 1;
-            match self.put(name, &bytes, mode) {
-                Ok(()) => break,
-                Err(error)
-                    if is_refusal(&error) && precondition == Precondition::Any && tries < TRIES => {
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        self.replace(name, &bytes, precondition)?;
         Ok(Timeline::of_publication(written, Duration::ZERO, watch.lap()))
     }
 

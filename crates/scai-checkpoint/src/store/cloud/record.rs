@@ -1,26 +1,31 @@
 //! The record of an entry: the small object that makes an uploaded one an entry.
 
 use serde::{Deserialize, Serialize};
-use twox_hash::XxHash3_128;
 
 use crate::checkpoint::now_iso;
 use crate::error::{Error, Place, Result};
-use crate::sealed;
+use crate::sealed::{self, Sealed};
 
 /// The name of the record in the entry's folder.
 pub(super) const RECORD: &str = "commit.json";
 /// Bytes at the end of an object that its record binds. The end of a checkpoint binds all of it.
 const END: u64 = 64 << 10;
 
-const KIND: &str = "entry";
 const VERSION: u32 = 1;
+
+/// What a record is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Entry,
+}
 
 /// What an entry is: an object below the prefix, its length, and the digest of its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     format: String,
     version: u32,
-    kind: String,
+    kind: Kind,
     /// From the prefix on, with slashes.
     pub(super) object: String,
     pub(super) size: u64,
@@ -35,7 +40,7 @@ impl Record {
         Self {
             format: "scai".to_owned(),
             version: VERSION,
-            kind: KIND.to_owned(),
+            kind: Kind::Entry,
             object,
             size,
             end: sealed::digest(end),
@@ -53,8 +58,7 @@ impl Record {
     /// # Errors
     /// [`Error::Damaged`].
     pub(super) fn check(&self, end: &[u8]) -> Result<()> {
-        let found = format!("{:032x}", XxHash3_128::oneshot(end));
-        if found == self.end {
+        if sealed::digest(end) == self.end {
             return Ok(());
         }
         let place = Place::default().bytes(Self::end_of(self.size)..self.size);
@@ -62,24 +66,20 @@ impl Record {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        sealed::seal(&serde_json::to_string_pretty(self).unwrap_or_default())
+        sealed::seal(self)
     }
 
     /// # Errors
     /// [`Error::Damaged`] if the bytes are not those that were written; [`Error::Unsupported`] for a
     /// newer version.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
-        sealed::check(bytes).map_err(|what| Error::damaged(Place::default(), what))?;
-        let newer = |what: String| {
-            let hint = format!("this program reads versions up to {VERSION}; upgrade `scai`");
-            Error::unsupported(Place::default(), what, hint)
-        };
-        let record: Self = serde_json::from_slice(bytes)
-            .map_err(|error| newer(format!("the record has an unknown form ({error})")))?;
-        if record.version > VERSION || record.kind != KIND {
-            return Err(newer(format!("the record is of version {}", record.version)));
-        }
-        Ok(record)
+        sealed::open(bytes, "entry", VERSION)
+    }
+}
+
+impl Sealed for Record {
+    fn version(&self) -> u32 {
+        self.version
     }
 }
 

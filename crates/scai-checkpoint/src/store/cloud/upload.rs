@@ -75,7 +75,6 @@ struct Sent {
 pub(super) struct Uploaded {
     /// The digest of each part.
     digests: Vec<u128>,
-    part: u64,
     /// Its last bytes, as [`Record`] binds them.
     pub(super) end: Vec<u8>,
 }
@@ -203,7 +202,6 @@ impl Upload {
             };
             let uploaded = Uploaded {
                 digests: vec![XxHash3_128::oneshot(&whole)],
-                part: self.part,
                 end: end_of(&whole).to_vec(),
             };
             let put = self.remote.put(&self.path, PutPayload::from(whole.into_vec()));
@@ -221,7 +219,7 @@ impl Upload {
         let completed = self.remote.complete_multipart(&self.path, id, ids);
         let completed = runtime::wait(completed).map_err(io_failed)?;
         completed.map_err(|error| failed("complete the upload of", &self.url, error))?;
-        Ok(Uploaded { digests, part: self.part, end: end_of(&tails).to_vec() })
+        Ok(Uploaded { digests, end: end_of(&tails).to_vec() })
     }
 
     /// Gives it up: the store forgets the parts.
@@ -261,7 +259,7 @@ impl Uploaded {
     pub(super) fn read_back(&self, upload: &Upload) -> Result<()> {
         let each = self.digests.iter().enumerate();
         for (number, digest) in each.filter(|_| upload.len > 0) {
-            let begin = number as u64 * self.part;
+            let begin = number as u64 * upload.part;
             let range = begin..begin + upload.part_len(number);
             let bytes = runtime::wait(upload.remote.get_range(&upload.path, range))
                 .map_err(|error| Error::io("read back", error).at_path(&upload.url))?
