@@ -188,11 +188,9 @@ fn the_next_run_takes_over_and_the_writer_before_it_cannot_publish() {
     assert_eq!(new.resume().unwrap().unwrap().checkpoint.iteration, 2);
 }
 
-/// A store with which conditions are ignored.
 #[test]
 fn a_store_that_ignores_conditions_is_refused() {
-    let careless =
-        Arc::new(Careless(Faulty::new(&Arc::new(InMemory::new()), Wrong::Refused, 9999)));
+    let careless = Faulty::new(&Arc::new(InMemory::new()), Wrong::Unconditional, 0);
     let store = CloudStore::on(careless as _, "run", "memory://run");
     let error = manager(store, "all").save(state(1)).unwrap_err();
     assert!(error.to_string().contains("ignores conditional writes"), "{error}");
@@ -272,6 +270,12 @@ enum Wrong {
     Cut,
     /// It is answered, and another writer has taken over meanwhile.
     Overtaken,
+    /// It, and every other, is carried out whatever its condition.
+    Unconditional,
+}
+
+fn lost() -> object_store::Error {
+    object_store::Error::Generic { store: "faulty", source: "no answer".into() }
 }
 
 /// A store with which one request goes wrong.
@@ -302,9 +306,8 @@ impl Faulty {
         &self,
         request: impl Fn() -> F,
     ) -> object_store::Result<T> {
-        let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
         match (self.is_it(), self.wrong) {
-            (false, _) | (true, Wrong::Cut) => request().await,
+            (false, _) | (true, Wrong::Cut | Wrong::Unconditional) => request().await,
             (true, Wrong::Refused) => Err(lost()),
             (true, Wrong::Lost) => {
                 let _ = request().await;
@@ -338,6 +341,10 @@ impl ObjectStore for Faulty {
         payload: PutPayload,
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
+        let opts = match self.wrong {
+            Wrong::Unconditional => PutOptions::default(),
+            _ => opts,
+        };
         self.ask(|| self.inner.put_opts(location, payload.clone(), opts.clone())).await
     }
 
@@ -373,21 +380,17 @@ impl ObjectStore for Faulty {
         &self,
         locations: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
-        let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
-        if !self.is_it() || matches!(self.wrong, Wrong::Cut | Wrong::Twice | Wrong::Overtaken) {
-            return self.inner.delete_stream(locations);
+        match (self.is_it(), self.wrong) {
+            (true, Wrong::Refused) => futures_util::stream::once(async { Err(lost()) }).boxed(),
+            (true, Wrong::Lost) => self.inner.delete_stream(locations).map(|_| Err(lost())).boxed(),
+            _ => self.inner.delete_stream(locations),
         }
-        if self.wrong == Wrong::Refused {
-            return futures_util::stream::once(async move { Err(lost()) }).boxed();
-        }
-        self.inner.delete_stream(locations).map(move |_| Err(lost())).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        let lost = || object_store::Error::Generic { store: "faulty", source: "no answer".into() };
         match self.is_it() {
             true if matches!(self.wrong, Wrong::Refused | Wrong::Lost) => {
-                futures_util::stream::once(async move { Err(lost()) }).boxed()
+                futures_util::stream::once(async { Err(lost()) }).boxed()
             }
             _ => self.inner.list(prefix),
         }
@@ -404,98 +407,6 @@ impl ObjectStore for Faulty {
         options: CopyOptions,
     ) -> object_store::Result<()> {
         self.inner.copy_opts(from, to, options).await
-    }
-}
-
-/// A store that forgets under which condition something is to be put.
-#[derive(Debug)]
-struct Careless(Arc<Faulty>);
-
-impl std::fmt::Display for Careless {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("careless")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Careless {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        _: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        self.0.put_opts(location, payload, PutOptions::default()).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.0.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(
-        &self,
-        location: &Path,
-        options: GetOptions,
-    ) -> object_store::Result<GetResult> {
-        self.0.get_opts(location, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.0.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.0.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.0.copy_opts(from, to, options).await
-    }
-}
-
-#[async_trait]
-impl MultipartStore for Careless {
-    async fn create_multipart(&self, path: &Path) -> object_store::Result<MultipartId> {
-        self.0.create_multipart(path).await
-    }
-
-    async fn put_part(
-        &self,
-        path: &Path,
-        id: &MultipartId,
-        part: usize,
-        data: PutPayload,
-    ) -> object_store::Result<PartId> {
-        self.0.put_part(path, id, part, data).await
-    }
-
-    async fn complete_multipart(
-        &self,
-        path: &Path,
-        id: &MultipartId,
-        parts: Vec<PartId>,
-    ) -> object_store::Result<PutResult> {
-        self.0.complete_multipart(path, id, parts).await
-    }
-
-    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> object_store::Result<()> {
-        self.0.abort_multipart(path, id).await
     }
 }
 
