@@ -147,7 +147,8 @@ def load(
 
     Args:
         path: a file that torch (from 1.6 on, and before) or scai wrote, or a safetensors file; a URL such as
-            ``s3://bucket/run/checkpoint_iter_100.pt``; or an object with `read()` such as `io.BytesIO`, of which all that is left is read into memory.
+            ``s3://bucket/run/checkpoint_iter_100.pt``; or an object with `read()` such as `io.BytesIO`, of
+            which all that is left is read into memory.
         map_location: where tensors go that were saved from another device, as in `torch.load`.
         mmap: leave tensors in a private memory map of the file, after every byte was checked.
             If the file is cut short while they are in use the process ends (SIGBUS), and if it is

@@ -144,6 +144,7 @@ class CheckpointManager:
             raise ValueError('`checkpoint_dir` is empty; the working directory is "."')
         rules = retention(keep, keep_last, keep_every, keep_best, keep_within)
         self._keep = rules or Retention("all", [])
+        self._is_remote = _native.is_url(self._given)
         # An upload takes too long for a step to wait for it.
         self._snapshot = checked_snapshot("copy" if self._is_remote and snapshot == "live" else snapshot)
         self._on_commit = [on_commit] if callable(on_commit) else list(on_commit or ())
@@ -196,10 +197,6 @@ class CheckpointManager:
     def checkpoint_dir(self) -> str:
         """The directory: as it was given while that leads there, absolute after an `os.chdir`."""
         return self._manager.directory()
-
-    @property
-    def _is_remote(self) -> bool:
-        return "://" in self._given and not self._given.startswith("file://")
 
     def _at(self, name: str) -> str:
         return within(self.checkpoint_dir, name)

@@ -24,6 +24,7 @@ __all__ = [
     "folder_remove",
     "folder_sweep",
     "folder_verify",
+    "is_url",
     "main",
     "renamed",
     "retention",
@@ -152,6 +153,10 @@ class File:
 def verify(
     path: str | PathLike[str], threads: int, storage_options: dict[str, str] | None = None
 ) -> dict[str, Any]: ...
+
+# location.rs
+
+def is_url(path: str | PathLike[str]) -> bool: ...
 
 # folder.rs
 

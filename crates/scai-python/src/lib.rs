@@ -55,6 +55,8 @@ mod _native {
     #[pymodule_export]
     use super::live::Live;
     #[pymodule_export]
+    use super::location::is_url;
+    #[pymodule_export]
     use super::manager::{Handle, Manager, retention};
     #[pymodule_export]
     use super::pool::Pool;
