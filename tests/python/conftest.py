@@ -15,7 +15,6 @@ from scai.utils.checkpoint import CheckpointManager
 STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-@pytest.fixture(autouse=True)
 def _signals_end_processes() -> Iterator[None]:
     """Tests send signals, to this process and to others that inherit what it ignores.
 
@@ -28,6 +27,10 @@ def _signals_end_processes() -> Iterator[None]:
     for number, handler in before.items():
         signal.signal(number, handler)
 
+
+# For what several tests share, which begins before any of them; and for each, whatever those before it have left.
+_for_all = pytest.fixture(scope="session", autouse=True)(_signals_end_processes)
+_for_each = pytest.fixture(autouse=True)(_signals_end_processes)
 
 # What `torch.load` allows from PyTorch 2.6 on, and older ones when they are told to; the guide says so.
 ALLOWED_LATER = [_codecs.encode, bytearray, set, complex]
@@ -47,6 +50,21 @@ def _values_of_later_versions(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.serialization.add_safe_globals(ALLOWED_LATER)
     yield
     torch.serialization.clear_safe_globals()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """OpenMP does not survive a fork."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    """A directory that does not exist yet."""
+    return str(tmp_path / "run")
 
 
 @pytest.fixture

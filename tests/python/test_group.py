@@ -22,24 +22,12 @@ from scai.errors import GroupError, LockedError, MismatchError, NothingToResumeE
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """OpenMP does not survive a fork."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
 def store_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCAI_TEST_STORE", str(tmp_path / "store"))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> str:
-    return str(tmp_path / "run")
 
 
 class Loader:

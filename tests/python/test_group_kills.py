@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import scai
-import torch
 from ranks import Died, Ranks, run
 from scai import CheckpointManager
 from train_group import train
@@ -26,13 +24,7 @@ LONGER = 600 if FULL else ITERATIONS
 PROGRAM = Path(__file__).with_name("train_group.py")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """OpenMP does not survive a fork."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("divide", [False, True], ids=["ddp", "fsdp"])

@@ -28,19 +28,11 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """OpenMP does not survive a fork."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> str:
-    return str(tmp_path / "run")
+def full_disk(*_: Any) -> Any:
+    raise OSError(28, "No space left on device")
 
 
 class Net(nn.Module):
@@ -301,9 +293,6 @@ def test_what_one_rank_fails_with_all_raise_and_the_next_save_works(
         manager.save_checkpoint(model, optimizer, 1)
         write = StorageWriter.write_data
 
-        def full_disk(*_: Any) -> Any:
-            raise OSError(28, "No space left on device")
-
         if rank == failing:
             monkeypatch.setattr(StorageWriter, "write_data", full_disk)
         with raising() as raised:
@@ -388,9 +377,6 @@ def test_a_failed_background_save_comes_out_of_the_next_call_on_all_ranks(
 ) -> None:
     def body(rank: int) -> Any:
         from scai.distributed import StorageWriter
-
-        def full_disk(*_: Any) -> Any:
-            raise OSError(28, "No space left on device")
 
         model, optimizer = made(fsdp)
         manager = CheckpointManager(place)
