@@ -278,3 +278,8 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
         CheckpointManager("s3://bucket/run", storage_options="aws")  # type: ignore[arg-type]
     with pytest.raises(OSError, match="`ftp` is not supported"):
         CheckpointManager("ftp://host/run")
+    # `pathlib` merges the slashes.
+    for url in ("s3://bucket/run", Path("s3://bucket/run")):
+        manager = CheckpointManager(url, storage_options=ACCESS)
+        assert (manager.checkpoint_dir, manager._snapshot) == ("s3://bucket/run", "copy")
+    assert CheckpointManager(tmp_path / "run")._snapshot == "live"
