@@ -36,12 +36,9 @@ use crate::file::WriteOptions;
 use crate::folder::{commit_in_directory, path_in};
 use crate::memory::zeroed;
 use crate::store::{
-    Directory, IntoLocation, LocalDirectory, Lock, Publication, ReadAt, attempt, commit,
+    Directory, IntoLocation, LocalDirectory, Lock, Publication, ReadAt, attempt, attempt_in, commit,
 };
 use crate::value::Value;
-
-/// Digits of an attempt's name, which its files begin with.
-const DIGITS: usize = 32;
 
 /// An attempt to save, by the one process that will commit it.
 #[derive(Debug)]
@@ -383,9 +380,7 @@ pub fn committed(directory: &dyn Directory) -> Result<Option<Commit>> {
 
 /// Whether a file belongs to an attempt, by its name.
 fn is_of_attempt(name: &str) -> bool {
-    let Some((digits, rest)) = name.split_at_checked(DIGITS) else { return false };
-    digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        && rest.starts_with(['_', '.'])
+    attempt_in(name).is_some_and(|(_, rest)| rest.starts_with(['_', '.']))
 }
 
 /// The bytes that the commit binds as `.metadata`, if `.metadata` has others.

@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
+use scai_checkpoint::codec::Digest;
 use scai_checkpoint::codec::dcp::DistributedCheckpoint;
-use scai_checkpoint::codec::{COMMIT, Digest};
-use scai_checkpoint::store::{Directory, LocalDirectory, is_draft};
+use scai_checkpoint::store::{COMMIT, Directory, LocalDirectory, METADATA, attempt_in, is_draft};
 use scai_checkpoint::{Error, Result};
 use serde::Serialize;
 
 use crate::File;
-
-/// What PyTorch reads.
-const METADATA: &str = ".metadata";
 
 /// What is known of a distributed checkpoint besides its state.
 #[derive(Debug, Clone, Serialize)]
@@ -129,12 +126,10 @@ pub(crate) fn unbound(path: &Path, checkpoint: &DistributedCheckpoint) -> Result
 }
 
 fn what_is(name: &str) -> &'static str {
-    let is_attempt = name.split(['_', '.']).next().is_some_and(|attempt| {
-        attempt.len() == 32 && attempt.bytes().all(|byte| byte.is_ascii_hexdigit())
-    });
+    let is_of_attempt = |(_, rest): (&str, &str)| rest.is_empty() || rest.starts_with(['_', '.']);
     if is_draft(name) {
         "temporary file of a writer"
-    } else if is_attempt {
+    } else if attempt_in(name).is_some_and(is_of_attempt) {
         "of an attempt that no commit binds"
     } else {
         "foreign file"

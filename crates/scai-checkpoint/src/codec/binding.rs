@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::torch::Fields;
 use crate::error::{Error, Place, Result};
 use crate::sealed::{self, Sealed};
+pub use crate::store::COMMIT;
 use crate::store::{ReadAt, check_name};
-
-/// The file that makes a directory a checkpoint.
-pub const COMMIT: &str = "commit.json";
 
 const VERSION: u32 = 1;
 

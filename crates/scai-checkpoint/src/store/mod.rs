@@ -71,7 +71,7 @@ pub use directory::{Directory, Draft, Lock, Synced};
 pub use local::{Links, LocalDirectory};
 pub use location::{IntoLocation, Location, is_url};
 pub use memory::MemoryDirectory;
-pub use name::{attempt, check_name, draft_name, is_draft};
+pub use name::{COMMIT, METADATA, attempt, attempt_in, check_name, draft_name, is_draft};
 pub(crate) use name::{free_name, replaced, replaced_name};
 pub use on_directory::{DirectoryStore, LocalStore, MemoryStore};
 
@@ -191,7 +191,7 @@ pub enum EntryKind {
 }
 
 /// The files of which one tells of the others of a group; the first that is there.
-pub(crate) const HEADS: [&str; 2] = ["commit.json", ".metadata"];
+pub(crate) const HEADS: [&str; 2] = [COMMIT, METADATA];
 
 impl Entry {
     /// A file.

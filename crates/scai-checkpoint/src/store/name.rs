@@ -15,9 +15,23 @@ const DRAFT_PREFIX: &str = ".scai-";
 const DRAFT_SUFFIX: &str = ".tmp";
 const REPLACED: &str = ".was-";
 
+/// What makes several files one: the file that is written last, and binds the others.
+pub const COMMIT: &str = "commit.json";
+/// What `torch.distributed.checkpoint` has in its place, which binds nothing.
+pub const METADATA: &str = ".metadata";
+
+const ATTEMPT_DIGITS: usize = 32;
+
 /// 32 hexadecimal digits that never come twice.
 pub fn attempt() -> String {
     format!("{:016x}{:016x}", random(), random())
+}
+
+/// The attempt that a name begins with, as [`attempt`] writes it, and what follows.
+pub fn attempt_in(name: &str) -> Option<(&str, &str)> {
+    let (digits, rest) = name.split_at_checked(ATTEMPT_DIGITS)?;
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    digits.bytes().all(is_digit).then_some((digits, rest))
 }
 
 /// A temporary name that no other file has: `.scai-<32 hex digits>.tmp`.
@@ -38,8 +52,7 @@ pub(crate) fn replaced_name(name: &str) -> String {
 /// The directory whose place something was in, by the name that [`replaced_name`] gave it.
 pub(crate) fn replaced(name: &str) -> Option<&str> {
     let (digits, name) = name.strip_prefix(DRAFT_PREFIX)?.split_once(REPLACED)?;
-    let is_ours = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    is_ours.then_some(name)
+    attempt_in(digits).filter(|(_, rest)| rest.is_empty()).map(|_| name)
 }
 
 /// Accepts what can name a file in a store: one path component, not the store's own lock file.
@@ -87,6 +100,23 @@ mod tests {
         for name in names {
             assert!(is_draft(&name));
             check_name(&name).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_attempt_is_found_at_the_beginning_of_a_name() {
+        let attempt = attempt();
+        let name = format!("{attempt}_0_0.distcp");
+        assert_eq!(attempt_in(&name), Some((attempt.as_str(), "_0_0.distcp")));
+        assert_eq!(attempt_in(&attempt), Some((attempt.as_str(), "")));
+        for name in [
+            "",
+            "__0_0.distcp",
+            &attempt[1..],
+            &format!("A{}.pt", &attempt[1..]),
+            "é".repeat(20).as_str(),
+        ] {
+            assert_eq!(attempt_in(name), None, "{name}");
         }
     }
 

@@ -165,9 +165,6 @@ fn checksums(summary: &Summary<'_>) -> String {
             format!("a digest for each chunk; converted from a file without checksums, {UNNOTICED}")
         }
         Protection::Digests => "a digest for each chunk, written by scai".to_owned(),
-        Protection::Crc32 if summary.distributed.is_some() => {
-            "a CRC-32 for each record, as torch writes them; none for `.metadata`".to_owned()
-        }
         Protection::Crc32 => "a CRC-32 for each record, as torch writes them".to_owned(),
         Protection::None => paint(style::WARN, "none"),
     }

@@ -8,11 +8,9 @@ mod encode;
 use std::collections::HashMap;
 
 use crate::error::{Error, Place, Result};
+pub use crate::store::METADATA;
 use crate::store::ReadAt;
 use crate::tensor::DType;
-
-/// The name under which PyTorch looks for it.
-pub const METADATA: &str = ".metadata";
 
 /// It is read into memory; a longer one is not read.
 const LONGEST: u64 = 1 << 30;

@@ -11,7 +11,7 @@ use super::stitched::Copies;
 use crate::codec::Unprotected;
 use crate::codec::binding::{Bound, Commit, Digest};
 use crate::error::{Error, Place, Result};
-use crate::store::ReadAt;
+use crate::store::{ReadAt, attempt_in};
 
 /// The files that hold the items, open.
 #[derive(Debug)]
@@ -186,7 +186,5 @@ fn stock_shard(record: &dyn ReadAt, name: &str) -> Result<std::result::Result<Sh
 
 /// Whether a file has a name that scai gives to shards: `<attempt>_<rank>_<i>.distcp`.
 pub(super) fn is_attempt(name: &str) -> bool {
-    name.split_once('_').is_some_and(|(attempt, _)| {
-        attempt.len() == 32 && attempt.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    attempt_in(name).is_some_and(|(_, rest)| rest.starts_with('_'))
 }

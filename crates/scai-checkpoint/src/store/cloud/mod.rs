@@ -43,11 +43,11 @@ use twox_hash::XxHash3_128;
 use self::connect::{Connected, connect};
 use self::failed::{as_io, failed};
 use self::object::{Object, Small};
-use self::record::{RECORD, Record};
+use self::record::Record;
 use self::upload::Upload;
 use super::{
-    Entry, Lease, Location, Precondition, Publication, ReadAt, Stamp, Store, attempt, check_name,
-    free_name,
+    COMMIT, Entry, Lease, Location, Precondition, Publication, ReadAt, Stamp, Store, attempt,
+    attempt_in, check_name, free_name,
 };
 use crate::checkpoint::now_iso;
 use crate::error::{Error, Result};
@@ -214,7 +214,7 @@ impl Inner {
 
     /// The record of an entry, and the version of its object; `None` if there is none.
     fn record(&self, name: &str) -> Result<Option<(Record, UpdateVersion)>> {
-        let record = format!("{name}/{RECORD}");
+        let record = format!("{name}/{COMMIT}");
         let Some((bytes, meta)) = self.small(&record)? else { return Ok(None) };
         let decoded = Record::decode(&bytes);
         let decoded = decoded.map_err(|error| error.in_part(&self.url(&record)))?;
@@ -360,7 +360,7 @@ impl Inner {
                 [_] => listed.short.push(meta),
                 [name, file] if name != EPOCHS => {
                     let group = listed.groups.entry(name.clone()).or_default();
-                    if file == RECORD {
+                    if file == COMMIT {
                         group.record = Some(meta);
                     } else if let Some(data) =
                         file.strip_suffix(REMOVED).filter(|data| is_attempt(data))
@@ -427,7 +427,7 @@ impl Inner {
         record: &Record,
         precondition: Precondition,
     ) -> Result<()> {
-        let replaced = self.replace(&format!("{name}/{RECORD}"), &record.encode(), precondition)?;
+        let replaced = self.replace(&format!("{name}/{COMMIT}"), &record.encode(), precondition)?;
         // Whoever took over meanwhile may have swept the bytes.
         self.check_epoch()?;
         // A damaged one does not say what it was of.
@@ -487,7 +487,7 @@ impl Inner {
 
     fn remove_one(&self, name: &str) -> Result<()> {
         self.check_name("remove", name)?;
-        let at = format!("{name}/{RECORD}");
+        let at = format!("{name}/{COMMIT}");
         let Some((bytes, _)) = self.small(&at)? else { return self.delete(name) };
         let record = Record::decode(&bytes).ok();
         // An object of that name would take its place.
@@ -573,8 +573,7 @@ fn object_name(name: &str, epoch: u64) -> String {
 
 /// Whether a file has the name of an attempt: 32 hexadecimal digits and an extension.
 fn is_attempt(file: &str) -> bool {
-    let digits = file.split_once('.').map_or("", |(digits, _)| digits);
-    digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    attempt_in(file).is_some_and(|(_, rest)| rest.starts_with('.'))
 }
 
 fn epoch_of(file: &str) -> Option<u64> {
@@ -731,7 +730,7 @@ impl Store for CloudStore {
     fn set_aside(&self, name: &str, reason: &str) -> Result<String> {
         let inner = &*self.0;
         inner.check_name("set aside", name)?;
-        let at = format!("{name}/{RECORD}");
+        let at = format!("{name}/{COMMIT}");
         let Some((bytes, _)) = inner.small(&at)? else {
             return Err(Error::NotFound { path: PathBuf::from(inner.url(name)) });
         };
@@ -739,7 +738,7 @@ impl Store for CloudStore {
         let aside = free_name(&format!("{name}.damaged"), &entries);
         inner.check_epoch()?;
         // The record is copied as it is, which may be what is damaged.
-        inner.put(&format!("{aside}/{RECORD}"), &bytes, PutMode::Create)?;
+        inner.put(&format!("{aside}/{COMMIT}"), &bytes, PutMode::Create)?;
         inner.delete(&at)?;
         let text = format!("{aside}.txt");
         self.publish(Publication::of_bytes(&text, reason.as_bytes()))?;

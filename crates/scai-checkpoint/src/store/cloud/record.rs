@@ -6,8 +6,6 @@ use crate::checkpoint::now_iso;
 use crate::error::{Error, Place, Result};
 use crate::sealed::{self, Sealed};
 
-/// The name of the record in the entry's folder.
-pub(super) const RECORD: &str = "commit.json";
 /// Bytes at the end of an object that its record binds. The end of a checkpoint binds all of it.
 const END: u64 = 64 << 10;
 
